@@ -1,0 +1,214 @@
+"""How things are written: JSON, keys sorted, integers only. Strict for requests, tolerant for the log.
+
+Sorted keys make equal values equal bytes, so a record that is decided again can be compared to the byte.
+"""
+
+import hashlib
+import re
+from typing import Any, Final
+
+import msgspec
+
+from leasehold.events import identities, inputs, limits
+from leasehold.events.errors import CorruptLedgerError, InvalidInputError, UnknownFormatError
+from leasehold.events.inputs import Observed, Request
+from leasehold.events.record import FORMAT, Record
+
+_encoder: Final = msgspec.json.Encoder(order="sorted")
+_record_decoder: Final = msgspec.json.Decoder(Record)
+_observed_decoder: Final = msgspec.json.Decoder(Observed)
+
+
+class _StrictLease(inputs.LeaseRequest, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="lease.v1"):
+    pass
+
+
+class _StrictRenew(inputs.RenewRequest, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="renew.v1"):
+    pass
+
+
+class _StrictRelease(inputs.ReleaseRequest, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="release.v1"):
+    pass
+
+
+class _StrictConfirmFree(
+    inputs.ConfirmFreeRequest, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="confirm_free.v1"
+):
+    pass
+
+
+_STRICT: Final[dict[str, type[Any]]] = {
+    "lease": _StrictLease,
+    "renew": _StrictRenew,
+    "release": _StrictRelease,
+    "confirm_free": _StrictConfirmFree,
+}
+_TOLERANT: Final[dict[type[Any], type[Any]]] = {
+    _StrictLease: inputs.LeaseRequest,
+    _StrictRenew: inputs.RenewRequest,
+    _StrictRelease: inputs.ReleaseRequest,
+    _StrictConfirmFree: inputs.ConfirmFreeRequest,
+}
+_request_decoders: Final = {verb: msgspec.json.Decoder(kind) for verb, kind in _STRICT.items()}
+VERBS: Final = tuple(_STRICT)
+"""The requests that change something, by the verb in their subject."""
+
+_MSGSPEC_PATH: Final = re.compile(r" - at `\$\.?([^`]*)`$")
+_MSGSPEC_FIELD: Final = re.compile(r"(?:required|unknown) field `([^`]+)`")
+
+
+def encode(value: object) -> bytes:
+    """The one encoding of a value of ours."""
+    return _encoder.encode(value)
+
+
+def verb_of(request: Request) -> str:
+    """`lease`, `renew`, `release` or `confirm_free`."""
+    return str(request.__struct_config__.tag).partition(".")[0]
+
+
+def decode_record(body: bytes, sequence: int) -> Record:
+    """Read the record that stands at `sequence`.
+
+    Raises:
+        UnknownFormatError: written in a form, or with an event type, that this build does not know.
+        CorruptLedgerError: no record.
+    """
+    try:
+        record = _record_decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise UnknownFormatError(f"this build cannot read it ({error})", sequence=sequence) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CorruptLedgerError(f"not a record ({error})", sequence=sequence) from error
+    if record.format != FORMAT:
+        raise UnknownFormatError(f"format {record.format}; this build reads {FORMAT}", sequence=sequence)
+    return record
+
+
+def decode_observed(body: bytes) -> Observed:
+    """Read a message of OBSERVED.
+
+    Raises:
+        InvalidInputError: it is none, or over a bound; the text names the field.
+    """
+    if len(body) > limits.OBSERVED_BYTES_MAX:
+        raise InvalidInputError(f"{len(body)} bytes; at most {limits.OBSERVED_BYTES_MAX}", field="message")
+    observed: Observed = _decode(_observed_decoder, body)
+    _check_observed(observed)
+    return observed
+
+
+def _check_observed(observed: Observed) -> None:
+    identities.parse_host(observed.host)
+    if not re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", observed.agent):
+        raise InvalidInputError(f"{observed.agent[:80]!r} is not an agent's name, like watcher", field="agent")
+    _check_range(observed.run, 1, 2**63 - 1, "run")
+    _check_range(observed.counter, 0, 2**53 - 1, "counter")
+    _check_range(len(observed.observations), 1, limits.OBSERVATIONS_PER_MESSAGE_MAX, "observations")
+    starts = any(isinstance(each, inputs.SourceStarts) for each in observed.observations)
+    if starts != (observed.counter == 0) or (starts and len(observed.observations) != 1):
+        raise InvalidInputError("a run's first message (counter 0) is source_starts, alone", field="observations")
+    for each in observed.observations:
+        if isinstance(each, inputs.DeviceGone):
+            _check_key(each.key, "key")
+        elif isinstance(each, inputs.DeviceSeen):
+            _check_description(each)
+
+
+def _check_key(key: str, field: str) -> None:
+    if identities.parse_device_key(key) != key:
+        raise InvalidInputError(f"{key!r} is not in its one spelling (lower case)", field=field)
+
+
+def _check_description(seen: inputs.DeviceSeen) -> None:
+    device = seen.device
+    _check_key(device.key, "device.key")
+    for field in ("parent", "physical_function"):
+        if getattr(device, field):
+            _check_key(getattr(device, field), f"device.{field}")
+    if not re.fullmatch(r"[A-Za-z0-9_]{1,255}", device.name):
+        raise InvalidInputError(f"{device.name[:80]!r} is not a node-device name", field="device.name")
+    for field in ("pci_class", "iommu_group", "numa_node"):
+        _check_range(getattr(device, field), -1, 2**32 - 1, f"device.{field}")
+    _check_range(len(device.attributes), 0, limits.ATTRIBUTES_PER_DEVICE_MAX, "device.attributes")
+    _check_range(len(device.protections), 0, limits.REASONS_PER_DEVICE_MAX, "device.protections")
+    _check_range(len(device.in_use_by), 0, limits.REASONS_PER_DEVICE_MAX, "device.in_use_by")
+    _check_range(len(encode(device)), 0, limits.DESCRIPTION_BYTES_MAX, "device")
+
+
+def decode_request(verb: str, body: bytes) -> Request:
+    """Read a request at the door: every field checked, unknown ones refused.
+
+    Raises:
+        InvalidInputError: with the field and what would be right.
+    """
+    if verb not in _request_decoders:
+        raise InvalidInputError(f"{verb[:40]!r} is none of {', '.join(VERBS)}", field="verb")
+    if len(body) > limits.REQUEST_BYTES_MAX:
+        raise InvalidInputError(f"{len(body)} bytes; at most {limits.REQUEST_BYTES_MAX}", field="request")
+    strict = _decode(_request_decoders[verb], body)
+    names = strict.__struct_fields__
+    request: Request = _TOLERANT[type(strict)](**{name: getattr(strict, name) for name in names})
+    check_request(request)
+    return request
+
+
+def _decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        path = _MSGSPEC_PATH.search(text)
+        named = _MSGSPEC_FIELD.search(text)
+        field = ".".join(part for part in ((path[1] if path else ""), (named[1] if named else "")) if part)
+        raise InvalidInputError(_MSGSPEC_PATH.sub("", text), field=field or "request") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInputError(f"not JSON ({error})", field="request") from error
+
+
+def check_request(request: Request) -> None:
+    """The bounds of a request's fields.
+
+    Raises:
+        InvalidInputError: with the field and what would be right.
+    """
+    identities.parse_request_id(request.request_id)
+    _check_range(request.issued_at_ns, 0, 2**63 - 1, "issued_at_ns")
+    if isinstance(request, inputs.LeaseRequest):
+        _check_lease(request)
+    elif isinstance(request, inputs.ConfirmFreeRequest):
+        _check_text(request.device, "device", limits.DEVICE_TEXT_CHARS_MAX)
+        _check_text(request.reason, "reason", limits.REASON_CHARS_MAX)
+        if request.host:
+            identities.parse_host(request.host)
+    else:
+        _check_range(request.lease, 1, 2**53 - 1, "lease")
+        _check_range(request.token, 1, 2**53 - 1, "token")
+        if isinstance(request, inputs.RenewRequest) and request.ttl_ms:
+            _check_range(request.ttl_ms, limits.LEASE_TTL_MS_MIN, limits.LEASE_TTL_MS_MAX, "ttl_ms")
+
+
+def _check_lease(request: inputs.LeaseRequest) -> None:
+    identities.parse_holder(request.holder)
+    _check_range(request.ttl_ms, limits.LEASE_TTL_MS_MIN, limits.LEASE_TTL_MS_MAX, "ttl_ms")
+    _check_range(len(request.devices), 1, limits.DEVICES_PER_LEASE_MAX, "devices")
+    for device in request.devices:
+        _check_text(device, "devices", limits.DEVICE_TEXT_CHARS_MAX)
+    if request.host:
+        identities.parse_host(request.host)
+
+
+def _check_text(text: str, field: str, chars_max: int) -> None:
+    if not 1 <= len(text) <= chars_max or not text.isprintable():
+        raise InvalidInputError(f"{text[:40]!r} is not a printable text of 1 to {chars_max} characters", field=field)
+
+
+def _check_range(value: int, low: int, high: int, field: str) -> None:
+    if not low <= value <= high:
+        raise InvalidInputError(f"{value} is not between {low} and {high}", field=field)
+
+
+def body_hash(request: Request) -> str:
+    """32 hex digits over what is asked for, without when: the same words said again are the same request."""
+    fields = {name: getattr(request, name) for name in request.__struct_fields__ if name != "issued_at_ns"}
+    return hashlib.sha256(encode([verb_of(request), fields])).hexdigest()[:32]

@@ -1,0 +1,220 @@
+"""What happened: the events of the ledger. Past tense, absolute, and whole enough to be read alone.
+
+An event says neither its id nor its time: its position is its id (a grant's is the lease's id and token), and the record
+says when it was decided. Tags end in a version; a type that was ever written stays readable.
+"""
+
+import msgspec
+
+from leasehold.events.devices import DeviceDescription
+from leasehold.events.identities import DeviceId, DeviceKey, Holder, HostName, Principal, RequestId
+from leasehold.events.refusals import Refusal
+
+
+class RequestRef(msgspec.Struct, frozen=True):
+    """Which request an event answers. `body_hash`: 32 hex digits over the body without its time of issue."""
+
+    principal: Principal
+    request_id: RequestId
+    body_hash: str
+
+
+class LedgerStarted(msgspec.Struct, frozen=True, tag_field="type", tag="ledger_started.v1"):
+    """The ledger exists."""
+
+    ledger_id: str
+    cluster: str
+    era: int
+
+
+class GraceStarted(msgspec.Struct, frozen=True, tag_field="type", tag="grace_started.v1"):
+    """`writer` decides from here on; no lease expires before `until_ns`."""
+
+    writer: str
+    reason: str
+    until_ns: int
+
+
+class HostRegistered(msgspec.Struct, frozen=True, tag_field="type", tag="host_registered.v1"):
+    """A host is known. `mode`: `managed` (a binder acts on it) or `watched` (nobody does)."""
+
+    host: HostName
+    mode: str
+
+
+class HostWentStale(msgspec.Struct, frozen=True, tag_field="type", tag="host_went_stale.v1"):
+    """What is known of this host may be out of date; nothing of it is granted."""
+
+    host: HostName
+    reason: str
+
+
+class HostCameBack(msgspec.Struct, frozen=True, tag_field="type", tag="host_came_back.v1"):
+    """What is known of this host is up to date."""
+
+    host: HostName
+
+
+class SourceStarted(msgspec.Struct, frozen=True, tag_field="type", tag="source_started.v1"):
+    """This run speaks for the agent from here on."""
+
+    host: HostName
+    agent: str
+    run: int
+
+
+class ObservationsAccepted(msgspec.Struct, frozen=True, tag_field="type", tag="observations_accepted.v1"):
+    """A message of the current run was taken; the events behind it in its step follow from it."""
+
+    host: HostName
+    agent: str
+    run: int
+    counter: int
+
+
+class ReportRequested(msgspec.Struct, frozen=True, tag_field="type", tag="report_requested.v1"):
+    """Messages of this run are missing: it must report what differs again."""
+
+    host: HostName
+    agent: str
+    run: int
+    counter: int
+    """The counter that came instead of the expected one; what the source says from here on is taken again."""
+    reason: str
+
+
+class PictureCompleted(msgspec.Struct, frozen=True, tag_field="type", tag="picture_completed.v1"):
+    """The ledger's picture of this host is whole."""
+
+    host: HostName
+    agent: str
+
+
+class DeviceAppeared(msgspec.Struct, frozen=True, tag_field="type", tag="device_appeared.v1"):
+    """A device is at a key where none was known."""
+
+    host: HostName
+    device: DeviceDescription
+
+
+class DeviceChanged(msgspec.Struct, frozen=True, tag_field="type", tag="device_changed.v1"):
+    """The same thing is now different in `changed`."""
+
+    host: HostName
+    device: DeviceDescription
+    changed: tuple[str, ...]
+
+
+class DeviceReplaced(msgspec.Struct, frozen=True, tag_field="type", tag="device_replaced.v1"):
+    """Another thing sits at this key. A lease of the old one does not reach it."""
+
+    host: HostName
+    device: DeviceDescription
+
+
+class DeviceMissing(msgspec.Struct, frozen=True, tag_field="type", tag="device_missing.v1"):
+    """The device is not there. Its lease, if any, keeps its place."""
+
+    host: HostName
+    key: DeviceKey
+
+
+class DeviceReappeared(msgspec.Struct, frozen=True, tag_field="type", tag="device_reappeared.v1"):
+    """The same thing is back at its key."""
+
+    host: HostName
+    device: DeviceDescription
+
+
+class LeaseGranted(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="lease_granted.v1"):
+    """The devices belong to `holder`. Lease id and fencing token: the position of this event."""
+
+    request: RequestRef
+    holder: Holder
+    devices: tuple[DeviceId, ...]
+    ttl_ms: int
+    expires_at_ns: int
+    forced: bool = False
+
+
+class LeaseRenewed(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="lease_renewed.v1"):
+    """The lease lives on."""
+
+    request: RequestRef
+    lease: int
+    ttl_ms: int
+    expires_at_ns: int
+
+
+class LeaseReleased(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="lease_released.v1"):
+    """The holder gave it back; its devices are free once there is evidence."""
+
+    request: RequestRef
+    lease: int
+
+
+class LeaseExpired(msgspec.Struct, frozen=True, tag_field="type", tag="lease_expired.v1"):
+    """Its time was over and no renewal had come."""
+
+    lease: int
+
+
+class DeviceFreed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="device_freed.v1"):
+    """There is evidence that nobody uses the device of an ended lease. `evidence` says which."""
+
+    device: DeviceId
+    lease: int
+    evidence: str
+    request: RequestRef | None = None
+    """Of the operator who confirmed it, where one did."""
+
+
+class RequestRefused(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="request_refused.v1"):
+    """A request was decided against."""
+
+    request: RequestRef
+    verb: str
+    about: tuple[str, ...]
+    """The devices (ids where known) or the lease that it was about."""
+    refusal: Refusal
+    holder: str = ""
+
+
+class RefusalsRepeated(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="refusals_repeated.v1"):
+    """The refusal at position `first` was given again, for the `count`-th time since."""
+
+    request: RequestRef
+    first: int
+    count: int
+
+
+class RequestsForgotten(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="requests_forgotten.v1"):
+    """The `count` oldest answers whose time is over are remembered no more."""
+
+    count: int
+
+
+Event = (
+    LedgerStarted
+    | GraceStarted
+    | HostRegistered
+    | HostWentStale
+    | HostCameBack
+    | SourceStarted
+    | ObservationsAccepted
+    | ReportRequested
+    | PictureCompleted
+    | DeviceAppeared
+    | DeviceChanged
+    | DeviceReplaced
+    | DeviceMissing
+    | DeviceReappeared
+    | LeaseGranted
+    | LeaseRenewed
+    | LeaseReleased
+    | LeaseExpired
+    | DeviceFreed
+    | RequestRefused
+    | RefusalsRepeated
+    | RequestsForgotten
+)

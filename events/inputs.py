@@ -1,0 +1,149 @@
+"""What goes into the allocator: requests, observations, and what it notes itself. Each stands in the record as received.
+
+Requests are read strictly at the door (unknown fields refused) and tolerantly from the log.
+"""
+
+import msgspec
+
+from leasehold.events.devices import DeviceDescription
+from leasehold.events.identities import DeviceKey, Holder, HostName, Principal, RequestId
+
+# --- requests ---------------------------------------------------------------------------------------------------
+
+
+class LeaseRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, tag_field="type", tag="lease.v1"):
+    """Give these devices to `holder`, all or none, until `ttl_ms` has passed without a renewal."""
+
+    request_id: RequestId
+    issued_at_ns: int
+    devices: tuple[str, ...]
+    """Each a key, `host/key`, a node-device name, a PCI address or a sysfs path."""
+    holder: Holder
+    ttl_ms: int
+    host: str = ""
+    """Where to look names up; empty: on all hosts, if only one has it."""
+    force: bool = False
+    """Take it although the host itself lives on it."""
+
+
+class RenewRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, tag_field="type", tag="renew.v1"):
+    """Keep the lease for `ttl_ms` from now; 0: for as long as it was granted."""
+
+    request_id: RequestId
+    issued_at_ns: int
+    lease: int
+    token: int
+    ttl_ms: int = 0
+
+
+class ReleaseRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, tag_field="type", tag="release.v1"):
+    """Give the lease back."""
+
+    request_id: RequestId
+    issued_at_ns: int
+    lease: int
+    token: int
+
+
+class ConfirmFreeRequest(
+    msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, tag_field="type", tag="confirm_free.v1"
+):
+    """An operator says by name that nobody uses this device any more, where no evidence can come by itself."""
+
+    request_id: RequestId
+    issued_at_ns: int
+    device: str
+    reason: str
+    host: str = ""
+
+
+Request = LeaseRequest | RenewRequest | ReleaseRequest | ConfirmFreeRequest
+
+
+class Asked(msgspec.Struct, frozen=True, tag_field="type", tag="asked.v1"):
+    """A request with who is authenticated (the subject says it, never the body)."""
+
+    principal: Principal
+    request: Request
+
+
+# --- observations -----------------------------------------------------------------------------------------------
+
+
+class SourceStarts(msgspec.Struct, frozen=True, tag_field="type", tag="source_starts.v1"):
+    """A new run of an agent: words of older runs that still arrive count no more."""
+
+    manages: bool = False
+    """A binder that acts on this host; else the host is only watched."""
+
+
+class DeviceSeen(msgspec.Struct, frozen=True, tag_field="type", tag="device_seen.v1"):
+    """This device is now like this."""
+
+    device: DeviceDescription
+
+
+class DeviceGone(msgspec.Struct, frozen=True, tag_field="type", tag="device_gone.v1"):
+    """Nothing is at this key any more."""
+
+    key: DeviceKey
+
+
+class PictureComplete(msgspec.Struct, frozen=True, tag_field="type", tag="picture_complete.v1"):
+    """Everything that differs from the log has been reported: the host can be granted from."""
+
+
+class SourceStops(msgspec.Struct, frozen=True, tag_field="type", tag="source_stops.v1"):
+    """The agent goes away in good order; what it said will grow old."""
+
+
+Observation = SourceStarts | DeviceSeen | DeviceGone | PictureComplete | SourceStops
+
+
+class Observed(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="observed.v1"):
+    """One message of a source: 1 to 255 observations, in order.
+
+    `run` is larger for each newer run of the agent on that host; `counter` goes up by one with each message of the
+    run and is 0 for `SourceStarts`, which stands alone.
+    """
+
+    host: HostName
+    agent: str
+    run: int
+    counter: int
+    observations: tuple[Observation, ...]
+
+
+# --- the allocator's own notes ----------------------------------------------------------------------------------
+
+
+class LedgerBegins(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="ledger_begins.v1"):
+    """The first input of a ledger."""
+
+    cluster: str
+    era: int = 0
+
+
+class DeciderStarts(msgspec.Struct, frozen=True, tag_field="type", tag="decider_starts.v1"):
+    """An allocator begins to decide (`start`), or can reach the log again (`outage`): time stood still for holders."""
+
+    writer: str
+    reason: str
+
+
+class Tick(msgspec.Struct, frozen=True, tag_field="type", tag="tick.v1"):
+    """Time has passed. Leases that are over end, devices with evidence become free."""
+
+    writer: str
+
+
+class HostHeard(msgspec.Struct, frozen=True, tag_field="type", tag="host_heard.v1"):
+    """Whether the current run of this host's agent is heard (`alive`) or has been silent for too long."""
+
+    host: HostName
+    agent: str
+    run: int
+    alive: bool
+
+
+Input = Asked | Observed | LedgerBegins | DeciderStarts | Tick | HostHeard

@@ -1,0 +1,80 @@
+"""Every bound of the system as a named number with its unit. A queue, wait, message or text without a bound is a bug."""
+
+from typing import Final
+
+# --- the record -------------------------------------------------------------------------------------------------
+EVENTS_PER_RECORD_MAX: Final = 256
+"""A position is `sequence * 256 + index`, so a record can hold no more."""
+STEPS_PER_RECORD_MAX: Final = 256
+RECORD_BYTES_MAX: Final = 896 * 1024
+"""Below the server's message bound (1 MiB) by more than the headers that go with an append."""
+SEQUENCE_MAX: Final = 2**45 - 1
+"""Keeps every position below 2**53, so that JSON readers with doubles see it exactly."""
+
+# --- observations -----------------------------------------------------------------------------------------------
+OBSERVATIONS_PER_MESSAGE_MAX: Final = 255
+"""Each observation makes at most one event, and their acceptance one more: together one record."""
+OBSERVED_BYTES_MAX: Final = 256 * 1024
+"""Input and resulting events stand in one record, so a message may take less than half of it."""
+DESCRIPTION_BYTES_MAX: Final = 8 * 1024
+ATTRIBUTES_PER_DEVICE_MAX: Final = 64
+ATTRIBUTE_BYTES_MAX: Final = 1024
+REASONS_PER_DEVICE_MAX: Final = 32
+"""How many protections or users one description may name."""
+
+# --- requests ---------------------------------------------------------------------------------------------------
+REQUEST_BYTES_MAX: Final = 64 * 1024
+DEVICES_PER_LEASE_MAX: Final = 64
+"""A release writes one event for the lease and up to one for each device, in one record."""
+LEASE_TTL_MS_MIN: Final = 1_000
+LEASE_TTL_MS_MAX: Final = 30 * 24 * 3_600_000
+REASON_CHARS_MAX: Final = 512
+REQUEST_AGE_NS_MAX: Final = 24 * 3_600 * 10**9
+"""A request issued longer ago is refused: its first answer may no longer be remembered."""
+REQUEST_AHEAD_NS_MAX: Final = 3_600 * 10**9
+"""A request issued further in the future is refused: it would outlive the memory of its answer."""
+REQUEST_KEPT_NS: Final = REQUEST_AGE_NS_MAX + REQUEST_AHEAD_NS_MAX
+"""How long an answer is remembered after its lease has ended: as long as its request could come again."""
+REQUESTS_KEPT_MAX: Final = 1_000_000
+REQUESTS_FORGOTTEN_PER_EVENT_MAX: Final = 4_096
+REFUSAL_WINDOW_NS: Final = 10 * 10**9
+"""Equal refusals within this time after the first are counted, not told again."""
+REFUSALS_TRACKED_MAX: Final = 10_000
+BLOCKERS_PER_REFUSAL_MAX: Final = 16
+CANDIDATES_PER_REFUSAL_MAX: Final = 8
+
+# --- time -------------------------------------------------------------------------------------------------------
+GRACE_MS: Final = 30_000
+"""After a start, a takeover or an outage no lease expires for this long: holders get time to renew."""
+CLOCK_ERROR_NS_MAX: Final = 10**9
+"""A machine whose clock differs from the server's by more does not decide."""
+TICK_MS_MAX: Final = 1_000
+"""The longest that the decider sleeps while a lease could expire or a device be freed."""
+
+# --- names ------------------------------------------------------------------------------------------------------
+NAME_CHARS_MAX: Final = 63
+HOLDER_CHARS_MAX: Final = 128
+REQUEST_ID_CHARS_MAX: Final = 64
+KEY_CHARS_MAX: Final = 256
+DEVICE_TEXT_CHARS_MAX: Final = 1024
+"""A device may be named by its sysfs path."""
+USB_PORT_DEPTH_MAX: Final = 7
+"""USB 2.0, 4.1.1: seven tiers with the root, so at most six ports in a path; one more is tolerated."""
+
+# --- services ---------------------------------------------------------------------------------------------------
+REQUESTS_WAITING_MAX: Final = 4_096
+OBSERVED_WAITING_MAX: Final = 1_024
+REQUESTS_PER_PRINCIPAL_PER_S: Final = 5_000
+APPEND_TIMEOUT_MS: Final = 900
+"""A requester hears "unavailable" within a second, so an append must be given up before."""
+REQUEST_TIMEOUT_MS: Final = 1_000
+SNAPSHOT_RECORDS: Final = 5_000
+SNAPSHOT_INTERVAL_MS: Final = 15_000
+HISTORY_ROWS_MAX: Final = 1_000
+LIST_ROWS_MAX: Final = 1_000
+"""Rows of one page; readers ask for the next with the last key that they saw."""
+HEARTBEAT_MS: Final = 2_000
+HOST_SILENT_MS: Final = 15_000
+"""A host whose agent is not heard for this long is stale: nothing of it is granted."""
+RESCAN_MS: Final = 10_000
+"""Some changes make no kernel event (a claim through usbfs), so the watcher looks again this often."""

@@ -1,0 +1,57 @@
+"""A refusal: a request decided against, as a value. It says which rule stood in the way, who holds what, and what helps."""
+
+from enum import StrEnum
+
+import msgspec
+
+
+class RefusalCode(StrEnum):
+    """Stable for programs; a code is never given another meaning."""
+
+    DEVICE_UNKNOWN = "device_unknown"
+    DEVICE_AMBIGUOUS = "device_ambiguous"
+    DEVICE_HELD = "device_held"
+    """It, or a device that cannot be owned apart from it, is leased to another or still being given back."""
+    DEVICE_PROTECTED = "device_protected"
+    DEVICE_UNLEASABLE = "device_unleasable"
+    """A PCI bridge, or a root hub without a physical parent: nothing that can be handed out."""
+    DEVICE_MISSING = "device_missing"
+    DEVICE_IN_USE = "device_in_use"
+    """Something uses it without a lease."""
+    HOST_STALE = "host_stale"
+    LEASE_UNKNOWN = "lease_unknown"
+    LEASE_ENDED = "lease_ended"
+    TOKEN_STALE = "token_stale"
+    NOT_YOURS = "not_yours"
+    NOTHING_TO_CONFIRM = "nothing_to_confirm"
+    REQUEST_ID_REUSED = "request_id_reused"
+    REQUEST_TOO_OLD = "request_too_old"
+    REQUEST_FROM_FUTURE = "request_from_future"
+    MEMORY_FULL = "memory_full"
+    """More answers are remembered than there is room for."""
+
+
+class Blocker(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One thing that stood in the way."""
+
+    device: str
+    """The device asked for."""
+    rule: str
+    """Which rule (`leasehold.projections.conflicts` has them all, with their texts)."""
+    why: str
+    because_of: str = ""
+    """The device that is in the way, where it is another one."""
+    lease: int = 0
+    holder: str = ""
+    since_ns: int = 0
+    since_position: int = 0
+    help: str = ""
+
+
+class Refusal(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Why not."""
+
+    code: RefusalCode
+    message: str
+    blockers: tuple[Blocker, ...] = ()
+    help: str = ""

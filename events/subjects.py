@@ -1,0 +1,97 @@
+"""The NATS subjects: who speaks stands in the subject, where the server can check it.
+
+| subject | what |
+|---|---|
+| `leasehold.<cluster>.ledger` | the ledger; only allocators write |
+| `leasehold.<cluster>.obs.<host>.<agent>` | observations of one agent of one host |
+| `leasehold.<cluster>.req.<principal>.<verb>` | a request, or a question, of one principal |
+| `leasehold.<cluster>.alive.<host>.<agent>` | an agent's heartbeat, answered with what the ledger has of it |
+"""
+
+import re
+from typing import Final
+
+import msgspec
+
+from leasehold.events import identities
+from leasehold.events.errors import InvalidInputError
+
+LEDGER_STREAM: Final = "LEDGER"
+OBSERVED_STREAM: Final = "OBSERVED"
+
+_CLUSTER: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+_TOKEN: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
+
+
+class Subjects(msgspec.Struct, frozen=True):
+    """The subjects of one cluster."""
+
+    cluster: str
+
+    def __post_init__(self) -> None:
+        if not _CLUSTER.fullmatch(self.cluster):
+            raise InvalidInputError(
+                f"{self.cluster[:80]!r} is not a cluster's name: lower-case letters, digits, - and _", field="cluster"
+            )
+
+    @property
+    def ledger(self) -> str:
+        """Where records are appended."""
+        return f"leasehold.{self.cluster}.ledger"
+
+    @property
+    def observed_all(self) -> str:
+        """All observations."""
+        return f"leasehold.{self.cluster}.obs.*.*"
+
+    def observed(self, host: str, agent: str) -> str:
+        """Where one agent reports."""
+        return f"leasehold.{self.cluster}.obs.{identities.parse_host(host)}.{_token(agent, 'agent')}"
+
+    def request(self, principal: str, verb: str) -> str:
+        """Where one principal asks."""
+        return f"leasehold.{self.cluster}.req.{identities.parse_principal(principal)}.{_token(verb, 'verb')}"
+
+    def requests_all(self, verb: str) -> str:
+        """What a service listens to."""
+        return f"leasehold.{self.cluster}.req.*.{_token(verb, 'verb')}"
+
+    def alive(self, host: str, agent: str) -> str:
+        """Where one agent says that it lives."""
+        return f"leasehold.{self.cluster}.alive.{identities.parse_host(host)}.{_token(agent, 'agent')}"
+
+    @property
+    def alive_all(self) -> str:
+        """All heartbeats."""
+        return f"leasehold.{self.cluster}.alive.*.*"
+
+    def parse_request(self, subject: str) -> tuple[identities.Principal, str]:
+        """Principal and verb of a request's subject.
+
+        Raises:
+            InvalidInputError: it is not one of this cluster's.
+        """
+        principal, verb = self._last_two(subject, "req")
+        return identities.parse_principal(principal), _token(verb, "verb")
+
+    def parse_reporter(self, subject: str) -> tuple[identities.HostName, str]:
+        """Host and agent of an observation's or a heartbeat's subject.
+
+        Raises:
+            InvalidInputError: it is not one of this cluster's.
+        """
+        kind = "alive" if subject.startswith(f"leasehold.{self.cluster}.alive.") else "obs"
+        host, agent = self._last_two(subject, kind)
+        return identities.parse_host(host), _token(agent, "agent")
+
+    def _last_two(self, subject: str, kind: str) -> tuple[str, str]:
+        parts = subject.split(".")
+        if len(parts) != 5 or parts[:3] != ["leasehold", self.cluster, kind]:
+            raise InvalidInputError(f"{subject[:120]!r} is not leasehold.{self.cluster}.{kind}.*.*", field="subject")
+        return parts[3], parts[4]
+
+
+def _token(text: str, field: str) -> str:
+    if not _TOKEN.fullmatch(text):
+        raise InvalidInputError(f"{text[:80]!r} cannot stand in a subject", field=field)
+    return text
