@@ -45,9 +45,11 @@ class DeviceDescription(msgspec.Struct, frozen=True, omit_defaults=True, kw_only
     """What else is worth showing: interface, mac, devnode, …"""
 
 
-def identity_of(description: DeviceDescription) -> tuple[str, str, str, str]:
-    """What tells one thing from another at the same place: kind, vendor, product, serial."""
-    return (description.kind, description.vendor_id, description.product_id, description.serial)
+def same_thing(before: DeviceDescription, after: DeviceDescription) -> bool:
+    """Whether both are one thing: kind, vendor and product agree, and so do the serials where both are known."""
+    if (before.kind, before.vendor_id, before.product_id) != (after.kind, after.vendor_id, after.product_id):
+        return False
+    return before.serial == after.serial or not before.serial or not after.serial
 
 
 def changed_fields(before: DeviceDescription, after: DeviceDescription) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ class RequestRef(msgspec.Struct, frozen=True):
     principal: Principal
     request_id: RequestId
     body_hash: str
+    issued_at_ns: int
 
 
 class LedgerStarted(msgspec.Struct, frozen=True, tag_field="type", tag="ledger_started.v1"):
@@ -43,20 +44,30 @@ class HostRegistered(msgspec.Struct, frozen=True, tag_field="type", tag="host_re
 
 
 class HostWentStale(msgspec.Struct, frozen=True, tag_field="type", tag="host_went_stale.v1"):
-    """What is known of this host may be out of date; nothing of it is granted."""
+    """What this agent told of the host may be out of date; nothing of the host is granted."""
 
     host: HostName
+    agent: str
     reason: str
 
 
 class HostCameBack(msgspec.Struct, frozen=True, tag_field="type", tag="host_came_back.v1"):
-    """What is known of this host is up to date."""
+    """What this agent told of the host is up to date again."""
 
     host: HostName
+    agent: str
 
 
 class SourceStarted(msgspec.Struct, frozen=True, tag_field="type", tag="source_started.v1"):
     """This run speaks for the agent from here on."""
+
+    host: HostName
+    agent: str
+    run: int
+
+
+class SourceStopped(msgspec.Struct, frozen=True, tag_field="type", tag="source_stopped.v1"):
+    """The agent went away in good order: what it told grows old, and nothing of the host is granted."""
 
     host: HostName
     agent: str
@@ -188,12 +199,6 @@ class RefusalsRepeated(msgspec.Struct, frozen=True, kw_only=True, tag_field="typ
     count: int
 
 
-class RequestsForgotten(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="requests_forgotten.v1"):
-    """The `count` oldest answers whose time is over are remembered no more."""
-
-    count: int
-
-
 Event = (
     LedgerStarted
     | GraceStarted
@@ -201,6 +206,7 @@ Event = (
     | HostWentStale
     | HostCameBack
     | SourceStarted
+    | SourceStopped
     | ObservationsAccepted
     | ReportRequested
     | PictureCompleted
@@ -216,5 +222,4 @@ Event = (
     | DeviceFreed
     | RequestRefused
     | RefusalsRepeated
-    | RequestsForgotten
 )

@@ -173,7 +173,7 @@ def node_device_name(subsystem: str, sysname: str, extra: str = "") -> str:
 
 
 def _named(text: str, pattern: re.Pattern[str], field: str, example: str) -> str:
-    if not isinstance(text, str) or pattern.fullmatch(text) is None:
+    if pattern.fullmatch(text) is None:
         shown = repr(text)[:80]
         raise InvalidInputError(f"{shown} cannot be taken; {example}", field=field)
     return text

@@ -121,6 +121,7 @@ class LedgerBegins(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", 
     """The first input of a ledger."""
 
     cluster: str
+    writer: str
     era: int = 0
 
 

@@ -35,8 +35,15 @@ REQUEST_AHEAD_NS_MAX: Final = 3_600 * 10**9
 """A request issued further in the future is refused: it would outlive the memory of its answer."""
 REQUEST_KEPT_NS: Final = REQUEST_AGE_NS_MAX + REQUEST_AHEAD_NS_MAX
 """How long an answer is remembered after its lease has ended: as long as its request could come again."""
-REQUESTS_KEPT_MAX: Final = 1_000_000
-REQUESTS_FORGOTTEN_PER_EVENT_MAX: Final = 4_096
+REQUESTS_KEPT_PER_PRINCIPAL_MAX: Final = 50_000
+"""Answers of ended matters remembered for one principal. Past it the oldest goes, and whatever this principal issued
+before that one is refused as too old: asking again stays safe."""
+RENEWALS_KEPT_PER_LEASE: Final = 8
+"""Renewals of a living lease whose answers are remembered; a later repeat of an older one only renews again."""
+PRINCIPALS_MAX: Final = 10_000
+HOSTS_MAX: Final = 10_000
+AGENTS_PER_HOST_MAX: Final = 8
+DEVICES_PER_HOST_MAX: Final = 16_384
 REFUSAL_WINDOW_NS: Final = 10 * 10**9
 """Equal refusals within this time after the first are counted, not told again."""
 REFUSALS_TRACKED_MAX: Final = 10_000

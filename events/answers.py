@@ -1,0 +1,53 @@
+"""What services answer: JSON objects with an `outcome` first of all. Readers tolerate fields that they do not know."""
+
+import msgspec
+
+from leasehold.events.refusals import Refusal
+
+
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """The answer to a request.
+
+    `outcome`: `granted`, `renewed`, `released`, `freed`, `refused`; or, with nothing in the log, `invalid` (the request
+    cannot be read: `field`, `message`), `unavailable` (not decided, nothing done) or `outcome_unknown` (the append has
+    no answer yet: ask again with the same id).
+    """
+
+    outcome: str
+    request_id: str = ""
+    position: int = 0
+    """Of the event that decided it."""
+    as_of: int = 0
+    """How far the answering service has read the log."""
+    lease: int = 0
+    token: int = 0
+    holder: str = ""
+    devices: tuple[str, ...] = ()
+    state: str = ""
+    """Of the lease now: `living`, `ending` (ended, not all its devices are free), `ended`."""
+    ended: str = ""
+    """How it ended: `released` or `expired`."""
+    ttl_ms: int = 0
+    expires_at_ns: int = 0
+    refusal: Refusal | None = None
+    field: str = ""
+    message: str = ""
+    retry_after_ms: int = 0
+
+
+class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
+    """An agent says that its run lives, and which counter it has used last."""
+
+    run: int
+    counter: int
+
+
+class Heard(msgspec.Struct, frozen=True, kw_only=True):
+    """What the log has of an agent, as the answer to its heartbeat."""
+
+    run: int
+    counter: int
+    complete: bool
+    wants_report: bool
+    stale: str = ""
+    as_of: int = 0

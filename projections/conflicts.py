@@ -1,0 +1,216 @@
+"""Which devices cannot be owned apart, and what else keeps a device from being leased. Each rule with its text.
+
+| rule | what it says |
+|---|---|
+| `same_device` | it is leased, or its last lease has ended and nobody has shown yet that it is free |
+| `iommu_group` | a device of its IOMMU group is another holder's, the host's own, or in use: the IOMMU cannot keep them apart |
+| `physical_function` | a virtual function lives and dies with its physical function, so one lease holds one side only |
+| `usb_tree` | who resets a controller or a hub takes away what is plugged below |
+| `bridge` | a PCI bridge or a USB root hub carries others and is nobody's |
+| `protected` | the host itself lives on it |
+| `missing`, `in_use`, `host_stale` | it is not there, used without a lease, or its host's picture is out of date |
+
+A functional child (NIC, disk, HBA) stands for its physical parent before any of these are looked at.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from leasehold.events import limits
+from leasehold.events.identities import DeviceId, DeviceKey, device_id, physical_key, split_device_id
+from leasehold.events.position import lease_id_text
+from leasehold.events.refusals import Blocker, RefusalCode
+from leasehold.projections.state import DeviceState, State
+
+CODE_OF_RULE: Final = {
+    "bridge": RefusalCode.DEVICE_UNLEASABLE,
+    "protected": RefusalCode.DEVICE_PROTECTED,
+    "missing": RefusalCode.DEVICE_MISSING,
+    "host_stale": RefusalCode.HOST_STALE,
+    "same_device": RefusalCode.DEVICE_HELD,
+    "iommu_group": RefusalCode.DEVICE_HELD,
+    "physical_function": RefusalCode.DEVICE_HELD,
+    "usb_tree": RefusalCode.DEVICE_HELD,
+    "in_use": RefusalCode.DEVICE_IN_USE,
+}
+"""The refusal that each rule leads to; where several stand in the way, the first one here names it."""
+
+_LINEAGE_MAX: Final = 64
+_RELATED_MAX: Final = 4_096
+
+
+def physical_device(state: State, device: DeviceId) -> DeviceId:
+    """The device that `device` stands for when it is leased: itself, or the physical parent of a functional child."""
+    host, key = split_device_id(device)
+    physical = device_id(host, physical_key(key))
+    return physical if physical in state.devices else device
+
+
+def lineage(state: State, device: DeviceId) -> Iterator[DeviceId]:
+    """The known devices above, nearest first."""
+    for _ in range(_LINEAGE_MAX):
+        row = state.devices.get(device)
+        if row is None or not row.description.parent:
+            return
+        device = device_id(row.host, DeviceKey(row.description.parent))
+        yield device
+
+
+def descendants(state: State, device: DeviceId) -> Iterator[DeviceId]:
+    """The known devices below, breadth first, each once."""
+    waiting, seen = [device], {device}
+    while waiting and len(seen) < _RELATED_MAX:
+        for child in state.indexes.children.get(waiting.pop(0), ()):
+            if child not in seen:
+                seen.add(child)
+                waiting.append(child)
+                yield child
+
+
+def is_unleasable(row: DeviceState) -> bool:
+    """Whether it carries others and is nobody's: a PCI bridge, a USB root hub."""
+    description = row.description
+    is_root_hub = description.kind == "usb_device" and description.key.endswith("-0")
+    return description.bridge or is_root_hub
+
+
+def usb_above(state: State, device: DeviceId) -> Iterator[DeviceId]:
+    """The hubs and the controller that a USB device hangs on."""
+    if state.devices[device].description.kind == "usb_device":
+        for above in lineage(state, device):
+            yield above
+            if above in state.devices and state.devices[above].description.kind == "pci":
+                return
+
+
+def usb_below(state: State, device: DeviceId) -> Iterator[DeviceId]:
+    """The USB devices behind a controller or a hub."""
+    for below in descendants(state, device):
+        if state.devices[below].description.kind == "usb_device":
+            yield below
+
+
+def physical_function_of(state: State, device: DeviceId) -> Iterator[DeviceId]:
+    """The physical function of a virtual one."""
+    row = state.devices[device]
+    if row.description.physical_function:
+        yield device_id(row.host, DeviceKey(row.description.physical_function))
+
+
+def virtual_functions_of(state: State, device: DeviceId) -> Iterator[DeviceId]:
+    """The virtual functions of a physical one."""
+    yield from state.indexes.virtual_functions.get(device, ())
+
+
+def group_mates(state: State, device: DeviceId) -> Iterator[DeviceId]:
+    """The other devices of the IOMMU group; bridges in it carry traffic and are nobody's."""
+    row = state.devices[device]
+    if row.description.iommu_group < 0:
+        return
+    for mate in state.indexes.groups.get((row.host, row.description.iommu_group), ()):
+        if mate != device and not is_unleasable(state.devices[mate]):
+            yield mate
+
+
+def blockers(
+    state: State, device: DeviceId, *, owner: tuple[str, str], together: frozenset[DeviceId], force: bool
+) -> Iterator[Blocker]:
+    """Everything that keeps `device` from being leased by `owner` (principal, holder) along with `together`."""
+    row = state.devices[device]
+    yield from _own_blockers(state, device, row, force=force)
+    if row.lease:
+        yield _held(state, device, device, "same_device")
+    for rule, above, below in (
+        ("physical_function", physical_function_of, virtual_functions_of),
+        ("usb_tree", usb_above, usb_below),
+    ):
+        for other in above(state, device):
+            # What the host needs of a physical function or a controller, it may need without this part of it.
+            yield from _relative_blockers(state, device, other, rule, together=together, force=True)
+        for other in below(state, device):
+            yield from _relative_blockers(state, device, other, rule, together=together, force=force)
+    for mate in group_mates(state, device):
+        lease = state.leases.get(state.devices[mate].lease)
+        if lease is None or (lease.principal, lease.holder) != owner:
+            yield from _relative_blockers(state, device, mate, "iommu_group", together=together, force=force)
+
+
+def _relative_blockers(
+    state: State, device: DeviceId, other: DeviceId, rule: str, *, together: frozenset[DeviceId], force: bool
+) -> Iterator[Blocker]:
+    row = state.devices.get(other)
+    if row is None or other in together:
+        return
+    if row.lease:
+        yield _held(state, device, other, rule)
+    elif row.description.protections and not row.missing and not force:
+        why = f"{_APART[rule]}: the host itself needs {other} ({', '.join(row.description.protections)})"
+        yield Blocker(device=device, rule="protected", why=why, because_of=other, help="choose another device")
+    elif row.description.in_use_by and not row.missing:
+        why = f"{_APART[rule]}: {other} is used by {', '.join(row.description.in_use_by)}"
+        yield Blocker(device=device, rule="in_use", why=why, because_of=other, help="end that use first")
+
+
+def _own_blockers(state: State, device: DeviceId, row: DeviceState, *, force: bool) -> Iterator[Blocker]:
+    if is_unleasable(row):
+        why = "it is a bridge or a root hub: it carries other devices and cannot be handed out"
+        yield Blocker(device=device, rule="bridge", why=why, help="lease the devices behind it")
+    if row.description.protections and not force:
+        why = f"the host itself needs it: {', '.join(row.description.protections)}"
+        yield Blocker(device=device, rule="protected", why=why, help="choose another device, or ask with force")
+    if row.missing:
+        yield Blocker(device=device, rule="missing", why="it is not there", help="plug it in again")
+    stale = state.hosts[row.host].stale
+    if stale:
+        why = f"what is known of host {row.host} may be out of date ({stale})"
+        yield Blocker(device=device, rule="host_stale", why=why, help=f"see that the agents on {row.host} run")
+    if row.description.in_use_by and not row.lease:
+        why = f"used without a lease by {', '.join(row.description.in_use_by)}"
+        yield Blocker(device=device, rule="in_use", why=why, help="end that use first")
+
+
+def _held(state: State, device: DeviceId, other: DeviceId, rule: str) -> Blocker:
+    row = state.devices[other]
+    lease = state.leases[row.lease]
+    name = lease_id_text(row.lease)
+    which = "it" if other == device else other
+    if row.ending:
+        why = f"{which} is being given back by {lease.holder} ({name}, {lease.ended}) and not known to be free yet"
+        help_text = "wait for the evidence, or let an operator confirm that it is free"
+    else:
+        why = f"{which} is leased to {lease.holder} ({name})"
+        help_text = "wait for its release or expiry, or ask its holder"
+    return Blocker(
+        device=device,
+        rule=rule,
+        why=why if other == device else f"{_APART[rule]}: {why}",
+        because_of="" if other == device else other,
+        lease=row.lease,
+        holder=lease.holder,
+        since_ns=row.since_ns,
+        since_position=row.since_position,
+        help=help_text,
+    )
+
+
+_APART: Final = {
+    "iommu_group": "a device of its IOMMU group is not this holder's",
+    "physical_function": "a physical function and its virtual functions cannot be owned apart",
+    "usb_tree": "a USB controller or hub and what is plugged below cannot be owned apart",
+}
+
+
+def first_blockers(
+    state: State, devices: tuple[DeviceId, ...], *, owner: tuple[str, str], force: bool
+) -> tuple[Blocker, ...]:
+    """What stands in the way of a lease of all `devices`, up to a bound, gravest rule first."""
+    together = frozenset(devices)
+    found: list[Blocker] = []
+    for device in devices:
+        for blocker in blockers(state, device, owner=owner, together=together, force=force):
+            found.append(blocker)
+            if len(found) >= _RELATED_MAX:
+                break
+    ranks = list(CODE_OF_RULE)
+    found.sort(key=lambda blocker: (ranks.index(blocker.rule), blocker.device, blocker.because_of))
+    return tuple(found[: limits.BLOCKERS_PER_REFUSAL_MAX])

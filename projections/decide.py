@@ -1,0 +1,259 @@
+"""Deciding: `decide(state, input, now_ns)` says which events follow from one input. It changes nothing and cannot fail.
+
+`None` means that the input is not worth a word in the log: a request that has been decided before, an observation of
+an older run, a tick without work. A refusal is an event like any other.
+"""
+
+import heapq
+from collections.abc import Callable
+from typing import Any, Final
+
+from leasehold.events import codec, event_types, inputs, limits
+from leasehold.events.event_types import Event, RequestRef
+from leasehold.events.identities import DeviceId, request_key
+from leasehold.events.inputs import Asked, Input, Request
+from leasehold.events.position import lease_id_text
+from leasehold.events.record import ledger_id_of
+from leasehold.events.refusals import Refusal, RefusalCode
+from leasehold.projections import conflicts, observing
+from leasehold.projections.evolve import refusal_fingerprint
+from leasehold.projections.naming import Resolved, resolve
+from leasehold.projections.state import LeaseState, State
+
+Decision = list[Event] | None
+_NS_PER_MS: Final = 1_000_000
+
+
+def decide(state: State, given: Input, now_ns: int) -> Decision:
+    """The events that follow from `given` at `now_ns`, 1 to 256; `None` if nothing does."""
+    decider: Callable[[State, Any, int], Decision] = _DECIDERS[type(given)]
+    return decider(state, given, now_ns) or None
+
+
+def _ledger_begins(state: State, given: inputs.LedgerBegins, now_ns: int) -> Decision:
+    if state.head.sequence:
+        return None
+    ledger_id = ledger_id_of(given.cluster, given.writer, now_ns)
+    return [event_types.LedgerStarted(ledger_id, given.cluster, given.era)]
+
+
+# --- time ---------------------------------------------------------------------------------------------------------
+
+
+def _decider_starts(_state: State, given: inputs.DeciderStarts, now_ns: int) -> Decision:
+    return [event_types.GraceStarted(given.writer, given.reason, now_ns + limits.GRACE_MS * _NS_PER_MS)]
+
+
+def _tick(state: State, given: inputs.Tick, now_ns: int) -> Decision:
+    if state.head.decider != given.writer:
+        # Somebody else decided last: holders may have been unable to reach anyone in between.
+        return _decider_starts(state, inputs.DeciderStarts(given.writer, "takeover"), now_ns)
+    events: list[Event] = []
+    for device in heapq.nsmallest(limits.EVENTS_PER_RECORD_MAX, state.indexes.freeable):
+        row = state.devices[device]
+        evidence = state.evidence_of_free(row)
+        events.append(event_types.DeviceFreed(device=device, lease=row.lease, evidence=evidence))
+    if now_ns >= state.head.grace_until_ns:
+        for lease in state.expired_by(now_ns, limit=limits.EVENTS_PER_RECORD_MAX):
+            ending = _ending(state, event_types.LeaseExpired(lease), state.leases[lease])
+            if len(events) + len(ending) > limits.EVENTS_PER_RECORD_MAX:
+                break
+            events.extend(ending)
+    return events
+
+
+def next_work_ns(state: State, writer: str) -> int | None:
+    """When a tick of `writer` will have something to do: 0 for now, `None` for not in sight."""
+    if state.indexes.freeable:
+        return 0
+    expiry_ns = state.next_expiry_ns()
+    if expiry_ns is None:
+        return None
+    if state.head.decider != writer:
+        return 0
+    return max(expiry_ns, state.head.grace_until_ns)
+
+
+def _ending(state: State, end: Event, lease: LeaseState) -> list[Event]:
+    """The end of a lease, and at once the freeing of what is known to be unused."""
+    events = [end]
+    for device in lease.devices:
+        row = state.devices[device]
+        evidence = state.evidence_of_free(row)
+        if evidence:
+            events.append(event_types.DeviceFreed(device=device, lease=lease.token, evidence=evidence))
+    return events
+
+
+# --- requests -----------------------------------------------------------------------------------------------------
+
+
+def _asked(state: State, given: Asked, now_ns: int) -> Decision:
+    request = given.request
+    ref = RequestRef(given.principal, request.request_id, codec.body_hash(request), request.issued_at_ns)
+    known = state.answers.get(request_key(given.principal, request.request_id))
+    if known is not None and known.body_hash == ref.body_hash:
+        return None
+    refusal = _untimely(state, ref, now_ns)
+    if known is not None:
+        refusal = Refusal(
+            code=RefusalCode.REQUEST_ID_REUSED,
+            message=f"request id {request.request_id} was used for another request",
+            help="use a new request id for a new request",
+        )
+    if refusal is not None:
+        return _refuse(state, ref, request, (), refusal, now_ns)
+    decider: Callable[[State, RequestRef, Any, int], Decision] = _REQUEST_DECIDERS[type(request)]
+    return decider(state, ref, request, now_ns)
+
+
+def _untimely(state: State, ref: RequestRef, now_ns: int) -> Refusal | None:
+    horizon_ns = max(
+        now_ns - limits.REQUEST_AGE_NS_MAX,
+        state.principals[ref.principal].horizon_ns if ref.principal in state.principals else 0,
+    )
+    if ref.issued_at_ns <= horizon_ns:
+        return Refusal(
+            code=RefusalCode.REQUEST_TOO_OLD,
+            message="the request was issued so long ago that an answer to it may have been forgotten",
+            help="look at what you hold, then ask anew; if it was issued just now, the clock there is behind",
+        )
+    if ref.issued_at_ns > now_ns + limits.REQUEST_AHEAD_NS_MAX:
+        return Refusal(
+            code=RefusalCode.REQUEST_FROM_FUTURE,
+            message="the request says that it was issued more than an hour in the future",
+            help="set the clock there",
+        )
+    return None
+
+
+def _refuse(
+    state: State, ref: RequestRef, request: Request, about: tuple[str, ...], refusal: Refusal, now_ns: int
+) -> Decision:
+    verb = codec.verb_of(request)
+    first = state.indexes.refusal_prints.get(refusal_fingerprint(ref.principal, verb, about, refusal))
+    if first is not None and now_ns - state.refusals[first].at_ns <= limits.REFUSAL_WINDOW_NS:
+        count = state.refusals[first].count + 1
+        return [event_types.RefusalsRepeated(request=ref, first=first, count=count)]
+    holder = request.holder if isinstance(request, inputs.LeaseRequest) else ""
+    return [event_types.RequestRefused(request=ref, verb=verb, about=about, refusal=refusal, holder=holder)]
+
+
+def _lease(state: State, ref: RequestRef, request: inputs.LeaseRequest, now_ns: int) -> Decision:
+    resolved = [resolve(state, text, request.host) for text in request.devices]
+    failed = next((each for each in resolved if each.device is None), None)
+    if failed is not None:
+        return _refuse(state, ref, request, request.devices, _unresolved(failed), now_ns)
+    devices = tuple(sorted({conflicts.physical_device(state, each.device) for each in resolved if each.device}))
+    owner = (ref.principal, request.holder)
+    found = conflicts.first_blockers(state, devices, owner=owner, force=request.force)
+    if found:
+        refusal = Refusal(
+            code=conflicts.CODE_OF_RULE[found[0].rule],
+            message=f"{found[0].device}: {found[0].why}",
+            blockers=found,
+            help=found[0].help,
+        )
+        return _refuse(state, ref, request, devices, refusal, now_ns)
+    granted = event_types.LeaseGranted(
+        request=ref,
+        holder=request.holder,
+        devices=devices,
+        ttl_ms=request.ttl_ms,
+        expires_at_ns=now_ns + request.ttl_ms * _NS_PER_MS,
+        forced=request.force and any(state.devices[device].description.protections for device in devices),
+    )
+    return [granted]
+
+
+def _unresolved(failed: Resolved) -> Refusal:
+    if failed.candidates:
+        return Refusal(
+            code=RefusalCode.DEVICE_AMBIGUOUS,
+            message=f"{failed.text} could be {', '.join(failed.candidates)}",
+            help="name one of these, or the host",
+        )
+    return Refusal(
+        code=RefusalCode.DEVICE_UNKNOWN,
+        message=f"no device {failed.text} is known",
+        help="list the devices; a name, key, PCI address or sysfs path of a device is taken",
+    )
+
+
+def _of_lease(state: State, ref: RequestRef, request: inputs.RenewRequest | inputs.ReleaseRequest) -> Refusal | None:
+    """Why this principal with this token may not act on this lease, if it may not."""
+    lease = state.leases.get(request.lease)
+    name = lease_id_text(request.lease)
+    if lease is None:
+        return Refusal(
+            code=RefusalCode.LEASE_UNKNOWN, message=f"no lease {name} is known", help="list your leases"
+        )
+    if lease.principal != ref.principal:
+        return Refusal(
+            code=RefusalCode.NOT_YOURS,
+            message=f"lease {name} belongs to {lease.principal}",
+            help="only the principal that asked for a lease can renew or release it",
+        )
+    if request.token != lease.token:
+        return Refusal(
+            code=RefusalCode.TOKEN_STALE,
+            message=f"token {request.token} is not the token of lease {name}",
+            help="use the token that the grant was answered with",
+        )
+    if lease.ended:
+        return Refusal(
+            code=RefusalCode.LEASE_ENDED,
+            message=f"lease {name} was ended ({lease.ended}): its token is stale",
+            help="ask for a new lease",
+        )
+    return None
+
+
+def _renew(state: State, ref: RequestRef, request: inputs.RenewRequest, now_ns: int) -> Decision:
+    refusal = _of_lease(state, ref, request)
+    if refusal is not None:
+        return _refuse(state, ref, request, (lease_id_text(request.lease),), refusal, now_ns)
+    ttl_ms = request.ttl_ms or state.leases[request.lease].ttl_ms
+    expires_at_ns = now_ns + ttl_ms * _NS_PER_MS
+    return [event_types.LeaseRenewed(request=ref, lease=request.lease, ttl_ms=ttl_ms, expires_at_ns=expires_at_ns)]
+
+
+def _release(state: State, ref: RequestRef, request: inputs.ReleaseRequest, now_ns: int) -> Decision:
+    refusal = _of_lease(state, ref, request)
+    if refusal is not None:
+        return _refuse(state, ref, request, (lease_id_text(request.lease),), refusal, now_ns)
+    end = event_types.LeaseReleased(request=ref, lease=request.lease)
+    return _ending(state, end, state.leases[request.lease])
+
+
+def _confirm_free(state: State, ref: RequestRef, request: inputs.ConfirmFreeRequest, now_ns: int) -> Decision:
+    resolved = resolve(state, request.device, request.host)
+    if resolved.device is None:
+        return _refuse(state, ref, request, (request.device,), _unresolved(resolved), now_ns)
+    device: DeviceId = conflicts.physical_device(state, resolved.device)
+    row = state.devices[device]
+    if not row.ending:
+        refusal = Refusal(
+            code=RefusalCode.NOTHING_TO_CONFIRM,
+            message=f"{device} is not waiting to become free",
+            help="only a device whose lease has ended, and which is not free yet, can be confirmed free",
+        )
+        return _refuse(state, ref, request, (device,), refusal, now_ns)
+    evidence = f"{ref.principal} says so: {request.reason}"
+    return [event_types.DeviceFreed(device=device, lease=row.lease, evidence=evidence, request=ref)]
+
+
+_REQUEST_DECIDERS: Final[dict[type[Any], Callable[[State, RequestRef, Any, int], Decision]]] = {
+    inputs.LeaseRequest: _lease,
+    inputs.RenewRequest: _renew,
+    inputs.ReleaseRequest: _release,
+    inputs.ConfirmFreeRequest: _confirm_free,
+}
+_DECIDERS: Final[dict[type[Any], Callable[[State, Any, int], Decision]]] = {
+    inputs.LedgerBegins: _ledger_begins,
+    inputs.DeciderStarts: _decider_starts,
+    inputs.Tick: _tick,
+    inputs.HostHeard: observing.host_heard,
+    inputs.Observed: observing.observed,
+    Asked: _asked,
+}

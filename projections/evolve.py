@@ -1,0 +1,391 @@
+"""Folding: `evolve(state, position, decided_at_ns, event)` moves the state over one event, and never decides anything.
+
+`fold_record` does it for a whole record after checking that it belongs where it stands.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from leasehold.events import codec, event_types, limits
+from leasehold.events.errors import CorruptLedgerError
+from leasehold.events.event_types import Event, RequestRef
+from leasehold.events.identities import HostName, Principal, RequestKey, device_id, request_key
+from leasehold.events.position import position_of
+from leasehold.events.record import Record, chain_hash, event_count
+from leasehold.events.refusals import Refusal
+from leasehold.projections.state import (
+    AnswerState,
+    DeviceState,
+    Fading,
+    HostState,
+    LeaseState,
+    PrincipalState,
+    RecentRefusal,
+    SourceState,
+    State,
+)
+
+_replace: Final = msgspec.structs.replace
+
+
+def fold(state: State, sequence: int, body: bytes) -> Record:
+    """Check and fold the record `body` that stands at `sequence`.
+
+    Raises:
+        CorruptLedgerError: it is not the next record of this ledger; the text names it.
+    """
+    record = codec.decode_record(body, sequence)
+    check_belongs(state, sequence, record)
+    fold_record(state, sequence, record, chain_hash(body))
+    return record
+
+
+def check_belongs(state: State, sequence: int, record: Record) -> None:
+    """Whether `record` is the one that follows at `sequence`.
+
+    Raises:
+        CorruptLedgerError: with what does not fit.
+    """
+    head = state.head
+    if sequence != head.sequence + 1:
+        raise CorruptLedgerError(f"expected record {head.sequence + 1} here", sequence=sequence)
+    if record.prev != head.chain:
+        raise CorruptLedgerError(
+            f"it follows a record with hash {record.prev[:12]}…, but the one before has {head.chain[:12]}…",
+            sequence=sequence,
+        )
+    if sequence > 1 and record.ledger_id != head.ledger_id:
+        raise CorruptLedgerError(f"of ledger {record.ledger_id}, not {head.ledger_id}", sequence=sequence)
+    if record.decided_at_ns < head.decided_at_ns or record.observed_through < head.observed_through:
+        raise CorruptLedgerError("its time or its place in OBSERVED goes back", sequence=sequence)
+    if not 1 <= event_count(record) <= limits.EVENTS_PER_RECORD_MAX:
+        raise CorruptLedgerError(f"holds {event_count(record)} events", sequence=sequence)
+
+
+def fold_record(state: State, sequence: int, record: Record, chain: str) -> None:
+    """Fold a record that belongs where it stands."""
+    index = 0
+    for step in record.steps:
+        for event in step.events:
+            evolve(state, position_of(sequence, index), record.decided_at_ns, event)
+            index += 1
+    seal(state, sequence, record, chain)
+
+
+def seal(state: State, sequence: int, record: Record, chain: str) -> None:
+    """Set the head to a record whose events have been folded."""
+    state.set_head(
+        _replace(
+            state.head,
+            ledger_id=record.ledger_id,
+            era=record.era,
+            sequence=sequence,
+            chain=chain,
+            decided_at_ns=record.decided_at_ns,
+            observed_through=record.observed_through,
+        )
+    )
+
+
+def evolve(state: State, position: int, decided_at_ns: int, event: Event) -> None:
+    """Move `state` over the event at `position`, decided at `decided_at_ns`."""
+    _HANDLERS[type(event)](state, position, decided_at_ns, event)
+
+
+def _ledger_started(state: State, _position: int, _at_ns: int, event: event_types.LedgerStarted) -> None:
+    state.set_head(_replace(state.head, ledger_id=event.ledger_id, cluster=event.cluster, era=event.era))
+
+
+def _grace_started(state: State, _position: int, _at_ns: int, event: event_types.GraceStarted) -> None:
+    state.set_head(_replace(state.head, decider=event.writer, grace_until_ns=event.until_ns))
+
+
+# --- hosts and sources --------------------------------------------------------------------------------------------
+
+
+def _host_registered(state: State, _position: int, _at_ns: int, event: event_types.HostRegistered) -> None:
+    before = state.hosts.get(event.host)
+    state.put_host(event.host, _replace(before, mode=event.mode) if before else HostState(mode=event.mode))
+
+
+def _put_source(state: State, host: HostName, agent: str, **changes: Any) -> None:
+    row = state.hosts[host]
+    source = _replace(row.sources[agent], **changes)
+    state.put_host(host, _replace(row, sources={**row.sources, agent: source}))
+
+
+def _host_went_stale(state: State, _position: int, _at_ns: int, event: event_types.HostWentStale) -> None:
+    _put_source(state, event.host, event.agent, stale=event.reason)
+
+
+def _host_came_back(state: State, _position: int, _at_ns: int, event: event_types.HostCameBack) -> None:
+    _put_source(state, event.host, event.agent, stale="")
+
+
+def _source_started(state: State, _position: int, _at_ns: int, event: event_types.SourceStarted) -> None:
+    row = state.hosts[event.host]
+    source = SourceState(run=event.run, stale="it has just started")
+    state.put_host(event.host, _replace(row, sources={**row.sources, event.agent: source}))
+
+
+def _source_stopped(state: State, _position: int, _at_ns: int, event: event_types.SourceStopped) -> None:
+    _put_source(state, event.host, event.agent, complete=False, stale="it was stopped")
+
+
+def _observations_accepted(
+    state: State, _position: int, _at_ns: int, event: event_types.ObservationsAccepted
+) -> None:
+    _put_source(state, event.host, event.agent, counter=event.counter)
+
+
+def _report_requested(state: State, _position: int, _at_ns: int, event: event_types.ReportRequested) -> None:
+    _put_source(
+        state, event.host, event.agent, counter=event.counter, complete=False, wants_report=True, stale=event.reason
+    )
+
+
+def _picture_completed(state: State, _position: int, _at_ns: int, event: event_types.PictureCompleted) -> None:
+    _put_source(state, event.host, event.agent, complete=True, wants_report=False, stale="")
+
+
+# --- devices ------------------------------------------------------------------------------------------------------
+
+
+def _device_appeared(state: State, position: int, at_ns: int, event: event_types.DeviceAppeared) -> None:
+    host = state.hosts[event.host]
+    state.hosts.put(event.host, _replace(host, device_count=host.device_count + 1))
+    row = DeviceState(host=event.host, description=event.device, since_position=position, since_ns=at_ns)
+    state.put_device(device_id(event.host, event.device.key), row)
+
+
+def _device_changed(
+    state: State,
+    _position: int,
+    _at_ns: int,
+    event: event_types.DeviceChanged | event_types.DeviceReappeared,
+) -> None:
+    device = device_id(event.host, event.device.key)
+    state.put_device(device, _replace(state.devices[device], description=event.device, missing=False))
+
+
+def _device_replaced(state: State, position: int, _at_ns: int, event: event_types.DeviceReplaced) -> None:
+    device = device_id(event.host, event.device.key)
+    row = state.devices[device]
+    # The token was for the thing that is gone: it must not act on the new one.
+    floor = position if row.lease else row.floor
+    displaced = row.displaced or bool(row.lease)
+    state.put_device(
+        device, _replace(row, description=event.device, missing=False, displaced=displaced, floor=floor)
+    )
+
+
+def _device_missing(state: State, _position: int, _at_ns: int, event: event_types.DeviceMissing) -> None:
+    device = device_id(event.host, event.key)
+    state.put_device(device, _replace(state.devices[device], missing=True))
+
+
+def _device_freed(state: State, position: int, at_ns: int, event: event_types.DeviceFreed) -> None:
+    row = state.devices[event.device]
+    state.put_device(
+        event.device,
+        _replace(row, lease=0, ending=False, displaced=False, since_position=position, since_ns=at_ns),
+    )
+    lease = state.leases[event.lease]
+    if lease.held == 1 and lease.grant_key not in state.answers:
+        state.leases.drop(event.lease)
+    else:
+        state.put_lease(event.lease, _replace(lease, held=lease.held - 1))
+    if event.request is not None:
+        _remember_ended(state, at_ns, event.request, AnswerState(
+            body_hash=event.request.body_hash, verb="confirm_free", position=position,
+            issued_at_ns=event.request.issued_at_ns, lease=event.lease, device=event.device,
+        ))
+
+
+# --- leases -------------------------------------------------------------------------------------------------------
+
+
+def _lease_granted(state: State, position: int, at_ns: int, event: event_types.LeaseGranted) -> None:
+    ref = event.request
+    key = request_key(ref.principal, ref.request_id)
+    row = LeaseState(
+        principal=ref.principal,
+        holder=event.holder,
+        devices=event.devices,
+        token=position,
+        ttl_ms=event.ttl_ms,
+        granted_at_ns=at_ns,
+        expires_at_ns=event.expires_at_ns,
+        forced=event.forced,
+        grant_key=key,
+        held=len(event.devices),
+    )
+    state.put_lease(position, row)
+    for device in event.devices:
+        before = state.devices[device]
+        state.put_device(
+            device,
+            _replace(before, lease=position, ending=False, floor=position, since_position=position, since_ns=at_ns),
+        )
+    answer = AnswerState(
+        body_hash=ref.body_hash, verb="lease", position=position, issued_at_ns=ref.issued_at_ns, lease=position
+    )
+    state.answers.put(key, answer)
+
+
+def _lease_renewed(state: State, position: int, _at_ns: int, event: event_types.LeaseRenewed) -> None:
+    ref = event.request
+    key = request_key(ref.principal, ref.request_id)
+    row = state.leases[event.lease]
+    renewals = (*row.renewals, key)
+    if len(renewals) > limits.RENEWALS_KEPT_PER_LEASE:
+        state.answers.drop(renewals[0])
+        renewals = renewals[1:]
+    state.put_lease(
+        event.lease, _replace(row, ttl_ms=event.ttl_ms, expires_at_ns=event.expires_at_ns, renewals=renewals)
+    )
+    answer = AnswerState(
+        body_hash=ref.body_hash, verb="renew", position=position, issued_at_ns=ref.issued_at_ns, lease=event.lease
+    )
+    state.answers.put(key, answer)
+
+
+def _lease_released(state: State, position: int, at_ns: int, event: event_types.LeaseReleased) -> None:
+    ref = event.request
+    _end(state, position, at_ns, event.lease, "released")
+    answer = AnswerState(
+        body_hash=ref.body_hash, verb="release", position=position, issued_at_ns=ref.issued_at_ns, lease=event.lease
+    )
+    _remember_ended(state, at_ns, ref, answer)
+
+
+def _lease_expired(state: State, position: int, at_ns: int, event: event_types.LeaseExpired) -> None:
+    _end(state, position, at_ns, event.lease, "expired")
+
+
+def _end(state: State, position: int, at_ns: int, lease: int, how: str) -> None:
+    row = state.leases[lease]
+    state.put_lease(lease, _replace(row, ended=how, ended_at_ns=at_ns, ended_position=position, renewals=()))
+    for device in row.devices:
+        before = state.devices[device]
+        state.put_device(
+            device, _replace(before, ending=True, floor=position, since_position=position, since_ns=at_ns)
+        )
+    for key in (row.grant_key, *row.renewals):
+        _fade(state, at_ns, row.principal, key)
+
+
+# --- answers ------------------------------------------------------------------------------------------------------
+
+
+def _request_refused(state: State, position: int, at_ns: int, event: event_types.RequestRefused) -> None:
+    ref = event.request
+    _remember_refused(state, position, at_ns, ref, event.verb, event.refusal)
+    fingerprint = refusal_fingerprint(ref.principal, event.verb, event.about, event.refusal)
+    stale = state.indexes.refusal_prints.get(fingerprint)
+    if stale is not None:
+        state.refusals.drop(stale)
+    row = RecentRefusal(fingerprint, event.refusal, event.verb, event.about, at_ns, 0)
+    state.refusals.put(position, row)
+    state.indexes.refusal_prints.put(fingerprint, position)
+    state.indexes.refusal_queue.push(position)
+    _forget_refusals(state, at_ns)
+
+
+def _forget_refusals(state: State, at_ns: int) -> None:
+    queue = state.indexes.refusal_queue
+    while queue:
+        oldest = queue[0]
+        row = state.refusals.get(oldest)
+        if row is not None:
+            is_fresh = at_ns - row.at_ns <= limits.REFUSAL_WINDOW_NS
+            if is_fresh and len(state.refusals) <= limits.REFUSALS_TRACKED_MAX:
+                break
+            state.refusals.drop(oldest)
+            state.indexes.refusal_prints.drop(row.fingerprint)
+        queue.shift()
+
+
+def _refusals_repeated(state: State, position: int, at_ns: int, event: event_types.RefusalsRepeated) -> None:
+    row = state.refusals[event.first]
+    _remember_refused(state, position, at_ns, event.request, row.verb, row.refusal)
+    state.refusals.put(event.first, _replace(row, count=event.count))
+
+
+def _remember_refused(
+    state: State, position: int, at_ns: int, ref: RequestRef, verb: str, refusal: Refusal
+) -> None:
+    answer = AnswerState(
+        body_hash=ref.body_hash, verb=verb, position=position, issued_at_ns=ref.issued_at_ns, refusal=refusal
+    )
+    _remember_ended(state, at_ns, ref, answer)
+
+
+def refusal_fingerprint(principal: Principal, verb: str, about: tuple[str, ...], refusal: Refusal) -> str:
+    """What makes two refusals equal: who, what, about what, why, and the leases in the way."""
+    leases = ",".join(str(blocker.lease) for blocker in refusal.blockers)
+    return "\n".join((principal, verb, refusal.code, leases, *about))
+
+
+def _remember_ended(state: State, at_ns: int, ref: RequestRef, answer: AnswerState) -> None:
+    """Remember the answer to a request whose matter is over, for as long as it could be asked again."""
+    key = request_key(ref.principal, ref.request_id)
+    if key in state.answers:  # another body under a known id was refused: the first answer stands
+        return
+    state.answers.put(key, answer)
+    _fade(state, at_ns, ref.principal, key)
+
+
+def _fade(state: State, at_ns: int, principal: Principal, key: RequestKey) -> None:
+    """From now on `key` may be forgotten when its time is over, or when too much is remembered of its principal."""
+    row = state.principals.get(principal, PrincipalState())
+    state.fading.put((principal, row.next), Fading(key, at_ns + limits.REQUEST_KEPT_NS))
+    first, last, horizon_ns = row.first, row.next + 1, row.horizon_ns
+    # Two at most go for each that comes: bounded work, and the backlog still shrinks.
+    for _ in range(2):
+        oldest = state.fading[principal, first]
+        is_over = oldest.forget_at_ns <= at_ns
+        if not is_over and last - first <= limits.REQUESTS_KEPT_PER_PRINCIPAL_MAX:
+            break
+        if not is_over:
+            horizon_ns = max(horizon_ns, state.answers[oldest.key].issued_at_ns)
+        _forget(state, oldest.key)
+        state.fading.drop((principal, first))
+        first += 1
+    state.principals.put(principal, PrincipalState(first, last, horizon_ns))
+
+
+def _forget(state: State, key: RequestKey) -> None:
+    answer = state.answers[key]
+    state.answers.drop(key)
+    lease = state.leases.get(answer.lease) if answer.verb == "lease" else None
+    if lease is not None and not lease.held:
+        state.leases.drop(answer.lease)
+
+
+_HANDLERS: Final[dict[type[Any], Callable[[State, int, int, Any], None]]] = {
+    event_types.LedgerStarted: _ledger_started,
+    event_types.GraceStarted: _grace_started,
+    event_types.HostRegistered: _host_registered,
+    event_types.HostWentStale: _host_went_stale,
+    event_types.HostCameBack: _host_came_back,
+    event_types.SourceStarted: _source_started,
+    event_types.SourceStopped: _source_stopped,
+    event_types.ObservationsAccepted: _observations_accepted,
+    event_types.ReportRequested: _report_requested,
+    event_types.PictureCompleted: _picture_completed,
+    event_types.DeviceAppeared: _device_appeared,
+    event_types.DeviceChanged: _device_changed,
+    event_types.DeviceReplaced: _device_replaced,
+    event_types.DeviceMissing: _device_missing,
+    event_types.DeviceReappeared: _device_changed,
+    event_types.LeaseGranted: _lease_granted,
+    event_types.LeaseRenewed: _lease_renewed,
+    event_types.LeaseReleased: _lease_released,
+    event_types.LeaseExpired: _lease_expired,
+    event_types.DeviceFreed: _device_freed,
+    event_types.RequestRefused: _request_refused,
+    event_types.RefusalsRepeated: _refusals_repeated,
+}

@@ -1,0 +1,112 @@
+"""Deciding on what agents report: which words count, and what they mean for what is known already."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from leasehold.events import devices, event_types, inputs, limits
+from leasehold.events.event_types import Event
+from leasehold.events.identities import device_id
+from leasehold.events.inputs import HostHeard, Observed
+from leasehold.projections.state import HostState, SourceState, State
+
+Decision = list[Event] | None
+
+
+def observed(state: State, given: Observed, _now_ns: int) -> Decision:
+    """Take a message of a source: nothing for old runs and old counters, a request to report again after a gap."""
+    host = state.hosts.get(given.host)
+    source = host.sources.get(given.agent) if host else None
+    if isinstance(given.observations[0], inputs.SourceStarts):
+        return _source_starts(state, given, given.observations[0], host, source)
+    if source is None or given.run != source.run or given.counter <= source.counter:
+        return None
+    if given.counter > source.counter + 1:
+        reason = f"messages {source.counter + 1} to {given.counter - 1} of it are missing"
+        return [event_types.ReportRequested(given.host, given.agent, given.run, given.counter, reason)]
+    accepted = event_types.ObservationsAccepted(given.host, given.agent, given.run, given.counter)
+    events: list[Event] = [accepted]
+    # Words are absolute and all of one message meet the same state: of several about one device the last counts.
+    last_words = {_key_of(observation): observation for observation in given.observations}
+    for observation in last_words.values():
+        handler: Callable[[State, Observed, Any], Event | None] = _HANDLERS[type(observation)]
+        event = handler(state, given, observation)
+        if event is not None:
+            events.append(event)
+    return events
+
+
+def _key_of(observation: inputs.Observation) -> str:
+    if isinstance(observation, inputs.DeviceSeen):
+        return observation.device.key
+    return observation.key if isinstance(observation, inputs.DeviceGone) else type(observation).__name__
+
+
+def _source_starts(
+    state: State, given: Observed, starts: inputs.SourceStarts, host: HostState | None, source: SourceState | None
+) -> Decision:
+    if source is not None and given.run <= source.run:
+        return None
+    is_new_agent = host is not None and source is None
+    if (host is None and len(state.hosts) >= limits.HOSTS_MAX) or (
+        is_new_agent and host is not None and len(host.sources) >= limits.AGENTS_PER_HOST_MAX
+    ):
+        return None
+    mode = "managed" if starts.manages or (host is not None and host.mode == "managed") else "watched"
+    events: list[Event] = []
+    if host is None or host.mode != mode:
+        events.append(event_types.HostRegistered(given.host, mode))
+    events.append(event_types.SourceStarted(given.host, given.agent, given.run))
+    return events
+
+
+def _device_seen(state: State, given: Observed, seen: inputs.DeviceSeen) -> Event | None:
+    after = seen.device
+    row = state.devices.get(device_id(given.host, after.key))
+    if row is None:
+        if state.hosts[given.host].device_count >= limits.DEVICES_PER_HOST_MAX:
+            return None
+        return event_types.DeviceAppeared(given.host, after)
+    if not devices.same_thing(row.description, after):
+        return event_types.DeviceReplaced(given.host, after)
+    if row.missing:
+        return event_types.DeviceReappeared(given.host, after)
+    changed = devices.changed_fields(row.description, after)
+    return event_types.DeviceChanged(given.host, after, changed) if changed else None
+
+
+def _device_gone(state: State, given: Observed, gone: inputs.DeviceGone) -> Event | None:
+    row = state.devices.get(device_id(given.host, gone.key))
+    if row is None or row.missing:
+        return None
+    return event_types.DeviceMissing(given.host, gone.key)
+
+
+def _picture_complete(_state: State, given: Observed, _complete: inputs.PictureComplete) -> Event | None:
+    return event_types.PictureCompleted(given.host, given.agent)
+
+
+def _source_stops(_state: State, given: Observed, _stops: inputs.SourceStops) -> Event | None:
+    return event_types.SourceStopped(given.host, given.agent, given.run)
+
+
+def host_heard(state: State, given: HostHeard, _now_ns: int) -> Decision:
+    """Take note that an agent is silent, or heard again."""
+    host = state.hosts.get(given.host)
+    source = host.sources.get(given.agent) if host else None
+    if source is None or source.run != given.run or not source.complete:
+        return None
+    if given.alive and source.stale:
+        return [event_types.HostCameBack(given.host, given.agent)]
+    if not given.alive and not source.stale:
+        reason = f"it has not been heard for {limits.HOST_SILENT_MS // 1000} s"
+        return [event_types.HostWentStale(given.host, given.agent, reason)]
+    return None
+
+
+_HANDLERS: Final[dict[type[Any], Callable[[State, Observed, Any], Event | None]]] = {
+    inputs.DeviceSeen: _device_seen,
+    inputs.DeviceGone: _device_gone,
+    inputs.PictureComplete: _picture_complete,
+    inputs.SourceStops: _source_stops,
+    inputs.SourceStarts: lambda _state, _given, _observation: None,
+}

@@ -1,0 +1,280 @@
+"""The sequencer: everything an allocator does except waiting. It packs what has come in into the next record, keeps it
+apart until the log has taken it, and gives out answers only then.
+
+One record is in flight at a time. What the shell reports back is either `committed` (ours stands in the log) or `lost`
+(another's stands there: ours is undone, the other is folded, and everything is decided again).
+"""
+
+from collections import deque
+from typing import Final
+
+import msgspec
+
+from leasehold.events import codec, inputs, limits
+from leasehold.events.answers import Answer
+from leasehold.events.identities import Principal, RequestKey, request_key
+from leasehold.events.inputs import Asked, Input, Observed, Request
+from leasehold.events.position import end_of_record
+from leasehold.events.record import FORMAT, RULES_VERSION, Record, Step, chain_hash, event_count
+from leasehold.events.refusals import Refusal, RefusalCode
+from leasehold.projections import evolve
+from leasehold.projections.answers import answer_for
+from leasehold.projections.decide import decide, next_work_ns
+from leasehold.projections.state import Head, State
+
+
+class Pending(msgspec.Struct, frozen=True):
+    """A request that waits. `ticket` is the shell's own mark for where the answer goes."""
+
+    ticket: int
+    asked: Asked
+    key: RequestKey
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """An answer that may be given out now."""
+
+    ticket: int
+    answer: Answer
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """A record that is ready to be appended behind `expected`."""
+
+    expected: int
+    body: bytes
+    record: Record
+    chain: str
+
+
+class Sequencer:
+    """The state of one ledger and what waits to be decided on it."""
+
+    def __init__(self, state: State, *, cluster: str, writer: str) -> None:
+        self.state = state
+        self.writer = writer
+        self.replies: list[Reply] = []
+        """Answers that may be given out; the shell takes them away."""
+        self._cluster = cluster
+        self._requests: deque[Pending] = deque()
+        self._observed: deque[tuple[int, Observed | None]] = deque()
+        self._notes: deque[Input] = deque()
+        self._through = state.head.observed_through
+        self._draft: Draft | None = None
+        self._drafted: list[Pending] = []
+        self._drafted_notes: list[Input] = []
+        self._drafted_observed: list[tuple[int, Observed | None]] = []
+
+    # --- what comes in ------------------------------------------------------------------------------------------
+
+    @property
+    def in_flight(self) -> Draft | None:
+        """The record whose end is not known yet."""
+        return self._draft
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait, in the next record or behind it."""
+        return len(self._requests) + len(self._drafted)
+
+    def ask(self, ticket: int, principal: Principal, request: Request) -> bool:
+        """Let a request wait; `False` if too many do."""
+        if len(self._requests) >= limits.REQUESTS_WAITING_MAX:
+            return False
+        self._requests.append(Pending(ticket, Asked(principal, request), request_key(principal, request.request_id)))
+        return True
+
+    def forget(self, ticket: int) -> None:
+        """Nobody waits for this answer any more; what is decided already stays so."""
+        self._requests = deque(pending for pending in self._requests if pending.ticket != ticket)
+        self._drafted = [pending for pending in self._drafted if pending.ticket != ticket]
+
+    def observe(self, sequence: int, message: Observed | None) -> None:
+        """Let the message at `sequence` of OBSERVED wait; `None` for one that could not be read. In order only."""
+        if sequence > self._through:
+            self._through = sequence
+            self._observed.append((sequence, message))
+
+    @property
+    def observed_room(self) -> int:
+        """How many messages of OBSERVED may still be handed in."""
+        return limits.OBSERVED_WAITING_MAX - len(self._observed) - len(self._drafted_observed)
+
+    @property
+    def read_through(self) -> int:
+        """The last sequence of OBSERVED that was handed in: reading goes on behind it."""
+        return self._through
+
+    def note(self, given: Input) -> None:
+        """Let a note of the allocator itself wait (a tick, a host heard); one like it that waits already is enough."""
+        if given not in self._notes:
+            self._notes.append(given)
+
+    def has_work(self, now_ns: int) -> bool:
+        """Whether a draft could come out now."""
+        due = next_work_ns(self.state, self.writer)
+        is_due = due is not None and due <= now_ns
+        return bool(self._requests or self._observed or self._notes or is_due)
+
+    def next_work_ns(self) -> int | None:
+        """When time alone will make work; `None` if not in sight."""
+        return next_work_ns(self.state, self.writer)
+
+    # --- drafting -----------------------------------------------------------------------------------------------
+
+    def draft(self, now_ns: int) -> Draft | None:
+        """Decide what waits and make it the next record; `None` if nothing of it is worth one.
+
+        The state then stands behind the draft; `committed` or `lost` must follow.
+        """
+        assert self._draft is None
+        before = self.state.head
+        now_ns = max(now_ns, before.decided_at_ns)
+        self.state.journal.begin()
+        packing = _Packing(self.state, before, now_ns)
+        self._pack(packing, now_ns)
+        if not packing.steps:
+            self.state.journal.commit()
+            self._answer_drafted()
+            return None
+        self._draft = self._seal(packing, before, now_ns)
+        return self._draft
+
+    def _pack(self, packing: "_Packing", now_ns: int) -> None:
+        if packing.before.sequence == 0:
+            packing.add(inputs.LedgerBegins(cluster=self._cluster, writer=self.writer))
+        while self._notes and packing.add(self._notes[0]):
+            self._drafted_notes.append(self._notes.popleft())
+        while self._observed:
+            sequence, message = self._observed[0]
+            if message is not None and not packing.add(message):
+                break
+            packing.observed_through = max(packing.observed_through, sequence)
+            self._drafted_observed.append(self._observed.popleft())
+        while self._requests and packing.add(self._requests[0].asked):
+            self._drafted.append(self._requests.popleft())
+        due = next_work_ns(self.state, self.writer)
+        if due is not None and due <= now_ns:
+            packing.add(inputs.Tick(self.writer))
+
+    def _seal(self, packing: "_Packing", before: Head, now_ns: int) -> Draft:
+        record = Record(
+            format=FORMAT,
+            ledger_id=self.state.head.ledger_id,
+            era=self.state.head.era,
+            prev=before.chain,
+            writer=self.writer,
+            decided_at_ns=now_ns,
+            rules_version=RULES_VERSION,
+            observed_through=packing.observed_through,
+            steps=tuple(packing.steps),
+        )
+        body = codec.encode(record)
+        draft = Draft(before.sequence, body, record, chain_hash(body))
+        evolve.seal(self.state, before.sequence + 1, record, draft.chain)
+        return draft
+
+    # --- how it ended -------------------------------------------------------------------------------------------
+
+    def committed(self) -> Record:
+        """The draft stands in the log: its answers may be given out."""
+        assert self._draft is not None
+        record, self._draft = self._draft.record, None
+        self.state.journal.commit()
+        self._answer_drafted()
+        return record
+
+    def _answer_drafted(self) -> None:
+        for pending in self._drafted:
+            self.replies.append(Reply(pending.ticket, self._answer(pending)))
+        self._drafted.clear()
+        self._drafted_notes.clear()
+        self._drafted_observed.clear()
+
+    def _answer(self, pending: Pending) -> Answer:
+        answer = answer_for(self.state, pending.key)
+        known = self.state.answers.get(pending.key)
+        if answer is not None and known is not None and known.body_hash == codec.body_hash(pending.asked.request):
+            return answer
+        # Another body stands under this id (that answer is not this request's), or it is forgotten already.
+        refusal = Refusal(
+            code=RefusalCode.REQUEST_ID_REUSED,
+            message=f"request id {pending.asked.request.request_id} was used for another request",
+            help="use a new request id for a new request",
+        )
+        return Answer(
+            outcome="refused",
+            request_id=pending.asked.request.request_id,
+            as_of=end_of_record(self.state.head.sequence),
+            refusal=refusal,
+        )
+
+    def lost(self, sequence: int, body: bytes) -> Record:
+        """Another's record stands where the draft would: undo, fold the other, let everything wait again.
+
+        Raises:
+            CorruptLedgerError: the other's record does not belong there.
+        """
+        assert self._draft is not None
+        self._draft = None
+        self.state.roll_back()
+        self._requests.extendleft(reversed(self._drafted))
+        self._observed.extendleft(reversed(self._drafted_observed))
+        self._notes.extendleft(reversed(self._drafted_notes))
+        self._drafted, self._drafted_observed, self._drafted_notes = [], [], []
+        return self.apply(sequence, body)
+
+    def apply(self, sequence: int, body: bytes) -> Record:
+        """Fold another's record; nothing may be in flight.
+
+        Raises:
+            CorruptLedgerError: it is not the next record.
+        """
+        assert self._draft is None
+        record = evolve.fold(self.state, sequence, body)
+        while self._observed and self._observed[0][0] <= record.observed_through:
+            self._observed.popleft()
+        self._through = max(self._through, record.observed_through)
+        return record
+
+
+_BYTES_PER_STEP: Final = 64
+
+
+class _Packing:
+    """A record being packed: adds steps while there is room, and moves the state along."""
+
+    def __init__(self, state: State, before: Head, now_ns: int) -> None:
+        self.before = before
+        self.steps: list[Step] = []
+        self.observed_through = before.observed_through
+        self._state = state
+        self._now_ns = now_ns
+        self._count = 0
+        self._bytes = 1_024
+
+    def add(self, given: Input) -> bool:
+        """Decide `given` into the record; `False` if there is no room for it (then nothing has changed)."""
+        if len(self.steps) >= limits.STEPS_PER_RECORD_MAX:
+            return False
+        events = decide(self._state, given, self._now_ns)
+        if events is None:
+            return True
+        step = Step(given, tuple(events))
+        size = len(codec.encode(step)) + _BYTES_PER_STEP
+        if self.steps and (
+            self._count + len(events) > limits.EVENTS_PER_RECORD_MAX or self._bytes + size > limits.RECORD_BYTES_MAX
+        ):
+            return False
+        for event in events:
+            position = (self.before.sequence + 1) * limits.EVENTS_PER_RECORD_MAX + self._count
+            evolve.evolve(self._state, position, self._now_ns, event)
+            self._count += 1
+        self.steps.append(step)
+        self._bytes += size
+        return True
+
+
+def count_events(draft: Draft) -> int:
+    """How many events a draft holds."""
+    return event_count(draft.record)

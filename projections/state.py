@@ -1,0 +1,314 @@
+"""The state: what the ledger says at one position. Rows are immutable, tables change only through `evolve`."""
+
+import heapq
+from bisect import insort
+from typing import Final
+
+import msgspec
+
+from leasehold.events.devices import DeviceDescription
+from leasehold.events.identities import DeviceId, DeviceKey, Holder, HostName, Principal, RequestKey, device_id
+from leasehold.events.record import GENESIS_PREV
+from leasehold.events.refusals import Refusal
+from leasehold.projections.tables import Journal, Queue, Table
+
+FOLD_VERSION: Final = 1
+"""Raised when the same log would fold to another state; snapshots of another version are built anew."""
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the log has been folded, and what holds for all of it."""
+
+    ledger_id: str = ""
+    cluster: str = ""
+    era: int = 0
+    sequence: int = 0
+    """Of the last record folded; 0: the ledger is empty."""
+    chain: str = GENESIS_PREV
+    decided_at_ns: int = 0
+    observed_through: int = 0
+    decider: str = ""
+    grace_until_ns: int = 0
+
+
+class SourceState(msgspec.Struct, frozen=True, kw_only=True):
+    """One agent of a host: its current run, the last counter taken, and why it cannot be relied on (empty: it can)."""
+
+    run: int
+    counter: int = 0
+    complete: bool = False
+    stale: str = ""
+    wants_report: bool = False
+
+
+class HostState(msgspec.Struct, frozen=True, kw_only=True):
+    """A host. `mode`: `managed` or `watched`."""
+
+    mode: str
+    sources: dict[str, SourceState] = {}
+    device_count: int = 0
+
+    @property
+    def stale(self) -> str:
+        """Why nothing of it is granted; empty: its picture is up to date."""
+        for agent in sorted(self.sources):
+            if self.sources[agent].stale:
+                return f"{agent}: {self.sources[agent].stale}"
+        return "" if self.sources else "no agent has reported"
+
+
+class DeviceState(msgspec.Struct, frozen=True, kw_only=True):
+    """A device: what is known of it, and who has it."""
+
+    host: HostName
+    description: DeviceDescription
+    missing: bool = False
+    lease: int = 0
+    """The lease that holds it (0: none), living or ended but not yet freed."""
+    ending: bool = False
+    """Its lease has ended; nobody gets it before there is evidence."""
+    displaced: bool = False
+    """Another thing sits here than the one that was leased."""
+    floor: int = 0
+    """Position of the last grant or end: a token below acts no more."""
+    since_position: int = 0
+    since_ns: int = 0
+
+
+class LeaseState(msgspec.Struct, frozen=True, kw_only=True):
+    """A lease, living or ended. Its id and its token are the position of the grant."""
+
+    principal: Principal
+    holder: Holder
+    devices: tuple[DeviceId, ...]
+    token: int
+    ttl_ms: int
+    granted_at_ns: int
+    expires_at_ns: int
+    forced: bool
+    grant_key: RequestKey
+    ended: str = ""
+    """Empty while it lives, then `released` or `expired`."""
+    ended_at_ns: int = 0
+    ended_position: int = 0
+    held: int = 0
+    """How many of its devices are not free yet."""
+    renewals: tuple[RequestKey, ...] = ()
+
+
+class AnswerState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is remembered of a request: enough to answer it again."""
+
+    body_hash: str
+    verb: str
+    position: int
+    issued_at_ns: int
+    lease: int = 0
+    device: str = ""
+    refusal: Refusal | None = None
+
+
+class PrincipalState(msgspec.Struct, frozen=True):
+    """How much is remembered of one principal's ended matters: entries `first` to `next` - 1 of `fading`."""
+
+    first: int = 0
+    next: int = 0
+    horizon_ns: int = 0
+    """Requests issued up to here may have been forgotten, so unknown ones are refused as too old."""
+
+
+class Fading(msgspec.Struct, frozen=True):
+    """An answer that may be forgotten from `forget_at_ns` on."""
+
+    key: RequestKey
+    forget_at_ns: int
+
+
+class RecentRefusal(msgspec.Struct, frozen=True):
+    """A refusal told lately: equal ones are counted on it."""
+
+    fingerprint: str
+    refusal: Refusal
+    verb: str
+    about: tuple[str, ...]
+    at_ns: int
+    count: int
+
+
+class State:
+    """All tables of one ledger. Nothing in it depends on insertion order."""
+
+    def __init__(self) -> None:
+        journal = Journal()
+        self.journal = journal
+        self._head = Head()
+        self.hosts: Table[HostName, HostState] = Table(journal)
+        self.devices: Table[DeviceId, DeviceState] = Table(journal)
+        self.leases: Table[int, LeaseState] = Table(journal)
+        self.answers: Table[RequestKey, AnswerState] = Table(journal)
+        self.principals: Table[Principal, PrincipalState] = Table(journal)
+        self.fading: Table[tuple[Principal, int], Fading] = Table(journal)
+        self.refusals: Table[int, RecentRefusal] = Table(journal)
+        self.indexes = Indexes(journal)
+
+    @property
+    def head(self) -> Head:
+        """How far the log has been folded."""
+        return self._head
+
+    def set_head(self, head: Head) -> None:
+        """Move on."""
+        before = self._head
+        self.journal.note(lambda: setattr(self, "_head", before))
+        self._head = head
+
+    def put_device(self, device: DeviceId, row: DeviceState) -> None:
+        """Set a device's row and what is derived from it."""
+        before = self.devices.get(device)
+        self.devices.put(device, row)
+        if before is None or before.description is not row.description:
+            self.indexes.describe(device, row.host, before.description if before else None, row.description)
+        self._note_ending(device, row, was_ending=before is not None and before.ending)
+
+    def put_host(self, host: HostName, row: HostState) -> None:
+        """Set a host's row; its being stale or not decides what can be freed."""
+        before = self.hosts.get(host)
+        self.hosts.put(host, row)
+        if before is not None and before.stale != row.stale:
+            for device in self.indexes.ending.get(host, ()):
+                self._note_ending(device, self.devices[device], was_ending=True)
+
+    def put_lease(self, lease: int, row: LeaseState) -> None:
+        """Set a lease's row; its expiry is watched while it lives."""
+        before = self.leases.get(lease)
+        self.leases.put(lease, row)
+        if not row.ended and (before is None or before.expires_at_ns != row.expires_at_ns):
+            heapq.heappush(self.indexes.expiries, (row.expires_at_ns, lease))
+
+    def _note_ending(self, device: DeviceId, row: DeviceState, *, was_ending: bool) -> None:
+        if row.ending != was_ending:
+            self.indexes.note_ending(row.host, device, ending=row.ending)
+        freeable = row.ending and bool(self.evidence_of_free(row))
+        if freeable != (device in self.indexes.freeable):
+            if freeable:
+                self.indexes.freeable.put(device, row.lease)
+            else:
+                self.indexes.freeable.drop(device)
+
+    def evidence_of_free(self, row: DeviceState) -> str:
+        """What shows that nobody uses the device; empty: nothing does (yet).
+
+        On a watched host, that a fresh picture shows no user. On a managed host only its binder can tell.
+        """
+        host = self.hosts.get(row.host)
+        if host is None or host.mode != "watched" or host.stale:
+            return ""
+        if row.missing:
+            return "the device is not there"
+        return "" if row.description.in_use_by else "no user is seen by the host's watcher"
+
+    def next_expiry_ns(self) -> int | None:
+        """When the next living lease ends unless renewed."""
+        if not self.journal.is_open:
+            self._tidy_expiries()
+        due = self.expired_by(2**63, limit=1)
+        return self.leases[due[0]].expires_at_ns if due else None
+
+    def expired_by(self, now_ns: int, *, limit: int) -> list[int]:
+        """Living leases whose time is over at `now_ns`, oldest first, at most `limit`. Changes nothing.
+
+        Walks the heap from its top without popping: what is decided now may still be taken back.
+        """
+        expiries = self.indexes.expiries
+        found: dict[int, None] = {}
+        frontier = [(expiries[0], 0)] if expiries else []
+        while frontier and len(found) < limit:
+            entry, at = heapq.heappop(frontier)
+            if entry[0] > now_ns:
+                break
+            for child in (2 * at + 1, 2 * at + 2):
+                if child < len(expiries):
+                    heapq.heappush(frontier, (expiries[child], child))
+            if self._is_expiry(entry):
+                found[entry[1]] = None
+        return list(found)
+
+    def _is_expiry(self, entry: tuple[int, int]) -> bool:
+        row = self.leases.get(entry[1])
+        return row is not None and not row.ended and row.expires_at_ns == entry[0]
+
+    def _tidy_expiries(self) -> None:
+        """Drop what renewals and ends have left behind."""
+        expiries = self.indexes.expiries
+        while expiries and not self._is_expiry(expiries[0]):
+            heapq.heappop(expiries)
+        if len(expiries) > 2 * len(self.leases) + 1_024:
+            expiries[:] = sorted({entry for entry in expiries if self._is_expiry(entry)})
+
+    def roll_back(self) -> None:
+        """Undo all since the journal began. The expiry heap only ever holds too much, so it needs no undoing."""
+        self.journal.roll_back()
+
+
+class Indexes:
+    """What is derived from the rows: never stored, built anew with them."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.lookup: Table[str, tuple[DeviceId, ...]] = Table(journal)
+        """Key, node-device name or sysfs path -> devices, over all hosts."""
+        self.groups: Table[tuple[HostName, int], tuple[DeviceId, ...]] = Table(journal)
+        self.children: Table[DeviceId, tuple[DeviceId, ...]] = Table(journal)
+        self.virtual_functions: Table[DeviceId, tuple[DeviceId, ...]] = Table(journal)
+        self.ending: Table[HostName, tuple[DeviceId, ...]] = Table(journal)
+        self.freeable: Table[DeviceId, int] = Table(journal)
+        self.refusal_prints: Table[str, int] = Table(journal)
+        self.refusal_queue: Queue[int] = Queue(journal)
+        self.expiries: list[tuple[int, int]] = []
+
+    def describe(
+        self, device: DeviceId, host: HostName, before: DeviceDescription | None, after: DeviceDescription
+    ) -> None:
+        """Follow a device's new description."""
+        old, new = _entries(device, host, before), _entries(device, host, after)
+        for table, key in old - new:
+            _remove(self._table(table), key, device)
+        for table, key in new - old:
+            _insert(self._table(table), key, device)
+
+    def _table(self, name: str) -> Table[object, tuple[DeviceId, ...]]:
+        table: Table[object, tuple[DeviceId, ...]] = getattr(self, name)
+        return table
+
+    def note_ending(self, host: HostName, device: DeviceId, *, ending: bool) -> None:
+        """Follow whether a device waits for evidence."""
+        (_insert if ending else _remove)(self._table("ending"), host, device)
+
+
+def _entries(device: DeviceId, host: HostName, description: DeviceDescription | None) -> set[tuple[str, object]]:
+    if description is None:
+        return set()
+    entries: set[tuple[str, object]] = {
+        ("lookup", text) for text in (description.key, description.name, description.sysfs_path) if text
+    }
+    if description.iommu_group >= 0:
+        entries.add(("groups", (host, description.iommu_group)))
+    if description.parent:
+        entries.add(("children", device_id(host, DeviceKey(description.parent))))
+    if description.physical_function:
+        entries.add(("virtual_functions", device_id(host, DeviceKey(description.physical_function))))
+    return entries
+
+
+def _insert(table: Table[object, tuple[DeviceId, ...]], key: object, device: DeviceId) -> None:
+    members = list(table.get(key, ()))
+    if device not in members:
+        insort(members, device)
+        table.put(key, tuple(members))
+
+
+def _remove(table: Table[object, tuple[DeviceId, ...]], key: object, device: DeviceId) -> None:
+    members = tuple(member for member in table[key] if member != device)
+    if members:
+        table.put(key, members)
+    else:
+        table.drop(key)
