@@ -1,0 +1,130 @@
+"""How an agent reports: the protocol of a source, without its wires.
+
+A run begins with `source_starts`. Only when the log has that does the agent compare what the log knows with what it
+sees, and report the differences; else late words of the run before could undo what the new one said. After that it
+reports what changes. What was told is remembered here, so equal looks send nothing.
+"""
+
+from enum import Enum
+
+from leasehold.events import codec, limits
+from leasehold.events.answers import Heard
+from leasehold.events.devices import DeviceDescription
+from leasehold.events.identities import DeviceKey, HostName
+from leasehold.events.inputs import (
+    DeviceGone,
+    DeviceSeen,
+    Observation,
+    Observed,
+    PictureComplete,
+    SourceStarts,
+    SourceStops,
+)
+
+Picture = dict[DeviceKey, DeviceDescription]
+"""All devices of a host that are there."""
+
+
+class Need(Enum):
+    """What a source must do next."""
+
+    WAIT = "wait"
+    """What was sent is not in the log yet."""
+    SYNC = "sync"
+    """Ask what the log knows, then report what differs."""
+    NOTHING = "nothing"
+    SUPERSEDED = "superseded"
+    """A newer run speaks for this agent."""
+    AGAIN = "again"
+    """The log does not know this run: `source_starts` was lost."""
+
+
+class Reporter:
+    """One run of an agent on a host. `run` must be larger than that of every run before."""
+
+    def __init__(self, host: HostName, agent: str, run: int, *, manages: bool = False) -> None:
+        self.host = host
+        self.agent = agent
+        self.run = run
+        self.counter = 0
+        self._manages = manages
+        self._told: Picture = {}
+        self._is_synced = False
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether differences may be reported."""
+        return self._is_synced
+
+    def starts(self) -> Observed:
+        """The first message; sending it again is harmless."""
+        return self._message(0, (SourceStarts(self._manages),))
+
+    def stops(self) -> Observed:
+        """The last message of a run that ends in good order."""
+        self._is_synced = False
+        return self._next((SourceStops(),))
+
+    def need(self, heard: Heard) -> Need:
+        """What the log's answer to a heartbeat calls for."""
+        if heard.run > self.run:
+            return Need.SUPERSEDED
+        if heard.run < self.run:
+            return Need.AGAIN
+        if heard.counter < self.counter:
+            return Need.WAIT
+        return Need.NOTHING if heard.complete and not heard.wants_report and self._is_synced else Need.SYNC
+
+    def synced(self, in_log: Picture, picture: Picture) -> list[Observed]:
+        """Begin to report: messages that lead from what the log knows to what is seen, closed by `picture_complete`."""
+        self._told = dict(in_log)
+        self._is_synced = True
+        return self._report(picture, (PictureComplete(),))
+
+    def look(self, picture: Picture) -> list[Observed]:
+        """Messages for what has changed since the last look; none if nothing has."""
+        assert self._is_synced
+        return self._report(picture, ())
+
+    def assure(self) -> Observed:
+        """A message without news: behind a lost one, it makes the gap seen."""
+        return self._next((PictureComplete(),))
+
+    def _report(self, picture: Picture, closing: tuple[Observation, ...]) -> list[Observed]:
+        observations = [*differences(self._told, picture), *closing]
+        self._told = dict(picture)
+        return [self._next(batch) for batch in _batches(observations)]
+
+    def _next(self, observations: tuple[Observation, ...]) -> Observed:
+        self.counter += 1
+        return self._message(self.counter, observations)
+
+    def _message(self, counter: int, observations: tuple[Observation, ...]) -> Observed:
+        return Observed(
+            host=self.host, agent=self.agent, run=self.run, counter=counter, observations=observations
+        )
+
+
+def differences(before: Picture, after: Picture) -> list[Observation]:
+    """What leads from one picture to the other: what went first, then what came or changed, each in order of keys."""
+    gone: list[Observation] = [DeviceGone(key) for key in sorted(before.keys() - after.keys())]
+    seen = [DeviceSeen(after[key]) for key in sorted(after) if before.get(key) != after[key]]
+    return [*gone, *seen]
+
+
+def _batches(observations: list[Observation]) -> list[tuple[Observation, ...]]:
+    """Cut to what one message may hold, in number and in bytes."""
+    batches: list[tuple[Observation, ...]] = []
+    batch: list[Observation] = []
+    size = 0
+    for observation in observations:
+        length = len(codec.encode(observation)) + 1
+        is_full = len(batch) >= limits.OBSERVATIONS_PER_MESSAGE_MAX or size + length > limits.OBSERVED_BYTES_MAX - 1_024
+        if batch and is_full:
+            batches.append(tuple(batch))
+            batch, size = [], 0
+        batch.append(observation)
+        size += length
+    if batch:
+        batches.append(tuple(batch))
+    return batches

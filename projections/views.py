@@ -1,0 +1,118 @@
+"""The state as people see it: one word for each device, computed from its three axes (lease, host, health)."""
+
+from leasehold.events.identities import DeviceId, HostName, Principal
+from leasehold.events.position import lease_id_text
+from leasehold.events.views import DeviceView, HostView, LeaseView
+from leasehold.projections import conflicts
+from leasehold.projections.answers import lease_word
+from leasehold.projections.reporting import Picture
+from leasehold.projections.state import DeviceState, State
+
+
+def device_word(state: State, device: DeviceId) -> tuple[str, str]:
+    """The state of a device in one word, and the reason in a sentence (empty for a free one)."""
+    physical = conflicts.physical_device(state, device)
+    row = state.devices[physical]
+    if row.lease:
+        return _held_word(state, row)
+    if row.missing or state.devices[device].missing:
+        return "missing", "it is not there"
+    if conflicts.is_unleasable(row):
+        return "unleasable", "a bridge or a root hub carries other devices and cannot be handed out"
+    if row.description.protections:
+        return "protected", ", ".join(row.description.protections)
+    if row.description.in_use_by:
+        return "foreign", f"used without a lease by {', '.join(row.description.in_use_by)}"
+    stale = state.hosts[row.host].stale
+    if stale:
+        return "stale", f"what is known of {row.host} may be out of date ({stale})"
+    return _related_word(state, physical)
+
+
+def _held_word(state: State, row: DeviceState) -> tuple[str, str]:
+    lease = state.leases[row.lease]
+    name = lease_id_text(row.lease)
+    if row.ending:
+        return "ending", f"lease {name} of {lease.holder} was ended ({lease.ended}); not known to be free yet"
+    if row.missing:
+        return "lost", f"leased to {lease.holder} ({name}), but it is not there"
+    if row.displaced:
+        return "lost", f"leased to {lease.holder} ({name}), but another thing sits there now"
+    return "leased", f"leased to {lease.holder} ({name})"
+
+
+def _related_word(state: State, device: DeviceId) -> tuple[str, str]:
+    """A device that is free by itself may still be kept by what it cannot be owned apart from."""
+    found = conflicts.first_blockers(state, (device,), owner=("", ""), force=False)
+    if not found:
+        return "free", ""
+    return ("protected" if found[0].rule == "protected" else "blocked"), found[0].why
+
+
+def device_view(state: State, device: DeviceId) -> DeviceView:
+    """One device."""
+    row = state.devices[device]
+    description = row.description
+    word, reason = device_word(state, device)
+    held = state.devices[conflicts.physical_device(state, device)]
+    return DeviceView(
+        name=description.name,
+        key=description.key,
+        host=row.host,
+        parent=description.parent,
+        driver=description.driver,
+        state=word,
+        reason=reason,
+        kind=description.kind,
+        device=device,
+        lease=lease_id_text(held.lease) if held.lease else "",
+        holder=state.leases[held.lease].holder if held.lease else "",
+        since_ns=held.since_ns,
+        pci_class=f"{description.pci_class:06x}" if description.pci_class >= 0 else "",
+        vendor_id=description.vendor_id,
+        product_id=description.product_id,
+        vendor_name=description.vendor_name,
+        product_name=description.product_name,
+        serial=description.serial,
+        iommu_group=description.iommu_group,
+        numa_node=description.numa_node,
+        physical_function=description.physical_function,
+        sysfs_path=description.sysfs_path,
+        in_use_by=description.in_use_by,
+        attributes=description.attributes,
+    )
+
+
+def lease_view(state: State, lease: int, *, asker: Principal) -> LeaseView:
+    """One lease; its token only for the principal it belongs to."""
+    row = state.leases[lease]
+    lost = [device for device in row.devices if device_word(state, device)[0] == "lost"] if not row.ended else []
+    return LeaseView(
+        lease=lease_id_text(lease),
+        token=row.token if row.principal == asker else 0,
+        holder=row.holder,
+        devices=row.devices,
+        principal=row.principal,
+        state="lost" if lost else lease_word(row),
+        ended=row.ended,
+        granted_at_ns=row.granted_at_ns,
+        expires_at_ns=row.expires_at_ns,
+        ttl_ms=row.ttl_ms,
+        reason=f"lost: {', '.join(lost)}" if lost else "",
+    )
+
+
+def host_view(state: State, host: HostName) -> HostView:
+    """One host."""
+    row = state.hosts[host]
+    return HostView(host=host, mode=row.mode, stale=row.stale, devices=row.device_count)
+
+
+def picture_of(state: State, host: HostName) -> Picture:
+    """What the log knows to be there on a host."""
+    prefix = f"{host}/"
+    return {
+        row.description.key: row.description
+        for device, row in state.devices.items()
+        if device.startswith(prefix) and not row.missing
+    }
