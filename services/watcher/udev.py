@@ -1,0 +1,61 @@
+"""What udevd knows about a device, through libudev: serials of disks and names from its hardware database."""
+
+import functools
+import threading
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import pyudev
+
+from leasehold.services.watcher.sysfs import THIS_MACHINE, HostRoot, clean
+
+PROPERTIES: Final = (
+    "ID_MODEL_FROM_DATABASE",
+    "ID_SERIAL",
+    "ID_SERIAL_SHORT",
+    "ID_VENDOR_FROM_DATABASE",
+    "USEC_INITIALIZED",
+)
+"""All that is asked for. `USEC_INITIALIZED` is there when udevd has dealt with the device."""
+
+UdevLookup = Callable[[str], Mapping[str, str]]
+"""From a sysfs path (`/sys/devices/…`) to those of `PROPERTIES` that udev has for it, as printable texts."""
+
+
+def udevd_runs(root: HostRoot) -> bool:
+    """Whether udevd serves this machine: its control socket is there."""
+    return (root.run / "udev/control").exists()
+
+
+def lookup_for(root: HostRoot) -> UdevLookup:
+    """The lookup for a root: udev's database for this machine, nothing for an imitated one."""
+    return _this_machine() if root.sys == THIS_MACHINE.sys else _nothing
+
+
+def _nothing(_path: str) -> Mapping[str, str]:
+    return {}
+
+
+@functools.cache
+def _this_machine() -> UdevLookup:
+    try:
+        return _Database(pyudev.Context()).lookup
+    except ImportError:  # pyudev's word for a machine without libudev; the plain files are enough to go on
+        return _nothing
+
+
+class _Database:
+    """One libudev context. Making one costs 3 ms (it searches the library), and it is not for two threads at once."""
+
+    def __init__(self, context: pyudev.Context) -> None:
+        self._context = context
+        self._lock = threading.Lock()
+
+    def lookup(self, path: str) -> Mapping[str, str]:
+        with self._lock:
+            try:
+                found = pyudev.Devices.from_sys_path(self._context, path).properties
+                texts = ((name, clean(found.get(name) or "")) for name in PROPERTIES)
+                return {name: text for name, text in texts if text}
+            except (pyudev.DeviceNotFoundError, OSError, UnicodeDecodeError):
+                return {}
