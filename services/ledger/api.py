@@ -1,0 +1,101 @@
+"""The few requests to JetStream that the ledger needs, with answers as values."""
+
+from typing import Final, TypeVar
+
+import msgspec
+
+from leasehold.events.errors import UnavailableError
+from leasehold.services.connection import Connection
+
+API_TIMEOUT_S: Final = 2.0
+
+STREAM_NOT_FOUND: Final = 10_059
+STREAM_EXISTS_OTHERWISE: Final = 10_058
+MESSAGE_NOT_FOUND: Final = 10_037
+WRONG_LAST_SEQUENCE: Final = 10_071
+WRONG_LAST_SEQUENCE_IN_FLIGHT: Final = 10_164
+"""A replicated stream has another append with an expectation under way; the text does not name the last sequence."""
+
+
+class ApiError(msgspec.Struct, frozen=True):
+    """Why the server refused."""
+
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class StreamState(msgspec.Struct, frozen=True):
+    """What a stream holds: sequences `first_seq` to `last_seq`, some of which may be gone."""
+
+    first_seq: int = 0
+    last_seq: int = 0
+    messages: int = 0
+
+
+class StreamInfo(msgspec.Struct, frozen=True):
+    """A stream as the server has it; `config` keeps the server's own names."""
+
+    state: StreamState = StreamState()
+    config: dict[str, object] = {}
+    error: ApiError | None = None
+
+
+class StoredMessage(msgspec.Struct, frozen=True):
+    """A message read back; its body is base64 on the wire."""
+
+    seq: int = 0
+    data: bytes = b""
+
+
+class StoredReply(msgspec.Struct, frozen=True):
+    """The answer to a read."""
+
+    message: StoredMessage = StoredMessage()
+    error: ApiError | None = None
+
+
+class PublishReply(msgspec.Struct, frozen=True):
+    """The answer to an append."""
+
+    seq: int = 0
+    duplicate: bool = False
+    error: ApiError | None = None
+
+
+class ConsumerReply(msgspec.Struct, frozen=True):
+    """The answer to the creation of a consumer."""
+
+    name: str = ""
+    error: ApiError | None = None
+
+
+Kind = TypeVar("Kind", StreamInfo, StoredReply, ConsumerReply)
+
+
+async def call(connection: Connection, subject: str, request: object, kind: type[Kind]) -> Kind:
+    """Ask `$JS.API.<subject>`.
+
+    Raises:
+        UnavailableError: no answer, or one that only says that the server cannot answer now.
+    """
+    body = b"" if request is None else msgspec.json.encode(request)
+    reply = await connection.ask(f"$JS.API.{subject}", body, timeout_s=API_TIMEOUT_S)
+    if reply.status:
+        raise UnavailableError(f"nobody answers {subject} (status {reply.status})")
+    try:
+        answer = msgspec.json.decode(reply.body, type=kind)
+    except msgspec.DecodeError as error:
+        raise UnavailableError(f"{subject} was answered with {reply.body[:200]!r}") from error
+    if answer.error is not None and answer.error.code not in (400, 404):
+        raise UnavailableError(f"{subject}: {answer.error.description} ({answer.error.err_code})")
+    return answer
+
+
+async def stream_info(connection: Connection, stream: str) -> StreamInfo:
+    """The stream's settings and state, from its leader; `error` is set if there is none.
+
+    Raises:
+        UnavailableError: it cannot be known now.
+    """
+    return await call(connection, f"STREAM.INFO.{stream}", None, StreamInfo)
