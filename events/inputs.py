@@ -92,12 +92,19 @@ class DeviceGone(msgspec.Struct, frozen=True, tag_field="type", tag="device_gone
 class PictureComplete(msgspec.Struct, frozen=True, tag_field="type", tag="picture_complete.v1"):
     """Everything that differs from the log has been reported: the host can be granted from."""
 
+    since: int
+    """The counter of the first message of that report: it is whole only if no gap was seen from there on."""
+
+
+class StillHere(msgspec.Struct, frozen=True, tag_field="type", tag="still_here.v1"):
+    """No news. Behind a lost message it makes the gap seen."""
+
 
 class SourceStops(msgspec.Struct, frozen=True, tag_field="type", tag="source_stops.v1"):
     """The agent goes away in good order; what it said will grow old."""
 
 
-Observation = SourceStarts | DeviceSeen | DeviceGone | PictureComplete | SourceStops
+Observation = SourceStarts | DeviceSeen | DeviceGone | PictureComplete | StillHere | SourceStops
 
 
 class Observed(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="observed.v1"):

@@ -55,6 +55,14 @@ GRACE_MS: Final = 30_000
 """After a start, a takeover or an outage no lease expires for this long: holders get time to renew."""
 CLOCK_ERROR_NS_MAX: Final = 10**9
 """A machine whose clock differs from the server's by more does not decide."""
+CLOCK_SLEW_DIVISOR: Final = 1_000
+"""A server's clock that is ahead of ours is approached by one part in this of the elapsed time."""
+TAKEOVER_MS: Final = 3_000
+"""An expiry that the decider leaves undone for longer is taken over by whoever sees it."""
+OUTAGE_MS: Final = 5_000
+"""An allocator that could not reach the log for longer starts a grace time before anything expires."""
+CONTACT_MS: Final = 1_000
+"""How often an idle allocator makes sure that the log answers, and sets its clock by the server's."""
 TICK_MS_MAX: Final = 1_000
 """The longest that the decider sleeps while a lease could expire or a device be freed."""
 

@@ -22,6 +22,11 @@ from leasehold.projections.state import LeaseState, State
 
 Decision = list[Event] | None
 _NS_PER_MS: Final = 1_000_000
+_TOO_OLD: Final = Refusal(
+    code=RefusalCode.REQUEST_TOO_OLD,
+    message="the request was issued so long ago that an answer to it may have been forgotten",
+    help="look at what you hold, then ask anew; if it was issued just now, the clock there is behind",
+)
 
 
 def decide(state: State, given: Input, now_ns: int) -> Decision:
@@ -45,15 +50,17 @@ def _decider_starts(_state: State, given: inputs.DeciderStarts, now_ns: int) -> 
 
 
 def _tick(state: State, given: inputs.Tick, now_ns: int) -> Decision:
-    if state.head.decider != given.writer:
-        # Somebody else decided last: holders may have been unable to reach anyone in between.
-        return _decider_starts(state, inputs.DeciderStarts(given.writer, "takeover"), now_ns)
     events: list[Event] = []
     for device in heapq.nsmallest(limits.EVENTS_PER_RECORD_MAX, state.indexes.freeable):
         row = state.devices[device]
         evidence = state.evidence_of_free(row)
         events.append(event_types.DeviceFreed(device=device, lease=row.lease, evidence=evidence))
-    if now_ns >= state.head.grace_until_ns:
+    if state.head.decider != given.writer:
+        expiry_ns = _expiry_work_ns(state, given.writer)
+        if not events and expiry_ns is not None and now_ns >= expiry_ns:
+            # The decider leaves this undone, so holders may have been unable to reach it, too.
+            return _decider_starts(state, inputs.DeciderStarts(given.writer, "takeover"), now_ns)
+    elif now_ns >= state.head.grace_until_ns:
         for lease in state.expired_by(now_ns, limit=limits.EVENTS_PER_RECORD_MAX):
             ending = _ending(state, event_types.LeaseExpired(lease), state.leases[lease])
             if len(events) + len(ending) > limits.EVENTS_PER_RECORD_MAX:
@@ -66,12 +73,16 @@ def next_work_ns(state: State, writer: str) -> int | None:
     """When a tick of `writer` will have something to do: 0 for now, `None` for not in sight."""
     if state.indexes.freeable:
         return 0
+    return _expiry_work_ns(state, writer)
+
+
+def _expiry_work_ns(state: State, writer: str) -> int | None:
+    """When `writer` has to do with the next expiry: in time as the decider, late as anybody else."""
     expiry_ns = state.next_expiry_ns()
     if expiry_ns is None:
         return None
-    if state.head.decider != writer:
-        return 0
-    return max(expiry_ns, state.head.grace_until_ns)
+    late_ns = 0 if state.head.decider == writer else limits.TAKEOVER_MS * _NS_PER_MS
+    return max(expiry_ns, state.head.grace_until_ns) + late_ns
 
 
 def _ending(state: State, end: Event, lease: LeaseState) -> list[Event]:
@@ -113,11 +124,7 @@ def _untimely(state: State, ref: RequestRef, now_ns: int) -> Refusal | None:
         state.principals[ref.principal].horizon_ns if ref.principal in state.principals else 0,
     )
     if ref.issued_at_ns <= horizon_ns:
-        return Refusal(
-            code=RefusalCode.REQUEST_TOO_OLD,
-            message="the request was issued so long ago that an answer to it may have been forgotten",
-            help="look at what you hold, then ask anew; if it was issued just now, the clock there is behind",
-        )
+        return _TOO_OLD
     if ref.issued_at_ns > now_ns + limits.REQUEST_AHEAD_NS_MAX:
         return Refusal(
             code=RefusalCode.REQUEST_FROM_FUTURE,
@@ -210,7 +217,9 @@ def _of_lease(state: State, ref: RequestRef, request: inputs.RenewRequest | inpu
 
 
 def _renew(state: State, ref: RequestRef, request: inputs.RenewRequest, now_ns: int) -> Decision:
-    refusal = _of_lease(state, ref, request)
+    lease = state.leases.get(request.lease)
+    is_forgotten = lease is not None and ref.issued_at_ns <= lease.renewal_horizon_ns
+    refusal = _TOO_OLD if is_forgotten else _of_lease(state, ref, request)
     if refusal is not None:
         return _refuse(state, ref, request, (lease_id_text(request.lease),), refusal, now_ns)
     ttl_ms = request.ttl_ms or state.leases[request.lease].ttl_ms

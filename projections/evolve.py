@@ -142,7 +142,14 @@ def _observations_accepted(
 
 def _report_requested(state: State, _position: int, _at_ns: int, event: event_types.ReportRequested) -> None:
     _put_source(
-        state, event.host, event.agent, counter=event.counter, complete=False, wants_report=True, stale=event.reason
+        state,
+        event.host,
+        event.agent,
+        counter=event.counter,
+        gap=event.counter,
+        complete=False,
+        wants_report=True,
+        stale=event.reason,
     )
 
 
@@ -239,13 +246,19 @@ def _lease_renewed(state: State, position: int, _at_ns: int, event: event_types.
     ref = event.request
     key = request_key(ref.principal, ref.request_id)
     row = state.leases[event.lease]
-    renewals = (*row.renewals, key)
+    renewals, horizon_ns = (*row.renewals, key), row.renewal_horizon_ns
     if len(renewals) > limits.RENEWALS_KEPT_PER_LEASE:
+        horizon_ns = max(horizon_ns, state.answers[renewals[0]].issued_at_ns)
         state.answers.drop(renewals[0])
         renewals = renewals[1:]
-    state.put_lease(
-        event.lease, _replace(row, ttl_ms=event.ttl_ms, expires_at_ns=event.expires_at_ns, renewals=renewals)
+    after = _replace(
+        row,
+        ttl_ms=event.ttl_ms,
+        expires_at_ns=event.expires_at_ns,
+        renewals=renewals,
+        renewal_horizon_ns=horizon_ns,
     )
+    state.put_lease(event.lease, after)
     answer = AnswerState(
         body_hash=ref.body_hash, verb="renew", position=position, issued_at_ns=ref.issued_at_ns, lease=event.lease
     )

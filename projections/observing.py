@@ -81,7 +81,9 @@ def _device_gone(state: State, given: Observed, gone: inputs.DeviceGone) -> Even
     return event_types.DeviceMissing(given.host, gone.key)
 
 
-def _picture_complete(_state: State, given: Observed, _complete: inputs.PictureComplete) -> Event | None:
+def _picture_complete(state: State, given: Observed, complete: inputs.PictureComplete) -> Event | None:
+    if complete.since <= state.hosts[given.host].sources[given.agent].gap:
+        return None
     return event_types.PictureCompleted(given.host, given.agent)
 
 
@@ -108,5 +110,6 @@ _HANDLERS: Final[dict[type[Any], Callable[[State, Observed, Any], Event | None]]
     inputs.DeviceGone: _device_gone,
     inputs.PictureComplete: _picture_complete,
     inputs.SourceStops: _source_stops,
+    inputs.StillHere: lambda _state, _given, _observation: None,
     inputs.SourceStarts: lambda _state, _given, _observation: None,
 }

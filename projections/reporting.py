@@ -19,6 +19,7 @@ from leasehold.events.inputs import (
     PictureComplete,
     SourceStarts,
     SourceStops,
+    StillHere,
 )
 
 Picture = dict[DeviceKey, DeviceDescription]
@@ -79,7 +80,7 @@ class Reporter:
         """Begin to report: messages that lead from what the log knows to what is seen, closed by `picture_complete`."""
         self._told = dict(in_log)
         self._is_synced = True
-        return self._report(picture, (PictureComplete(),))
+        return self._report(picture, (PictureComplete(since=self.counter + 1),))
 
     def look(self, picture: Picture) -> list[Observed]:
         """Messages for what has changed since the last look; none if nothing has."""
@@ -88,7 +89,7 @@ class Reporter:
 
     def assure(self) -> Observed:
         """A message without news: behind a lost one, it makes the gap seen."""
-        return self._next((PictureComplete(),))
+        return self._next((StillHere(),))
 
     def _report(self, picture: Picture, closing: tuple[Observation, ...]) -> list[Observed]:
         observations = [*differences(self._told, picture), *closing]

@@ -39,6 +39,8 @@ class SourceState(msgspec.Struct, frozen=True, kw_only=True):
     complete: bool = False
     stale: str = ""
     wants_report: bool = False
+    gap: int = 0
+    """The counter behind the last gap: what was said up to there is not known to be whole."""
 
 
 class HostState(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +96,9 @@ class LeaseState(msgspec.Struct, frozen=True, kw_only=True):
     held: int = 0
     """How many of its devices are not free yet."""
     renewals: tuple[RequestKey, ...] = ()
+    """The last ones, whose answers are remembered."""
+    renewal_horizon_ns: int = 0
+    """Renewals issued up to here may have been forgotten, so unknown ones are refused as too old."""
 
 
 class AnswerState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

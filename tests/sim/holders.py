@@ -1,0 +1,209 @@
+"""Holders in the simulator: impatient, forgetful, and sometimes dishonest. What they are told, they judge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from leasehold.events import inputs
+from leasehold.events.answers import Answer
+from leasehold.events.identities import Holder, RequestId, split_device_id
+from leasehold.events.inputs import Request
+from tests.sim.actors import refused
+from tests.sim.linear import Operation
+from tests.sim.world import SECOND, ViolationError
+
+if TYPE_CHECKING:
+    from tests.sim.run import Simulation
+
+
+@dataclass
+class Held:
+    """A lease as its holder believes in it: its TTL counts from the moment the request was sent."""
+
+    lease: int
+    token: int
+    devices: tuple[str, ...]
+    until_ns: int
+    ttl_ms: int
+    is_over: bool = False
+
+
+@dataclass
+class Sent:
+    """A request that was sent, and perhaps sent again."""
+
+    request: Request
+    at_ns: int
+    operation: Operation | None = None
+    answer: Answer | None = None
+
+
+@dataclass
+class SimHolder:
+    """One holder of one principal."""
+
+    sim: Simulation
+    principal: str
+    name: str
+    sent: dict[str, Sent] = field(default_factory=dict)
+    held: list[Held] = field(default_factory=list)
+    count: int = 0
+
+    def act(self) -> None:
+        """Do one thing: ask, ask again, renew, release, misbehave, use a device or let go of one."""
+        rng = self.sim.rng
+        living = [held for held in self.held if not held.is_over and held.until_ns > self.sim.now_ns]
+        open_requests = [sent for sent in self.sent.values() if sent.answer is None]
+        choice = rng.random()
+        if open_requests and choice < 0.35:
+            self.sim.submit(self, rng.choice(open_requests).request)
+        elif living and choice < 0.55:
+            self._renew(rng.choice(living))
+        elif living and choice < 0.68:
+            self.release(rng.choice(living))
+        elif choice < 0.76:
+            self._misbehave()
+        elif living and choice < 0.88:
+            self._use_or_leave(rng.choice(living))
+        elif len(open_requests) < 3:
+            self._lease()
+
+    def _id(self) -> RequestId:
+        self.count += 1
+        return RequestId(f"{self.name}-{self.count}")
+
+    def _send(self, request: Request, operation: Operation | None = None) -> None:
+        self.sent[request.request_id] = Sent(request, self.sim.now_ns, operation)
+        self.sim.submit(self, request)
+
+    def _lease(self) -> None:
+        rng = self.sim.rng
+        host = rng.choice(self.sim.hosts)
+        devices = tuple(rng.sample(host.ids(), rng.choice((1, 1, 1, 2))))
+        request = inputs.LeaseRequest(
+            request_id=self._id(),
+            issued_at_ns=self.sim.now_ns,
+            devices=devices,
+            holder=Holder(self.name),
+            ttl_ms=rng.choice((2_000, 10_000, 40_000)),
+        )
+        operation = Operation("acquire", devices, self.sim.now_ns, ttl_ns=request.ttl_ms * 10**6)
+        self.sim.history.append(operation)
+        self._send(request, operation)
+
+    def _renew(self, held: Held) -> None:
+        self._send(
+            inputs.RenewRequest(
+                request_id=self._id(), issued_at_ns=self.sim.now_ns, lease=held.lease, token=held.token
+            )
+        )
+
+    def release(self, held: Held) -> None:
+        """Stop believing, then say so."""
+        held.is_over = True
+        self.let_go(held)
+        operation = Operation("release", held.devices, self.sim.now_ns, lease=held.lease)
+        self.sim.history.append(operation)
+        self._send(
+            inputs.ReleaseRequest(
+                request_id=self._id(), issued_at_ns=self.sim.now_ns, lease=held.lease, token=held.token
+            ),
+            operation,
+        )
+
+    def let_go(self, held: Held) -> None:
+        """Use its devices no more."""
+        for device in held.devices:
+            self._host(device).stop_using(split_device_id(device)[1], self.name)  # type: ignore[arg-type]
+
+    def _host(self, device: str):  # type: ignore[no-untyped-def]
+        return next(host for host in self.sim.hosts if host.name == device.partition("/")[0])
+
+    def _use_or_leave(self, held: Held) -> None:
+        device = self.sim.rng.choice(held.devices)
+        host, key = self._host(device), split_device_id(device)[1]  # type: ignore[arg-type]
+        if self.name in host.users.get(key, []):
+            host.stop_using(key, self.name)
+        else:
+            host.use(key, self.name)
+
+    def _misbehave(self) -> None:
+        """Renew or release with a token that is not (or no longer) good, or say something else under an old id."""
+        rng = self.sim.rng
+        everyone = [held for holder in self.sim.holders for held in holder.held]
+        if not everyone:
+            return
+        held = rng.choice(everyone)
+        peers = [holder for holder in self.sim.holders if holder.principal == self.principal and holder is not self]
+        if any(held in peer.held for peer in peers):
+            return  # the principal has the right, so this would be no misdeed
+        token = rng.choice((held.token, held.token + 1, rng.choice(everyone).token))
+        kind = rng.choice((inputs.RenewRequest, inputs.ReleaseRequest))
+        mine = held in self.held
+        living = mine and not held.is_over and held.until_ns > self.sim.now_ns
+        if mine and token == held.token:
+            if not living and kind is inputs.ReleaseRequest:
+                self.release(held)  # once more, or too late: the history must know of it
+            return
+        known = [
+            request_id
+            for request_id, sent in self.sent.items()
+            if sent.answer is not None and not isinstance(sent.request, inputs.RenewRequest)
+        ]
+        if known and rng.random() < 0.3:
+            wrong = inputs.ReleaseRequest(
+                request_id=RequestId(rng.choice(known)), issued_at_ns=self.sim.now_ns, lease=held.lease, token=1
+            )
+            self.sim.submit(self, wrong, is_trick=True)
+            return
+        self._send(kind(request_id=self._id(), issued_at_ns=self.sim.now_ns, lease=held.lease, token=token))
+
+    # --- answers --------------------------------------------------------------------------------------------------
+
+    def take(self, request: Request, answer: Answer) -> None:
+        """Judge an answer against the log and against what was answered before."""
+        sent = self.sent[request.request_id]
+        if isinstance(request, inputs.RenewRequest) and refused(answer, "request_too_old"):
+            return  # only the last renewals of a lease are remembered: what became of this one is not told any more
+        if request != sent.request:
+            _must(answer.outcome == "refused", "once", "another body under a known id was not refused")
+            return
+        position = self.sim.oracle.decided.get((self.principal, request.request_id))
+        _must(position is not None, "kept", f"{request.request_id} was answered, but is not in the log")
+        _must(answer.position == position, "kept", f"{request.request_id}: answered {answer.position}, log {position}")
+        first = sent.answer
+        if first is not None:
+            same = (first.outcome, first.lease, first.position) == (answer.outcome, answer.lease, answer.position)
+            _must(same, "once", f"{request.request_id} was answered {first.outcome}, then {answer.outcome}")
+            return
+        sent.answer = answer
+        self._believe(sent, answer)
+
+    def _believe(self, sent: Sent, answer: Answer) -> None:
+        request = sent.request
+        if sent.operation is not None:
+            sent.operation.finish(self.sim.now_ns, ok=answer.outcome != "refused", lease=answer.lease)
+        if isinstance(request, inputs.LeaseRequest) and answer.outcome == "granted":
+            until_ns = sent.at_ns + request.ttl_ms * 10**6
+            held = Held(answer.lease, answer.token, answer.devices, until_ns, request.ttl_ms)
+            held.is_over = answer.state != "living"
+            self.held.append(held)
+            self.sim.check_beliefs()
+        elif isinstance(request, inputs.RenewRequest) and answer.outcome == "renewed":
+            for held in self.held:
+                if held.lease == request.lease and not held.is_over and answer.state == "living":
+                    held.until_ns = max(held.until_ns, sent.at_ns + held.ttl_ms * 10**6)
+
+    def settle(self) -> None:
+        """Give everything back, and let go of what is over."""
+        for held in self.held:
+            if held.is_over or held.until_ns <= self.sim.now_ns + SECOND:
+                self.let_go(held)
+            else:
+                self.release(held)
+
+
+def _must(holds: bool, promise: str, text: str) -> None:
+    if not holds:
+        raise ViolationError(f"{promise}: {text}")

@@ -1,0 +1,208 @@
+"""The judge: reads each record as plain JSON, keeps its own small books, and raises when a promise is broken.
+
+It shares nothing with the core but the words, so that an error in the core is not repeated here.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.sim.world import APART, ViolationError, short
+
+GRACE_NS = 30 * 10**9
+
+
+@dataclass
+class _Lease:
+    principal: str
+    holder: str
+    devices: list[str]
+    expires_at_ns: int
+    ended: bool = False
+
+
+@dataclass
+class _Device:
+    lease: int = 0
+    users: tuple[str, ...] = ()
+    is_missing: bool = False
+    is_bare: bool = True
+    """Neither bridge, root hub nor protected."""
+
+
+@dataclass
+class _Source:
+    run: int
+    counter: int = 0
+    stale: bool = True
+
+
+@dataclass
+class Oracle:
+    """Its own picture of the ledger, checked record by record."""
+
+    chain: str = "0" * 64
+    decided_at_ns: int = 0
+    observed_through: int = 0
+    grace: tuple[str, int] = ("", 0)
+    devices: dict[str, _Device] = field(default_factory=dict)
+    leases: dict[int, _Lease] = field(default_factory=dict)
+    sources: dict[str, _Source] = field(default_factory=dict)
+    decided: dict[tuple[str, str], int] = field(default_factory=dict)
+    """(principal, request id) -> position of the event that decided it."""
+    kinds: dict[int, str] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+
+    def record(self, sequence: int, body: bytes) -> None:
+        """Judge the record at `sequence`."""
+        record = json.loads(body)
+        _must(record["prev"] == self.chain, "chain", f"record {sequence} does not follow the one before")
+        _must(record["decided_at_ns"] >= self.decided_at_ns, "time", "the log's time goes back")
+        _must(record["observed_through"] >= self.observed_through, "intake", "the place in OBSERVED goes back")
+        self.chain = hashlib.sha256(body).hexdigest()
+        self.decided_at_ns = record["decided_at_ns"]
+        self.observed_through = record["observed_through"]
+        index = 0
+        for step in record["steps"]:
+            for event in step["events"]:
+                kind = event["type"].partition(".")[0]
+                self.seen.add(kind)
+                getattr(self, f"_{kind}", self._nothing)(sequence * 256 + index, event, step["input"], record)
+                self.kinds[sequence * 256 + index] = kind
+                index += 1
+        _must(0 < index <= 256, "record", f"{index} events")
+
+    def _nothing(self, _position: int, _event: dict[str, Any], _given: dict[str, Any], _record: dict[str, Any]) -> None:
+        pass
+
+    # --- observations ---------------------------------------------------------------------------------------------
+
+    def _source_started(self, _p: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
+        before = self.sources.get(event["host"])
+        _must(before is None or event["run"] > before.run, "intake", "an older run took over")
+        self.sources[event["host"]] = _Source(event["run"])
+
+    def _observations_accepted(self, _p: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
+        source = self.sources[event["host"]]
+        _must(event["run"] == source.run, "intake", "words of another run were taken")
+        _must(event["counter"] == source.counter + 1, "intake", f"counter {event['counter']} after {source.counter}")
+        source.counter = event["counter"]
+
+    def _report_requested(self, _p: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
+        source = self.sources[event["host"]]
+        _must(event["counter"] > source.counter + 1, "intake", "a report was asked for without a gap")
+        source.counter, source.stale = event["counter"], True
+
+    def _picture_completed(self, _p: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
+        self.sources[event["host"]].stale = False
+
+    def _host_went_stale(self, _p: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
+        self.sources[event["host"]].stale = True
+
+    _source_stopped = _host_went_stale
+
+    def _host_came_back(self, _p: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
+        self.sources[event["host"]].stale = False
+
+    def _device_appeared(self, _p: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
+        described = event["device"]
+        row = self.devices.setdefault(f"{event['host']}/{described['key']}", _Device())
+        row.users, row.is_missing = tuple(described.get("in_use_by", ())), False
+        row.is_bare = not described.get("bridge") and not described.get("protections") and not described.get("hub")
+
+    _device_changed = _device_replaced = _device_reappeared = _device_appeared
+
+    def _device_missing(self, _p: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
+        self.devices[f"{event['host']}/{event['key']}"].is_missing = True
+
+    # --- leases ---------------------------------------------------------------------------------------------------
+
+    def _grace_started(self, _p: int, event: dict[str, Any], _g: dict[str, Any], record: dict[str, Any]) -> None:
+        _must(event["until_ns"] >= record["decided_at_ns"] + GRACE_NS, "grace", "too short")
+        self.grace = (event["writer"], event["until_ns"])
+
+    def _lease_granted(self, position: int, event: dict[str, Any], given: dict[str, Any], _r: dict[str, Any]) -> None:
+        self._decide_once(position, event["request"])
+        holder = (event["request"]["principal"], event["holder"])
+        for device in event["devices"]:
+            row = self.devices[device]
+            host = device.partition("/")[0]
+            _must(not row.lease, "one owner", f"{device} was granted while {row.lease} holds it")
+            _must(row.is_bare, "protected", f"{device} was granted")
+            _must(not row.is_missing and not row.users, "grant", f"{device} is missing or used")
+            _must(not self.sources[host].stale, "grant", f"{device} of a stale host was granted")
+        for device in event["devices"]:
+            self._check_apart(device, holder, event["devices"])
+        for device in event["devices"]:
+            self.devices[device].lease = position
+        _must(given["principal"] == holder[0], "principal", "granted to another")
+        self.leases[position] = _Lease(holder[0], holder[1], event["devices"], event["expires_at_ns"])
+
+    def _check_apart(self, device: str, holder: tuple[str, str], together: list[str]) -> None:
+        host = device.partition("/")[0]
+        for pair, by in APART.items():
+            if short(device) not in pair:
+                continue
+            (other_end,) = pair - {short(device)}
+            for other, row in self.devices.items():
+                if other.partition("/")[0] != host or short(other) != other_end or not row.lease or other in together:
+                    continue
+                lease = self.leases[row.lease]
+                same = by == "holder" and (lease.principal, lease.holder) == holder
+                _must(same, "one owner", f"{device} was granted while {other} is another's")
+
+    def _owned(self, event: dict[str, Any], given: dict[str, Any], record: dict[str, Any]) -> _Lease:
+        lease = self.leases[event["lease"]]
+        _must(not lease.ended, "token", f"lease {event['lease']} is over, yet was acted on")
+        _must(given["request"]["token"] == event["lease"], "token", "another token than the lease's was taken")
+        _must(given["principal"] == lease.principal, "principal", "acted on another's lease")
+        _must(record["decided_at_ns"] >= 0, "time", "")
+        return lease
+
+    def _lease_renewed(self, position: int, event: dict[str, Any], given: dict[str, Any], rec: dict[str, Any]) -> None:
+        self._owned(event, given, rec).expires_at_ns = event["expires_at_ns"]
+        self.decided[event["request"]["principal"], event["request"]["request_id"]] = position
+
+    def _lease_released(self, position: int, event: dict[str, Any], given: dict[str, Any], rec: dict[str, Any]) -> None:
+        self._decide_once(position, event["request"])
+        self._owned(event, given, rec).ended = True
+
+    def _lease_expired(self, _p: int, event: dict[str, Any], _g: dict[str, Any], record: dict[str, Any]) -> None:
+        lease = self.leases[event["lease"]]
+        _must(not lease.ended, "expiry", "a lease that is over expired")
+        _must(record["decided_at_ns"] >= lease.expires_at_ns, "expiry", "before its time")
+        writer, until_ns = self.grace
+        _must(record["writer"] == writer and record["decided_at_ns"] >= until_ns, "grace", "expired within grace")
+        lease.ended = True
+
+    def _device_freed(self, position: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
+        row = self.devices[event["device"]]
+        _must(row.lease == event["lease"], "free", "freed of a lease that does not hold it")
+        _must(self.leases[event["lease"]].ended, "free", "freed while its lease lives")
+        if "request" in event:
+            self._decide_once(position, event["request"])
+        else:
+            stale = self.sources[event["device"].partition("/")[0]].stale
+            _must(not stale and (row.is_missing or not row.users), "free", f"{event['device']} freed without evidence")
+        row.lease = 0
+
+    def _request_refused(self, position: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
+        self.decided.setdefault((event["request"]["principal"], event["request"]["request_id"]), position)
+
+    _refusals_repeated = _request_refused
+
+    def _decide_once(self, position: int, ref: dict[str, Any]) -> None:
+        key = (ref["principal"], ref["request_id"])
+        _must(key not in self.decided, "once", f"{key} was decided twice, first at {self.decided.get(key)}")
+        self.decided[key] = position
+
+    def may_act(self, device: str, token: int) -> bool:
+        """Whether a token is the one that may act on a device."""
+        lease = self.leases.get(token)
+        return lease is not None and not lease.ended and self.devices[device].lease == token
+
+
+def _must(holds: bool, promise: str, text: str) -> None:
+    if not holds:
+        raise ViolationError(f"{promise}: {text}")

@@ -1,0 +1,267 @@
+"""One simulated run per seed, and many of them at once: `python -m tests.sim.run --seeds 10000`."""
+
+import argparse
+import multiprocessing
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from leasehold.events.answers import Answer
+from leasehold.events.identities import DeviceId, HostName, RequestKey
+from leasehold.events.inputs import HostHeard, Observed, Request
+from leasehold.projections import evolve
+from leasehold.projections.fencing import check_token
+from leasehold.projections.replay import Replay
+from leasehold.projections.snapshots import encode_state
+from leasehold.projections.state import State
+from tests.sim.actors import SimAllocator, SimWatcher, check_reader
+from tests.sim.holders import SimHolder
+from tests.sim.linear import Operation, is_linearizable
+from tests.sim.oracle import Oracle
+from tests.sim.world import SECOND, Faults, SimHost, SimLog, ViolationError
+
+STEPS = 120
+HEALING_STEPS = 400
+
+
+class Simulation:
+    """One run. The seed decides everything."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.faults = Faults()
+        self.now_ns = 1_700_000_000 * SECOND
+        self.server_error_ns = 0
+        self.log = SimLog(stored=self._stored)
+        self.observed: list[Observed] = []
+        self.reader = State()
+        self.snapshot = b""
+        self.oracle = Oracle()
+        self.history: list[Operation] = []
+        self.hosts = [SimHost(HostName("h1")), SimHost(HostName("h2"))]
+        self.allocators = [SimAllocator(self, f"alloc{number}") for number in range(3)]
+        self.watchers = [SimWatcher(self, host) for host in self.hosts]
+        self.holders = [SimHolder(self, principal, f"{principal}-vm{n}") for principal in ("a", "b") for n in range(2)]
+        self._later: list[tuple[int, Callable[[], object]]] = []
+        self._tickets: dict[int, tuple[SimHolder, Request]] = {}
+
+    # --- what actors use ------------------------------------------------------------------------------------------
+
+    def later(self, due_ns: int, act: Callable[[], object]) -> None:
+        """Do something at a later time."""
+        self._later.append((due_ns, act))
+
+    def submit(self, holder: SimHolder, request: Request, *, is_trick: bool = False) -> None:
+        """A request goes out to all allocators that hear it."""
+        if is_trick and request == holder.sent[request.request_id].request:
+            return
+        for allocator in self.allocators:
+            if allocator.is_up and self.rng.random() >= self.faults.request_lost:
+                ticket = len(self._tickets)
+                self._tickets[ticket] = (holder, request)
+                allocator.ask(ticket, holder.principal, request)
+
+    def deliver(self, ticket: int, answer: Answer) -> None:
+        """An answer comes back, or is lost."""
+        holder, request = self._tickets[ticket]
+        if self.rng.random() >= self.faults.reply_lost:
+            holder.take(request, answer)
+
+    def check_beliefs(self) -> None:
+        """No two holders believe at once, each by its own clock, to have one device.
+
+        Raises:
+            ViolationError: two do.
+        """
+        believed: dict[str, int] = {}
+        for holder in self.holders:
+            for held in holder.held:
+                if held.is_over or held.until_ns <= self.now_ns:
+                    continue
+                for device in held.devices:
+                    other = believed.setdefault(device, held.lease)
+                    if other != held.lease:
+                        raise ViolationError(f"one owner: {device} is believed to be {other}'s and {held.lease}'s")
+
+    def _stored(self, sequence: int, body: bytes) -> None:
+        self.oracle.record(sequence, body)
+        evolve.fold(self.reader, sequence, body)
+        if self.rng.random() < 0.02:
+            self.snapshot = encode_state(self.reader)
+
+    # --- the run --------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """All of it.
+
+        Raises:
+            ViolationError: a promise was broken.
+        """
+        for _ in range(STEPS):
+            self._step()
+        self._heal()
+        self._check_end()
+
+    def _step(self) -> None:
+        self.now_ns += self.rng.choice((50, 200, 400, 900, 1_500)) * 1_000_000
+        self._do_what_is_due()
+        if self.rng.random() < self.faults.clock_jumps:
+            self.rng.choice(self.allocators).skew_ns = self.rng.choice((0, 3_600, -3_600)) * SECOND
+        if self.rng.random() < self.faults.clock_jumps:
+            # The server's clock steps back, and stays so: a step forward cannot be told from time gone by.
+            self.server_error_ns -= self.rng.choice((1, 30)) * SECOND
+        for allocator in self.allocators:
+            if self.rng.random() < 0.7:
+                allocator.act()
+        for watcher in self.watchers:
+            if self.rng.random() < 0.6:
+                watcher.act()
+        for holder in self.holders:
+            if self.rng.random() < 0.6:
+                holder.act()
+        self._disturb()
+        self._try_tokens()
+
+    def _do_what_is_due(self) -> None:
+        due = [each for each in self._later if each[0] <= self.now_ns]
+        self._later = [each for each in self._later if each[0] > self.now_ns]
+        for _, act in sorted(due, key=lambda each: each[0]):
+            act()
+
+    def _disturb(self) -> None:
+        if self.faults.killed and self.rng.random() < 0.04:
+            self.rng.choice(self.hosts).shuffle(self.rng)
+        if self.rng.random() < 0.03:
+            host = self.rng.choice(self.hosts)
+            row = self.reader.hosts.get(host.name)
+            alive = not self.faults.killed or self.rng.random() < 0.6
+            for allocator in self.allocators:
+                if row is not None and allocator.sequencer is not None and row.sources:
+                    allocator.sequencer.note(HostHeard(host.name, "watcher", row.sources["watcher"].run, alive))
+
+    def _try_tokens(self) -> None:
+        """Whatever token is shown at the door of a device, only its living lease's may act."""
+        held = [(holder, held) for holder in self.holders for held in holder.held]
+        if not held:
+            return
+        _, shown = self.rng.choice(held)
+        device = self.rng.choice(shown.devices)
+        token = shown.token + self.rng.choice((0, 0, 0, 1, -256))
+        if check_token(self.reader, DeviceId(device), token) is None and not self.oracle.may_act(device, token):
+            raise ViolationError(f"token: {token} was let in to {device}")
+
+    # --- the end --------------------------------------------------------------------------------------------------
+
+    def _heal(self) -> None:
+        """Nothing fails any more: everything that was asked is answered, and everything becomes free."""
+        self.faults.heal()
+        for allocator in self.allocators:
+            allocator.skew_ns = allocator.paused_until_ns = 0
+        for host in self.hosts:
+            host.devices.update(host.absent)
+            host.absent.clear()
+        for step in range(HEALING_STEPS):
+            self.now_ns += SECOND
+            self._do_what_is_due()
+            for actor in (*self.allocators, *self.watchers):
+                actor.act()
+            for holder in self.holders:
+                holder.settle()
+                for sent in list(holder.sent.values()):
+                    if sent.answer is None and step % 5 == 0:
+                        self.submit(holder, sent.request)
+            self._disturb()
+            if step > 10 and self._is_quiet():
+                return
+        raise ViolationError(f"liveness: {self._left_over()} after {HEALING_STEPS} s without faults")
+
+    def _is_quiet(self) -> bool:
+        return not self._left_over()
+
+    def _left_over(self) -> str:
+        waiting = [id_ for holder in self.holders for id_, sent in holder.sent.items() if sent.answer is None]
+        leased = [device for device, row in self.reader.devices.items() if row.lease]
+        stale = [host for host, row in self.reader.hosts.items() if row.stale]
+        return ", ".join(f"{what}: {which}" for what, which in
+                         (("unanswered", waiting), ("not free", leased), ("stale", stale)) if which)
+
+    def _check_end(self) -> None:
+        check_reader(self)
+        replay = Replay()
+        for sequence, body in enumerate(self.log.bodies, 1):
+            difference = replay.step(sequence, body)
+            if difference is not None:
+                raise ViolationError(f"replay: {difference}")
+        self._check_answers()
+        self._check_history()
+
+    def _check_answers(self) -> None:
+        for holder in self.holders:
+            for request_id, sent in holder.sent.items():
+                if sent.answer is not None and RequestKey(f"{holder.principal}/{request_id}") not in self.reader.answers:
+                    known = sent.answer.outcome == "renewed"
+                    if not known:
+                        raise ViolationError(f"once: {request_id} was forgotten at once")
+
+    def _check_history(self) -> None:
+        renewed: dict[int, int] = {}
+        for holder in self.holders:
+            for held in holder.held:
+                renewed[held.lease] = max(renewed.get(held.lease, 0), held.until_ns)
+        devices = sorted({device for operation in self.history for device in operation.devices})
+        for device in devices:
+            if not is_linearizable([each for each in self.history if device in each.devices], renewed):
+                raise ViolationError(f"linearizability: the history of {device} has no order")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one seed went."""
+
+    seed: int
+    failure: str
+    records: int
+    kinds: frozenset[str]
+
+
+def simulate(seed: int) -> Outcome:
+    """Run one seed."""
+    simulation = Simulation(seed)
+    failure = ""
+    try:
+        simulation.run()
+    except Exception as error:
+        failure = f"{type(error).__name__}: {error}"
+    return Outcome(seed, failure, len(simulation.log.bodies), frozenset(simulation.oracle.seen))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run many seeds on all cores; print how it went and every seed that failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=1_000, help="how many seeds")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args(arguments)
+    started = time.monotonic()
+    failures, records, kinds = [], 0, set[str]()
+    with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
+        seeds = range(options.first, options.first + options.seeds)
+        for done, outcome in enumerate(pool.imap_unordered(simulate, seeds, chunksize=16), 1):
+            records += outcome.records
+            kinds |= outcome.kinds
+            if outcome.failure:
+                failures.append(outcome.seed)
+                print(f"seed {outcome.seed}: {outcome.failure}", flush=True)
+            if sys.stderr.isatty() and done % 50 == 0:
+                print(f"\r{done}/{options.seeds}", end="", file=sys.stderr, flush=True)
+    took_s = time.monotonic() - started
+    print(f"{options.seeds} seeds from {options.first}, {records} records, {len(kinds)} kinds of events, {took_s:.0f} s")
+    print(f"{options.seeds - len(failures)} passed, {len(failures)} failed")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
