@@ -62,10 +62,7 @@ class Mount(msgspec.Struct, frozen=True):
 
 
 def find_essentials(
-    root: HostRoot,
-    picture: Mapping[DeviceKey, DeviceDescription],
-    places: Places,
-    needed_interfaces: Mapping[str, str],
+    root: HostRoot, picture: Mapping[DeviceKey, DeviceDescription], places: Places, needed_interfaces: Mapping[str, str]
 ) -> dict[DeviceKey, tuple[str, ...]]:
     """The reasons why the host needs its devices, sorted, by key; a device that it does not need is not there.
 
@@ -82,35 +79,35 @@ def find_essentials(
         *_network_needs(root, needed_interfaces),
         *_display_needs(picture, places),
     ):
+        above = [place.key for each in multipath_controllers(path) if (place := nearest_above(each, places))]
         place = places.get(path)
-        if place is None or place.key not in picture:  # a disk that is not shown, like one path of several
+        if place is None or place.key not in picture:  # a disk that is not shown: what is above it stands for it
             place = nearest_above(path, places)
             between = (*between, os.path.basename(path))
-        if place is not None:
-            text = reason + (f" (through {', '.join(between)})" if between else "")
-            for key, told in _spread(picture, place.key, text):
+        text = reason + (f" (through {', '.join(between)})" if between else "")
+        for start in [place.key] if place else above:
+            for key, told in _spread(picture, start, above, text):
                 reasons[key].add(clean(told, REASON_BYTES_MAX))
     return {key: _bounded(texts) for key, texts in reasons.items()}
 
 
 def _spread(
-    picture: Mapping[DeviceKey, DeviceDescription], start: DeviceKey, reason: str
+    picture: Mapping[DeviceKey, DeviceDescription], start: DeviceKey, also_above: list[DeviceKey], reason: str
 ) -> Iterator[tuple[DeviceKey, str]]:
     """The device itself, all above it, and the physical function of a virtual one with all above that."""
-    yield start, reason
     name = picture[start].name[:64] if start in picture else start[:64]
-    waiting: deque[DeviceKey] = deque([start])
-    seen = {start}
+    waiting = deque([(start, ""), *((key, "below it") for key in also_above)])
+    seen: set[DeviceKey] = set()
     while waiting:
-        device = picture.get(waiting.popleft())
-        if device is None:
+        key, where = waiting.popleft()
+        if key in seen:
             continue
-        for above, where in ((device.parent, "below it"), (device.physical_function, "on its virtual function")):
-            if above and above not in seen:
-                key = DeviceKey(above)
-                seen.add(key)
-                waiting.append(key)
-                yield key, f"{name} {where}: {reason}"
+        seen.add(key)
+        yield key, f"{name} {where}: {reason}" if where else reason
+        if device := picture.get(key):
+            for above, how in ((device.parent, "below it"), (device.physical_function, "on its virtual function")):
+                if above:
+                    waiting.append((DeviceKey(above), how))
 
 
 def _bounded(texts: set[str]) -> tuple[str, ...]:
@@ -177,7 +174,7 @@ class Storage:
             file = os.fsdecode(read_bytes(f"{path}/{attribute}")).rstrip("\n")
             if file.startswith("/"):
                 return self._paths_of_file(file)
-        return multipath_controllers(path)
+        return []
 
     def _called(self, path: str) -> str:
         return read_text(f"{path}/dm/name", 64) or clean(os.path.basename(path), 64)

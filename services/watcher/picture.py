@@ -65,7 +65,7 @@ def take_picture(
     It reads some hundred small files and blocks while it does (0.2 ms a device): call it in a thread where the event
     loop must go on. A device that goes while it is read is left out; one that can be read in part is described in
     part. It needs neither root nor udevd. Where udevd runs, a disk whose serial only udevd can tell is left out until
-    udevd has dealt with it: with the serial coming later it would look like another disk in the same place.
+    udevd has dealt with it: shown without a serial it could not be told from the disk that was there before.
 
     Args:
         host_root: whose files are read.

@@ -133,7 +133,7 @@ def _usb(root: HostRoot) -> Iterator[tuple[str, str, DeviceKey]]:
             continue
         ports = tuple(map(int, matched[2].split("."))) if matched and matched[2] != "0" else ()
         device = usb_key(hub.controller, UsbPortPath(hub.generation, ports))
-        yield name, path, child_key(device, "interface", matched[3]) if matched and matched[3] else device
+        yield (name, path, child_key(device, "interface", matched[3]) if matched and matched[3] else device)
 
 
 def _usb_kind(name: str) -> str:
