@@ -128,6 +128,12 @@ class Connection(nats.aio.client.Client):
             self._answer_subscription = subscribing
         await asyncio.shield(self._answer_subscription)
 
+    def fail_answers(self, reason: str) -> None:
+        """Let all who wait for an answer know that none will come: the connection that it was to come on is gone."""
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(UnavailableError(reason))
+
     def _take_answer(self, subject: bytes, _reply: bytes, body: bytes, headers: bytes | None) -> None:
         answer = self._answers.get(subject)
         if answer is not None and not answer.done():
@@ -193,6 +199,9 @@ async def connect(
         if on_error is not None:
             on_error(error)
 
+    async def disconnected() -> None:
+        connection.fail_answers("the connection to the bus broke")
+
     async def reconnected() -> None:
         _log.info("%s: connected again", name)
         for listener in tuple(connection.reconnect_listeners):
@@ -206,6 +215,7 @@ async def connect(
             name=name,
             inbox_prefix=inbox_prefix or f"_INBOX_{user}",
             error_cb=complain,
+            disconnected_cb=disconnected,
             reconnected_cb=reconnected,
             allow_reconnect=True,
             max_reconnect_attempts=-1,

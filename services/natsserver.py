@@ -188,6 +188,11 @@ class NatsServer:
         assert self._process is not None, "not started"
         return await self._process.wait()
 
+    def kill(self) -> None:
+        """Kill the server at once (SIGKILL), as a crash would; `wait`, then `stop`, still have to follow."""
+        assert self._process is not None, "not started"
+        _signal(self._process, signal.SIGKILL)
+
     async def stop(self) -> None:
         """End the server (it gets 5 s to do so itself) and let go of the store. Does nothing if it is not running."""
         try:

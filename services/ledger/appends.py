@@ -35,7 +35,7 @@ async def append_certainly(
         on_unknown: Called once, when an attempt first ends without a clear answer: who waits can then be told.
 
     Raises:
-        InvalidInputError: the body is empty or too long.
+        InvalidInputError: the body is empty or too long, or stands somewhere else in the log already.
         CorruptLedgerError: the log ends before `expected`, or lacks a record.
     """
     cancellations = _cancellations()

@@ -14,7 +14,7 @@ from leasehold.events.subjects import LEDGER_STREAM, Subjects
 from leasehold.projections.appending import Said
 from leasehold.services.connection import Connection, Reply
 from leasehold.services.ledger import api
-from leasehold.services.ledger.port import Entry, check_body
+from leasehold.services.ledger.port import Entry, check_body, check_stored
 from leasehold.services.ledger.tail import Arrival, Tail
 
 _log: Final = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ class JetStreamLedger:
             return Said.NOTHING, 0
         said, sequence, complaint = _judge(reply)
         self._complain(complaint)
+        check_stored(said, sequence, expected)
         return said, sequence
 
     def _complain(self, complaint: str) -> None:

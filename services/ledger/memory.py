@@ -5,8 +5,9 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from leasehold.events.errors import CorruptLedgerError
+from leasehold.events.record import chain_hash
 from leasehold.projections.appending import Said
-from leasehold.services.ledger.port import Entry, check_body
+from leasehold.services.ledger.port import Entry, check_body, check_stored
 
 BATCH_RECORDS_MAX: Final = 256
 
@@ -16,12 +17,16 @@ class MemoryLog:
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
+        self._places: dict[str, int] = {}
         self._waiting: set[asyncio.Event] = set()
 
-    def append(self, body: bytes) -> None:
-        """Add a record and wake up who follows."""
-        self.bodies.append(body)
-        self.wake()
+    def append(self, body: bytes) -> int:
+        """Add a record, unless it is there already, and wake up who follows; where it stands."""
+        place = self._places.setdefault(chain_hash(body), len(self.bodies) + 1)
+        if place > len(self.bodies):
+            self.bodies.append(body)
+            self.wake()
+        return place
 
     def wake(self) -> None:
         """Let all who follow look again."""
@@ -57,8 +62,9 @@ class MemoryLedger:
         last = len(self._log.bodies)
         if last != expected:
             return Said.REFUSED, last
-        self._log.append(body)
-        return Said.STORED, last + 1
+        place = self._log.append(body)
+        check_stored(Said.STORED, place, expected)
+        return Said.STORED, place
 
     async def read(self, sequence: int) -> bytes | None:
         """See `port.Ledger`."""

@@ -32,13 +32,16 @@ class Ledger(Protocol):
     async def append(self, expected: int, body: bytes, *, timeout_s: float) -> tuple[Said, int]:
         """Try once to append `body` (1 to `limits.RECORD_BYTES_MAX` bytes) behind sequence `expected`.
 
+        No two records may have the same bytes, since they tell a repeated append from another one; the hash of the
+        record before, which each record carries, sees to that.
+
         Returns:
             `STORED` with the sequence where the very same bytes now stand; `REFUSED` with the last sequence of the log,
             or 0 if the refusal did not name it; `NOTHING` with 0 if no clear answer came within `timeout_s`: then the
             record may be stored, may be stored later, or may never be. Trouble of the network is never raised.
 
         Raises:
-            InvalidInputError: the body is empty or too long.
+            InvalidInputError: the body is empty or too long, or stands somewhere else in the log already.
         """
         ...
 
@@ -71,3 +74,9 @@ def check_body(body: bytes) -> None:
     """Raises InvalidInputError unless `body` may be a record's."""
     if not 1 <= len(body) <= limits.RECORD_BYTES_MAX:
         raise InvalidInputError(f"{len(body)} bytes; 1 to {limits.RECORD_BYTES_MAX} are possible", field="record")
+
+
+def check_stored(said: Said, sequence: int, expected: int) -> None:
+    """Raises InvalidInputError if an append behind `expected` was taken for a repetition of another one."""
+    if said is Said.STORED and sequence != expected + 1:
+        raise InvalidInputError(f"the very same bytes already stand at {sequence}", field="record")
