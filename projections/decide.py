@@ -107,15 +107,20 @@ def _asked(state: State, given: Asked, now_ns: int) -> Decision:
         return None
     refusal = _untimely(state, ref, now_ns)
     if known is not None:
-        refusal = Refusal(
-            code=RefusalCode.REQUEST_ID_REUSED,
-            message=f"request id {request.request_id} was used for another request",
-            help="use a new request id for a new request",
-        )
+        refusal = id_reused(request.request_id)
     if refusal is not None:
         return _refuse(state, ref, request, (), refusal, now_ns)
     decider: Callable[[State, RequestRef, Any, int], Decision] = _REQUEST_DECIDERS[type(request)]
     return decider(state, ref, request, now_ns)
+
+
+def id_reused(request_id: str) -> Refusal:
+    """The refusal of another body under an id that is known."""
+    return Refusal(
+        code=RefusalCode.REQUEST_ID_REUSED,
+        message=f"request id {request_id} was used for another request",
+        help="use a new request id for a new request",
+    )
 
 
 def _untimely(state: State, ref: RequestRef, now_ns: int) -> Refusal | None:

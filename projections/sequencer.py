@@ -14,12 +14,11 @@ from leasehold.events import codec, inputs, limits
 from leasehold.events.answers import Answer
 from leasehold.events.identities import Principal, RequestKey, request_key
 from leasehold.events.inputs import Asked, Input, Observed, Request
-from leasehold.events.position import end_of_record
-from leasehold.events.record import FORMAT, RULES_VERSION, Record, Step, chain_hash, event_count
-from leasehold.events.refusals import Refusal, RefusalCode
+from leasehold.events.position import end_of_record, position_of
+from leasehold.events.record import FORMAT, RULES_VERSION, Record, Step, chain_hash
 from leasehold.projections import evolve
 from leasehold.projections.answers import answer_for
-from leasehold.projections.decide import decide, next_work_ns
+from leasehold.projections.decide import decide, id_reused, next_work_ns
 from leasehold.projections.state import Head, State
 
 
@@ -61,7 +60,7 @@ class Sequencer:
         self._notes: deque[Input] = deque()
         self._through = state.head.observed_through
         self._draft: Draft | None = None
-        self._drafted: list[Pending] = []
+        self._drafted: list[tuple[Pending, Answer]] = []
         self._drafted_notes: list[Input] = []
         self._drafted_observed: list[tuple[int, Observed | None]] = []
 
@@ -87,7 +86,7 @@ class Sequencer:
     def forget(self, ticket: int) -> None:
         """Nobody waits for this answer any more; what is decided already stays so."""
         self._requests = deque(pending for pending in self._requests if pending.ticket != ticket)
-        self._drafted = [pending for pending in self._drafted if pending.ticket != ticket]
+        self._drafted = [each for each in self._drafted if each[0].ticket != ticket]
 
     def observe(self, sequence: int, message: Observed | None) -> None:
         """Let the message at `sequence` of OBSERVED wait; `None` for one that could not be read. In order only."""
@@ -152,7 +151,8 @@ class Sequencer:
             packing.observed_through = max(packing.observed_through, sequence)
             self._drafted_observed.append(self._observed.popleft())
         while self._requests and packing.add(self._requests[0].asked):
-            self._drafted.append(self._requests.popleft())
+            pending = self._requests.popleft()
+            self._drafted.append((pending, self._answer(pending, packing.last_position)))
         due = next_work_ns(self.state, self.writer)
         if due is not None and due <= now_ns:
             packing.add(inputs.Tick(self.writer))
@@ -185,29 +185,23 @@ class Sequencer:
         return record
 
     def _answer_drafted(self) -> None:
-        for pending in self._drafted:
-            self.replies.append(Reply(pending.ticket, self._answer(pending)))
+        as_of = end_of_record(self.state.head.sequence)
+        for pending, answer in self._drafted:
+            self.replies.append(Reply(pending.ticket, msgspec.structs.replace(answer, as_of=as_of)))
         self._drafted.clear()
         self._drafted_notes.clear()
         self._drafted_observed.clear()
 
-    def _answer(self, pending: Pending) -> Answer:
-        answer = answer_for(self.state, pending.key)
+    def _answer(self, pending: Pending, position: int) -> Answer:
+        """The outcome right behind the request's own step: later steps of the record may already forget it."""
         known = self.state.answers.get(pending.key)
-        if answer is not None and known is not None and known.body_hash == codec.body_hash(pending.asked.request):
+        if known is not None and known.body_hash == codec.body_hash(pending.asked.request):
+            answer = answer_for(self.state, pending.key)
+            assert answer is not None
             return answer
-        # Another body stands under this id (that answer is not this request's), or it is forgotten already.
-        refusal = Refusal(
-            code=RefusalCode.REQUEST_ID_REUSED,
-            message=f"request id {pending.asked.request.request_id} was used for another request",
-            help="use a new request id for a new request",
-        )
-        return Answer(
-            outcome="refused",
-            request_id=pending.asked.request.request_id,
-            as_of=end_of_record(self.state.head.sequence),
-            refusal=refusal,
-        )
+        # Another body stands under this id; that answer is not this request's.
+        request_id = pending.asked.request.request_id
+        return Answer(outcome="refused", request_id=request_id, position=position, refusal=id_reused(request_id))
 
     def lost(self, sequence: int, body: bytes) -> Record:
         """Another's record stands where the draft would: undo, fold the other, let everything wait again.
@@ -218,7 +212,7 @@ class Sequencer:
         assert self._draft is not None
         self._draft = None
         self.state.roll_back()
-        self._requests.extendleft(reversed(self._drafted))
+        self._requests.extendleft(pending for pending, _ in reversed(self._drafted))
         self._observed.extendleft(reversed(self._drafted_observed))
         self._notes.extendleft(reversed(self._drafted_notes))
         self._drafted, self._drafted_observed, self._drafted_notes = [], [], []
@@ -248,6 +242,8 @@ class _Packing:
         self.before = before
         self.steps: list[Step] = []
         self.observed_through = before.observed_through
+        self.last_position = 0
+        """Of the first event of the step that was added last."""
         self._state = state
         self._now_ns = now_ns
         self._count = 0
@@ -266,15 +262,11 @@ class _Packing:
             self._count + len(events) > limits.EVENTS_PER_RECORD_MAX or self._bytes + size > limits.RECORD_BYTES_MAX
         ):
             return False
+        self.last_position = position_of(self.before.sequence + 1, self._count)
         for event in events:
-            position = (self.before.sequence + 1) * limits.EVENTS_PER_RECORD_MAX + self._count
+            position = position_of(self.before.sequence + 1, self._count)
             evolve.evolve(self._state, position, self._now_ns, event)
             self._count += 1
         self.steps.append(step)
         self._bytes += size
         return True
-
-
-def count_events(draft: Draft) -> int:
-    """How many events a draft holds."""
-    return event_count(draft.record)

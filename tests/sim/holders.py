@@ -165,14 +165,18 @@ class SimHolder:
         """Judge an answer against the log and against what was answered before."""
         sent = self.sent[request.request_id]
         if isinstance(request, inputs.RenewRequest) and refused(answer, "request_too_old"):
-            return  # only the last renewals of a lease are remembered: what became of this one is not told any more
+            # Only the last renewals of a lease are remembered: what became of this one is not told any more.
+            sent.answer = sent.answer or answer
+            return
         if request != sent.request:
             _must(answer.outcome == "refused", "once", "another body under a known id was not refused")
             return
+        first = sent.answer
         position = self.sim.oracle.decided.get((self.principal, request.request_id))
+        if first is not None and refused(first, "request_too_old"):
+            return
         _must(position is not None, "kept", f"{request.request_id} was answered, but is not in the log")
         _must(answer.position == position, "kept", f"{request.request_id}: answered {answer.position}, log {position}")
-        first = sent.answer
         if first is not None:
             same = (first.outcome, first.lease, first.position) == (answer.outcome, answer.lease, answer.position)
             _must(same, "once", f"{request.request_id} was answered {first.outcome}, then {answer.outcome}")

@@ -101,7 +101,7 @@ def host_devices() -> Picture:
 
 
 LEASABLE = ("01:00.0", "02:00.0", "02:00.1", "03:00.0", "03:10.0", "04:00.0", "2-1")
-"""Ends of the keys that may be leased at some time."""
+"""Ends of the keys that may be leased at some time; only these are unplugged."""
 APART = {
     frozenset({"02:00.0", "02:00.1"}): "holder",
     frozenset({"03:00.0", "03:10.0"}): "lease",
@@ -166,6 +166,5 @@ class SimHost:
             self.users.pop(key, None)
 
     def ids(self) -> list[DeviceId]:
-        """All that can be asked for."""
-        keys = sorted({**self.devices, **self.absent})
-        return [device_id(self.name, key) for key in keys if short(key) in LEASABLE]
+        """All that is asked for; what is protected, or a bridge, must be refused."""
+        return [device_id(self.name, key) for key in sorted({**self.devices, **self.absent})]
