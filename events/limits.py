@@ -79,7 +79,9 @@ USB_PORT_DEPTH_MAX: Final = 7
 # --- services ---------------------------------------------------------------------------------------------------
 REQUESTS_WAITING_MAX: Final = 4_096
 OBSERVED_WAITING_MAX: Final = 1_024
-REQUESTS_PER_PRINCIPAL_PER_S: Final = 5_000
+REQUESTS_WAITING_PER_PRINCIPAL_MAX: Final = 2_048
+"""Half of all: one principal cannot take every place."""
+REQUESTS_PER_PRINCIPAL_PER_S: Final = 20_000
 APPEND_TIMEOUT_MS: Final = 900
 """A requester hears "unavailable" within a second, so an append must be given up before."""
 REQUEST_TIMEOUT_MS: Final = 1_000

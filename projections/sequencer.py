@@ -83,10 +83,12 @@ class Sequencer:
         self._requests.append(Pending(ticket, Asked(principal, request), request_key(principal, request.request_id)))
         return True
 
-    def forget(self, ticket: int) -> None:
-        """Nobody waits for this answer any more; what is decided already stays so."""
-        self._requests = deque(pending for pending in self._requests if pending.ticket != ticket)
-        self._drafted = [each for each in self._drafted if each[0].ticket != ticket]
+    def withdraw(self, tickets: frozenset[int]) -> frozenset[int]:
+        """Take back those of `tickets` that are not in a draft yet, and name them; the others may still be decided."""
+        withdrawn = frozenset(pending.ticket for pending in self._requests if pending.ticket in tickets)
+        if withdrawn:
+            self._requests = deque(pending for pending in self._requests if pending.ticket not in withdrawn)
+        return withdrawn
 
     def observe(self, sequence: int, message: Observed | None) -> None:
         """Let the message at `sequence` of OBSERVED wait; `None` for one that could not be read. In order only."""

@@ -1,5 +1,6 @@
 """The few requests to JetStream that the ledger needs, with answers as values."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar
 
 import msgspec
@@ -38,6 +39,8 @@ class StreamInfo(msgspec.Struct, frozen=True):
 
     state: StreamState = StreamState()
     config: dict[str, object] = {}
+    ts: datetime | None = None
+    """The server's time."""
     error: ApiError | None = None
 
 
@@ -70,7 +73,14 @@ class ConsumerReply(msgspec.Struct, frozen=True):
     error: ApiError | None = None
 
 
-Kind = TypeVar("Kind", StreamInfo, StoredReply, ConsumerReply)
+class PurgeReply(msgspec.Struct, frozen=True):
+    """The answer to a purge."""
+
+    success: bool = False
+    error: ApiError | None = None
+
+
+Kind = TypeVar("Kind", StreamInfo, StoredReply, ConsumerReply, PurgeReply)
 
 
 async def call(connection: Connection, subject: str, request: object, kind: type[Kind]) -> Kind:
@@ -99,3 +109,15 @@ async def stream_info(connection: Connection, stream: str) -> StreamInfo:
         UnavailableError: it cannot be known now.
     """
     return await call(connection, f"STREAM.INFO.{stream}", None, StreamInfo)
+
+
+async def server_time_ns(connection: Connection, stream: str) -> int:
+    """The time of the server that leads `stream`, ns since 1970 (to the microsecond).
+
+    Raises:
+        UnavailableError: it cannot be known now.
+    """
+    info = await stream_info(connection, stream)
+    if info.ts is None:
+        raise UnavailableError(f"the server does not tell its time with the state of {stream}")
+    return (info.ts - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) * 1_000

@@ -45,6 +45,19 @@ class ObservedReader:
             raise UnavailableError(f"no state of {OBSERVED_STREAM}: {info.error.description}")
         return info.state
 
+    async def move_past(self, through: int) -> None:
+        """Let the next message get a sequence above `through`, and drop what stands up to there.
+
+        For an inbox that has lost its end: what it gave out again below `through` would count as read already.
+
+        Raises:
+            UnavailableError: it cannot be done now.
+        """
+        request = {"seq": through + 1}
+        reply = await api.call(self._connection, f"STREAM.PURGE.{OBSERVED_STREAM}", request, api.PurgeReply)
+        if reply.error is not None or not reply.success:
+            raise UnavailableError(f"{OBSERVED_STREAM} cannot be moved on: {reply.error}")
+
     async def follow(self, after: int) -> AsyncIterator[list[Message]]:
         """What is there from `after` + 1 on, in order, then for ever the new ones, until `close`.
 

@@ -62,8 +62,12 @@ def ledger_config(subjects: Subjects, replicas: int) -> dict[str, object]:
 
 
 def observed_config(subjects: Subjects, replicas: int) -> dict[str, object]:
-    """OBSERVED: an inbox. What is lost of it can be reported again, so it is bounded, and on one server not synced."""
-    config: dict[str, object] = {
+    """OBSERVED: an inbox. What is lost of it can be reported again, so it is bounded.
+
+    It is synced like the ledger all the same: with `persist_mode: async` a killed server forgets messages that have been
+    acknowledged and taken in, and gives their sequences out again.
+    """
+    return {
         "name": OBSERVED_STREAM,
         "subjects": [subjects.observed_all],
         "storage": "file",
@@ -79,9 +83,6 @@ def observed_config(subjects: Subjects, replicas: int) -> dict[str, object]:
         "num_replicas": replicas,
         "allow_direct": True,
     }
-    if replicas == 1:
-        config["persist_mode"] = "async"
-    return config
 
 
 async def ensure_streams(connection: Connection, subjects: Subjects, *, replicas: int = 1) -> None:

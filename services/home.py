@@ -1,0 +1,162 @@
+"""Where things lie: the data directory of an `up`, how the others find it, and how they connect.
+
+In the data directory, `connection.json` (mode 0600) says where the bus is and with which password. An `up` that runs
+leaves a pointer to its directory where only the same user can write, so that nobody has to name it.
+"""
+
+import contextlib
+import getpass
+import os
+import re
+import secrets
+import socket
+import stat
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from leasehold.events import identities
+from leasehold.events.errors import InvalidInputError, UnavailableError
+from leasehold.events.identities import HostName, Principal
+
+CONNECTION_FILE: Final = "connection.json"
+DEFAULT_CLUSTER: Final = "local"
+_POINTER: Final = "up"
+_NOT_IN_PRINCIPALS: Final = re.compile(r"[^A-Za-z0-9_@-]")
+
+
+class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """How to reach a bus. `data`: the directory that it was found in."""
+
+    url: str
+    user: str
+    password: str
+    cluster: str
+    data: str = ""
+
+
+def default_data_dir() -> Path:
+    """Where `up` keeps everything unless told otherwise: `$XDG_STATE_HOME/leasehold` or `~/.local/state/leasehold`."""
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(base) / "leasehold"
+
+
+def chosen_data_dir(given: str | None) -> Path | None:
+    """The data directory that was named (`--data`, else `LEASEHOLD_DATA`), if one was."""
+    named = given or os.environ.get("LEASEHOLD_DATA")
+    return Path(named).absolute() if named else None
+
+
+def make_private_dir(path: Path) -> Path:
+    """Make a directory that only its owner can enter.
+
+    Raises:
+        InvalidInputError: it cannot be made, or belongs to somebody else.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner = path.stat().st_uid
+    except OSError as error:
+        raise InvalidInputError(f"{path} cannot be used ({error.strerror})", field="data") from error
+    if owner != os.geteuid():
+        raise InvalidInputError(f"{path} belongs to another user", field="data")
+    return path
+
+
+def write_private(path: Path, body: bytes) -> None:
+    """Write a file of mode 0600, all or nothing."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.new")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def write_connection(data: Path, info: ConnectionInfo) -> None:
+    """Say how this bus is reached, for those who may read the data directory."""
+    write_private(data / CONNECTION_FILE, msgspec.json.format(msgspec.json.encode(info)))
+
+
+def read_connection(data: Path) -> ConnectionInfo:
+    """How the bus of a data directory is reached.
+
+    Raises:
+        UnavailableError: nothing ever ran there, or it cannot be read.
+    """
+    path = data / CONNECTION_FILE
+    try:
+        info = msgspec.json.decode(path.read_bytes(), type=ConnectionInfo)
+    except FileNotFoundError:
+        raise UnavailableError(f"{data} holds no {CONNECTION_FILE}: nothing was started there") from None
+    except (OSError, msgspec.DecodeError) as error:
+        raise UnavailableError(f"{path} cannot be read ({error})") from error
+    return msgspec.structs.replace(info, data=str(data))
+
+
+def _runtime_dir() -> Path:
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    if base and Path(base).is_dir() and os.access(base, os.W_OK):
+        return Path(base) / "leasehold"
+    return Path("/tmp") / f"leasehold-{os.geteuid()}"  # noqa: S108 - made 0700 and its owner is checked
+
+
+def leave_pointer(data: Path) -> None:
+    """Let the same user's commands find this `up`."""
+    write_private(make_private_dir(_runtime_dir()) / _POINTER, f"{data}\n".encode())
+
+
+def remove_pointer(data: Path) -> None:
+    """Take the pointer away, if it is still ours."""
+    pointer = _runtime_dir() / _POINTER
+    with contextlib.suppress(OSError):
+        if pointer.read_text().strip() == str(data):
+            pointer.unlink()
+
+
+def find_data_dir(given: str | None) -> Path:
+    """The data directory to use: the named one, else that of this user's running `up`, else the default one.
+
+    Raises:
+        UnavailableError: none of them is there.
+    """
+    chosen = chosen_data_dir(given)
+    if chosen is not None:
+        return chosen
+    directory = _runtime_dir()
+    with contextlib.suppress(OSError):
+        state = directory.lstat()
+        if state.st_uid == os.geteuid() and stat.S_ISDIR(state.st_mode) and not state.st_mode & 0o022:
+            return Path((directory / _POINTER).read_text().strip())
+    if (default_data_dir() / CONNECTION_FILE).exists():
+        return default_data_dir()
+    raise UnavailableError("no running `leasehold up` of this user was found; start one, or name its --data directory")
+
+
+def new_secret() -> str:
+    """A password that nobody guesses."""
+    return secrets.token_urlsafe(24)
+
+
+def own_principal() -> Principal:
+    """The principal of the person at the keyboard: the user's name, with what cannot stand in a subject as `-`."""
+    named = os.environ.get("LEASEHOLD_PRINCIPAL")
+    if named:
+        return identities.parse_principal(named)
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = f"uid-{os.geteuid()}"
+    return identities.parse_principal(_NOT_IN_PRINCIPALS.sub("-", user).lstrip("_@-")[:63] or "nobody")
+
+
+def own_host() -> HostName:
+    """This machine's name as a host."""
+    named = os.environ.get("LEASEHOLD_HOST")
+    return identities.parse_host(named) if named else identities.host_from_hostname(socket.gethostname())
