@@ -82,7 +82,7 @@ def test_swap_on_a_partition_and_in_a_file(tree: Tree) -> None:
     tree.mount("8:0", "/data")
     tree.mount("8:16", "/data")
     head = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
-    tree.table("swaps", f"{head}/dev/sda3    partition\t1\t0\t-2\n/data/swap\\040file   file\t1\t0\t-3\n")
+    tree.table("swaps", f"{head}/dev/sda3    partition\t1\t0\t-2\n/data/swap\\040file\\040(deleted) file\t1\t0\t-3\n")
     found = protected(tree)
     assert found["pci/0000:01:00.0/block/sda"] == ("mounted at /data", "swap (through sda3)")
     assert found[f"pci/0000:00:04.0/block/{Path(other).name}"] == ("mounted at /data", "swap")
@@ -135,14 +135,19 @@ def test_filesystems_without_a_disk_protect_nothing(tree: Tree) -> None:
     assert protected(tree) == on_sda("mounted as btrfs in another namespace")
 
 
-def test_an_nvme_disk_with_two_controllers_protects_both(tree: Tree) -> None:
-    """The kernel shows a multipath disk below none of them."""
+def multipath_disk(tree: Tree) -> None:
+    """An NVMe disk that two controllers reach, mounted at /."""
     for number, card in enumerate((CARD, SECOND)):
         tree.device(f"{card}/nvme/nvme{number}")
         head = tree.devices / f"virtual/nvme-subsystem/nvme-subsys0/nvme{number}"
         tree.link(head, tree.devices / f"{card}/nvme/nvme{number}")
     tree.block("virtual/nvme-subsystem/nvme-subsys0/nvme0n1", "259:1")
     tree.mount("259:1", "/")
+
+
+def test_an_nvme_disk_with_two_controllers_protects_both(tree: Tree) -> None:
+    """The kernel shows a multipath disk below none of them."""
+    multipath_disk(tree)
     below = ("block_nvme0n1 below it: mounted at /",)
     assert protected(tree) == {
         "pci/0000:00:01.0": below,
@@ -150,6 +155,24 @@ def test_an_nvme_disk_with_two_controllers_protects_both(tree: Tree) -> None:
         "pci/0000:01:00.0": below,
         "pci/0000:01:00.0/block/nvme0n1": ("mounted at /",),
     }
+
+
+def test_a_disk_that_is_not_shown_yet_protects_its_controllers(tree: Tree) -> None:
+    """udevd has not dealt with it, or its path is one of several: what is above it stands for it."""
+    (tree.root.run / "udev").mkdir()
+    (tree.root.run / "udev/control").touch()
+    tree.mount("8:0", "/")
+    reason = ("mounted at / (through sda)",)
+    below = ("pci_0000_01_00_0 below it: mounted at / (through sda)",)
+    assert protected(tree) == {"pci/0000:00:01.0": below, "pci/0000:01:00.0": reason}
+
+
+def test_a_multipath_disk_that_is_not_shown_yet_protects_its_controllers(tree: Tree) -> None:
+    """Nothing lies above it in /sys, so its controllers stand for it."""
+    multipath_disk(tree)
+    (tree.root.run / "udev").mkdir()
+    (tree.root.run / "udev/control").touch()
+    assert sorted(protected(tree)) == ["pci/0000:00:01.0", "pci/0000:00:04.0", "pci/0000:01:00.0"]
 
 
 def test_a_usb_disk_protects_the_whole_way_up(tree: Tree) -> None:

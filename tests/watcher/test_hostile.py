@@ -91,6 +91,15 @@ def test_hostile_attributes_give_valid_descriptions(
         assert len(check(tree, said)) == 6
 
 
+@pytest.mark.parametrize("place", PLACES, ids="-".join)
+def test_each_attribute_out_of_range(tree: Tree, place: tuple[str, str]) -> None:
+    """Numbers that no field can hold, in each attribute alone."""
+    device, attribute = place
+    for value in (b"-7", b"99999999999", b"0x99999999999", b"ffffffffff", b"1e999", b"9" * 5_000, b"\xff" * 10_000):
+        with changed({tree.devices / device / attribute: value}):
+            assert len(check(tree)) == 6
+
+
 @given(raw=st.one_of(st.binary(max_size=600), st.text(st.characters(), max_size=600)), bytes_max=st.integers(1, 300))
 def test_clean_texts(raw: bytes | str, bytes_max: int) -> None:
     """Printable, within the bound, without blanks around, and cleaning again changes nothing."""

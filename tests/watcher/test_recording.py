@@ -111,8 +111,7 @@ def test_functions_of_one_iommu_group_share_its_number(picture: Picture) -> None
 
 
 def test_disks_and_nics_of_the_export_hang_below_their_hardware(tmp_path: Path) -> None:
-    """From udev's export alone: virtual links are left out, an NVMe disk that the kernel shows below no controller
-    hangs below its own, and a USB disk has udev's serial."""
+    """From udev's export: an NVMe disk that the kernel shows below no controller too; a USB disk with udev's serial."""
     tree = Tree(tmp_path)
     buses = {"pci": "bus/pci/devices", "usb": "bus/usb/devices", "net": "class/net", "block": "class/block"}
     for path, said in EXPORT.items():
