@@ -1,0 +1,440 @@
+"""The client for programs: `from leasehold import Client`.
+
+    async with Client() as client:
+        async with client.lease("pci_0000_00_05_0", holder="vm:web1", ttl_ms=60_000) as lease:
+            ...  # the device is ours; renewed by itself, released at the end
+
+Requests are asked again under the same id until they are answered, so each has one effect at most.
+"""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+import msgspec
+
+from leasehold.events import codec, inputs, limits
+from leasehold.events.answers import Answer
+from leasehold.events.errors import (
+    InvalidInputError,
+    LeaseholdError,
+    LeaseLostError,
+    OutcomeUnknownError,
+    RefusedError,
+    UnavailableError,
+)
+from leasehold.events.identities import Holder, Principal, RequestId
+from leasehold.events.inputs import Request
+from leasehold.events.questions import (
+    Explain,
+    History,
+    ListDevices,
+    ListHosts,
+    ListLeases,
+    Question,
+    Reading,
+    Show,
+    Status,
+    StatusView,
+)
+from leasehold.events.subjects import Subjects
+from leasehold.events.views import DeviceView, HistoryRow, HostView, LeaseView
+from leasehold.services import home
+from leasehold.services.connection import Connection, connect, disconnect
+
+_log: Final = logging.getLogger(__name__)
+
+ATTEMPT_TIMEOUT_S: Final = limits.REQUEST_TIMEOUT_MS / 1_000 + 0.2
+PATIENCE_S: Final = 10.0
+PAUSE_S: Final = 0.05
+PAUSE_S_MAX: Final = 1.0
+PAGES_MAX: Final = 10_000
+
+Row = TypeVar("Row", DeviceView, LeaseView, HostView, HistoryRow)
+
+
+class Client:
+    """A connection to one cluster, as one principal. Positions seen here are never un-seen by its later questions."""
+
+    def __init__(
+        self,
+        data: str | Path | None = None,
+        *,
+        url: str | None = None,
+        user: str = "leasehold",
+        password: str = "",
+        cluster: str = home.DEFAULT_CLUSTER,
+        principal: str | None = None,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        """Nothing is connected yet.
+
+        Args:
+            data: Data directory of an `up`; without it (and without `url`) the running one of this user is found.
+            url: Of the NATS server, with `user`, `password` and `cluster`, where no data directory is at hand.
+            principal: Who asks; by default the user's name.
+            patience_s: How long an unanswered request is asked again before it counts as of unknown outcome.
+        """
+        self._data = str(data) if data is not None else None
+        self._given = home.ConnectionInfo(url=url, user=user, password=password, cluster=cluster) if url else None
+        self.principal: Principal = home.own_principal() if principal is None else Principal(principal)
+        self._patience_s = patience_s
+        self._connection: Connection | None = None
+        self._subjects = Subjects(home.DEFAULT_CLUSTER)
+        self.seen = 0
+        """The highest position that this client has seen."""
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def open(self) -> None:
+        """Connect.
+
+        Raises:
+            UnavailableError: no `up` was found, or its bus does not answer.
+        """
+        info = self._given or home.read_connection(home.find_data_dir(self._data))
+        self._subjects = Subjects(info.cluster)
+        self._connection = await connect(
+            info.url, user=info.user, password=info.password, name=f"client {self.principal}"
+        )
+
+    async def close(self) -> None:
+        """Disconnect. Leases stay as they are."""
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await disconnect(connection)
+
+    @property
+    def connection(self) -> Connection:
+        """The connection, for those who follow the log themselves."""
+        if self._connection is None:
+            raise UnavailableError("the client is not open: use `async with Client()`")
+        return self._connection
+
+    @property
+    def subjects(self) -> Subjects:
+        """The cluster's subjects."""
+        return self._subjects
+
+    # --- requests ---------------------------------------------------------------------------------------------------
+
+    def lease(
+        self,
+        *devices: str,
+        holder: str,
+        ttl_ms: int = 60_000,
+        host: str = "",
+        force: bool = False,
+        request_id: str | None = None,
+    ) -> "Lease":
+        """A lease of `devices` (names, keys, addresses or paths), to be entered with `async with`."""
+        request = inputs.LeaseRequest(
+            request_id=RequestId(request_id or new_request_id()),
+            issued_at_ns=time.time_ns(),
+            devices=devices,
+            holder=Holder(holder),
+            ttl_ms=ttl_ms,
+            host=host,
+            force=force,
+        )
+        return Lease(self, request)
+
+    async def renew(self, lease: int, token: int, *, ttl_ms: int = 0, request_id: str | None = None) -> Answer:
+        """Keep a lease for `ttl_ms` from now; 0: for as long as before. Raises as `ask` does."""
+        return await self.ask(
+            inputs.RenewRequest(
+                request_id=RequestId(request_id or new_request_id()),
+                issued_at_ns=time.time_ns(),
+                lease=lease,
+                token=token,
+                ttl_ms=ttl_ms,
+            )
+        )
+
+    async def release(self, lease: int, token: int, *, request_id: str | None = None) -> Answer:
+        """Give a lease back. Raises as `ask` does."""
+        return await self.ask(
+            inputs.ReleaseRequest(
+                request_id=RequestId(request_id or new_request_id()),
+                issued_at_ns=time.time_ns(),
+                lease=lease,
+                token=token,
+            )
+        )
+
+    async def confirm_free(self, device: str, reason: str, *, host: str = "", request_id: str | None = None) -> Answer:
+        """Say by name that nobody uses a device whose lease has ended. Raises as `ask` does."""
+        return await self.ask(
+            inputs.ConfirmFreeRequest(
+                request_id=RequestId(request_id or new_request_id()),
+                issued_at_ns=time.time_ns(),
+                device=device,
+                reason=reason,
+                host=host,
+            )
+        )
+
+    async def ask(self, request: Request) -> Answer:
+        """Ask until there is an answer, under the request's one id.
+
+        Raises:
+            RefusedError: it was decided against; the text and `refusal_code` say why.
+            InvalidInputError: the request cannot be taken as it is; the text names the field.
+            OutcomeUnknownError: no answer within the client's patience: it may have been decided. Ask again with the
+                same request id.
+            UnavailableError: nobody could be reached within that time; nothing was done.
+        """
+        answer = await self.answer_to(request)
+        if answer.outcome == "refused":
+            refusal = answer.refusal
+            assert refusal is not None
+            raise RefusedError(refusal.message, refusal_code=refusal.code, position=answer.position)
+        if answer.outcome == "invalid":
+            raise InvalidInputError(answer.message.removeprefix(f"{answer.field}: "), field=answer.field)
+        return answer
+
+    async def answer_to(self, request: Request) -> Answer:
+        """As `ask`, but a refusal, or a request that cannot be read, is returned and not raised."""
+        codec.check_request(request)
+        subject = self._subjects.request(self.principal, codec.verb_of(request))
+        body = codec.encode(request)
+        deadline_s = time.monotonic() + self._patience_s
+        pause_s, may_have_arrived, why = PAUSE_S, False, ""
+        while time.monotonic() < deadline_s:
+            answer, arrived, why = await self._attempt(subject, body)
+            if answer is not None:
+                self.seen = max(self.seen, answer.as_of)
+                return answer
+            may_have_arrived = may_have_arrived or arrived
+            await asyncio.sleep(min(pause_s, max(0.0, deadline_s - time.monotonic())))
+            pause_s = min(pause_s * 2, PAUSE_S_MAX)
+        if may_have_arrived:
+            raise OutcomeUnknownError(
+                f"no answer within {self._patience_s:g} s ({why}); ask again with request id {request.request_id}",
+                request_id=request.request_id,
+            )
+        raise UnavailableError(f"nothing was done: {why}")
+
+    async def _attempt(self, subject: str, body: bytes) -> tuple[Answer | None, bool, str]:
+        """One try: the answer if it is final, whether the request may have been taken, and what was in the way."""
+        if not self.connection.is_connected:
+            return None, False, "the bus is not connected"
+        try:
+            reply = await self.connection.ask(subject, body, timeout_s=ATTEMPT_TIMEOUT_S)
+        except UnavailableError as error:
+            return None, True, str(error)
+        if reply.status:
+            return None, False, "no allocator listens"
+        answer = msgspec.json.decode(reply.body, type=Answer)
+        if answer.outcome in ("unavailable", "outcome_unknown"):
+            return None, answer.outcome == "outcome_unknown", answer.message
+        return answer, True, ""
+
+    # --- questions --------------------------------------------------------------------------------------------------
+
+    async def question(self, verb: str, question: Question) -> Reading:
+        """Ask a question; the answer is never older than what this client has seen.
+
+        Raises:
+            InvalidInputError: it cannot be taken as it is, or names nothing that is known.
+            UnavailableError: nobody answers in time.
+        """
+        asked = msgspec.structs.replace(question, min_position=max(self.seen, question.min_position))
+        subject, body = self._subjects.request(self.principal, verb), codec.encode(asked)
+        deadline_s = time.monotonic() + self._patience_s
+        pause_s = PAUSE_S
+        while True:
+            reading, why = await self._try_question(subject, body)
+            if reading is not None:
+                break
+            if time.monotonic() + pause_s >= deadline_s:
+                raise UnavailableError(why)
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, PAUSE_S_MAX)
+        if reading.outcome in ("invalid", "not_found"):
+            raise InvalidInputError(reading.message.removeprefix(f"{reading.field}: "), field=reading.field)
+        self.seen = max(self.seen, reading.as_of)
+        return reading
+
+    async def _try_question(self, subject: str, body: bytes) -> tuple[Reading | None, str]:
+        try:
+            reply = await self.connection.ask(subject, body, timeout_s=ATTEMPT_TIMEOUT_S)
+        except UnavailableError as error:
+            return None, str(error)
+        if reply.status:
+            return None, "no query service listens"
+        reading = msgspec.json.decode(reply.body, type=Reading)
+        return (None, reading.message) if reading.outcome == "unavailable" else (reading, "")
+
+    async def devices(self, *, host: str = "") -> list[DeviceView]:
+        """All devices, in the order of their ids."""
+        rows: list[DeviceView] = []
+        for _ in range(PAGES_MAX):
+            after = rows[-1].device if rows else ""
+            reading = await self.question("list_devices", ListDevices(host=host, after=after))
+            rows.extend(reading.devices)
+            if not reading.more:
+                break
+        return rows
+
+    async def leases(self, *, holder: str = "", ended: bool = False) -> list[LeaseView]:
+        """Leases in the order of their grants."""
+        rows: list[LeaseView] = []
+        for _ in range(PAGES_MAX):
+            after = int(rows[-1].lease[1:]) if rows else 0
+            reading = await self.question("list_leases", ListLeases(holder=holder, ended=ended, after=after))
+            rows.extend(reading.leases)
+            if not reading.more:
+                break
+        return rows
+
+    async def hosts(self) -> list[HostView]:
+        """All hosts."""
+        rows: list[HostView] = []
+        for _ in range(PAGES_MAX):
+            reading = await self.question("list_hosts", ListHosts(after=rows[-1].host if rows else ""))
+            rows.extend(reading.hosts)
+            if not reading.more:
+                break
+        return rows
+
+    async def history(self, name: str, *, host: str = "", kind: str = "") -> AsyncIterator[HistoryRow]:
+        """What happened to a device, a lease, a holder, a host or a principal, oldest first."""
+        after = 0
+        for _ in range(PAGES_MAX):
+            reading = await self.question("history", History(name=name, host=host, kind=kind, after=after))
+            for row in reading.history:
+                yield row
+            if not reading.more or not reading.history:
+                return
+            after = reading.history[-1].position
+
+    async def show(self, name: str, *, host: str = "") -> DeviceView | LeaseView:
+        """One device or lease."""
+        reading = await self.question("show", Show(name=name, host=host))
+        return reading.devices[0] if reading.devices else reading.leases[0]
+
+    async def explain(self, name: str, *, host: str = "", holder: str = "") -> Reading:
+        """Why a device can or cannot be leased now, or how a request was decided."""
+        return await self.question("explain", Explain(name=name, host=host, holder=holder))
+
+    async def status(self) -> StatusView:
+        """How it stands."""
+        reading = await self.question("status", Status())
+        assert reading.status is not None
+        return reading.status
+
+
+class Lease:
+    """A lease that renews itself while it is held, and is released at the end of its `async with`."""
+
+    def __init__(self, client: Client, request: inputs.LeaseRequest) -> None:
+        self._client = client
+        self._request = request
+        self._answer = Answer(outcome="")
+        self._renewing: asyncio.Task[None] | None = None
+        self._valid_until_s = 0.0
+        self.lost = asyncio.Event()
+        """Set when the lease can be counted on no more."""
+        self.why_lost = ""
+
+    @property
+    def id(self) -> int:
+        """The lease's id, as people see it: `L` and this number."""
+        return self._answer.lease
+
+    @property
+    def token(self) -> int:
+        """The fencing token: shown to whoever acts on the devices."""
+        return self._answer.token
+
+    @property
+    def devices(self) -> Sequence[str]:
+        """The ids of the devices."""
+        return self._answer.devices
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether it can be counted on now, by our own monotonic clock since the last request that succeeded was sent."""
+        return not self.lost.is_set() and time.monotonic() < self._valid_until_s
+
+    def check(self) -> None:
+        """Raises LeaseLostError unless the lease can be counted on now."""
+        if not self.is_valid:
+            raise LeaseLostError(self.why_lost or "its time is over, and no renewal succeeded")
+
+    async def __aenter__(self) -> Self:
+        """Ask for it. Raises as `Client.ask` does."""
+        sent_s = time.monotonic()
+        answer = await self._client.ask(self._request)
+        if answer.state != "living":
+            raise LeaseLostError(f"lease L{answer.lease} of this request was ended ({answer.ended})")
+        self._answer = answer
+        self._valid_until_s = sent_s + self._request.ttl_ms / 1_000
+        self._renewing = asyncio.create_task(self._keep_renewing())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._renewing is not None:
+            self._renewing.cancel()
+            await asyncio.wait({self._renewing})
+        if self.lost.is_set():
+            if kind is None:
+                raise LeaseLostError(self.why_lost)
+            return
+        try:
+            await self._client.release(self.id, self.token)
+        except LeaseholdError as release_error:
+            # It ends by itself; what happened inside matters more than that.
+            if kind is None:
+                raise
+            _log.warning("lease L%d was not released: %s", self.id, release_error)
+
+    async def _keep_renewing(self) -> None:
+        """Renew when a third of the time is over, and sooner again after a failure."""
+        ttl_s = self._request.ttl_ms / 1_000
+        pause_s = ttl_s / 3
+        while True:
+            left_s = self._valid_until_s - time.monotonic()
+            if left_s <= 0:
+                self._lose("its time is over, and no renewal succeeded")
+                return
+            await asyncio.sleep(min(pause_s, left_s))
+            sent_s = time.monotonic()
+            try:
+                async with asyncio.timeout(self._valid_until_s - sent_s):
+                    await self._client.renew(self.id, self.token)
+            except TimeoutError:
+                continue
+            except (RefusedError, InvalidInputError) as error:
+                self._lose(str(error))
+                return
+            except UnavailableError as error:
+                _log.warning("lease L%d could not be renewed: %s", self.id, error)
+                pause_s = min(1.0, ttl_s / 10)
+            else:
+                self._valid_until_s = sent_s + ttl_s
+                pause_s = ttl_s / 3
+
+    def _lose(self, why: str) -> None:
+        self.why_lost = why
+        self.lost.set()
+
+
+def new_request_id() -> str:
+    """An id that no other request of this principal has."""
+    return uuid.uuid4().hex
