@@ -90,3 +90,9 @@ class ServerStartError(LeaseholdError):
     """The NATS server did not come up."""
 
     code = "server_start"
+
+
+class StorageError(LeaseholdError):
+    """What is kept on this machine's disk cannot be written or read."""
+
+    code = "storage"
