@@ -1,0 +1,233 @@
+"""What a service keeps of its fold, in one SQLite file: a snapshot, how far the log was read, the index of the past.
+
+Everything in it can be built anew from the log, but for one thing: the head. It is the memory of how far the log went,
+by which a log that has since been cut or replaced is found out; so it never goes back, even when the rest is cleared.
+
+One process has the file at a time: SQLite's exclusive lock is held as long as it is open.
+"""
+
+import asyncio
+import hashlib
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import aiosqlite
+import msgspec
+
+from leasehold.events.errors import CorruptSnapshotError, StorageError, StoreInUseError
+from leasehold.projections import snapshots
+from leasehold.projections.history import IndexRow
+from leasehold.projections.state import FOLD_VERSION, Head, State
+from leasehold.services.freezing import encode_gently, freeze
+
+SCHEMA_VERSION: Final = 1
+APPLICATION_ID: Final = 0x4C534844
+"""`LSHD`, in the file's header: another program's database is not taken for ours."""
+LOCK_WAIT_S: Final = 5.0
+"""A predecessor that is being stopped gets this long to let go of the file."""
+CACHE_KIB: Final = 32 * 1024
+WAL_BYTES_MAX: Final = 64 * 1024 * 1024
+"""What the write-ahead log is cut back to after a checkpoint."""
+
+_PUT_HEAD: Final = """
+INSERT INTO head (id, ledger_id, sequence, chain) VALUES (1, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET ledger_id = excluded.ledger_id, sequence = excluded.sequence, chain = excluded.chain
+WHERE excluded.sequence >= head.sequence
+"""
+_PUT_ROW: Final = "INSERT OR IGNORE INTO past (kind, name, position) VALUES (?, ?, ?)"
+_PUT_SNAPSHOT: Final = """
+INSERT OR REPLACE INTO snapshot (id, fold_version, sequence, chain, sha256, body) VALUES (1, ?, ?, ?, ?, ?)
+"""
+_GET_POSITIONS: Final = """
+SELECT position FROM past WHERE kind = ? AND name = ? AND position > ? ORDER BY position LIMIT ?
+"""
+
+_Work = tuple[str, Sequence[Sequence[Any]]]
+"""A statement, and the parameters of each time that it is to be run."""
+
+
+class NotedHead(msgspec.Struct, frozen=True):
+    """The last record that was read from a log: which log, which record, and its chain hash."""
+
+    ledger_id: str
+    sequence: int
+    chain: str
+
+
+class FoldStore:
+    """One open file. Methods raise StorageError when the disk fails; what they were to write is then wholly absent."""
+
+    def __init__(self, path: Path, database: aiosqlite.Connection) -> None:
+        """Use `open`."""
+        self.path = path
+        self._database = database
+        self._writing = asyncio.Lock()
+
+    @classmethod
+    async def open(cls, path: Path, *, lock_wait_s: float = LOCK_WAIT_S) -> "FoldStore":
+        """Open the file at `path`, or make it (mode 0600).
+
+        Raises:
+            StoreInUseError: another process has it open, and still had after `lock_wait_s`.
+            StorageError: it cannot be opened, is damaged, not ours, or was written by a newer version.
+        """
+        async with _disk(path):
+            _make_private(path)
+            database = await aiosqlite.connect(path, isolation_level=None, timeout=lock_wait_s)
+            store = cls(path, database)
+            try:
+                await store._prepare()
+            except BaseException:
+                await database.close()
+                raise
+            return store
+
+    async def _prepare(self) -> None:
+        await self._pragma("locking_mode = EXCLUSIVE")
+        # The journal's mode is written to the file, so only once it is known to be ours.
+        if await self._pragma("application_id") != APPLICATION_ID:
+            if await self._pragma("schema_version"):
+                raise StorageError(f"{self.path} is another program's database")
+            await self._create()
+        version = await self._pragma("user_version")
+        if version != SCHEMA_VERSION:
+            raise StorageError(f"{self.path} has schema {version}; this build knows {SCHEMA_VERSION}")
+        await self._pragma("journal_mode = WAL")
+        await self._pragma("synchronous = NORMAL")
+        await self._pragma(f"cache_size = -{CACHE_KIB}")
+        await self._pragma(f"journal_size_limit = {WAL_BYTES_MAX}")
+        await self._transact([])
+
+    async def _create(self) -> None:
+        script = resources.files("leasehold.services").joinpath("store.sql").read_text(encoding="utf-8")
+        await self._database.executescript(
+            f"BEGIN IMMEDIATE; {script}\nPRAGMA application_id = {APPLICATION_ID};"
+            f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        )
+
+    async def _pragma(self, text: str) -> int | str | None:
+        # Rows left unread would keep the file in use.
+        rows = list(await self._database.execute_fetchall(f"PRAGMA {text}"))
+        return rows[0][0] if rows else None
+
+    async def close(self) -> None:
+        """Let go of the file; a second time does nothing."""
+        async with self._writing, _disk(self.path):
+            await self._database.close()
+
+    # --- reading ------------------------------------------------------------------------------------------------
+
+    async def head(self) -> NotedHead | None:
+        """How far the log has ever been read; `None` if it never was."""
+        row = await self._row("SELECT ledger_id, sequence, chain FROM head")
+        return NotedHead(*row) if row else None
+
+    async def load(self) -> State | None:
+        """The state of the snapshot; `None` if there is none, or one of another version of the fold.
+
+        Raises:
+            CorruptSnapshotError: it is not what was written; the text names the record that it stood at.
+        """
+        row = await self._row("SELECT fold_version, sequence, chain, sha256, body FROM snapshot")
+        if row is None or row[0] != FOLD_VERSION:
+            return None
+        # The state is still nobody's, so another thread may build it while the loop goes on.
+        return await asyncio.to_thread(_restore, *row[1:])
+
+    async def positions(self, kind: str, name: str, after: int, limit: int) -> list[int]:
+        """Where `name` of `kind` is told of: positions above `after`, lowest first, at most `limit`."""
+        async with _disk(self.path):
+            rows = await self._database.execute_fetchall(_GET_POSITIONS, (kind, name, after, limit))
+            return [row[0] for row in rows]
+
+    async def _row(self, sql: str) -> sqlite3.Row | None:
+        async with _disk(self.path):
+            return next(iter(await self._database.execute_fetchall(sql)), None)
+
+    # --- writing ------------------------------------------------------------------------------------------------
+
+    async def note(self, head: Head, rows: Iterable[IndexRow | tuple[str, str, int]] = ()) -> None:
+        """Write down that the log was read up to `head`, with the index rows of what was read since the last time.
+
+        Rows that are there already do no harm, and a head below the noted one leaves it as it is.
+        """
+        put_head = (head.ledger_id, head.sequence, head.chain)
+        await self._transact([(_PUT_ROW, list(rows)), (_PUT_HEAD, [put_head])])
+
+    async def save_snapshot(self, state: State) -> None:
+        """Keep the state as it is now; it may move on meanwhile. Rows up to it must have been noted before."""
+        frozen = freeze(state)
+        await self.save_frozen(frozen.head, await encode_gently(frozen))
+
+    async def save_frozen(self, head: Head, body: bytes) -> None:
+        """Keep the encoded state `body` of `head`, with its hash, and the head with it."""
+        snapshot = (FOLD_VERSION, head.sequence, head.chain, _sha256(body), body)
+        put_head = (head.ledger_id, head.sequence, head.chain)
+        await self._transact([(_PUT_SNAPSHOT, [snapshot]), (_PUT_HEAD, [put_head])])
+
+    async def clear(self) -> None:
+        """Forget snapshot and index, so that both are built anew; the head stays."""
+        await self._transact([("DELETE FROM snapshot", [()]), ("DELETE FROM past", [()])])
+
+    async def _transact(self, works: Sequence[_Work]) -> None:
+        async with self._writing, _disk(self.path):
+            # A cancellation may have left one open; statements are run in order, so this one meets no other's work.
+            await self._database.rollback()
+            try:
+                await self._database.execute("BEGIN IMMEDIATE")
+                for sql, parameters in works:
+                    await self._database.executemany(sql, parameters)
+                await self._database.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    await self._database.rollback()
+                raise
+
+
+def _restore(sequence: int, chain: str, sha256: str, body: bytes) -> State | None:
+    if _sha256(body) != sha256:
+        raise CorruptSnapshotError(f"the snapshot at record {sequence} is not what was written: its hash differs")
+    try:
+        state = snapshots.decode_state(body)
+    except (CorruptSnapshotError, LookupError) as error:
+        raise CorruptSnapshotError(f"the snapshot at record {sequence} cannot be read: {error}") from error
+    if state is not None and (state.head.sequence, state.head.chain) != (sequence, chain):
+        raise CorruptSnapshotError(f"the snapshot at record {sequence} is of record {state.head.sequence}")
+    return state
+
+
+def _sha256(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+def _make_private(path: Path) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # SQLite gives the files beside it the mode of this one.
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(fd, 0o600)
+    finally:
+        os.close(fd)
+
+
+@asynccontextmanager
+async def _disk(path: Path) -> AsyncIterator[None]:
+    """Turns what SQLite and the file system complain about into errors of ours."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+            raise StoreInUseError(f"{path} is in use by another process") from error
+        raise StorageError(f"{path}: {error}") from error
+    except sqlite3.DatabaseError as error:
+        raise StorageError(f"{path} is damaged ({error}); moved away, it is built anew from the log") from error
+    except (sqlite3.Error, OSError, OverflowError) as error:
+        raise StorageError(f"{path}: {error}") from error
+    except ValueError as error:
+        # The client's word for a connection that is closed.
+        raise StorageError(f"{path} is closed") from error
