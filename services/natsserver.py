@@ -16,7 +16,6 @@ after its launcher was killed keeps the next one out.
 
 import asyncio
 import contextlib
-import ctypes
 import fcntl
 import json
 import os
@@ -33,6 +32,7 @@ import msgspec
 
 from leasehold.events.errors import InvalidInputError, ServerStartError, StoreInUseError, UnavailableError
 from leasehold.services import connection
+from leasehold.services.lifeline import tied_to_us
 
 USER: Final = "leasehold"
 LOCK_WAIT_S: Final = 5.0
@@ -50,9 +50,7 @@ LOG_BYTES_MAX: Final = 16 * 1024 * 1024
 LOG_FILES_MAX: Final = 4
 LOG_TAIL_BYTES: Final = 4_096
 
-_PR_SET_PDEATHSIG: Final = 1
 _SECRET: Final = re.compile(r"[A-Za-z0-9_-]{8,128}")
-_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class _Ports(msgspec.Struct):
@@ -169,7 +167,7 @@ class NatsServer:
         binary = find_binary()
         log_start = 0
         try:
-            await self._take_lock()
+            await self.take_lock()
             log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
             self._write_config()
             await self._spawn(binary)
@@ -217,7 +215,12 @@ class NatsServer:
             _signal(process, signal.SIGKILL)
             raise
 
-    async def _take_lock(self) -> None:
+    async def take_lock(self) -> None:
+        """Take the lock of the data directory without starting a server; `stop` lets go of it.
+
+        Raises:
+            StoreInUseError: another has it, and does not let go of it in time.
+        """
         self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock_fd = os.open(self._data / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         give_up_at = time.monotonic() + self._lock_wait_s
@@ -274,15 +277,6 @@ class NatsServer:
 
     async def _spawn(self, binary: Path) -> None:
         assert self._lock_fd is not None
-        launcher = os.getpid()
-
-        def die_with_launcher() -> None:
-            if _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
-                os._exit(126)
-            if os.getppid() != launcher:
-                # It died before the kernel knew that we want to be told.
-                os._exit(125)
-
         with _create_private(self._data / "nats-server.stderr") as stderr:
             self._process = await asyncio.create_subprocess_exec(
                 str(binary),
@@ -292,11 +286,11 @@ class NatsServer:
                 stdout=stderr,
                 stderr=stderr,
                 pass_fds=(self._lock_fd,),
-                preexec_fn=die_with_launcher,
+                preexec_fn=tied_to_us(),
                 umask=0o077,
                 start_new_session=True,
             )
-        self._sign_lock(f"nats-server pid {self._process.pid} (launcher pid {launcher})")
+        self._sign_lock(f"nats-server pid {self._process.pid} (launcher pid {os.getpid()})")
 
     async def _ready(self, log_start: int) -> None:
         assert self._process is not None

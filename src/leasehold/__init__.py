@@ -1,3 +1,29 @@
-"""Leasehold hands out host devices, one owner at a time, with a history that can be proved."""
+"""Leasehold hands out host devices, one owner at a time, with a history that can be proved.
+
+    from leasehold import Client
+
+    async with Client() as client:
+        async with client.lease("pci_0000_00_05_0", holder="vm:web1", ttl_ms=60_000) as lease:
+            print(lease.devices, lease.token)
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from leasehold.services.client import Client, Lease
 
 __version__ = "0.1.0"
+__all__ = ["Client", "Lease", "__version__"]
+
+if not (Path(__file__).parent / "events").is_dir():  # pragma: no cover - only where links were unpacked as text files
+    __path__.append(str(Path(__file__).resolve().parents[2]))
+
+
+def __getattr__(name: str) -> object:
+    """`Client` and `Lease`, imported when they are first used: who only reads the vocabulary needs no network code."""
+    if name in ("Client", "Lease"):
+        from leasehold.services import client
+
+        return getattr(client, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,176 @@
+"""Output: tables on a terminal, plain columns in a pipe, one JSON object a line with `--json`."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from leasehold.events import codec
+from leasehold.events.answers import Answer
+from leasehold.events.position import lease_id_text
+from leasehold.events.views import DeviceView, HistoryRow, HostView, LeaseView
+from leasehold.services.cli.values import duration_text, time_text
+
+_STYLES: Final = {
+    "free": "green", "leased": "cyan", "ending": "yellow", "lost": "red", "foreign": "magenta", "protected": "dim",
+    "missing": "red", "unleasable": "dim", "stale": "yellow", "blocked": "yellow", "living": "cyan", "ended": "dim",
+}  # fmt: skip
+_PIPE_COLUMNS: Final = 10_000
+
+
+def json_line(value: object) -> None:
+    """One object, one line."""
+    click.echo(codec.encode(value).decode())
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Rows for people. The column `state` is coloured where there are colours."""
+    is_terminal = sys.stdout.isatty()
+    console = Console(width=None if is_terminal else _PIPE_COLUMNS, highlight=False, soft_wrap=not is_terminal)
+    shown = Table(box=None, pad_edge=False, header_style="bold" if is_terminal else "")
+    for column in columns:
+        shown.add_column(column, no_wrap=column in ("name", "lease", "token", "state", "position", "time"), overflow="fold")
+    for row in rows:
+        # Text, not markup: names come from hardware and from other people.
+        shown.add_row(*(Text(cell, style=_STYLES.get(cell, "") if is_terminal else "") for cell in row))
+    console.print(shown)
+
+
+def devices(rows: list[DeviceView]) -> None:
+    """Devices as a tree: each below its parent."""
+    several_hosts = len({row.host for row in rows}) > 1
+    columns = [*(["host"] if several_hosts else []), "name", "key", "driver", "what", "state", "reason"]
+    table(columns, ([*([row.host] if several_hosts else []), *_device_cells(row, depth)] for row, depth in tree(rows)))
+
+
+def _device_cells(row: DeviceView, depth: int) -> list[str]:
+    return [f"{'  ' * depth}{row.name}", row.key, row.driver or "-", _what(row), row.state, row.reason]
+
+
+def _what(row: DeviceView) -> str:
+    ids = f"{row.vendor_id}:{row.product_id}" if row.vendor_id else ""
+    named = row.product_name or row.attributes.get("model", "") or row.attributes.get("interface", "")
+    return " ".join(part for part in (named, ids) if part) or row.kind
+
+
+def tree(rows: list[DeviceView]) -> Iterable[tuple[DeviceView, int]]:
+    """Each row with its depth, parents first; a row whose parent is not among them stands at the top."""
+    known = {row.device for row in rows}
+    below: dict[str, list[DeviceView]] = {}
+    for row in rows:
+        parent = f"{row.host}/{row.parent}" if row.parent else ""
+        below.setdefault(parent if parent in known else "", []).append(row)
+    waiting = [(row, 0) for row in reversed(below.get("", []))]
+    while waiting:
+        row, depth = waiting.pop()
+        yield row, depth
+        waiting.extend((child, depth + 1) for child in reversed(below.get(row.device, [])))
+
+
+def device(row: DeviceView) -> None:
+    """One device, field by field."""
+    fields = {name: getattr(row, name) for name in row.__struct_fields__ if name != "attributes"}
+    fields["since_ns"] = time_text(row.since_ns) if row.since_ns else ""
+    shown = {name.removesuffix("_ns"): value for name, value in fields.items() if value not in ("", -1, ())}
+    table(("field", "value"), [(name, _plain(value)) for name, value in [*shown.items(), *row.attributes.items()]])
+
+
+def lease(row: LeaseView) -> None:
+    """One lease, field by field."""
+    cells = [
+        ("lease", row.lease),
+        ("state", row.state + (f" ({row.ended})" if row.ended else "")),
+        ("holder", row.holder),
+        ("principal", row.principal),
+        ("token", str(row.token) if row.token else "(shown to its principal only)"),
+        ("devices", ", ".join(row.devices)),
+        ("granted", time_text(row.granted_at_ns)),
+        ("expires", time_text(row.expires_at_ns)),
+        ("ttl", duration_text(row.ttl_ms)),
+        ("reason", row.reason),
+    ]
+    table(("field", "value"), [cell for cell in cells if cell[1]])
+
+
+def _plain(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def leases(rows: list[LeaseView]) -> None:
+    """Leases, one a line."""
+    table(
+        ("lease", "state", "holder", "devices", "expires", "principal"),
+        [
+            (row.lease, row.ended or row.state, row.holder, ", ".join(row.devices), time_text(row.expires_at_ns), row.principal)
+            for row in rows
+        ],
+    )
+
+
+def hosts(rows: list[HostView]) -> None:
+    """Hosts, one a line."""
+    table(
+        ("host", "mode", "devices", "picture"),
+        [(row.host, row.mode, str(row.devices), row.stale or "up to date") for row in rows],
+    )
+
+
+def history_row(row: HistoryRow) -> None:
+    """One event of the past."""
+    click.echo(f"{row.position:>12}  {time_text(row.decided_at_ns)}  {row.text}")
+
+
+def lease_object(answer: Answer) -> dict[str, object]:
+    """An answered lease as an object for programs."""
+    return {
+        "outcome": answer.outcome,
+        "lease": lease_id_text(answer.lease),
+        "token": answer.token,
+        "holder": answer.holder,
+        "devices": answer.devices,
+        "state": answer.state,
+        "ttl_ms": answer.ttl_ms,
+        "expires_at_ns": answer.expires_at_ns,
+        "position": answer.position,
+        "request_id": answer.request_id,
+    }
+
+
+def granted(answer: Answer) -> None:
+    """A granted lease for people."""
+    click.echo(f"lease {lease_id_text(answer.lease)}  token {answer.token}  {answer.state}")
+    click.echo(f"  {', '.join(answer.devices)} for {answer.holder}")
+    click.echo(f"  until {time_text(answer.expires_at_ns)} unless renewed (ttl {duration_text(answer.ttl_ms)})")
+
+
+def refused(answer: Answer) -> None:
+    """A refusal for people, on standard error: what stood in the way, and what helps."""
+    refusal = answer.refusal
+    assert refusal is not None
+    click.echo(f"refused ({refusal.code}): {refusal.message}", err=True)
+    for blocker in refusal.blockers:
+        since = f", since {time_text(blocker.since_ns)} (position {blocker.since_position})" if blocker.since_ns else ""
+        click.echo(f"  {blocker.device}: {blocker.why}{since}", err=True)
+    if refusal.help:
+        click.echo(f"  what helps: {refusal.help}", err=True)
+
+
+def refusal_object(answer: Answer) -> dict[str, object]:
+    """A refusal as an object for programs."""
+    refusal = answer.refusal
+    assert refusal is not None
+    told = msgspec.to_builtins(refusal)
+    first = refusal.blockers[0] if refusal.blockers else None
+    return {
+        "outcome": "refused",
+        **told,
+        "holder": first.holder if first else "",
+        "lease": lease_id_text(first.lease) if first and first.lease else "",
+        "position": answer.position,
+        "request_id": answer.request_id,
+    }

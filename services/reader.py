@@ -1,0 +1,353 @@
+"""Reads the ledger from a snapshot on and stays with it: the state, for every service that folds.
+
+A log that is not the one that was read before is never read on: `start` refuses it and names the first record that does
+not fit. A snapshot that is damaged, or of another version of the fold, is built anew from the log, if that is sound.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine, Iterable
+from contextlib import aclosing
+from typing import Any, Final
+
+from leasehold.events import codec, limits
+from leasehold.events.errors import CorruptLedgerError, CorruptSnapshotError, LeaseholdError, UnavailableError
+from leasehold.events.position import end_of_record, position_of, sequence_of
+from leasehold.events.record import Record, chain_hash
+from leasehold.projections import evolve
+from leasehold.projections.history import IndexRow, index_rows
+from leasehold.projections.state import Head, State
+from leasehold.services.freezing import encode_gently, freeze
+from leasehold.services.ledger.port import Entry, Ledger
+from leasehold.services.store import FoldStore, NotedHead
+
+_log: Final = logging.getLogger(__name__)
+
+SLICE_NS: Final = 8_000_000
+"""Folding lets the rest of the loop go on after this long; a record of the largest kind takes 10 ms more."""
+NOTE_S: Final = 0.5
+UNNOTED_ROWS_MAX: Final = 50_000
+"""Index rows that may wait for the disk; folding waits for it then."""
+SNAPSHOT_SHARE: Final = 20
+"""A snapshot that took a second is followed by another after this many at the earliest."""
+DOUBTS_MAX: Final = 20
+DOUBT_PAUSE_S: Final = 0.1
+"""A log that looks shorter than it was is looked at again for two seconds: a replica may not have caught up yet."""
+PROOF_S: Final = 10.0
+"""How long `start` takes at most to go over what has been read since the snapshot; behind that it goes on by itself."""
+SAVE_POLL_S: Final = 1.0
+END_TRIES: Final = 5
+END_TRY_S: Final = 1.0
+
+
+class LedgerReader:
+    """The state of one ledger, kept up to date. `start` it once, and `stop` it in the end."""
+
+    def __init__(self, ledger: Ledger, store: FoldStore) -> None:
+        """Both stay their owner's, and must be closed after `stop`."""
+        self.caught_up = asyncio.Event()
+        """The end that the log had at the start has been reached."""
+        self.ended = asyncio.Event()
+        """Nothing is read any more: see `failure`, or `stop` was called."""
+        self.failure: LeaseholdError | None = None
+        """Why reading has ended by itself. The state may then lie within a record and must not be used."""
+        self.goal = 0
+        """The last record that the log had at the start."""
+        self._ledger = ledger
+        self._store = store
+        self._state = State()
+        self._waiting: dict[asyncio.Future[None], int] = {}
+        self._unnoted = _Unnoted()
+        self._anchor = 0
+        self._vouched = 0
+        self._noted = 0
+        self._saved = 0
+        self._stopping = asyncio.Event()
+        self._moved = asyncio.Event()
+        self._keeping = asyncio.Lock()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def state(self) -> State:
+        """The state behind the last record read. It changes under the reader's hands, between two awaits at most."""
+        return self._state
+
+    # --- beginning and end --------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Load the snapshot, see that the log is still the one it was made of, and begin to follow.
+
+        Raises:
+            CorruptLedgerError: the log is shorter or another than the one that was read before; the first record that
+                is wrong is named, and nothing is changed.
+            StorageError: the store cannot be read.
+            UnavailableError: the log cannot be read now; `start` may be tried again.
+        """
+        noted = await self._store.head()
+        state = await self._load()
+        self.goal = await self._check_log(noted, state.head if state else None)
+        if state is None:
+            if noted is not None:
+                _log.warning("%s: everything is built anew from the log", self._store.path)
+            await self._store.clear()
+            state = State()
+        self._state = state
+        self._anchor = self._noted = self._saved = state.head.sequence
+        self._vouched = noted.sequence if noted else 0
+        self._advanced()
+        self._tasks = [asyncio.create_task(self._guard(work)) for work in (self._follow(), self._note(), self._save())]
+        if self._anchor:
+            await self.wait_for(end_of_record(self._vouched), PROOF_S)
+            if self.failure is not None:
+                await self.stop()
+                raise self.failure
+
+    async def _load(self) -> State | None:
+        try:
+            return await self._store.load()
+        except CorruptSnapshotError as error:
+            _log.warning("%s: %s", self._store.path, error)
+            return None
+
+    async def _check_log(self, noted: NotedHead | None, snapshot: Head | None) -> int:
+        """Compare the log with what was read of it before; its last sequence."""
+        last = await self._ledger.last_sequence()
+        if noted is None:
+            return last
+        for _ in range(DOUBTS_MAX):
+            if last >= noted.sequence:
+                break
+            await asyncio.sleep(DOUBT_PAUSE_S)
+            last = await self._ledger.last_sequence()
+        if last < noted.sequence:
+            raise CorruptLedgerError(
+                f"the log ends at {last}, but record {noted.sequence} was read from it before", sequence=last + 1
+            )
+        first = await self._read(1)
+        ledger_id = codec.decode_record(first, 1).ledger_id
+        if ledger_id != noted.ledger_id:
+            raise CorruptLedgerError(
+                f"of ledger {ledger_id}, but {self._store.path} is of ledger {noted.ledger_id}", sequence=1
+            )
+        if snapshot is not None:
+            await self._check_record(snapshot.sequence, snapshot.chain, known=0)
+        await self._check_record(noted.sequence, noted.chain, known=snapshot.sequence if snapshot else 0)
+        return last
+
+    async def _check_record(self, sequence: int, chain: str, *, known: int) -> None:
+        found = chain_hash(await self._read(sequence))
+        if found != chain:
+            since = f"; record {known} is as it was" if known else ""
+            raise CorruptLedgerError(
+                f"its hash is {found[:12]}…, but {chain[:12]}… was read there before{since}", sequence=sequence
+            )
+
+    async def _read(self, sequence: int) -> bytes:
+        body = await self._ledger.read(sequence)
+        if body is None:
+            raise CorruptLedgerError("it is not there any more", sequence=sequence)
+        return body
+
+    async def stop(self) -> None:
+        """End reading, and keep what has been read. A second time does nothing.
+
+        Raises:
+            StorageError: the disk does not take it.
+        """
+        self._stopping.set()
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            await _end(task)
+        self._end_waiting()
+        if tasks and self.failure is None:
+            await self._note_now()
+            if self._state.head.sequence > self._saved:
+                await self._store.save_snapshot(self._state)
+
+    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run one of the tasks; its failure ends them all."""
+        try:
+            await work
+        except LeaseholdError as error:
+            self._fail(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, readers must hear of it instead of waiting
+            _log.exception("reading the ledger has failed")
+            self._fail(CorruptLedgerError(f"it cannot be read: {error!r}", sequence=self._state.head.sequence + 1))
+
+    def _fail(self, error: LeaseholdError) -> None:
+        if self.failure is None and not self._stopping.is_set():
+            _log.error("reading the ledger has stopped: %s", error)
+            self.failure = error
+        self._end_waiting()
+
+    # --- following ----------------------------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        async with aclosing(self._ledger.follow(self._state.head.sequence)) as batches:  # type: ignore[type-var]
+            async for batch in batches:
+                begun_ns = time.monotonic_ns()
+                for entry in batch:
+                    if self._stopping.is_set():
+                        return
+                    self._fold(entry)
+                    if time.monotonic_ns() - begun_ns > SLICE_NS:
+                        await self._breathe()
+                        begun_ns = time.monotonic_ns()
+                await self._breathe()
+        if not self._stopping.is_set():
+            raise UnavailableError("the ledger was closed under its reader")
+
+    async def _breathe(self) -> None:
+        """Tell those who wait how far it is, and let the others of the loop, and the disk, keep up."""
+        self._advanced()
+        if self._unnoted.count > UNNOTED_ROWS_MAX:
+            await self._note_now()
+        await asyncio.sleep(0)
+
+    def _fold(self, entry: Entry) -> None:
+        """`evolve.fold`, with the index rows of each event."""
+        state, sequence = self._state, entry.sequence
+        record = codec.decode_record(entry.body, sequence)
+        self._check_link(sequence, record)
+        evolve.check_belongs(state, sequence, record)
+        number = 0
+        for step in record.steps:
+            for event in step.events:
+                position = position_of(sequence, number)
+                evolve.evolve(state, position, record.decided_at_ns, event)
+                self._unnoted.add(index_rows(state, position, event))
+                number += 1
+        evolve.seal(state, sequence, record, chain_hash(entry.body))
+
+    def _check_link(self, sequence: int, record: Record) -> None:
+        """Blame the record before, if nothing vouches for it, rather than the one that shows that something is wrong."""
+        head = self._state.head
+        if record.prev != head.chain and self._anchor < head.sequence < self._vouched:
+            raise CorruptLedgerError(
+                f"its hash is {head.chain[:12]}…, but record {sequence} says that it follows {record.prev[:12]}…",
+                sequence=head.sequence,
+            )
+
+    def _advanced(self) -> None:
+        sequence = self._state.head.sequence
+        self._moved.set()
+        if sequence >= self.goal:
+            self.caught_up.set()
+        for waiting, wanted in tuple(self._waiting.items()):
+            if wanted <= sequence and not waiting.done():
+                waiting.set_result(None)
+
+    async def wait_for(self, position: int, timeout_s: float) -> bool:
+        """Wait until the record that holds `position` has been read; `False` if it was not within `timeout_s`."""
+        if sequence_of(position) <= self._state.head.sequence:
+            return self.failure is None
+        if self._stopping.is_set():
+            return False
+        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[waiting] = sequence_of(position)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await waiting
+        except TimeoutError:
+            return False
+        finally:
+            del self._waiting[waiting]
+        return sequence_of(position) <= self._state.head.sequence and self.failure is None
+
+    def _end_waiting(self) -> None:
+        self._stopping.set()
+        self.ended.set()
+        self._moved.set()
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
+
+    # --- keeping ------------------------------------------------------------------------------------------------
+
+    def unnoted(self, kind: str, name: str) -> list[int]:
+        """Where `name` of `kind` is told of, as far as the store does not have it yet. Ask this before the store."""
+        return self._unnoted.positions(kind, name)
+
+    async def _note(self) -> None:
+        while not self._stopping.is_set():
+            await self._moved.wait()
+            await self._pause(NOTE_S)
+            self._moved.clear()
+            await self._note_now()
+
+    async def _note_now(self) -> None:
+        async with self._keeping:
+            head = self._state.head
+            if head.sequence > self._noted:
+                await self._store.note(head, self._unnoted.take())
+                self._unnoted.forget_taken()
+                self._noted = head.sequence
+
+    async def _save(self) -> None:
+        saved_s, took_s = time.monotonic(), 0.0
+        while not self._stopping.is_set():
+            await self._pause(SAVE_POLL_S)
+            records, elapsed_s = self._state.head.sequence - self._saved, time.monotonic() - saved_s
+            is_due = records >= limits.SNAPSHOT_RECORDS or elapsed_s * 1_000 >= limits.SNAPSHOT_INTERVAL_MS
+            if records and is_due and elapsed_s >= SNAPSHOT_SHARE * took_s:
+                begun_s = time.monotonic()
+                await self._save_now()
+                saved_s = time.monotonic()
+                took_s = saved_s - begun_s
+
+    async def _save_now(self) -> None:
+        frozen = freeze(self._state)
+        body = await encode_gently(frozen)
+        # No snapshot without the index rows of all before it: they would be missing for ever.
+        await self._note_now()
+        async with self._keeping:
+            await self._store.save_frozen(frozen.head, body)
+        self._saved = frozen.head.sequence
+
+    async def _pause(self, pause_s: float) -> None:
+        try:
+            async with asyncio.timeout(pause_s):
+                await self._stopping.wait()
+        except TimeoutError:
+            return
+
+
+class _Unnoted:
+    """Index rows on their way to the disk."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        """Rows that are not being written yet."""
+        self._fresh: dict[tuple[str, str], list[int]] = {}
+        self._taken: dict[tuple[str, str], list[int]] = {}
+
+    def add(self, rows: Iterable[IndexRow]) -> None:
+        """Rows in the order of their positions."""
+        for kind, name, position in rows:
+            self._fresh.setdefault((kind, name), []).append(position)
+            self.count += 1
+
+    def take(self) -> list[tuple[str, str, int]]:
+        """All rows, to be written; again with the next ones, unless `forget_taken` comes before."""
+        for key, positions in self._fresh.items():
+            self._taken.setdefault(key, []).extend(positions)
+        self._fresh, self.count = {}, 0
+        return [(*key, position) for key, positions in self._taken.items() for position in positions]
+
+    def forget_taken(self) -> None:
+        """What was taken is on the disk."""
+        self._taken = {}
+
+    def positions(self, kind: str, name: str) -> list[int]:
+        """In order."""
+        return [*self._taken.get((kind, name), ()), *self._fresh.get((kind, name), ())]
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    # The NATS client swallows a cancellation in some places, so once may not be enough.
+    for _ in range(END_TRIES):
+        if task.done():
+            return
+        task.cancel()
+        await asyncio.wait({task}, timeout=END_TRY_S)

@@ -1,0 +1,262 @@
+"""`leasehold up`: everything on one machine, as one thing that starts, is watched over, and ends whole.
+
+It starts the NATS server, then one process each for allocator, query service and watcher, starts again what ends by
+itself, and takes everything down with it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlparse
+
+import msgspec
+
+from leasehold.events import limits
+from leasehold.events.errors import CorruptLedgerError, LeaseholdError, ServerStartError, UnavailableError
+from leasehold.events.subjects import Subjects
+from leasehold.services import home
+from leasehold.services.client import Client
+from leasehold.services.connection import connect, disconnect
+from leasehold.services.ledger.streams import ensure_streams
+from leasehold.services.lifeline import tied_to_us
+from leasehold.services.natsserver import USER, NatsServer
+from leasehold.services.processes import EXIT_CORRUPT, EXIT_IN_USE, ROLES
+
+_log: Final = logging.getLogger(__name__)
+
+READY_WAIT_S: Final = 30.0
+RESTART_S_MIN: Final = 0.1
+RESTART_S_MAX: Final = 5.0
+STOP_WAIT_S: Final = 5.0
+CALM_S: Final = 10.0
+"""A child that lived for so long is started again at once when it ends."""
+
+Say = Callable[[str], None]
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What was asked for. `nats`: the URL of a running server to use instead of starting one."""
+
+    data: Path
+    cluster: str
+    host: str
+    nats: str = ""
+    nats_user: str = USER
+    nats_password: str = ""
+
+
+class Up:
+    """One run of everything."""
+
+    def __init__(self, options: Options, say: Say) -> None:
+        """`say` shows a line to whoever started it."""
+        self._options = options
+        self._say = say
+        self._server: NatsServer | None = None
+        self._info = home.ConnectionInfo(url="", user="", password="", cluster="")
+        self._children: dict[str, asyncio.subprocess.Process] = {}
+        self._stopping = asyncio.Event()
+        self._failure: LeaseholdError | None = None
+
+    @property
+    def options(self) -> Options:
+        """What was asked for."""
+        return self._options
+
+    @property
+    def info(self) -> home.ConnectionInfo:
+        """How the bus is reached."""
+        return self._info
+
+    async def run(self, on_ready: Callable[["Up"], object]) -> None:
+        """Run until told to end (SIGTERM, SIGINT), or until something cannot go on.
+
+        Args:
+            on_ready: awaited once everything answers and the devices of this host are known.
+
+        Raises:
+            LeaseholdError: it did not come up, or the log is not what it was.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self._stopping.set)
+        try:
+            await self._start_bus()
+            async with asyncio.TaskGroup() as tasks:
+                watching = [tasks.create_task(self._tend(role)) for role in ROLES]
+                if self._server is not None:
+                    watching.append(tasks.create_task(self._tend_server(self._server)))
+                ready = tasks.create_task(self._announce(on_ready))
+                await self._stopping.wait()
+                for task in (ready, *watching):
+                    task.cancel()
+        finally:
+            await self._take_down()
+        if self._failure is not None:
+            raise self._failure
+
+    # --- the bus --------------------------------------------------------------------------------------------------
+
+    async def _start_bus(self) -> None:
+        data = home.make_private_dir(self._options.data)
+        before = _known_connection(data)
+        if self._options.nats:
+            url, user, password = self._options.nats, self._options.nats_user, self._options.nats_password
+        else:
+            secret = before.password if before is not None and before.user == USER else home.new_secret()
+            self._server = await _start_server(data, secret, _port_of(before))
+            url, user, password = self._server.url, USER, secret
+        info = home.ConnectionInfo(
+            url=url, user=user, password=password, cluster=self._options.cluster, data=str(data)
+        )
+        await _prepare_streams(info)
+        home.write_connection(data, info)
+        home.leave_pointer(data)
+        self._info = info
+
+    async def _tend_server(self, server: NatsServer) -> None:
+        """Start the server again when it ends, at the same address."""
+        while True:
+            code = await server.wait()
+            _log.error("nats-server ended with exit code %d; starting it again", code)
+            await server.stop()
+            self._server = server = await _start_server(
+                self._options.data, self._info.password, urlparse(self._info.url).port or -1
+            )
+            await _prepare_streams(self._info)
+
+    # --- the children ---------------------------------------------------------------------------------------------
+
+    async def _tend(self, role: str) -> None:
+        pause_s = RESTART_S_MIN
+        while True:
+            started_s = time.monotonic()
+            child = self._children[role] = await self._spawn(role)
+            code = await child.wait()
+            if code in (EXIT_CORRUPT, EXIT_IN_USE):
+                # Starting again would change nothing: whoever runs this has to look.
+                self._fail(CorruptLedgerError(f"the {role} stopped; `leasehold verify` says more (see {role}.log)"))
+                return
+            pause_s = RESTART_S_MIN if time.monotonic() - started_s > CALM_S else min(pause_s * 2, RESTART_S_MAX)
+            _log.error("the %s ended with exit code %d; starting it again in %.1f s", role, code, pause_s)
+            await asyncio.sleep(pause_s)
+
+    async def _spawn(self, role: str) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "leasehold.services.processes", role,
+            "--data", str(self._options.data), "--host", self._options.host,
+            stdin=asyncio.subprocess.DEVNULL,
+            preexec_fn=tied_to_us(),
+            start_new_session=True,
+        )  # fmt: skip
+
+    def _fail(self, error: LeaseholdError) -> None:
+        self._failure = error
+        self._stopping.set()
+
+    async def _announce(self, on_ready: Callable[["Up"], object]) -> None:
+        try:
+            async with asyncio.timeout(READY_WAIT_S):
+                await self._until_ready()
+        except TimeoutError:
+            self._fail(ServerStartError(f"not everything answers after {READY_WAIT_S:g} s; see *.log in the data directory"))
+            return
+        shown = on_ready(self)
+        if asyncio.iscoroutine(shown):
+            await shown
+
+    async def _until_ready(self) -> None:
+        async with Client(self._options.data, patience_s=READY_WAIT_S) as client:
+            while True:
+                with contextlib.suppress(UnavailableError):
+                    hosts = {row.host: row for row in await client.hosts()}
+                    mine = hosts.get(self._options.host)
+                    if mine is not None and not mine.stale:
+                        return
+                await asyncio.sleep(0.05)
+
+    # --- the end --------------------------------------------------------------------------------------------------
+
+    async def _take_down(self) -> None:
+        for role in reversed(ROLES):
+            child = self._children.pop(role, None)
+            if child is not None:
+                await _end(child)
+        if self._server is not None:
+            await self._server.stop()
+        home.remove_pointer(self._options.data)
+
+
+def _known_connection(data: Path) -> home.ConnectionInfo | None:
+    try:
+        return home.read_connection(data)
+    except UnavailableError:
+        return None
+
+
+def _port_of(info: home.ConnectionInfo | None) -> int:
+    """The port of the last run if it is free, so that clients which reconnect find us; else any."""
+    port = urlparse(info.url).port if info is not None else None
+    if not port:
+        return -1
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return -1
+    return port
+
+
+async def _start_server(data: Path, secret: str, port: int) -> NatsServer:
+    server = NatsServer(data, secret=secret, port=port)
+    try:
+        await server.start()
+    except ServerStartError:
+        if port == -1:
+            raise
+        server = NatsServer(data, secret=secret)
+        await server.start()
+    return server
+
+
+async def _prepare_streams(info: home.ConnectionInfo) -> None:
+    connection = await connect(info.url, user=info.user, password=info.password, name="up")
+    try:
+        await ensure_streams(connection, Subjects(info.cluster))
+    finally:
+        await disconnect(connection)
+
+
+async def _end(child: asyncio.subprocess.Process) -> None:
+    if child.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        child.terminate()
+    try:
+        async with asyncio.timeout(STOP_WAIT_S):
+            await child.wait()
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            child.kill()
+        await child.wait()
+
+
+def weaker_promises(options: Options) -> list[str]:
+    """What this way of running does not promise, in sentences for people."""
+    told = [
+        "one server keeps the log: if its disk is lost, the log is lost with it (three servers would keep it)",
+        f"host {options.host} is only watched: a device counts as free when no user of it is seen, "
+        f"and that is looked at every {limits.RESCAN_MS // 1000} s at least",
+        "every local process that can read the data directory may speak in any principal's name",
+    ]
+    if options.nats:
+        told[0] = "the given NATS server decides how safe the log is: its replicas and sync_interval are not ours"
+    return told
