@@ -14,7 +14,7 @@ from typing import Any, Final
 from leasehold.events import codec, limits
 from leasehold.events.errors import CorruptLedgerError, CorruptSnapshotError, LeaseholdError, UnavailableError
 from leasehold.events.position import end_of_record, position_of, sequence_of
-from leasehold.events.record import Record, chain_hash
+from leasehold.events.record import chain_hash
 from leasehold.projections import evolve
 from leasehold.projections.history import IndexRow, index_rows
 from leasehold.projections.state import Head, State
@@ -130,9 +130,10 @@ class LedgerReader:
             raise CorruptLedgerError(
                 f"of ledger {ledger_id}, but {self._store.path} is of ledger {noted.ledger_id}", sequence=1
             )
-        if snapshot is not None:
-            await self._check_record(snapshot.sequence, snapshot.chain, known=0)
-        await self._check_record(noted.sequence, noted.chain, known=snapshot.sequence if snapshot else 0)
+        known = snapshot.sequence if snapshot else 0
+        if snapshot is not None and known < noted.sequence:
+            await self._check_record(known, snapshot.chain, known=0)
+        await self._check_record(noted.sequence, noted.chain, known=known)
         return last
 
     async def _check_record(self, sequence: int, chain: str, *, known: int) -> None:
@@ -190,7 +191,10 @@ class LedgerReader:
                 for entry in batch:
                     if self._stopping.is_set():
                         return
-                    self._fold(entry)
+                    try:
+                        self._fold(entry)
+                    except CorruptLedgerError as error:
+                        raise await self._blame(entry, error) from None
                     if time.monotonic_ns() - begun_ns > SLICE_NS:
                         await self._breathe()
                         begun_ns = time.monotonic_ns()
@@ -209,7 +213,6 @@ class LedgerReader:
         """`evolve.fold`, with the index rows of each event."""
         state, sequence = self._state, entry.sequence
         record = codec.decode_record(entry.body, sequence)
-        self._check_link(sequence, record)
         evolve.check_belongs(state, sequence, record)
         number = 0
         for step in record.steps:
@@ -220,14 +223,21 @@ class LedgerReader:
                 number += 1
         evolve.seal(state, sequence, record, chain_hash(entry.body))
 
-    def _check_link(self, sequence: int, record: Record) -> None:
-        """Blame the record before, if nothing vouches for it, rather than the one that shows that something is wrong."""
+    async def _blame(self, entry: Entry, error: CorruptLedgerError) -> CorruptLedgerError:
+        """Name the record before, where the one behind vouches for the one that does not follow it."""
         head = self._state.head
-        if record.prev != head.chain and self._anchor < head.sequence < self._vouched:
-            raise CorruptLedgerError(
-                f"its hash is {head.chain[:12]}…, but record {sequence} says that it follows {record.prev[:12]}…",
-                sequence=head.sequence,
-            )
+        if not self._anchor < head.sequence < self._vouched:
+            return error
+        try:
+            says = codec.decode_record(entry.body, entry.sequence).prev
+            behind = await self._ledger.read(entry.sequence + 1) if entry.sequence < self._vouched else None
+            is_vouched = behind is None or codec.decode_record(behind, 0).prev == chain_hash(entry.body)
+        except LeaseholdError:
+            return error
+        if says == head.chain or not is_vouched:
+            return error
+        reason = f"its hash is {head.chain[:12]}…, but record {entry.sequence} says that it follows {says[:12]}…"
+        return CorruptLedgerError(reason, sequence=head.sequence)
 
     def _advanced(self) -> None:
         sequence = self._state.head.sequence
