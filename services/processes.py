@@ -30,10 +30,8 @@ from leasehold.services.ledger.jetstream import JetStreamLedger
 from leasehold.services.ledger.observed import ObservedReader
 from leasehold.services.ledger.port import Ledger
 from leasehold.services.ledger.streams import ensure_streams
-from leasehold.services.query.service import QueryService
 from leasehold.services.reader import LedgerReader
 from leasehold.services.store import FoldStore
-from leasehold.services.watcher.agent import WatcherAgent
 
 _log: Final = logging.getLogger(__name__)
 
@@ -131,6 +129,8 @@ class _Keeper:
 
 async def run_query(bus: _Bus, _host: HostName) -> None:
     """Answer questions until cancelled."""
+    from leasehold.services.query.service import QueryService  # noqa: PLC0415 - each process loads only what it needs
+
     ledger = JetStreamLedger(bus.connection, bus.subjects)
     store = await FoldStore.open(bus.data / "query.sqlite")
     try:
@@ -151,6 +151,8 @@ async def run_query(bus: _Bus, _host: HostName) -> None:
 
 async def run_watcher(bus: _Bus, host: HostName) -> None:
     """Watch this machine until cancelled."""
+    from leasehold.services.watcher.agent import WatcherAgent  # noqa: PLC0415 - each process loads only what it needs
+
     await WatcherAgent(bus.connection, bus.subjects, host).run()
 
 
