@@ -1,3 +1,9 @@
 """What all tests share."""
 
+from hypothesis import settings
+
 pytest_plugins = ["tests.support.not_run"]
+
+# The machine may be busy, so a single example has no deadline (a test has); a failure shows how to repeat it.
+settings.register_profile("house", deadline=None, print_blob=True)
+settings.load_profile("house")
