@@ -1,0 +1,185 @@
+"""Events as sentences: one line of English for each, as people read it in a history."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from leasehold.events import event_types
+from leasehold.events.event_types import Event, RequestRef
+from leasehold.events.position import lease_id_text
+from leasehold.projections.state import State
+
+TEXT_CHARS_MAX: Final = 1_000
+_UNITS: Final = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1_000, "s"))
+
+
+def tell(event: Event, position: int, state: State | None = None) -> str:
+    """What happened at `position`. A `state` of any later position adds whose lease it was, if it is still known."""
+    teller: Callable[[Any, int, State | None], str] = _TELLERS[type(event)]
+    text = teller(event, position, state)
+    if not text.isprintable():
+        # Agents pass on what devices say of themselves; none of it may end the line or steer a terminal.
+        text = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    return text if len(text) <= TEXT_CHARS_MAX else f"{text[: TEXT_CHARS_MAX - 1]}…"
+
+
+def span_text(ms: int) -> str:
+    """A time span in the largest units that say it exactly: `90 s`, `2 min`, `1500 ms`."""
+    for size, unit in _UNITS:
+        if ms >= size and ms % size == 0:
+            return f"{ms // size} {unit}"
+    return f"{ms} ms"
+
+
+def _asked(ref: RequestRef) -> str:
+    return f"asked by {ref.principal}, request {ref.request_id}"
+
+
+def _lease(lease: int, state: State | None) -> str:
+    row = state.leases.get(lease) if state is not None else None
+    return f"{lease_id_text(lease)} of {row.holder}" if row else lease_id_text(lease)
+
+
+# --- the ledger and its hosts -------------------------------------------------------------------------------------
+
+
+def _ledger_started(event: event_types.LedgerStarted, _position: int, _state: State | None) -> str:
+    return f"ledger {event.ledger_id} of cluster {event.cluster} began (era {event.era})"
+
+
+def _grace_started(event: event_types.GraceStarted, _position: int, _state: State | None) -> str:
+    return f"{event.writer} decides from here on ({event.reason}); nothing expires before a grace time is over"
+
+
+def _host_registered(event: event_types.HostRegistered, _position: int, _state: State | None) -> str:
+    how = "managed: a binder acts on it" if event.mode == "managed" else "watched: nobody acts on it"
+    return f"host {event.host} is {how}"
+
+
+def _host_went_stale(event: event_types.HostWentStale, _position: int, _state: State | None) -> str:
+    return f"{event.agent} on {event.host} cannot be relied on: {event.reason}; nothing of the host is granted"
+
+
+def _host_came_back(event: event_types.HostCameBack, _position: int, _state: State | None) -> str:
+    return f"{event.agent} on {event.host} is heard again"
+
+
+def _source_started(event: event_types.SourceStarted, _position: int, _state: State | None) -> str:
+    return f"{event.agent} on {event.host} started (run {event.run})"
+
+
+def _source_stopped(event: event_types.SourceStopped, _position: int, _state: State | None) -> str:
+    return f"{event.agent} on {event.host} stopped in good order; nothing of the host is granted"
+
+
+def _observations_accepted(event: event_types.ObservationsAccepted, _position: int, _state: State | None) -> str:
+    return f"message {event.counter} of {event.agent} on {event.host} was taken"
+
+
+def _report_requested(event: event_types.ReportRequested, _position: int, _state: State | None) -> str:
+    return f"{event.agent} on {event.host} must report again: {event.reason}"
+
+
+def _picture_completed(event: event_types.PictureCompleted, _position: int, _state: State | None) -> str:
+    return f"{event.agent} has told all about {event.host}"
+
+
+# --- devices ------------------------------------------------------------------------------------------------------
+
+
+def _thing(event: event_types.DeviceAppeared | event_types.DeviceReplaced | event_types.DeviceReappeared) -> str:
+    device = event.device
+    words = (device.vendor_name or device.vendor_id, device.product_name or device.product_id)
+    return " ".join(word for word in words if word) or device.kind
+
+
+def _device_appeared(event: event_types.DeviceAppeared, _position: int, _state: State | None) -> str:
+    return f"{event.host}/{event.device.key} appeared: {_thing(event)}"
+
+
+def _device_changed(event: event_types.DeviceChanged, _position: int, _state: State | None) -> str:
+    changes = ", ".join(_change(event, field) for field in event.changed)
+    return f"{event.host}/{event.device.key} changed: {changes}"
+
+
+def _change(event: event_types.DeviceChanged, field: str) -> str:
+    value = getattr(event.device, field, None)
+    if field == "attributes" or value is None:
+        return field
+    text = ", ".join(value) if isinstance(value, tuple) else str(value)
+    return f"{field} is now {text}" if text else f"{field} is now empty"
+
+
+def _device_replaced(event: event_types.DeviceReplaced, _position: int, _state: State | None) -> str:
+    return f"another thing sits at {event.host}/{event.device.key}: {_thing(event)}"
+
+
+def _device_missing(event: event_types.DeviceMissing, _position: int, _state: State | None) -> str:
+    return f"{event.host}/{event.key} is not there any more"
+
+
+def _device_reappeared(event: event_types.DeviceReappeared, _position: int, _state: State | None) -> str:
+    return f"{event.host}/{event.device.key} is back: {_thing(event)}"
+
+
+# --- leases -------------------------------------------------------------------------------------------------------
+
+
+def _lease_granted(event: event_types.LeaseGranted, position: int, _state: State | None) -> str:
+    forced = ", although the host itself needs it (forced)" if event.forced else ""
+    return (
+        f"granted to {event.holder} as {lease_id_text(position)}: {', '.join(event.devices)}, "
+        f"for {span_text(event.ttl_ms)}{forced} ({_asked(event.request)})"
+    )
+
+
+def _lease_renewed(event: event_types.LeaseRenewed, _position: int, state: State | None) -> str:
+    return f"{_lease(event.lease, state)} renewed for {span_text(event.ttl_ms)} ({_asked(event.request)})"
+
+
+def _lease_released(event: event_types.LeaseReleased, _position: int, state: State | None) -> str:
+    return f"{_lease(event.lease, state)} released ({_asked(event.request)})"
+
+
+def _lease_expired(event: event_types.LeaseExpired, _position: int, state: State | None) -> str:
+    return f"{_lease(event.lease, state)} expired: its time was over and no renewal had come"
+
+
+def _device_freed(event: event_types.DeviceFreed, _position: int, _state: State | None) -> str:
+    by = f" (request {event.request.request_id})" if event.request is not None else ""
+    return f"{event.device} freed from {lease_id_text(event.lease)}: {event.evidence}{by}"
+
+
+def _request_refused(event: event_types.RequestRefused, _position: int, _state: State | None) -> str:
+    whom = event.holder or event.request.principal
+    return f"{event.verb} refused to {whom}: {event.refusal.message} ({_asked(event.request)})"
+
+
+def _refusals_repeated(event: event_types.RefusalsRepeated, _position: int, _state: State | None) -> str:
+    times = "once more" if event.count == 1 else f"{event.count} times more by now"
+    return f"refused as at position {event.first}, {times} ({_asked(event.request)})"
+
+
+_TELLERS: Final[dict[type[Any], Callable[[Any, int, State | None], str]]] = {
+    event_types.LedgerStarted: _ledger_started,
+    event_types.GraceStarted: _grace_started,
+    event_types.HostRegistered: _host_registered,
+    event_types.HostWentStale: _host_went_stale,
+    event_types.HostCameBack: _host_came_back,
+    event_types.SourceStarted: _source_started,
+    event_types.SourceStopped: _source_stopped,
+    event_types.ObservationsAccepted: _observations_accepted,
+    event_types.ReportRequested: _report_requested,
+    event_types.PictureCompleted: _picture_completed,
+    event_types.DeviceAppeared: _device_appeared,
+    event_types.DeviceChanged: _device_changed,
+    event_types.DeviceReplaced: _device_replaced,
+    event_types.DeviceMissing: _device_missing,
+    event_types.DeviceReappeared: _device_reappeared,
+    event_types.LeaseGranted: _lease_granted,
+    event_types.LeaseRenewed: _lease_renewed,
+    event_types.LeaseReleased: _lease_released,
+    event_types.LeaseExpired: _lease_expired,
+    event_types.DeviceFreed: _device_freed,
+    event_types.RequestRefused: _request_refused,
+    event_types.RefusalsRepeated: _refusals_repeated,
+}
