@@ -62,6 +62,35 @@ def encode(value: object) -> bytes:
     return _encoder.encode(value)
 
 
+class _RecordOfEncoded(msgspec.Struct, frozen=True, kw_only=True):
+    format: int
+    ledger_id: str
+    era: int
+    prev: str
+    writer: str
+    decided_at_ns: int
+    rules_version: int
+    observed_through: int
+    steps: list[msgspec.Raw]
+
+
+def encode_record(record: Record, steps: list[bytes]) -> bytes:
+    """`encode(record)`, where its steps have been encoded already."""
+    return _encoder.encode(
+        _RecordOfEncoded(
+            format=record.format,
+            ledger_id=record.ledger_id,
+            era=record.era,
+            prev=record.prev,
+            writer=record.writer,
+            decided_at_ns=record.decided_at_ns,
+            rules_version=record.rules_version,
+            observed_through=record.observed_through,
+            steps=[msgspec.Raw(step) for step in steps],
+        )
+    )
+
+
 def verb_of(request: Request) -> str:
     """`lease`, `renew`, `release` or `confirm_free`."""
     return str(request.__struct_config__.tag).partition(".")[0]

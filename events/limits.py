@@ -90,6 +90,10 @@ SNAPSHOT_INTERVAL_MS: Final = 15_000
 HISTORY_ROWS_MAX: Final = 1_000
 LIST_ROWS_MAX: Final = 1_000
 """Rows of one page; readers ask for the next with the last key that they saw."""
+HEAD_NOTE_MS: Final = 500
+"""How often the head that was folded is written down, so that a log which lost its end is noticed."""
+HEARTBEAT_ANSWER_MS: Final = 20
+"""A heartbeat that came while a record was in flight is answered this soon after."""
 HEARTBEAT_MS: Final = 2_000
 HOST_SILENT_MS: Final = 15_000
 """A host whose agent is not heard for this long is stale: nothing of it is granted."""

@@ -131,9 +131,11 @@ class Sequencer:
         assert self._draft is None
         before = self.state.head
         now_ns = max(now_ns, before.decided_at_ns)
+        # Looked up before anything is written down, when what renewals left behind can be cleared away.
+        due_ns = next_work_ns(self.state, self.writer)
         self.state.journal.begin()
         packing = _Packing(self.state, before, now_ns)
-        self._pack(packing, now_ns)
+        self._pack(packing, is_due=due_ns is not None and due_ns <= now_ns)
         if not packing.steps:
             self.state.journal.commit()
             self._answer_drafted()
@@ -141,7 +143,7 @@ class Sequencer:
         self._draft = self._seal(packing, before, now_ns)
         return self._draft
 
-    def _pack(self, packing: "_Packing", now_ns: int) -> None:
+    def _pack(self, packing: "_Packing", *, is_due: bool) -> None:
         if packing.before.sequence == 0:
             packing.add(inputs.LedgerBegins(cluster=self._cluster, writer=self.writer))
         while self._notes and packing.add(self._notes[0]):
@@ -155,8 +157,7 @@ class Sequencer:
         while self._requests and packing.add(self._requests[0].asked):
             pending = self._requests.popleft()
             self._drafted.append((pending, self._answer(pending, packing.last_position)))
-        due = next_work_ns(self.state, self.writer)
-        if due is not None and due <= now_ns:
+        if is_due or self.state.indexes.freeable:
             packing.add(inputs.Tick(self.writer))
 
     def _seal(self, packing: "_Packing", before: Head, now_ns: int) -> Draft:
@@ -171,7 +172,7 @@ class Sequencer:
             observed_through=packing.observed_through,
             steps=tuple(packing.steps),
         )
-        body = codec.encode(record)
+        body = codec.encode_record(record, packing.encoded)
         draft = Draft(before.sequence, body, record, chain_hash(body))
         evolve.seal(self.state, before.sequence + 1, record, draft.chain)
         return draft
@@ -197,7 +198,9 @@ class Sequencer:
     def _answer(self, pending: Pending, position: int) -> Answer:
         """The outcome right behind the request's own step: later steps of the record may already forget it."""
         known = self.state.answers.get(pending.key)
-        if known is not None and known.body_hash == codec.body_hash(pending.asked.request):
+        if known is not None and (
+            known.position == position or known.body_hash == codec.body_hash(pending.asked.request)
+        ):
             answer = answer_for(self.state, pending.key)
             assert answer is not None
             return answer
@@ -234,7 +237,7 @@ class Sequencer:
         return record
 
 
-_BYTES_PER_STEP: Final = 64
+_BYTES_AROUND_STEPS: Final = 1_024
 
 
 class _Packing:
@@ -243,13 +246,14 @@ class _Packing:
     def __init__(self, state: State, before: Head, now_ns: int) -> None:
         self.before = before
         self.steps: list[Step] = []
+        self.encoded: list[bytes] = []
         self.observed_through = before.observed_through
         self.last_position = 0
         """Of the first event of the step that was added last."""
         self._state = state
         self._now_ns = now_ns
         self._count = 0
-        self._bytes = 1_024
+        self._bytes = _BYTES_AROUND_STEPS
 
     def add(self, given: Input) -> bool:
         """Decide `given` into the record; `False` if there is no room for it (then nothing has changed)."""
@@ -259,7 +263,8 @@ class _Packing:
         if events is None:
             return True
         step = Step(given, tuple(events))
-        size = len(codec.encode(step)) + _BYTES_PER_STEP
+        encoded = codec.encode(step)
+        size = len(encoded) + 1
         if self.steps and (
             self._count + len(events) > limits.EVENTS_PER_RECORD_MAX or self._bytes + size > limits.RECORD_BYTES_MAX
         ):
@@ -270,5 +275,6 @@ class _Packing:
             evolve.evolve(self._state, position, self._now_ns, event)
             self._count += 1
         self.steps.append(step)
+        self.encoded.append(encoded)
         self._bytes += size
         return True

@@ -10,7 +10,7 @@ from leasehold.events.devices import DeviceDescription
 from leasehold.events.identities import DeviceId, DeviceKey, Holder, HostName, Principal, RequestKey, device_id
 from leasehold.events.record import GENESIS_PREV
 from leasehold.events.refusals import Refusal
-from leasehold.projections.tables import Journal, Queue, Table
+from leasehold.projections.tables import Cell, Journal, Queue, Table
 
 FOLD_VERSION: Final = 1
 """Raised when the same log would fold to another state; snapshots of another version are built anew."""
@@ -146,7 +146,7 @@ class State:
     def __init__(self) -> None:
         journal = Journal()
         self.journal = journal
-        self._head = Head()
+        self._head = Cell(journal, Head())
         self.hosts: Table[HostName, HostState] = Table(journal)
         self.devices: Table[DeviceId, DeviceState] = Table(journal)
         self.leases: Table[int, LeaseState] = Table(journal)
@@ -159,13 +159,12 @@ class State:
     @property
     def head(self) -> Head:
         """How far the log has been folded."""
-        return self._head
+        head: Head = self._head.value
+        return head
 
     def set_head(self, head: Head) -> None:
         """Move on."""
-        before = self._head
-        self.journal.note(lambda: setattr(self, "_head", before))
-        self._head = head
+        self._head.put(head)
 
     def put_device(self, device: DeviceId, row: DeviceState) -> None:
         """Set a device's row and what is derived from it."""

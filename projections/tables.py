@@ -1,51 +1,70 @@
 """Tables that can be taken back: what a record would change is undone if another's record stands in its place."""
 
 from collections import deque
-from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, Final, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
 
-_Undo = Callable[[], object]
+_ABSENT: Final[Any] = object()
 
 
 class Journal:
     """The changes since `begin`, newest last. Outside of `begin` … `commit` nothing is written down."""
 
+    __slots__ = ("changes",)
+
     def __init__(self) -> None:
-        self._undo: list[_Undo] | None = None
+        self.changes: list[tuple[Any, Any, Any]] | None = None
+        """What was changed, where in it, and what stood there before; `None` while nothing is written down."""
 
     @property
     def is_open(self) -> bool:
         """Whether changes are being written down."""
-        return self._undo is not None
+        return self.changes is not None
 
     def begin(self) -> None:
         """From here on changes can be taken back."""
-        assert self._undo is None
-        self._undo = []
+        assert self.changes is None
+        self.changes = []
 
     def commit(self) -> None:
         """The changes stay."""
-        assert self._undo is not None
-        self._undo = None
+        assert self.changes is not None
+        self.changes = None
 
     def roll_back(self) -> None:
         """Undo everything since `begin`."""
-        assert self._undo is not None
-        undo, self._undo = self._undo, None
-        for each in reversed(undo):
-            each()
+        assert self.changes is not None
+        changes, self.changes = self.changes, None
+        for changed, key, before in reversed(changes):
+            changed.undo(key, before)
 
-    def note(self, undo: _Undo) -> None:
-        """Write down how to undo a change that is about to be made."""
-        if self._undo is not None:
-            self._undo.append(undo)
+
+class Cell:
+    """One value that can be taken back."""
+
+    __slots__ = ("_journal", "value")
+
+    def __init__(self, journal: Journal, value: Any) -> None:
+        self._journal = journal
+        self.value = value
+
+    def put(self, value: Any) -> None:
+        """Set it."""
+        if self._journal.changes is not None:
+            self._journal.changes.append((self, None, self.value))
+        self.value = value
+
+    def undo(self, _key: None, before: Any) -> None:
+        """Take one change back."""
+        self.value = before
 
 
 class Table(dict[K, V]):
     """A dictionary whose changes go through `put` and `drop`, and so through the journal. Its order means nothing."""
+
+    __slots__ = ("_journal",)
 
     def __init__(self, journal: Journal) -> None:
         super().__init__()
@@ -53,19 +72,23 @@ class Table(dict[K, V]):
 
     def put(self, key: K, value: V) -> None:
         """Set `key` to `value`."""
-        if self._journal.is_open:
-            if key in self:
-                before = self[key]
-                self._journal.note(lambda: self.__setitem__(key, before))
-            else:
-                self._journal.note(lambda: self.pop(key))
+        changes = self._journal.changes
+        if changes is not None:
+            changes.append((self, key, self.get(key, _ABSENT)))
         self[key] = value
 
     def drop(self, key: K) -> None:
         """Remove `key`, which must be there."""
         before = self.pop(key)
-        if self._journal.is_open:
-            self._journal.note(lambda: self.__setitem__(key, before))
+        if self._journal.changes is not None:
+            self._journal.changes.append((self, key, before))
+
+    def undo(self, key: K, before: V) -> None:
+        """Take one change back."""
+        if before is _ABSENT:
+            del self[key]
+        else:
+            self[key] = before
 
 
 class Queue(deque[V]):
@@ -78,10 +101,19 @@ class Queue(deque[V]):
     def push(self, value: V) -> None:
         """Add at the end."""
         self.append(value)
-        self._journal.note(self.pop)
+        if self._journal.changes is not None:
+            self._journal.changes.append((self, True, value))
 
     def shift(self) -> V:
         """Take from the front, where there must be something."""
         value = self.popleft()
-        self._journal.note(lambda: self.appendleft(value))
+        if self._journal.changes is not None:
+            self._journal.changes.append((self, False, value))
         return value
+
+    def undo(self, was_pushed: bool, value: V) -> None:
+        """Take one change back."""
+        if was_pushed:
+            self.pop()
+        else:
+            self.appendleft(value)

@@ -129,11 +129,11 @@ def expiry_without_grace() -> AbstractContextManager[Any]:
 
     def tick(original: Callable[..., Any], state: State, given: Tick, now_ns: int) -> Any:
         head = state.head
-        state._head = _replace(head, grace_until_ns=0)
+        state._head.value = _replace(head, grace_until_ns=0)
         try:
             return original(state, given, now_ns)
         finally:
-            state._head = head
+            state._head.value = head
 
     return _decider(Tick, tick)
 
@@ -143,11 +143,11 @@ def expiry_by_anyone() -> AbstractContextManager[Any]:
 
     def tick(original: Callable[..., Any], state: State, given: Tick, now_ns: int) -> Any:
         head = state.head
-        state._head = _replace(head, decider=given.writer)
+        state._head.value = _replace(head, decider=given.writer)
         try:
             return original(state, given, now_ns)
         finally:
-            state._head = head
+            state._head.value = head
 
     return _decider(Tick, tick)
 
