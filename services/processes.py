@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from leasehold.events import limits
-from leasehold.events.errors import CorruptLedgerError, LeaseholdError, StoreInUseError
+from leasehold.events.errors import CorruptLedgerError, LeaseholdError, StorageError, StoreInUseError
 from leasehold.events.identities import HostName
 from leasehold.events.subjects import LEDGER_STREAM, Subjects
 from leasehold.projections.state import State
@@ -114,8 +114,18 @@ class _Keeper:
         self._noted_s = 0.0
         self._saved_s = time.monotonic()
         self._saved_sequence = 0
+        self._complaint = ""
 
     async def after_record(self, state: State) -> None:
+        """Keep what is due. A disk that does not take it stops no decision: the log itself is what counts."""
+        try:
+            await self._keep(state)
+        except StorageError as error:
+            if str(error) != self._complaint:
+                _log.error("the fold is not kept: %s", error)
+            self._complaint = str(error)
+
+    async def _keep(self, state: State) -> None:
         now_s = time.monotonic()
         head = state.head
         is_many = head.sequence - self._saved_sequence >= limits.SNAPSHOT_RECORDS

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlparse
@@ -19,7 +19,13 @@ from urllib.parse import urlparse
 import msgspec
 
 from leasehold.events import limits
-from leasehold.events.errors import CorruptLedgerError, LeaseholdError, ServerStartError, UnavailableError
+from leasehold.events.errors import (
+    CorruptLedgerError,
+    LeaseholdError,
+    ServerStartError,
+    StoreInUseError,
+    UnavailableError,
+)
 from leasehold.events.subjects import Subjects
 from leasehold.services import home
 from leasehold.services.client import Client
@@ -75,7 +81,7 @@ class Up:
         """How the bus is reached."""
         return self._info
 
-    async def run(self, on_ready: Callable[["Up"], object]) -> None:
+    async def run(self, on_ready: Callable[["Up"], Awaitable[None]]) -> None:
         """Run until told to end (SIGTERM, SIGINT), or until something cannot go on.
 
         Args:
@@ -140,9 +146,9 @@ class Up:
             started_s = time.monotonic()
             child = self._children[role] = await self._spawn(role)
             code = await child.wait()
-            if code in (EXIT_CORRUPT, EXIT_IN_USE):
+            if code in _HOPELESS:
                 # Starting again would change nothing: whoever runs this has to look.
-                self._fail(CorruptLedgerError(f"the {role} stopped; `leasehold verify` says more (see {role}.log)"))
+                self._fail(_HOPELESS[code](f"the {role} has stopped: {_last_words(self._options.data, role)}"))
                 return
             pause_s = RESTART_S_MIN if time.monotonic() - started_s > CALM_S else min(pause_s * 2, RESTART_S_MAX)
             _log.error("the %s ended with exit code %d; starting it again in %.1f s", role, code, pause_s)
@@ -161,16 +167,17 @@ class Up:
         self._failure = error
         self._stopping.set()
 
-    async def _announce(self, on_ready: Callable[["Up"], object]) -> None:
+    async def _announce(self, on_ready: Callable[["Up"], Awaitable[None]]) -> None:
         try:
             async with asyncio.timeout(READY_WAIT_S):
                 await self._until_ready()
         except TimeoutError:
             self._fail(ServerStartError(f"not everything answers after {READY_WAIT_S:g} s; see *.log in the data directory"))
             return
-        shown = on_ready(self)
-        if asyncio.iscoroutine(shown):
-            await shown
+        try:
+            await on_ready(self)
+        except LeaseholdError as error:
+            self._fail(error)
 
     async def _until_ready(self) -> None:
         async with Client(self._options.data, patience_s=READY_WAIT_S) as client:
@@ -192,6 +199,19 @@ class Up:
         if self._server is not None:
             await self._server.stop()
         home.remove_pointer(self._options.data)
+
+
+_HOPELESS: Final[dict[int, type[LeaseholdError]]] = {EXIT_CORRUPT: CorruptLedgerError, EXIT_IN_USE: StoreInUseError}
+
+
+def _last_words(data: Path, role: str) -> str:
+    """The last line of a child's log that says what stopped it."""
+    try:
+        lines = (data / f"{role}.log").read_text(errors="replace").splitlines()
+    except OSError:
+        return f"see {role}.log"
+    said = [line for line in lines if f"the {role} stops: " in line]
+    return said[-1].partition(f"the {role} stops: ")[2] if said else f"see {role}.log"
 
 
 def _known_connection(data: Path) -> home.ConnectionInfo | None:

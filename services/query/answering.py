@@ -1,0 +1,222 @@
+"""Answers from the state alone, each from one position of the log: nothing here waits."""
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable
+from typing import Any, Final
+
+from leasehold.events.answers import Answer
+from leasehold.events.devices import DeviceDescription
+from leasehold.events.errors import InvalidInputError
+from leasehold.events.identities import DeviceId, HostName, Principal, RequestId, request_key
+from leasehold.events.position import end_of_record, lease_id_text, parse_lease_id
+from leasehold.events.questions import (
+    Explain,
+    ListDevices,
+    ListHosts,
+    ListLeases,
+    Question,
+    Reading,
+    Show,
+    Status,
+    StatusView,
+    Sync,
+)
+from leasehold.projections import conflicts, views
+from leasehold.projections.answers import answer_for, lease_word
+from leasehold.projections.naming import Resolved, resolve
+from leasehold.projections.state import State
+from leasehold.services.query.orders import DeviceOrder, LeaseOrder
+
+STALE_HOSTS_MAX: Final = 1_000
+"""How many stale hosts `status` names."""
+_LEASE: Final = re.compile(r"L[1-9][0-9]{0,15}")
+
+
+class Answerer:
+    """Answers questions about one state, which may move on between them."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._devices = DeviceOrder()
+        self._leases = LeaseOrder()
+        self._handlers: dict[type[Question], Callable[[Any, Principal], Reading]] = {
+            ListDevices: self._list_devices,
+            ListLeases: self._list_leases,
+            ListHosts: self._list_hosts,
+            Show: self._show,
+            Explain: self._explain,
+            Sync: self._sync,
+            Status: self._status,
+        }
+
+    @property
+    def as_of(self) -> int:
+        """The position up to which the state goes."""
+        return end_of_record(self._state.head.sequence)
+
+    def answer(self, question: Question, asker: Principal) -> Reading:
+        """The answer to any question but a history."""
+        return self._handlers[type(question)](question, asker)
+
+    # --- lists --------------------------------------------------------------------------------------------------
+
+    def _list_devices(self, question: ListDevices, _asker: Principal) -> Reading:
+        if question.host and question.host not in self._state.hosts:
+            return self._unknown_host(question.host)
+        ids, more = self._devices.page(
+            self._state, host=question.host, after=question.after, limit=question.limit
+        )
+        rows = [views.device_view(self._state, device) for device in ids]
+        return Reading(outcome="ok", as_of=self.as_of, devices=rows, more=more)
+
+    def _list_leases(self, question: ListLeases, asker: Principal) -> Reading:
+        ids, more = self._leases.page(
+            self._state, holder=question.holder, ended=question.ended, after=question.after, limit=question.limit
+        )
+        rows = [views.lease_view(self._state, lease, asker=asker) for lease in ids]
+        return Reading(outcome="ok", as_of=self.as_of, leases=rows, more=more)
+
+    def _list_hosts(self, question: ListHosts, _asker: Principal) -> Reading:
+        names = sorted(self._state.hosts)
+        low = bisect_right(names, question.after)
+        rows = [views.host_view(self._state, host) for host in names[low : low + question.limit]]
+        return Reading(outcome="ok", as_of=self.as_of, hosts=rows, more=low + question.limit < len(names))
+
+    # --- one thing ----------------------------------------------------------------------------------------------
+
+    def _show(self, question: Show, asker: Principal) -> Reading:
+        lease = parse_lease_name(question.name)
+        if lease:
+            return self._lease_reading(lease, asker)
+        found = resolve(self._state, question.name, question.host)
+        if found.device is None:
+            return self.not_found(unresolved_text(found))
+        return Reading(outcome="ok", as_of=self.as_of, devices=[views.device_view(self._state, found.device)])
+
+    def _lease_reading(self, lease: int, asker: Principal) -> Reading:
+        if lease not in self._state.leases:
+            return self.not_found(f"no lease {lease_id_text(lease)} is remembered; its history may tell of it")
+        view = views.lease_view(self._state, lease, asker=asker)
+        return Reading(outcome="ok", as_of=self.as_of, leases=[view], message=self._lease_text(lease))
+
+    def _lease_text(self, lease: int) -> str:
+        row = self._state.leases[lease]
+        name, word = f"{lease_id_text(lease)} of {row.holder}", lease_word(row)
+        if word == "living":
+            return f"{name} lives"
+        if word == "ended":
+            return f"{name} was ended ({row.ended}), and all its devices are free"
+        held = (device for device in row.devices if self._state.devices[device].lease == lease)
+        return f"{name} was ended ({row.ended}); not known to be free yet: {', '.join(held)}"
+
+    # --- why ----------------------------------------------------------------------------------------------------
+
+    def _explain(self, question: Explain, asker: Principal) -> Reading:
+        lease = parse_lease_name(question.name)
+        if lease in self._state.leases:
+            return self._lease_reading(lease, asker)
+        found = resolve(self._state, question.name, question.host)
+        if found.device is not None:
+            return self._explain_device(found.device, (asker, question.holder))
+        answer = answer_for(self._state, request_key(asker, RequestId(question.name)))
+        if answer is not None:
+            return Reading(outcome="ok", as_of=self.as_of, answer=answer, message=_decided_text(answer))
+        if found.candidates:
+            return self.not_found(unresolved_text(found))
+        return self.not_found(f"{question.name} is no device and no lease that is known, and no request of yours")
+
+    def _explain_device(self, device: DeviceId, owner: tuple[str, str]) -> Reading:
+        physical = conflicts.physical_device(self._state, device)
+        found = conflicts.first_blockers(self._state, (physical,), owner=owner, force=False)
+        message = "; ".join(blocker.why for blocker in found) or "nothing stands in the way"
+        if physical != device:
+            message = f"it is a part of {physical}, which is what a lease is for: {message}"
+        view = views.device_view(self._state, device)
+        return Reading(outcome="ok", as_of=self.as_of, devices=[view], blockers=list(found), message=message)
+
+    # --- agents and overview ------------------------------------------------------------------------------------
+
+    def _sync(self, question: Sync, _asker: Principal) -> Reading:
+        host = self._state.hosts.get(HostName(question.host))
+        if host is None:
+            return self._unknown_host(question.host)
+        # Ids of one host stand in the order of their keys.
+        after = f"{question.host}/{question.after}" if question.after else ""
+        descriptions: list[DeviceDescription] = []
+        more = True
+        while more and len(descriptions) < question.limit:
+            room = question.limit - len(descriptions)
+            ids, more = self._devices.page(self._state, host=question.host, after=after, limit=room)
+            rows = [self._state.devices[device] for device in ids]
+            descriptions += [row.description for row in rows if not row.missing]
+            after = ids[-1] if ids else after
+        source = host.sources.get(question.agent)
+        return Reading(
+            outcome="ok",
+            as_of=self.as_of,
+            descriptions=descriptions,
+            source_run=source.run if source else 0,
+            source_counter=source.counter if source else 0,
+            more=more,
+        )
+
+    def _status(self, _question: Status, _asker: Principal) -> Reading:
+        state, head = self._state, self._state.head
+        stale = sorted(host for host, row in state.hosts.items() if row.stale)
+        status = StatusView(
+            cluster=head.cluster,
+            ledger_id=head.ledger_id,
+            era=head.era,
+            sequence=head.sequence,
+            chain=head.chain,
+            decided_at_ns=head.decided_at_ns,
+            decider=head.decider,
+            grace_until_ns=head.grace_until_ns,
+            observed_through=head.observed_through,
+            hosts=len(state.hosts),
+            devices=len(state.devices),
+            living_leases=sum(not row.ended for row in state.leases.values()),
+            ending_devices=sum(map(len, state.indexes.ending.values())),
+            hosts_stale=stale[:STALE_HOSTS_MAX],
+        )
+        return Reading(outcome="ok", as_of=self.as_of, status=status, more=len(stale) > STALE_HOSTS_MAX)
+
+    # --- nothing there ------------------------------------------------------------------------------------------
+
+    def not_found(self, message: str) -> Reading:
+        """Nothing is known by that name."""
+        return Reading(outcome="not_found", as_of=self.as_of, message=message)
+
+    def _unknown_host(self, host: str) -> Reading:
+        return self.not_found(f"no host {host} is known")
+
+
+def parse_lease_name(name: str) -> int:
+    """The lease that `L4352` names; 0 for anything else."""
+    if not _LEASE.fullmatch(name):
+        return 0
+    try:
+        return parse_lease_id(name)
+    except InvalidInputError:
+        return 0
+
+
+def unresolved_text(found: Resolved) -> str:
+    """Why a name leads to no one device."""
+    if found.candidates:
+        return f"{found.text} could be {', '.join(found.candidates)}: name one of these, or the host"
+    return f"no device {found.text} is known"
+
+
+def part_of(state: State, device: DeviceId) -> tuple[DeviceId, ...]:
+    """The device, and the one that is leased in its place."""
+    return tuple(dict.fromkeys((device, conflicts.physical_device(state, device))))
+
+
+def _decided_text(answer: Answer) -> str:
+    if answer.refusal is not None:
+        return f"refused at position {answer.position}: {answer.refusal.message}"
+    of = f" as {lease_id_text(answer.lease)}" if answer.lease else ""
+    now = f"; the lease is {answer.state} now" if answer.state else ""
+    return f"{answer.outcome} at position {answer.position}{of}{now}"

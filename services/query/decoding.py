@@ -1,0 +1,106 @@
+"""Questions at the door: every field checked, unknown ones refused."""
+
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from leasehold.events import identities, limits
+from leasehold.events.errors import InvalidInputError
+from leasehold.events.questions import QUESTIONS, History, Question, Sync
+
+SYNC_ROWS_MAX: Final = 200
+"""Descriptions take up to 8 KiB each, and an answer has to fit into a message."""
+AFTER_CHARS_MAX: Final = limits.NAME_CHARS_MAX + 1 + limits.KEY_CHARS_MAX
+KINDS: Final = ("device", "lease", "holder", "host", "principal")
+"""What a history may be of, in the order in which a bare name is tried."""
+_POSITION_MAX: Final = 2**53 - 1
+_AGENT: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_AT: Final = re.compile(r" - at `\$\.?([^`]*)`$")
+_NAMED: Final = re.compile(r"(?:required|unknown) field `([^`]+)`")
+_decoders: Final = {verb: msgspec.json.Decoder(kind) for verb, kind in QUESTIONS.items()}
+
+
+def decode_question(verb: str, body: bytes) -> Question:
+    """Read a question; nothing at all stands for `{}`.
+
+    Raises:
+        InvalidInputError: with the field and what would be right.
+    """
+    if verb not in _decoders:
+        raise InvalidInputError(f"{verb[:40]!r} is none of {', '.join(QUESTIONS)}", field="verb")
+    if len(body) > limits.REQUEST_BYTES_MAX:
+        raise InvalidInputError(f"{len(body)} bytes; at most {limits.REQUEST_BYTES_MAX}", field="question")
+    try:
+        question: Question = _decoders[verb].decode(body or b"{}")
+    except msgspec.ValidationError as error:
+        text = str(error)
+        at, named = _AT.search(text), _NAMED.search(text)
+        field = named[1] if named else at[1] if at else ""
+        raise InvalidInputError(_AT.sub("", text), field=field or "question") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInputError(f"not JSON ({error})", field="question") from error
+    for field in question.__struct_fields__:
+        _CHECKS[field](question, getattr(question, field))
+    return question
+
+
+def _check_name(_question: Question, name: str) -> None:
+    _check_text(name, "name", 1, limits.DEVICE_TEXT_CHARS_MAX)
+
+
+def _check_after(_question: Question, after: str | int) -> None:
+    if isinstance(after, int):
+        _check_range(after, 0, _POSITION_MAX, "after")
+    else:
+        _check_text(after, "after", 0, AFTER_CHARS_MAX)
+
+
+def _check_limit(question: Question, limit: int) -> None:
+    most = limits.HISTORY_ROWS_MAX if isinstance(question, History) else limits.LIST_ROWS_MAX
+    _check_range(limit, 1, SYNC_ROWS_MAX if isinstance(question, Sync) else most, "limit")
+
+
+def _check_kind(_question: Question, kind: str) -> None:
+    if kind and kind not in KINDS:
+        raise InvalidInputError(f"{kind[:40]!r} is none of {', '.join(KINDS)}", field="kind")
+
+
+def _check_host(question: Question, host: str) -> None:
+    if host or isinstance(question, Sync):
+        identities.parse_host(host)
+
+
+def _check_holder(_question: Question, holder: str) -> None:
+    if holder:
+        identities.parse_holder(holder)
+
+
+def _check_agent(_question: Question, agent: str) -> None:
+    if not _AGENT.fullmatch(agent):
+        raise InvalidInputError(f"{agent[:40]!r} is not an agent's name, like watcher", field="agent")
+
+
+def _check_text(text: str, field: str, chars_min: int, chars_max: int) -> None:
+    if not chars_min <= len(text) <= chars_max or not text.isprintable():
+        said = f"{text[:40]!r} is not a printable text of {chars_min} to {chars_max} characters"
+        raise InvalidInputError(said, field=field)
+
+
+def _check_range(value: int, low: int, high: int, field: str) -> None:
+    if not low <= value <= high:
+        raise InvalidInputError(f"{value} is not between {low} and {high}", field=field)
+
+
+_CHECKS: Final[dict[str, Callable[[Question, Any], None]]] = {
+    "min_position": lambda _question, value: _check_range(value, 0, _POSITION_MAX, "min_position"),
+    "name": _check_name,
+    "after": _check_after,
+    "limit": _check_limit,
+    "kind": _check_kind,
+    "host": _check_host,
+    "holder": _check_holder,
+    "agent": _check_agent,
+    "ended": lambda _question, _value: None,
+}
