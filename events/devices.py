@@ -34,7 +34,7 @@ class DeviceDescription(msgspec.Struct, frozen=True, omit_defaults=True, kw_only
     physical_function: str = ""
     """Of an SR-IOV virtual function: the key of its physical function."""
     bridge: bool = False
-    """A PCI bridge (header type 1 or 2): never leasable."""
+    """A bridge of any kind (PCI class 06, or header type 1 or 2): it carries others and is never leasable."""
     hub: bool = False
     """A USB hub: what is plugged below cannot be owned apart from it."""
     protections: tuple[str, ...] = ()

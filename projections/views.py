@@ -19,8 +19,9 @@ def device_word(state: State, device: DeviceId) -> tuple[str, str]:
         return "missing", "it is not there"
     if conflicts.is_unleasable(row):
         return "unleasable", "a bridge or a root hub carries other devices and cannot be handed out"
-    if row.description.protections:
-        return "protected", ", ".join(row.description.protections)
+    protections = state.devices[device].description.protections or row.description.protections
+    if protections:
+        return "protected", ", ".join(protections)
     if row.description.in_use_by:
         return "foreign", f"used without a lease by {', '.join(row.description.in_use_by)}"
     stale = state.hosts[row.host].stale

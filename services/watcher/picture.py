@@ -39,7 +39,7 @@ SHOWN_PATH_BYTES_MAX: Final = 1_024
 NODE_NAME_CHARS_MAX: Final = 255
 SECTOR_BYTES: Final = 512
 """The unit of a disk's `size`, whatever its own sectors are."""
-PCI_BRIDGE_CLASSES: Final = (0x0604, 0x0607, 0x0609)
+PCI_BASE_CLASS_BRIDGE: Final = 0x06
 USB_HUB_CLASS: Final = 0x09
 SERIALS_KEPT_MAX: Final = 1_024
 
@@ -162,11 +162,12 @@ def _physical_function(path: str) -> str:
 
 
 def _is_bridge(path: str, pci_class: int) -> bool:
-    """Whether the header is of type 1 or 2: then, and only then, the kernel (4.13 on) offers the secondary bus number.
+    """Whether it carries others: all of class 06 (host, ISA and PCI bridges), and whatever has a header of type 1 or 2.
 
-    The header itself (`config`, byte 0x0e) is not read: that would wake a sleeping GPU at every look.
+    For those, and only those, the kernel (4.13 on) offers the secondary bus number. The header itself (`config`, byte
+    0x0e) is not read: that would wake a sleeping GPU at every look.
     """
-    return os.path.exists(f"{path}/secondary_bus_number") or pci_class >> 8 in PCI_BRIDGE_CLASSES
+    return os.path.exists(f"{path}/secondary_bus_number") or pci_class >> 16 == PCI_BASE_CLASS_BRIDGE
 
 
 def _pci_attributes(path: str) -> dict[str, str]:

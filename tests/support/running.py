@@ -36,7 +36,7 @@ class RunningUp:
         self._reading = threading.Thread(target=self._read, daemon=True)
         self._reading.start()
         if not self._ready.wait(START_S):
-            self.process.kill()
+            self.kill()
             raise AssertionError(f"up is not ready after {START_S} s:\n{self.text}")
         assert self.process.poll() is None, f"up ended:\n{self.text}"
 
@@ -74,6 +74,7 @@ class RunningUp:
         left = list(self.children().values())
         self.process.kill()
         self.process.wait()
+        self.let_go()
         return left
 
     def stop(self) -> int:
@@ -81,8 +82,14 @@ class RunningUp:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
         code = self.process.wait(60)
-        self._reading.join(10)
+        self.let_go()
         return code
+
+    def let_go(self) -> None:
+        """Read what is left of its output, and close the pipe."""
+        self._reading.join(10)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
 
 
 @contextmanager
