@@ -59,7 +59,7 @@ def test_bridges_are_those_whose_header_says_so(recording: Recording, picture: P
         if device.kind == "pci":
             header = Path(f"{recording.root.sys.parent}{device.sysfs_path}/config").read_bytes()[0x0E] & 0x7F
             assert device.bridge == (header in (1, 2) or device.pci_class >> 16 == 0x06), device.key
-    assert sum(device.bridge for device in picture.values()) == 8
+    assert sum(device.bridge for device in picture.values()) == 10
 
 
 def test_usb_devices_are_what_udev_says(picture: Picture) -> None:
