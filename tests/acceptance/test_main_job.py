@@ -1,12 +1,14 @@
 """The main job, on this machine's own devices, with the real processes and the real command line."""
 
+import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.running import HOST, RunningUp, leasehold, running_up
+from leasehold.events.errors import LeaseLostError, RefusedError
+from tests.support.running import HOST, RunningUp, leasehold, running_up, watching
 
 
 @pytest.fixture(scope="module")
@@ -136,3 +138,52 @@ def test_status_and_verify_while_running(up: RunningUp) -> None:
     verified = leasehold(up.data, "verify")
     assert verified.code == 0, verified.err
     assert "verified" in verified.out
+
+
+def test_a_lease_that_is_not_renewed_expires(up: RunningUp) -> None:
+    """Without a renewal the lease expires, not before its time; `watch` and `history` show it, and the device is free."""
+    name = _free_device(up)
+    lease = leasehold(up.data, "lease", name, "--for", "sleeper", "--ttl", "2s", "--json").object
+    for row in watching(up, since=lease["position"]):
+        if row["type"].startswith("lease_expired") and row["event"]["lease"] == lease["token"]:
+            assert row["decided_at_ns"] >= lease["expires_at_ns"]
+            break
+    rows = leasehold(up.data, "history", lease["lease"], "--json").objects
+    assert [row["type"].partition(".")[0] for row in rows] == ["lease_granted", "lease_expired", "device_freed"]
+    late = leasehold(up.data, "renew", lease["lease"], "--token", str(lease["token"]), "--json")
+    assert (late.code, late.object["code"]) == (3, "lease_ended")
+    assert _free_device(up) == name
+
+
+async def test_python_client_renews_and_releases(up: RunningUp) -> None:
+    """`async with client.lease(...)` outlives its TTL by renewing, is refused to others meanwhile, and is released."""
+    from leasehold import Client
+
+    name = await asyncio.to_thread(_free_device, up)
+    async with Client(up.data) as client:
+        async with client.lease(name, holder="program", ttl_ms=1_500) as lease:
+            with pytest.raises(RefusedError) as refused:
+                async with client.lease(name, holder="another"):
+                    pass
+            assert refused.value.refusal_code == "device_held"
+            first = (await client.leases(holder="program"))[0]
+            async with asyncio.timeout(20):
+                while (await client.leases(holder="program"))[0].expires_at_ns < first.expires_at_ns + 3 * 10**9:
+                    await client.status()
+            lease.check()
+        assert not await client.leases(holder="program")
+    assert await asyncio.to_thread(_free_device, up) == name
+
+
+async def test_python_client_learns_that_its_lease_is_gone(up: RunningUp) -> None:
+    """A lease that somebody else of the same principal released is lost for its holder, who is told."""
+    from leasehold import Client
+
+    name = await asyncio.to_thread(_free_device, up)
+    async with Client(up.data) as client:
+        with pytest.raises(LeaseLostError):
+            async with client.lease(name, holder="victim", ttl_ms=1_500) as lease:
+                await client.release(lease.id, lease.token)
+                async with asyncio.timeout(20):
+                    await lease.lost.wait()
+                assert not lease.is_valid

@@ -54,7 +54,7 @@ async def cluster(data: Path, devices: int) -> AsyncIterator[tuple[Connection, S
         beating: asyncio.Task[None] | None = None
         try:
             reporter = await report_devices(connection, subjects, devices)
-            beating = asyncio.create_task(_beat(connection, subjects, reporter))
+            beating = asyncio.create_task(beat(connection, subjects, reporter))
             yield connection, subjects
         finally:
             if beating is not None:
@@ -93,7 +93,8 @@ async def report_devices(connection: Connection, subjects: Subjects, devices: in
     return reporter
 
 
-async def _beat(connection: Connection, subjects: Subjects, reporter: Reporter) -> None:
+async def beat(connection: Connection, subjects: Subjects, reporter: Reporter) -> None:
+    """Keep the paper host's watcher alive until cancelled."""
     while True:
         await heard(connection, subjects, reporter)
         await asyncio.sleep(1.0)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ class RunningUp:
         self.data = data
         self.shown: list[str] = []
         self._ready = threading.Event()
+        self._tick = threading.Event()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "leasehold", "up", "--data", str(data), "--host", host, *arguments],
             stdout=subprocess.PIPE,
@@ -68,6 +70,15 @@ class RunningUp:
                 role = words[3] if "leasehold.services.processes" in words else Path(words[0]).name
                 found[role] = int(folder.name)
         return found
+
+    def kill_child(self, role: str) -> None:
+        """Kill one child (SIGKILL), and wait until another has taken its place."""
+        killed = self.children()[role]
+        os.kill(killed, signal.SIGKILL)
+        give_up_s = time.monotonic() + START_S
+        while self.children().get(role, killed) == killed:
+            assert time.monotonic() < give_up_s, f"the {role} does not come back:\n{self.text}"
+            self._tick.wait(0.02)
 
     def kill(self) -> list[int]:
         """Kill it as a crash would (SIGKILL); the process ids of the children that it leaves to the kernel."""
@@ -135,6 +146,27 @@ def leasehold(data: Path | None, *arguments: str, timeout_s: float = 60, **envir
         check=False,
     )
     return Done(done)
+
+
+def watching(up: RunningUp, *, since: int, timeout_s: float = 90) -> Iterator[dict[str, Any]]:
+    """The events behind `since` as they come, from `leasehold watch`; it is ended when nobody wants more of them."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "leasehold", "watch", "--json", "--since", str(since)],
+        stdout=subprocess.PIPE,
+        env=_environment(up.data),
+    )
+    assert process.stdout is not None
+    ender = threading.Timer(timeout_s, process.kill)
+    ender.start()
+    try:
+        for line in process.stdout:
+            yield json.loads(line)
+        raise AssertionError(f"watch ended with code {process.wait()} (or after {timeout_s} s)")
+    finally:
+        ender.cancel()
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
 def _environment(data: Path | None) -> dict[str, str]:
