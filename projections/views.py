@@ -18,7 +18,7 @@ def device_word(state: State, device: DeviceId) -> tuple[str, str]:
     if row.missing or state.devices[device].missing:
         return "missing", "it is not there"
     if conflicts.is_unleasable(row):
-        return "unleasable", "a bridge or a root hub carries other devices and cannot be handed out"
+        return "unleasable", "a bridge or a root hub: it carries other devices"
     protections = state.devices[device].description.protections or row.description.protections
     if protections:
         return "protected", ", ".join(protections)

@@ -21,6 +21,8 @@ _STYLES: Final = {
     "missing": "red", "unleasable": "dim", "stale": "yellow", "blocked": "yellow", "living": "cyan", "ended": "dim",
 }  # fmt: skip
 _PIPE_COLUMNS: Final = 10_000
+_FOLDED: Final = ("reason", "devices", "value", "picture")
+"""Columns that may take several lines where the terminal is narrow."""
 
 
 def json_line(value: object) -> None:
@@ -34,7 +36,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     console = Console(width=None if is_terminal else _PIPE_COLUMNS, highlight=False, soft_wrap=not is_terminal)
     shown = Table(box=None, pad_edge=False, header_style="bold" if is_terminal else "")
     for column in columns:
-        shown.add_column(column, no_wrap=column in ("name", "lease", "token", "state", "position", "time"), overflow="fold")
+        shown.add_column(column, no_wrap=column not in _FOLDED, overflow="fold")
     for row in rows:
         # Text, not markup: names come from hardware and from other people.
         shown.add_row(*(Text(cell, style=_STYLES.get(cell, "") if is_terminal else "") for cell in row))
@@ -44,12 +46,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 def devices(rows: list[DeviceView]) -> None:
     """Devices as a tree: each below its parent."""
     several_hosts = len({row.host for row in rows}) > 1
-    columns = [*(["host"] if several_hosts else []), "name", "key", "driver", "what", "state", "reason"]
+    columns = [*(["host"] if several_hosts else []), "name", "driver", "what", "state", "reason"]
     table(columns, ([*([row.host] if several_hosts else []), *_device_cells(row, depth)] for row, depth in tree(rows)))
 
 
 def _device_cells(row: DeviceView, depth: int) -> list[str]:
-    return [f"{'  ' * depth}{row.name}", row.key, row.driver or "-", _what(row), row.state, row.reason]
+    return [f"{'  ' * depth}{row.name}", row.driver or "-", _what(row), row.state, row.reason]
 
 
 def _what(row: DeviceView) -> str:
@@ -152,7 +154,7 @@ def refused(answer: Answer) -> None:
     """A refusal for people, on standard error: what stood in the way, and what helps."""
     refusal = answer.refusal
     assert refusal is not None
-    click.echo(f"refused ({refusal.code}): {refusal.message}", err=True)
+    click.echo(f"refused ({refusal.code})" + ("" if refusal.blockers else f": {refusal.message}"), err=True)
     for blocker in refusal.blockers:
         since = f", since {time_text(blocker.since_ns)} (position {blocker.since_position})" if blocker.since_ns else ""
         click.echo(f"  {blocker.device}: {blocker.why}{since}", err=True)
