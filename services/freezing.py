@@ -37,31 +37,29 @@ def freeze(state: State) -> Frozen:
     return Frozen(state.head, {name: (list(table), list(table.values())) for name, table in tables.items()})
 
 
-async def encode_gently(frozen: Frozen) -> bytes:
-    """What `snapshots.encode_state` makes of the state, with pauses for the rest of the loop."""
-    body = bytearray()
+async def encode_gently(frozen: Frozen) -> list[bytes]:
+    """What `snapshots.encode_state` makes of the state, in pieces, with pauses for the rest of the loop."""
+    pieces = [b"{"]
     for name in sorted(Snapshot.__struct_fields__):
-        body += b',"%s":' % name.encode()
+        pieces.append(b'%s"%s":' % (b"," if len(pieces) > 1 else b"", name.encode()))
         if name == "head":
-            body += codec.encode(frozen.head)
+            pieces.append(codec.encode(frozen.head))
         elif name == "fold_version":
-            body += codec.encode(FOLD_VERSION)
+            pieces.append(codec.encode(FOLD_VERSION))
         else:
-            await _encode_table(body, *frozen.tables[name])
-    body[0:1] = b"{"
-    body += b"}"
-    return bytes(body)
+            await _encode_table(pieces, *frozen.tables[name])
+    pieces.append(b"}")
+    return pieces
 
 
-async def _encode_table(body: bytearray, keys: list[Any], rows: list[Any]) -> None:
-    body += b"["
+async def _encode_table(pieces: list[bytes], keys: list[Any], rows: list[Any]) -> None:
     ordered = await _in_order(keys, rows)
+    opening = b"["
     while some := list(islice(ordered, ENCODED_AT_ONCE)):
-        if body[-1:] != b"[":
-            body += b","
-        body += codec.encode(some)[1:-1]
+        pieces.append(opening + codec.encode(some)[1:-1])
+        opening = b","
         await asyncio.sleep(0)
-    body += b"]"
+    pieces.append(b"]" if opening == b"," else b"[]")
 
 
 async def _in_order(keys: list[Any], rows: list[Any]) -> Iterator[tuple[Any, Any]]:

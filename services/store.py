@@ -7,6 +7,7 @@ One process has the file at a time: SQLite's exclusive lock is held as long as i
 """
 
 import asyncio
+import gc
 import hashlib
 import os
 import sqlite3
@@ -41,8 +42,10 @@ WHERE excluded.sequence >= head.sequence
 """
 _PUT_ROW: Final = "INSERT OR IGNORE INTO past (kind, name, position) VALUES (?, ?, ?)"
 _PUT_SNAPSHOT: Final = """
-INSERT OR REPLACE INTO snapshot (id, fold_version, sequence, chain, sha256, body) VALUES (1, ?, ?, ?, ?, ?)
+INSERT OR REPLACE INTO snapshot (id, fold_version, sequence, chain, sha256) VALUES (1, ?, ?, ?, ?)
 """
+_PUT_PIECE: Final = "INSERT INTO snapshot_piece (number, body) VALUES (?, ?)"
+_DROP_PIECES: Final = "DELETE FROM snapshot_piece"
 _GET_POSITIONS: Final = """
 SELECT position FROM past WHERE kind = ? AND name = ? AND position > ? ORDER BY position LIMIT ?
 """
@@ -133,11 +136,13 @@ class FoldStore:
         Raises:
             CorruptSnapshotError: it is not what was written; the text names the record that it stood at.
         """
-        row = await self._row("SELECT fold_version, sequence, chain, sha256, body FROM snapshot")
+        row = await self._row("SELECT fold_version, sequence, chain, sha256 FROM snapshot")
         if row is None or row[0] != FOLD_VERSION:
             return None
+        async with _disk(self.path):
+            pieces = await self._database.execute_fetchall("SELECT body FROM snapshot_piece ORDER BY number")
         # The state is still nobody's, so another thread may build it while the loop goes on.
-        return await asyncio.to_thread(_restore, *row[1:])
+        return await asyncio.to_thread(_restore, row[1], row[2], row[3], [piece[0] for piece in pieces])
 
     async def positions(self, kind: str, name: str, after: int, limit: int) -> list[int]:
         """Where `name` of `kind` is told of: positions above `after`, lowest first, at most `limit`."""
@@ -164,15 +169,18 @@ class FoldStore:
         frozen = freeze(state)
         await self.save_frozen(frozen.head, await encode_gently(frozen))
 
-    async def save_frozen(self, head: Head, body: bytes) -> None:
-        """Keep the encoded state `body` of `head`, with its hash, and the head with it."""
-        snapshot = (FOLD_VERSION, head.sequence, head.chain, _sha256(body), body)
+    async def save_frozen(self, head: Head, pieces: Sequence[bytes]) -> None:
+        """Keep the encoded state of `head`, given in pieces, with the hash of the whole, and the head with it."""
+        snapshot = (FOLD_VERSION, head.sequence, head.chain, await asyncio.to_thread(_sha256, pieces))
         put_head = (head.ledger_id, head.sequence, head.chain)
-        await self._transact([(_PUT_SNAPSHOT, [snapshot]), (_PUT_HEAD, [put_head])])
+        put_pieces = (_PUT_PIECE, list(enumerate(pieces)))
+        await self._transact(
+            [(_DROP_PIECES, [()]), put_pieces, (_PUT_SNAPSHOT, [snapshot]), (_PUT_HEAD, [put_head])]
+        )
 
     async def clear(self) -> None:
         """Forget snapshot and index, so that both are built anew; the head stays."""
-        await self._transact([("DELETE FROM snapshot", [()]), ("DELETE FROM past", [()])])
+        await self._transact([("DELETE FROM snapshot", [()]), (_DROP_PIECES, [()]), ("DELETE FROM past", [()])])
 
     async def _transact(self, works: Sequence[_Work]) -> None:
         async with self._writing, _disk(self.path):
@@ -189,20 +197,29 @@ class FoldStore:
                 raise
 
 
-def _restore(sequence: int, chain: str, sha256: str, body: bytes) -> State | None:
-    if _sha256(body) != sha256:
+def _restore(sequence: int, chain: str, sha256: str, pieces: Sequence[bytes]) -> State | None:
+    if _sha256(pieces) != sha256:
         raise CorruptSnapshotError(f"the snapshot at record {sequence} is not what was written: its hash differs")
+    # Nothing that is made here is garbage; looking for some among it takes longer than making it.
+    was_enabled = gc.isenabled()
+    gc.disable()
     try:
-        state = snapshots.decode_state(body)
+        state = snapshots.decode_state(b"".join(pieces))
     except (CorruptSnapshotError, LookupError) as error:
         raise CorruptSnapshotError(f"the snapshot at record {sequence} cannot be read: {error}") from error
+    finally:
+        if was_enabled:
+            gc.enable()
     if state is not None and (state.head.sequence, state.head.chain) != (sequence, chain):
         raise CorruptSnapshotError(f"the snapshot at record {sequence} is of record {state.head.sequence}")
     return state
 
 
-def _sha256(body: bytes) -> str:
-    return hashlib.sha256(body).hexdigest()
+def _sha256(pieces: Sequence[bytes]) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def _make_private(path: Path) -> None:

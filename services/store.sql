@@ -14,7 +14,12 @@ CREATE TABLE snapshot (
     fold_version INTEGER NOT NULL,
     sequence INTEGER NOT NULL,
     chain TEXT NOT NULL,
-    sha256 TEXT NOT NULL,
+    sha256 TEXT NOT NULL
+) STRICT;
+
+-- Its bytes, in order: one value of all of them would be bounded by SQLite, and be copied whole again and again.
+CREATE TABLE snapshot_piece (
+    number INTEGER PRIMARY KEY,
     body BLOB NOT NULL
 ) STRICT;
 

@@ -160,6 +160,7 @@ def kept(path: Path) -> list[tuple[object, ...]]:
     """Everything that a closed store remembers."""
     with edited(path) as database:
         snapshot = database.execute("SELECT * FROM snapshot").fetchall()
+        snapshot += database.execute("SELECT * FROM snapshot_piece").fetchall()
         head = database.execute("SELECT * FROM head").fetchall()
         return [*snapshot, *head, *sorted(database.execute("SELECT * FROM past"))]
 
@@ -220,8 +221,8 @@ async def test_snapshots_are_taken_on_the_way(log: Log, tmp_path: Path, monkeypa
     ledger, store = await log.open(), await FoldStore.open(path)
     saved, save = asyncio.Event(), store.save_frozen
 
-    async def save_and_tell(head: Head, body: bytes) -> None:
-        await save(head, body)
+    async def save_and_tell(head: Head, pieces: list[bytes]) -> None:
+        await save(head, pieces)
         saved.set()
 
     monkeypatch.setattr(store, "save_frozen", save_and_tell)
@@ -328,7 +329,7 @@ async def test_another_ledger_is_refused(log: Log, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "damage",
-    ["UPDATE snapshot SET body = x'00'", "UPDATE snapshot SET fold_version = 99", "DELETE FROM snapshot"],
+    ["UPDATE snapshot_piece SET body = x'00'", "UPDATE snapshot SET fold_version = 99", "DELETE FROM snapshot"],
 )
 async def test_a_useless_snapshot_is_built_anew(
     log: Log, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
@@ -354,7 +355,7 @@ async def test_a_useless_snapshot_does_not_excuse_a_cut_log(log: Log, tmp_path: 
     async with reading_from(log, path):
         pass
     with edited(path) as database:
-        database.execute("UPDATE snapshot SET body = x'00'")
+        database.execute("UPDATE snapshot_piece SET body = x'00'")
     await log.replace(grower.bodies[:-2])
     assert (await refusal_of(log, path)).sequence == len(grower.bodies) - 1
 
