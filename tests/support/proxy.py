@@ -51,20 +51,24 @@ class Link:
         self.client_gone = False
         self._answer = asyncio.Event()
 
+    def abort(self) -> None:
+        """Break it at both ends."""
+        self.client.transport.abort()
+        self.server.transport.abort()
+
     async def take_answer(self, data: bytes) -> None:
         """Keep what nobody reads any more."""
         self.answered += data
         self._answer.set()
 
-    async def send_late(self) -> bytes:
-        """Send on what was held for the server; what it answered to all of it (the client is gone)."""
-        self.server.write(bytes(self.held_up) + b"PING\r\n")
+    async def send_late(self, answer: bytes) -> None:
+        """Send on what was held for the server, and wait until it has said `answer` to it (the client is gone)."""
+        self.server.write(bytes(self.held_up))
         self.held_up.clear()
         async with asyncio.timeout(WAIT_S):
-            while b"PONG\r\n" not in self.answered:
+            while answer not in self.answered:
                 self._answer.clear()
                 await self._answer.wait()
-        return bytes(self.answered)
 
 
 class Proxy:
@@ -75,6 +79,8 @@ class Proxy:
         self.up = Direction()
         self.down = Direction()
         self.links: list[Link] = []
+        """Those that have not been cut."""
+        self._all_links: list[Link] = []
         self.url = ""
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -87,6 +93,7 @@ class Proxy:
             return
         link = Link(client, server)
         self.links.append(link)
+        self._all_links.append(link)
         up = asyncio.create_task(self._carry(client_reader, link, self.up))
         down = asyncio.create_task(self._carry(server_reader, link, self.down))
         self._tasks |= {up, down}
@@ -115,8 +122,7 @@ class Proxy:
         """Break all connections at both ends, and pass everything from now on."""
         self.up.flow = self.down.flow = Flow.PASS
         for link in self.links:
-            link.client.transport.abort()
-            link.server.transport.abort()
+            link.abort()
         self.links.clear()
 
     def cut_client_off(self) -> Link:
@@ -130,7 +136,8 @@ class Proxy:
 
     async def close(self) -> None:
         """End what still runs."""
-        self.cut()
+        for link in self._all_links:
+            link.abort()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
