@@ -1,7 +1,7 @@
 """What happened: the events of the ledger. Past tense, absolute, and whole enough to be read alone.
 
-An event says neither its id nor its time: its position is its id (a grant's is the lease's id and token), and the record
-says when it was decided. Tags end in a version; a type that was ever written stays readable.
+An event says neither its id nor its time: its position is its id (a grant's is the lease's id and token), and the
+record says when it was decided. Tags end in a version; a type that was ever written stays readable.
 """
 
 import msgspec
@@ -170,7 +170,9 @@ class LeaseExpired(msgspec.Struct, frozen=True, tag_field="type", tag="lease_exp
     lease: int
 
 
-class DeviceFreed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="device_freed.v1"):
+class DeviceFreed(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="device_freed.v1"
+):
     """There is evidence that nobody uses the device of an ended lease. `evidence` says which."""
 
     device: DeviceId

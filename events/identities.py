@@ -181,7 +181,7 @@ def _named(text: str, pattern: re.Pattern[str], field: str, example: str) -> str
 
 def parse_host(text: str) -> HostName:
     """A host's name: lower-case letters, digits, `-` and `_`, at most 63 (dots cannot stand in a NATS subject)."""
-    return HostName(_named(text, _HOST, "host", "a host is lower-case letters, digits, - and _, like node1_example_org"))
+    return HostName(_named(text, _HOST, "host", "a host is lower-case letters, digits, - and _, like node1_lan"))
 
 
 def host_from_hostname(hostname: str) -> HostName:
@@ -191,12 +191,12 @@ def host_from_hostname(hostname: str) -> HostName:
 
 def parse_principal(text: str) -> Principal:
     """Who is authenticated: letters, digits, `_`, `@`, `-`; it stands in subjects."""
-    return Principal(_named(text, _PRINCIPAL, "principal", "a principal is letters, digits, _ @ and -, like scheduler-1"))
+    return Principal(_named(text, _PRINCIPAL, "principal", "a principal is letters, digits, _@-, like scheduler-1"))
 
 
 def parse_holder(text: str) -> Holder:
     """For whom a lease is: a domain, a job, a person."""
-    return Holder(_named(text, _HOLDER, "holder", "a holder is up to 128 letters, digits, blanks and ._:/@+-, like vm:web1"))
+    return Holder(_named(text, _HOLDER, "holder", "a holder is up to 128 letters, digits, blanks, ._:/@+-"))
 
 
 def parse_request_id(text: str) -> RequestId:

@@ -1,4 +1,4 @@
-"""What goes into the allocator: requests, observations, and what it notes itself. Each stands in the record as received.
+"""What goes into the allocator: requests, observations, its own notes. Each stands in the record as received.
 
 Requests are read strictly at the door (unknown fields refused) and tolerantly from the log.
 """

@@ -1,4 +1,4 @@
-"""Every bound of the system as a named number with its unit. A queue, wait, message or text without a bound is a bug."""
+"""Every bound of the system as a named number with its unit. A queue, wait or message without a bound is a bug."""
 
 from typing import Final
 

@@ -1,7 +1,7 @@
 """Questions that change nothing, and their answers. They are asked like requests, by the verb in the subject.
 
-Every question may say `min_position`, the highest position that the asker has seen: a reader that is behind waits for it
-(at most a second) or answers `unavailable`. Every answer says `as_of`, how far the reader had read.
+Every question may say `min_position`, the highest position that the asker has seen: a reader that is behind waits for
+it (at most a second) or answers `unavailable`. Every answer says `as_of`, how far the reader had read.
 """
 
 from typing import Final

@@ -1,4 +1,4 @@
-"""A refusal: a request decided against, as a value. It says which rule stood in the way, who holds what, and what helps."""
+"""A refusal: a request decided against, as a value. It says which rule stood in the way, and what helps."""
 
 from enum import StrEnum
 

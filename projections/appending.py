@@ -2,7 +2,7 @@
 
 The shell does what `action` says and reports the result; only `Won` and `Lost` are ends. Facts about the server behind
 the rules: a retry of an append that had been stored is refused with 10071 and our own sequence on one server (R1), but
-acknowledged as `duplicate` on a replicated stream (R3); a time-out says nothing, and the message may still arrive later.
+acknowledged as `duplicate` on a replicated stream (R3); a time-out says nothing, and the message may still arrive.
 Appending again with the same expectation is safe, since only one of both can win.
 """
 

@@ -3,7 +3,7 @@
 | rule | what it says |
 |---|---|
 | `same_device` | it is leased, or its last lease has ended and nobody has shown yet that it is free |
-| `iommu_group` | a device of its IOMMU group is another holder's, the host's own, or in use: the IOMMU cannot keep them apart |
+| `iommu_group` | a device of its IOMMU group is another holder's, the host's own, or in use: no keeping apart |
 | `physical_function` | a virtual function lives and dies with its physical function, so one lease holds one side only |
 | `usb_tree` | who resets a controller or a hub takes away what is plugged below |
 | `bridge` | a PCI bridge or a USB root hub carries others and is nobody's |

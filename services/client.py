@@ -367,7 +367,7 @@ class Lease:
 
     @property
     def is_valid(self) -> bool:
-        """Whether it can be counted on now, by our own monotonic clock since the last request that succeeded was sent."""
+        """Whether it can be counted on now: by our own clock, since the last request that succeeded was sent."""
         return not self.lost.is_set() and time.monotonic() < self._valid_until_s
 
     def check(self) -> None:

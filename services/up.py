@@ -172,7 +172,7 @@ class Up:
             async with asyncio.timeout(READY_WAIT_S):
                 await self._until_ready()
         except TimeoutError:
-            self._fail(ServerStartError(f"not everything answers after {READY_WAIT_S:g} s; see *.log in the data directory"))
+            self._fail(ServerStartError(f"not everything answers after {READY_WAIT_S:g} s; see *.log in its directory"))
             return
         try:
             await on_ready(self)
@@ -273,8 +273,10 @@ def weaker_promises(options: Options) -> list[str]:
     """What this way of running does not promise, in sentences for people."""
     told = [
         "one server keeps the log: if its disk is lost, the log is lost with it (three servers would keep it)",
-        f"host {options.host} is only watched: a device counts as free when no user of it is seen, "
-        f"and that is looked at every {limits.RESCAN_MS // 1000} s at least",
+        (
+            f"host {options.host} is only watched: a device counts as free when no user of it is seen, "
+            f"and that is looked at every {limits.RESCAN_MS // 1000} s at least"
+        ),
         "every local process that can read the data directory may speak in any principal's name",
     ]
     if options.nats:

@@ -1,4 +1,4 @@
-"""Who has been heard: an agent that is silent for too long makes its host stale, one that speaks again brings it back."""
+"""Who has been heard: an agent that is silent too long makes its host stale, one that speaks again brings it back."""
 
 from collections.abc import Iterator
 

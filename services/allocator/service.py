@@ -68,6 +68,8 @@ class Allocator:
         self._work = asyncio.Event()
         self._room = asyncio.Event()
         self._is_unclear = False
+        self._begun = asyncio.Event()
+        """The ledger exists: set with the first record that is known."""
 
     # --- what comes in --------------------------------------------------------------------------------------------
 
@@ -109,7 +111,8 @@ class Allocator:
             host, agent = self._subjects.parse_reporter(subject)
             message = codec.decode_observed(body)
             if (message.host, message.agent) != (host, agent):
-                raise InvalidInputError(f"{message.agent} of {message.host}, but it came as {agent} of {host}", field="host")
+                said = f"{message.agent} of {message.host}, but it came as {agent} of {host}"
+                raise InvalidInputError(said, field="host")
         except InvalidInputError as error:
             self.dropped_observations += 1
             _log.warning("message %d of the inbox on %s was dropped: %s", sequence, subject[:120], error)
@@ -134,10 +137,9 @@ class Allocator:
             tasks.create_task(self._drive())
 
     async def _follow_observed(self) -> None:
-        while not self.sequencer.state.head.sequence:
-            # A ledger that does not exist yet is begun first.
-            await asyncio.sleep(0.01)
-        async with contextlib.aclosing(self._observed.follow(self.sequencer.read_through)) as batches:  # type: ignore[type-var]
+        await self._begun.wait()
+        following = self._observed.follow(self.sequencer.read_through)
+        async with contextlib.aclosing(following) as batches:  # type: ignore[type-var]
             async for batch in batches:
                 await self._observe(batch)
 
@@ -153,7 +155,8 @@ class Allocator:
                 if ticket in withdrawn:
                     self.door.give_up(ticket, "unavailable", "the log did not answer in time; nothing was done")
                 else:
-                    self.door.give_up(ticket, "outcome_unknown", "the log did not answer in time; ask again with this id")
+                    why = "the log did not answer in time; ask again with this id"
+                    self.door.give_up(ticket, "outcome_unknown", why)
 
     async def _drive(self) -> None:
         self.sequencer.note(inputs.DeciderStarts(self.sequencer.writer, "start"))
@@ -252,6 +255,8 @@ class Allocator:
                 self.sequencer.lost(end.sequence, end.body)
                 self._contact_ns = 0
             await self._on_record(self.sequencer.state)
+        if self.sequencer.state.head.sequence:
+            self._begun.set()
         self._give_answers()
         self._room.set()
 

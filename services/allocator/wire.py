@@ -1,4 +1,4 @@
-"""The allocator on the bus: requests through a discoverable service, heartbeats, and replies in the order of decisions."""
+"""The allocator on the bus: requests through a discoverable service, heartbeats, and replies in order."""
 
 import asyncio
 import logging
@@ -73,7 +73,7 @@ class Wire:
         return self._allocator.status()
 
     async def _take(self, request: Request) -> None:
-        reply = request._msg.reply
+        reply = request._msg.reply  # noqa: SLF001 - who waits for nothing must be told apart before it is decided
         if not reply:
             self.dropped += 1
             return

@@ -26,13 +26,16 @@ EXIT_USAGE: Final = 2
 EXIT_REFUSED: Final = 3
 EXIT_UNAVAILABLE: Final = 4
 
+_KINDS: Final = ("device", "lease", "holder", "host", "principal")
+
 P = ParamSpec("P")
 
 
 def _common(function: Callable[..., Any]) -> Callable[..., Any]:
     """`--data` and `--json`, which most commands take."""
     function = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")(function)
-    return click.option("--data", metavar="DIR", help="Data directory of the `up` to talk to (or LEASEHOLD_DATA).")(function)
+    help_text = "Data directory of the `up` to talk to (or LEASEHOLD_DATA)."
+    return click.option("--data", metavar="DIR", help=help_text)(function)
 
 
 def _asynchronous(function: Callable[P, Awaitable[None]]) -> Callable[P, None]:
@@ -46,6 +49,19 @@ def _asynchronous(function: Callable[P, Awaitable[None]]) -> Callable[P, None]:
         asyncio.run(awaited())
 
     return run
+
+
+def _complete_device(_context: click.Context, _parameter: click.Parameter, text: str) -> list[str]:
+    """Names of devices that begin with `text`; nothing if nobody answers at once."""
+
+    async def names() -> list[str]:
+        async with Client(patience_s=0.5) as client:
+            return [row.name for row in await client.devices()]
+
+    try:
+        return [name for name in asyncio.run(names()) if name.startswith(text)]
+    except LeaseholdError:
+        return []
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -113,7 +129,7 @@ async def devices(data: str | None, as_json: bool, host: str) -> None:
 
 
 @cli.command()
-@click.argument("name", shell_complete=lambda _c, _p, text: _complete_devices(text))
+@click.argument("name", shell_complete=_complete_device)
 @click.option("--host", default="", help="On which host.")
 @_common
 @_asynchronous
@@ -160,9 +176,9 @@ async def hosts(data: str | None, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("name", shell_complete=lambda _c, _p, text: _complete_devices(text))
+@click.argument("name", shell_complete=_complete_device)
 @click.option("--host", default="", help="On which host.")
-@click.option("--kind", default="", type=click.Choice(("", "device", "lease", "holder", "host", "principal")), help="What NAME is.")
+@click.option("--kind", default="", type=click.Choice(("", *_KINDS)), help="What NAME is.")
 @_common
 @_asynchronous
 async def history(data: str | None, as_json: bool, name: str, host: str, kind: str) -> None:
@@ -220,7 +236,7 @@ async def status(data: str | None, as_json: bool) -> None:
 
 
 @cli.command()
-@click.option("--since", type=int, default=None, metavar="POSITION", help="Begin behind this position (0: from the start).")
+@click.option("--since", type=click.IntRange(0, 2**53), default=None, metavar="POSITION", help="Begin behind it.")
 @_common
 @_asynchronous
 async def watch(data: str | None, as_json: bool, since: int | None) -> None:
@@ -275,13 +291,15 @@ def _show_answer(answer: Answer, *, as_json: bool) -> None:
         click.echo(f"{answer.outcome}: {', '.join(answer.devices)} ({answer.state or 'done'})")
 
 
-_REQUEST_ID: Final = click.option("--request-id", default=None, help="Your own name for this request: asking again with it is safe.")
+_REQUEST_ID: Final = click.option(
+    "--request-id", default=None, help="Your own name for this request: asking again with it is safe."
+)
 
 
 @cli.command()
-@click.argument("names", nargs=-1, required=True, metavar="DEVICE...", shell_complete=lambda _c, _p, text: _complete_devices(text))
+@click.argument("names", nargs=-1, required=True, metavar="DEVICE...", shell_complete=_complete_device)
 @click.option("--for", "holder", required=True, metavar="HOLDER", help="For whom: a domain, a job, a person.")
-@click.option("--ttl", "ttl_ms", type=Duration(), default="30m", show_default=True, help="Ends unless renewed within this time.")
+@click.option("--ttl", "ttl_ms", type=Duration(), default="30m", show_default=True, help="Ends unless renewed.")
 @click.option("--host", default="", help="On which host the names are.")
 @click.option("--force", is_flag=True, help="Take a device although the host itself lives on it.")
 @_REQUEST_ID
@@ -317,7 +335,9 @@ async def lease(
 @_REQUEST_ID
 @_common
 @_asynchronous
-async def renew(data: str | None, as_json: bool, lease_id: int, token: int, ttl_ms: int, request_id: str | None) -> None:
+async def renew(
+    data: str | None, as_json: bool, lease_id: int, token: int, ttl_ms: int, request_id: str | None
+) -> None:
     """Keep a lease."""
     request = inputs.RenewRequest(
         request_id=RequestId(request_id or new_request_id()),
@@ -344,7 +364,7 @@ async def release(data: str | None, as_json: bool, lease_id: int, token: int, re
 
 
 @cli.command("confirm-free")
-@click.argument("device", shell_complete=lambda _c, _p, text: _complete_devices(text))
+@click.argument("device", shell_complete=_complete_device)
 @click.option("--reason", required=True, help="How you know; it stands in the log with your name.")
 @click.option("--host", default="", help="On which host.")
 @_REQUEST_ID
@@ -365,19 +385,6 @@ async def confirm_free(
 
 
 # --- the shell ------------------------------------------------------------------------------------------------------
-
-
-def _complete_devices(text: str) -> list[str]:
-    """Names of devices that begin with `text`; nothing if nobody answers at once."""
-
-    async def names() -> list[str]:
-        async with Client(patience_s=0.5) as client:
-            return [row.name for row in await client.devices()]
-
-    try:
-        return [name for name in asyncio.run(names()) if name.startswith(text)]
-    except LeaseholdError:
-        return []
 
 
 @cli.command()

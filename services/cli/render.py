@@ -105,13 +105,12 @@ def _plain(value: object) -> str:
 
 def leases(rows: list[LeaseView]) -> None:
     """Leases, one a line."""
-    table(
-        ("lease", "state", "holder", "devices", "expires", "principal"),
-        [
-            (row.lease, row.ended or row.state, row.holder, ", ".join(row.devices), time_text(row.expires_at_ns), row.principal)
-            for row in rows
-        ],
-    )
+    table(("lease", "state", "holder", "devices", "expires", "principal"), map(_lease_cells, rows))
+
+
+def _lease_cells(row: LeaseView) -> list[str]:
+    state = row.ended or row.state
+    return [row.lease, state, row.holder, ", ".join(row.devices), time_text(row.expires_at_ns), row.principal]
 
 
 def hosts(rows: list[HostView]) -> None:

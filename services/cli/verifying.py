@@ -69,5 +69,6 @@ def _tell(report: verify.Report, data: Path) -> None:
     click.echo(f"verified: {report.records} records, {report.events} events of ledger {report.ledger_id}")
     click.echo(f"  chain     unbroken, ends in {report.chain}")
     again = report.records - report.folded_only
-    click.echo(f"  decisions {again} records decided again, all the same; {report.folded_only} of other rules only folded")
+    others = f"; {report.folded_only} of other rules only folded" if report.folded_only else ""
+    click.echo(f"  decisions {again} records decided again, all the same{others}")
     click.echo(f"  witnesses {', '.join(report.witnesses) or 'none: a cut end would not show'}")

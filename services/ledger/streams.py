@@ -64,7 +64,7 @@ def ledger_config(subjects: Subjects, replicas: int) -> dict[str, object]:
 def observed_config(subjects: Subjects, replicas: int) -> dict[str, object]:
     """OBSERVED: an inbox. What is lost of it can be reported again, so it is bounded.
 
-    It is synced like the ledger all the same: with `persist_mode: async` a killed server forgets messages that have been
+    It is synced like the ledger all the same: with `persist_mode: async` a killed server forgets messages that were
     acknowledged and taken in, and gives their sequences out again.
     """
     return {

@@ -1,7 +1,7 @@
 """The watcher as an agent: looks at its host, and reports to the bus what differs from the log.
 
-The protocol is `projections.reporting`; here are the wires. While the bus is away the watcher keeps watching, and when it
-is back it reports the difference.
+The protocol is `projections.reporting`; here are the wires. While the bus is away the watcher keeps watching, and when
+it is back it reports the difference.
 """
 
 import asyncio

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from leasehold import Client
 from leasehold.events.errors import LeaseLostError, RefusedError
 from tests.support.running import HOST, RunningUp, leasehold, running_up, watching
 
@@ -141,7 +142,7 @@ def test_status_and_verify_while_running(up: RunningUp) -> None:
 
 
 def test_a_lease_that_is_not_renewed_expires(up: RunningUp) -> None:
-    """Without a renewal the lease expires, not before its time; `watch` and `history` show it, and the device is free."""
+    """Without a renewal the lease expires, not before its time; `watch` and `history` show it; the device is free."""
     name = _free_device(up)
     lease = leasehold(up.data, "lease", name, "--for", "sleeper", "--ttl", "2s", "--json").object
     for row in watching(up, since=lease["position"]):
@@ -157,8 +158,6 @@ def test_a_lease_that_is_not_renewed_expires(up: RunningUp) -> None:
 
 async def test_python_client_renews_and_releases(up: RunningUp) -> None:
     """`async with client.lease(...)` outlives its TTL by renewing, is refused to others meanwhile, and is released."""
-    from leasehold import Client
-
     name = await asyncio.to_thread(_free_device, up)
     async with Client(up.data) as client:
         async with client.lease(name, holder="program", ttl_ms=1_500) as lease:
@@ -177,8 +176,6 @@ async def test_python_client_renews_and_releases(up: RunningUp) -> None:
 
 async def test_python_client_learns_that_its_lease_is_gone(up: RunningUp) -> None:
     """A lease that somebody else of the same principal released is lost for its holder, who is told."""
-    from leasehold import Client
-
     name = await asyncio.to_thread(_free_device, up)
     async with Client(up.data) as client:
         with pytest.raises(LeaseLostError):

@@ -18,7 +18,7 @@ from leasehold.projections import evolve
 from leasehold.projections.replay import Replay
 from leasehold.projections.snapshots import decode_state, encode_state
 from leasehold.projections.state import State
-from leasehold.services.connection import Connection, connect, disconnect
+from leasehold.services.connection import Connection, connect
 from leasehold.services.ledger.jetstream import JetStreamLedger
 from tests.bench.cluster import HOST, cluster, paper_device
 

@@ -70,7 +70,7 @@ async def heard(connection: Connection, subjects: Subjects, reporter: Reporter) 
     while True:
         try:
             reply = await connection.ask(subjects.alive(HOST, "watcher"), body, timeout_s=1.0)
-        except Exception:  # noqa: BLE001 - whatever it is, the allocator is not up yet
+        except Exception:  # whatever it is, the allocator is not up yet
             reply = None
         if reply is not None and not reply.status:
             return msgspec.json.decode(reply.body, type=Heard)

@@ -28,8 +28,12 @@ class Operation:
         self.lease = lease or self.lease
 
 
-def _apply(operation: Operation, number: int, owner: tuple[int, int], renewed: dict[int, int]) -> tuple[int, int] | None:
-    """The owner (lease, time from which it may have expired) after `operation`; `None` if it cannot follow."""
+Owner = tuple[int, int]
+"""A lease, and the time from which it may have expired."""
+
+
+def _apply(operation: Operation, number: int, owner: Owner, renewed: dict[int, int]) -> Owner | None:
+    """The owner after `operation`; `None` if it cannot follow."""
     name = operation.lease or -number - 1
     if operation.kind == "acquire":
         is_free = owner[0] == 0 or owner[1] <= operation.answered_ns
@@ -45,7 +49,7 @@ def is_linearizable(operations: list[Operation], renewed: dict[int, int]) -> boo
     history.sort(key=lambda operation: operation.called_ns)
     everything = (1 << len(history)) - 1
     optional = sum(1 << number for number, each in enumerate(history) if each.ok is None)
-    tried: set[tuple[int, tuple[int, int]]] = set()
+    tried: set[tuple[int, Owner]] = set()
     stack = [(0, (0, 0))]
     while stack:
         done, owner = stack.pop()

@@ -15,8 +15,8 @@ from leasehold.events.event_types import PictureCompleted
 from leasehold.events.identities import DeviceId, request_key
 from leasehold.events.inputs import Asked, Observed, PictureComplete, Tick
 from leasehold.projections import conflicts, decide, fencing, observing
-from leasehold.projections.appending import Action, Append, Appender, Read, Said, Won
 from leasehold.projections.answers import answer_for
+from leasehold.projections.appending import Action, Append, Appender, Read, Said, Won
 from leasehold.projections.sequencer import Draft, Reply, Sequencer
 from leasehold.projections.state import HostState, State
 from tests.sim.run import simulate
@@ -25,7 +25,10 @@ _replace: Final = msgspec.structs.replace
 SEEDS_MAX: Final = 400
 
 
-def _decider(kind: type[Any], mutate: Callable[[Callable[..., Any], State, Any, int], Any]) -> AbstractContextManager[Any]:
+Mutate = Callable[[Callable[..., Any], State, Any, int], Any]
+
+
+def _decider(kind: type[Any], mutate: Mutate) -> AbstractContextManager[Any]:
     """Replace how one kind of input is decided."""
     original = decide._DECIDERS[kind]
     return patch.dict(decide._DECIDERS, {kind: lambda state, given, now_ns: mutate(original, state, given, now_ns)})
@@ -216,22 +219,16 @@ def no_idempotency() -> AbstractContextManager[Any]:
 def protected_granted() -> AbstractContextManager[Any]:
     """Devices that the host lives on are given away."""
     original = conflicts.first_blockers
-    return patch.object(
-        conflicts,
-        "first_blockers",
-        lambda state, devices, *, owner, force: original(state, devices, owner=owner, force=True),
-    )
+    return patch.object(conflicts, "first_blockers", lambda *args, **how: original(*args, **{**how, "force": True}))
 
 
 def same_device_twice() -> AbstractContextManager[Any]:
     """A device that is leased, or not free yet, is no obstacle."""
-    original = conflicts._held
 
     def blockers(state: State, device: DeviceId, **how: Any) -> Iterator[Any]:
         return (each for each in found(state, device, **how) if each.rule != "same_device")
 
     found = conflicts.blockers
-    assert original is not None
     return patch.object(conflicts, "blockers", blockers)
 
 
