@@ -146,7 +146,7 @@ class Connection(nats.aio.client.Client):
             return
         try:
             handler(subject, reply, data, headers)
-        except Exception:  # noqa: BLE001 - whatever it is, it would end the read loop, and with it the connection, silently
+        except Exception:  # noqa: BLE001 - whatever it is, it would silently end the read loop, and so the connection
             _log.exception("a message at %r could not be taken", subject)
 
     async def _process_err(self, err_msg: str) -> None:
@@ -186,27 +186,7 @@ async def connect(
         UnavailableError: no connection within `timeout_s`, or the credentials are refused.
     """
     connection = Connection()
-    complaint: list[Exception] = []
-    refused = asyncio.Event()
-
-    async def complain(error: Exception) -> None:
-        complaint[:] = [error]
-        text = str(error).lower()
-        if "authorization violation" in text:
-            refused.set()
-        serious = "violation" in text or "authentication" in text
-        _log.log(logging.WARNING if serious else logging.INFO, "%s: %s: %s", name, type(error).__name__, error)
-        if on_error is not None:
-            on_error(error)
-
-    async def disconnected() -> None:
-        connection.fail_answers("the connection to the bus broke")
-
-    async def reconnected() -> None:
-        _log.info("%s: connected again", name)
-        for listener in tuple(connection.reconnect_listeners):
-            listener()
-
+    ear = _Ear(connection, name, on_error)
     connecting = asyncio.ensure_future(
         connection.connect(
             url,
@@ -214,9 +194,9 @@ async def connect(
             password=password,
             name=name,
             inbox_prefix=inbox_prefix or f"_INBOX_{user}",
-            error_cb=complain,
-            disconnected_cb=disconnected,
-            reconnected_cb=reconnected,
+            error_cb=ear.complain,
+            disconnected_cb=ear.disconnected,
+            reconnected_cb=ear.reconnected,
             allow_reconnect=True,
             max_reconnect_attempts=-1,
             reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]
@@ -228,7 +208,7 @@ async def connect(
             drain_timeout=int(CLOSE_TIMEOUT_S),
         )
     )
-    waiting = asyncio.ensure_future(refused.wait())
+    waiting = asyncio.ensure_future(ear.refused.wait())
     try:
         await asyncio.wait({connecting, waiting}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if connecting.done():
@@ -240,8 +220,36 @@ async def connect(
         waiting.cancel()
         if not connection.is_connected:
             await _abandon(connecting, connection)
-    reason = complaint[0] if complaint else "silence"
-    raise UnavailableError(f"{url} cannot be reached within {timeout_s:g} s: {reason}")
+    raise UnavailableError(f"{url} cannot be reached within {timeout_s:g} s: {ear.last or 'silence'}")
+
+
+class _Ear:
+    """Hears what happens to one connection."""
+
+    def __init__(self, connection: Connection, name: str, on_error: OnError | None) -> None:
+        self.last: Exception | None = None
+        self.refused = asyncio.Event()
+        self._connection = connection
+        self._name = name
+        self._on_error = on_error
+
+    async def complain(self, error: Exception) -> None:
+        self.last = error
+        text = str(error).lower()
+        if "authorization violation" in text:
+            self.refused.set()
+        serious = "violation" in text or "authentication" in text
+        _log.log(logging.WARNING if serious else logging.INFO, "%s: %s: %s", self._name, type(error).__name__, error)
+        if self._on_error is not None:
+            self._on_error(error)
+
+    async def disconnected(self) -> None:
+        self._connection.fail_answers("the connection to the bus broke")
+
+    async def reconnected(self) -> None:
+        _log.info("%s: connected again", self._name)
+        for listener in tuple(self._connection.reconnect_listeners):
+            listener()
 
 
 async def _abandon(connecting: asyncio.Future[None], connection: Connection) -> None:
