@@ -101,9 +101,16 @@ async def crash(log: Log, path: Path, *, until: int) -> None:
     """Read up to record `until`, note that, and end without a snapshot, as a killed process does."""
     ledger, store = await log.open(), await FoldStore.open(path)
     reader = LedgerReader(ledger, store)
-    await reader.start()
-    assert await reader.wait_for(end_of_record(until), WAIT_S)
-    await reader._note_now()
+    try:
+        await reader.start()
+        assert await reader.wait_for(end_of_record(until), WAIT_S)
+        await reader._note_now()
+    finally:
+        await end_at_once(reader, store)
+
+
+async def end_at_once(reader: LedgerReader, store: FoldStore) -> None:
+    """End without keeping anything more."""
     for task in reader._tasks:
         await reading._end(task)
     await store.close()
@@ -227,14 +234,14 @@ async def test_snapshots_are_taken_on_the_way(log: Log, tmp_path: Path, monkeypa
 
     monkeypatch.setattr(store, "save_frozen", save_and_tell)
     reader = LedgerReader(ledger, store)
-    await reader.start()
-    async with asyncio.timeout(WAIT_S):
-        await saved.wait()
-    loaded = await store.load()
-    assert loaded is not None
-    for task in reader._tasks:
-        await reading._end(task)
-    await store.close()
+    try:
+        await reader.start()
+        async with asyncio.timeout(WAIT_S):
+            await saved.wait()
+        loaded = await store.load()
+        assert loaded is not None
+    finally:
+        await end_at_once(reader, store)
     at = loaded.head.sequence
     state, rows = folded(grower.bodies[:at])
     assert snapshots.encode_state(loaded) == state

@@ -4,7 +4,7 @@ import os
 import resource
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -55,9 +55,15 @@ def edited(path: Path) -> Iterator[sqlite3.Connection]:
         database.close()
 
 
-async def reopen(store: FoldStore) -> FoldStore:
+@asynccontextmanager
+async def reopened(store: FoldStore) -> AsyncIterator[FoldStore]:
+    """The same file, opened anew."""
     await store.close()
-    return await FoldStore.open(store.path)
+    again = await FoldStore.open(store.path)
+    try:
+        yield again
+    finally:
+        await again.close()
 
 
 async def test_a_new_store_knows_nothing_and_is_private(store: FoldStore) -> None:
@@ -73,15 +79,12 @@ async def test_a_snapshot_comes_back_to_the_byte(store: FoldStore) -> None:
     """State and head are the same after the file was closed and opened again."""
     state = await some_state()
     await store.save_snapshot(state)
-    again = await reopen(store)
-    try:
+    async with reopened(store) as again:
         loaded = await again.load()
         assert loaded is not None
         assert snapshots.encode_state(loaded) == snapshots.encode_state(state)
         head = state.head
         assert await again.head() == NotedHead(head.ledger_id, head.sequence, head.chain)
-    finally:
-        await again.close()
 
 
 async def test_gentle_encoding_is_the_encoding() -> None:
@@ -134,15 +137,12 @@ async def test_a_damaged_snapshot_is_found(store: FoldStore, damage: str) -> Non
     with edited(store.path) as database:
         database.execute(damage)
         (sequence,) = database.execute("SELECT sequence FROM snapshot").fetchone()
-    again = await FoldStore.open(store.path)
-    try:
+    async with reopened(store) as again:
         with pytest.raises(CorruptSnapshotError, match=f"record {sequence} "):
             await again.load()
         noted = await again.head()
         assert noted is not None
         assert noted.sequence == state.head.sequence
-    finally:
-        await again.close()
 
 
 async def test_a_snapshot_of_another_fold_is_none(store: FoldStore) -> None:
@@ -151,17 +151,16 @@ async def test_a_snapshot_of_another_fold_is_none(store: FoldStore) -> None:
     await store.close()
     with edited(store.path) as database:
         database.execute("UPDATE snapshot SET fold_version = fold_version + 1")
-    again = await FoldStore.open(store.path)
-    assert await again.load() is None
-    await again.close()
+    async with reopened(store) as again:
+        assert await again.load() is None
 
 
 async def test_one_process_has_it_at_a_time(store: FoldStore) -> None:
     """A second opening fails while the first lives, and works afterwards."""
     with pytest.raises(StoreInUseError, match="in use"):
-        await FoldStore.open(store.path, lock_wait_s=0.05)
-    again = await reopen(store)
-    await again.close()
+        await (await FoldStore.open(store.path, lock_wait_s=0.05)).close()
+    async with reopened(store) as again:
+        assert await again.head() is None
 
 
 async def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
@@ -176,7 +175,7 @@ async def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     for path, said in ((other, "another program"), (newer, "schema 99"), (text, "damaged")):
         before = path.read_bytes()
         with pytest.raises(StorageError, match=said):
-            await FoldStore.open(path)
+            await (await FoldStore.open(path)).close()
         assert path.read_bytes() == before
 
 
@@ -193,12 +192,11 @@ async def test_a_full_disk_leaves_no_half_transaction(store: FoldStore) -> None:
             await store.save_frozen(head_at(2), [bytes(1024 * 1024)] * 8)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    again = await reopen(store)
-    assert await again.head() == NotedHead("l", 1, "c")
-    assert await again.positions("host", "host-0", 0, 1) == []
-    await again.note(head_at(2), rows)
-    assert await again.positions("host", "host-99999", 0, 1) == [512]
-    await again.close()
+    async with reopened(store) as again:
+        assert await again.head() == NotedHead("l", 1, "c")
+        assert await again.positions("host", "host-0", 0, 1) == []
+        await again.note(head_at(2), rows)
+        assert await again.positions("host", "host-99999", 0, 1) == [512]
 
 
 async def test_a_closed_store_says_so(store: FoldStore) -> None:
