@@ -70,7 +70,7 @@ async def test_an_empty_log_ends_at_0_and_has_nothing_at_1(open_ledger: Open) ->
 
 
 async def test_only_the_right_expectation_is_taken(open_ledger: Open) -> None:
-    """An append is stored behind the last record or refused with the last sequence, and a refused one leaves no trace."""
+    """An append is stored behind the last record or refused with the last sequence; a refused one leaves no trace."""
     ledger = await open_ledger()
     assert await ledger.append(1, b"too high", timeout_s=TIMEOUT_S) == (Said.REFUSED, 0)
     bodies = await fill(ledger, 3)
@@ -95,7 +95,7 @@ async def test_a_body_has_bounds(open_ledger: Open) -> None:
 
 
 async def test_of_two_writers_exactly_one_wins_each_head(open_ledger: Open) -> None:
-    """Over 100 heads, two writers that append at once: one is stored, the other refused, and the log has the winners."""
+    """Over 100 heads, of two that append at once one is stored, the other refused, and the log has the winners."""
     writers = [await open_ledger(), await open_ledger()]
     winners = []
     for head in range(100):
@@ -114,7 +114,7 @@ async def test_certain_appends_end_as_won_or_lost(open_ledger: Open) -> None:
     ends = await asyncio.gather(append_certainly(first, 0, b"first"), append_certainly(second, 0, b"second"))
     winner = await first.read(1)
     assert winner in (b"first", b"second")
-    assert ends == ([Won(1), Lost(1, b"first")] if winner == b"first" else [Lost(1, b"second"), Won(1)])
+    assert tuple(ends) == ((Won(1), Lost(1, b"first")) if winner == b"first" else (Lost(1, b"second"), Won(1)))
 
 
 async def test_following_begins_anywhere(open_ledger: Open) -> None:
@@ -122,7 +122,7 @@ async def test_following_begins_anywhere(open_ledger: Open) -> None:
     ledger = await open_ledger()
     bodies = await fill(ledger, 50)
     expected = [Entry(number, body) for number, body in enumerate(bodies, 1)]
-    assert await asyncio.gather(take(ledger, 0, 50), take(ledger, 0, 50)) == [expected, expected]
+    assert list(await asyncio.gather(take(ledger, 0, 50), take(ledger, 0, 50))) == [expected, expected]
     assert await take(ledger, 20, 30) == expected[20:]
     assert await take(ledger, 49, 1) == expected[49:]
 

@@ -1,0 +1,133 @@
+"""Each habit of the NATS client that is changed for ours, and those that are relied on, on a real server."""
+
+import asyncio
+import logging
+from pathlib import Path
+
+import pytest
+
+from leasehold.events.errors import UnavailableError
+from leasehold.services import connection
+from tests.support.proxy import Flow, proxy_to
+from tests.support.servers import SECRET, connected, server_at
+
+
+async def test_nothing_is_kept_for_later(tmp_path: Path) -> None:
+    """What is published or asked while disconnected is refused, and nothing of it is sent when the wire is back."""
+    async with server_at(tmp_path / "data") as server, proxy_to(server.url) as proxy, connected(server.url) as observer:
+        heard: list[bytes] = []
+        arrived = asyncio.Event()
+
+        def hear(_subject: bytes, _reply: bytes, body: bytes, _headers: bytes | None) -> None:
+            heard.append(body)
+            arrived.set()
+
+        await observer.listen("some.subject", hear)
+        await observer.flush()
+        async with connected(proxy.url) as client:
+            back = asyncio.Event()
+            client.reconnect_listeners.add(back.set)
+            proxy.up.flow = Flow.HOLD
+            asking = asyncio.ensure_future(client.ask("$JS.API.INFO", timeout_s=100))
+            await proxy.up.wait_for(b"$JS.API.INFO")
+            proxy.cut()
+            with pytest.raises(UnavailableError, match="broke"):
+                await asyncio.wait_for(asking, 20)
+            with pytest.raises(UnavailableError):
+                await client.publish("some.subject", b"too early")
+            with pytest.raises(UnavailableError):
+                await client.ask("some.subject", b"too early as well", timeout_s=5)
+            await asyncio.wait_for(back.wait(), 20)
+            await client.publish("some.subject", b"now")
+            await asyncio.wait_for(arrived.wait(), 20)
+        assert heard == [b"now"]
+
+
+async def test_an_error_of_the_server_does_not_close_for_good(tmp_path: Path) -> None:
+    """A server that calls us slow, and drops us, is connected to again, and the error is told."""
+    errors: list[str] = []
+    async with server_at(tmp_path / "data") as server, proxy_to(server.url) as proxy:
+        client = await connection.connect(
+            proxy.url, user="leasehold", password=SECRET, name="slow", on_error=lambda error: errors.append(str(error))
+        )
+        try:
+            back = asyncio.Event()
+            client.reconnect_listeners.add(back.set)
+            (link,) = proxy.links
+            link.client.write(b"-ERR 'Slow Consumer'\r\n")
+            link.client.close()
+            await asyncio.wait_for(back.wait(), 20)
+            assert any("slow consumer" in error for error in errors)
+            assert (await client.ask("$JS.API.INFO", timeout_s=5)).status == 0
+        finally:
+            await connection.disconnect(client)
+
+
+async def test_a_broken_connection_fails_its_questions_at_once(tmp_path: Path) -> None:
+    """Who waits for an answer hears of the break, long before the time-out."""
+    async with server_at(tmp_path / "data") as server, proxy_to(server.url) as proxy, connected(proxy.url) as client:
+        proxy.up.flow = Flow.HOLD
+        asking = asyncio.ensure_future(client.ask("$JS.API.INFO", timeout_s=100))
+        await proxy.up.wait_for(b"$JS.API.INFO")
+        proxy.cut()
+        with pytest.raises(UnavailableError, match="broke"):
+            await asyncio.wait_for(asking, 20)
+
+
+async def test_a_question_without_an_answer_ends_in_time(tmp_path: Path) -> None:
+    """Nobody there is told at once by the server's own status; silence ends with the time-out."""
+    async with server_at(tmp_path / "data") as server, connected(server.url) as client:
+        assert (await client.ask("nobody.here", timeout_s=100)).status == 503
+        await client.listen("silent.one", lambda *_: None)
+        with pytest.raises(UnavailableError, match=r"silent\.one within 0\.05 s"):
+            await client.ask("silent.one", timeout_s=0.05)
+
+
+async def test_a_handler_that_fails_does_not_end_the_reading(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An exception in a handler is logged, and the messages after it arrive."""
+    async with server_at(tmp_path / "data") as server, connected(server.url) as client:
+        heard: list[bytes] = []
+        done = asyncio.Event()
+
+        def hear(_subject: bytes, _reply: bytes, body: bytes, _headers: bytes | None) -> None:
+            if body == b"bad":
+                raise ValueError("cannot be taken")
+            heard.append(body)
+            done.set()
+
+        await client.listen("some.subject", hear)
+        await client.publish("some.subject", b"bad")
+        await client.publish("some.subject", b"good")
+        await asyncio.wait_for(done.wait(), 20)
+    assert heard == [b"good"]
+    assert any(record.levelno == logging.ERROR for record in caplog.records)
+
+
+async def test_closing_does_not_wait_for_a_server_that_reads_nothing(tmp_path: Path) -> None:
+    """With a full socket and nobody who reads it, the connection is closed within its bound."""
+    release = asyncio.Event()
+
+    async def deaf(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"max_payload": 1048576}\r\nPONG\r\n')
+        await release.wait()
+        writer.transport.abort()
+
+    # A small buffer on the reading side, so that the socket is full at once.
+    listener = await asyncio.start_server(deaf, "127.0.0.1", 0, limit=1_024)
+    port = listener.sockets[0].getsockname()[1]
+    client = await connection.connect(f"nats://127.0.0.1:{port}", user="any", password="any", name="deaf")
+    for _ in range(12):
+        await client.publish("some.subject", b"x" * 1_000_000)
+    started = asyncio.get_running_loop().time()
+    await connection.disconnect(client, timeout_s=0.5)
+    assert asyncio.get_running_loop().time() - started < 5
+    assert client.is_closed
+    release.set()
+    listener.close()
+    await listener.wait_closed()
+
+
+async def test_an_unreachable_server_is_told_in_time() -> None:
+    """Where nobody listens, connecting ends with its bound and says why."""
+    with pytest.raises(UnavailableError, match=r"within 0\.3 s"):
+        await connection.connect("nats://127.0.0.1:1", user="any", password="any", name="lost", timeout_s=0.3)

@@ -1,0 +1,105 @@
+"""Who follows the ledger gets every record once and in order, whatever happens to the wire and to the server."""
+
+import asyncio
+from contextlib import aclosing
+from pathlib import Path
+from urllib.parse import urlparse
+
+from leasehold.projections.appending import Said
+from leasehold.services.ledger.jetstream import JetStreamLedger
+from leasehold.services.ledger.streams import ensure_streams
+from tests.support.proxy import Flow, proxy_to
+from tests.support.servers import SUBJECTS, connected, ledger_at, server_at
+
+RECORDS = 3_000
+CUTS = 5
+BIG_BYTES = 400_000
+BIG_RECORDS = 120
+"""Together more than the 32 MiB that the server lets a consumer have under way."""
+
+
+async def append_all(ledger: JetStreamLedger, first: int, last: int, size: int = 300) -> None:
+    for sequence in range(first, last + 1):
+        body = (b"%d " % sequence).ljust(size, b"x")
+        assert await ledger.append(sequence - 1, body, timeout_s=10) == (Said.STORED, sequence)
+
+
+async def test_cuts_in_the_middle_lose_and_repeat_nothing(tmp_path: Path) -> None:
+    """Cut off five times during a replay, and once more at the end of the log, a reader has all records, once each."""
+    async with server_at(tmp_path / "data") as server, proxy_to(server.url) as proxy, ledger_at(server.url) as direct:
+        async with connected(server.url) as client:
+            await ensure_streams(client, SUBJECTS)
+        await append_all(direct, 1, RECORDS)
+        async with ledger_at(proxy.url) as ledger, aclosing(ledger.follow(0)) as batches:  # type: ignore[type-var]
+            sequences: list[int] = []
+            cuts = 0
+            async with asyncio.timeout(60):
+                while len(sequences) < RECORDS:
+                    sequences += [entry.sequence for entry in await anext(batches)]
+                    if cuts < CUTS and len(sequences) > cuts * RECORDS // (CUTS + 1):
+                        cuts += 1
+                        proxy.cut()
+                waiting = asyncio.ensure_future(anext(batches))
+                proxy.cut()
+                await append_all(direct, RECORDS + 1, RECORDS + 1)
+                sequences += [entry.sequence for entry in await waiting]
+            assert cuts == CUTS
+            assert sequences == list(range(1, RECORDS + 2))
+
+
+async def test_a_silent_wire_is_noticed(tmp_path: Path) -> None:
+    """A wire that carries nothing any more, without being cut, is given up, and the reading goes on over another."""
+    async with server_at(tmp_path / "data") as server, proxy_to(server.url) as proxy, ledger_at(server.url) as direct:
+        async with connected(server.url) as client:
+            await ensure_streams(client, SUBJECTS)
+        await append_all(direct, 1, 1)
+        async with ledger_at(proxy.url) as ledger, aclosing(ledger.follow(0)) as batches:  # type: ignore[type-var]
+            async with asyncio.timeout(60):
+                assert [entry.sequence for entry in await anext(batches)] == [1]
+                waiting = asyncio.ensure_future(anext(batches))
+                proxy.down.flow = Flow.DROP
+                await append_all(direct, 2, 2)
+                await proxy.down.wait_for(b"2 xxx")
+                proxy.down.flow = Flow.PASS
+                assert [entry.sequence for entry in await waiting] == [2]
+
+
+async def test_a_killed_and_restarted_server_is_followed_on(tmp_path: Path) -> None:
+    """The server keeps nothing of a reader over kill -9; the reader goes on all the same, with what comes after."""
+    server = server_at(tmp_path / "data", sync_always=True)
+    await server.start()
+    port = urlparse(server.url).port or 0
+    async with connected(server.url) as client:
+        await ensure_streams(client, SUBJECTS)
+    async with ledger_at(server.url) as ledger, aclosing(ledger.follow(0)) as batches:  # type: ignore[type-var]
+        await append_all(ledger, 1, 5)
+        sequences: list[int] = []
+        async with asyncio.timeout(60):
+            while len(sequences) < 5:
+                sequences += [entry.sequence for entry in await anext(batches)]
+            waiting = asyncio.ensure_future(anext(batches))
+            server.kill()
+            await server.wait()
+            await server.stop()
+            async with server_at(tmp_path / "data", port=port) as again, ledger_at(again.url) as direct:
+                await append_all(direct, 6, 6)
+                sequences += [entry.sequence for entry in await waiting]
+        assert sequences == [1, 2, 3, 4, 5, 6]
+
+
+async def test_a_slow_reader_holds_the_server_back(tmp_path: Path) -> None:
+    """A reader that takes its time gets everything, and never has more waiting than the server's window of 32 MiB."""
+    async with server_at(tmp_path / "data") as server, ledger_at(server.url) as ledger:
+        async with connected(server.url) as client:
+            await ensure_streams(client, SUBJECTS)
+        await append_all(ledger, 1, BIG_RECORDS, BIG_BYTES)
+        count = 0
+        async with asyncio.timeout(60), aclosing(ledger.follow(0)) as batches:  # type: ignore[type-var]
+            while count < BIG_RECORDS:
+                batch = await anext(batches)
+                count += len(batch)
+                assert len(batch) * BIG_BYTES <= 33 * 1024 * 1024
+                for _ in range(2_000):
+                    # Turns of the loop in which the read loop could go on taking messages, were there no bound.
+                    await asyncio.sleep(0)
+        assert count == BIG_RECORDS
