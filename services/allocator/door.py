@@ -109,6 +109,7 @@ class Door:
         self.counts["unknown" if outcome == "outcome_unknown" else "unavailable"] += 1
         self.answer(ticket, Answer(outcome=outcome, request_id=waiter.request_id, message=why, retry_after_ms=200))
 
-    def tickets(self) -> list[int]:
-        """All who wait."""
-        return list(self._waiters)
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._waiters)

@@ -28,6 +28,9 @@ from leasehold.services.ledger.port import Ledger
 
 _log: Final = logging.getLogger(__name__)
 
+SWEEP_S: Final = 0.05
+"""While somebody waits, it is looked this often whether the time is over."""
+
 ServerTime = Callable[[], Awaitable[int]]
 """Asks the log's server for its time, ns since 1970."""
 
@@ -68,6 +71,9 @@ class Allocator:
         self._work = asyncio.Event()
         self._room = asyncio.Event()
         self._is_unclear = False
+        self._asked = asyncio.Event()
+        self.on_settled: Callable[[], None] = lambda: None
+        """Called whenever nothing is in flight any more."""
         self._begun = asyncio.Event()
         """The ledger exists: set with the first record that is known."""
 
@@ -92,6 +98,7 @@ class Allocator:
             respond(Answer(outcome="invalid", field=error.field, message=str(error)))
             return
         ticket = self.door.wait(principal, request.request_id, now_s, respond)
+        self._asked.set()
         if self._trouble and not self.sequencer.in_flight:
             self.door.give_up(ticket, "unavailable", self._trouble)
         elif not self.sequencer.ask(ticket, principal, request):
@@ -146,17 +153,21 @@ class Allocator:
     async def _sweep(self) -> None:
         """Tell those whose time is over that no answer comes in time."""
         while True:
-            await asyncio.sleep(0.05)
-            overdue = frozenset(self.door.overdue(time.monotonic()))
-            if not overdue:
-                continue
-            withdrawn = self.sequencer.withdraw(overdue)
-            for ticket in sorted(overdue):
-                if ticket in withdrawn:
-                    self.door.give_up(ticket, "unavailable", "the log did not answer in time; nothing was done")
-                else:
-                    why = "the log did not answer in time; ask again with this id"
-                    self.door.give_up(ticket, "outcome_unknown", why)
+            await self._asked.wait()
+            self._asked.clear()
+            while self.door.waiting:
+                await asyncio.sleep(SWEEP_S)
+                self._give_up_overdue()
+
+    def _give_up_overdue(self) -> None:
+        overdue = frozenset(self.door.overdue(time.monotonic()))
+        withdrawn = self.sequencer.withdraw(overdue) if overdue else overdue
+        for ticket in sorted(overdue):
+            if ticket in withdrawn:
+                self.door.give_up(ticket, "unavailable", "the log did not answer in time; nothing was done")
+            else:
+                why = "the log did not answer in time; ask again with this id"
+                self.door.give_up(ticket, "outcome_unknown", why)
 
     async def _drive(self) -> None:
         self.sequencer.note(inputs.DeciderStarts(self.sequencer.writer, "start"))
@@ -259,6 +270,7 @@ class Allocator:
             self._begun.set()
         self._give_answers()
         self._room.set()
+        self.on_settled()
 
     def _note_unclear(self) -> None:
         self._is_unclear = True

@@ -41,6 +41,7 @@ class Wire:
         self._something = asyncio.Event()
         self._unheard: deque[tuple[str, str]] = deque(maxlen=_HEARTBEATS_WAITING_MAX)
         self.dropped = 0
+        allocator.on_settled = self.answer_heartbeats
 
     async def start(self) -> None:
         """Begin to take requests and heartbeats."""
