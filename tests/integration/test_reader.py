@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from leasehold.events import codec, inputs, limits
-from leasehold.events.errors import CorruptLedgerError, UnknownFormatError
+from leasehold.events.errors import CorruptLedgerError, StorageError, UnknownFormatError
 from leasehold.events.position import end_of_record, position_of
 from leasehold.events.record import Record, chain_hash
 from leasehold.projections import evolve, snapshots
@@ -419,3 +419,45 @@ async def test_rows_not_noted_yet_are_told(log: Log, tmp_path: Path, monkeypatch
             stored = await reader._store.positions("host", "h1", 0, 100_000)
             expected = {row.position for row in folded(grower.bodies)[1] if row[:2] == ("host", "h1")}
             assert set(fresh) | set(stored) == expected
+
+
+async def test_rows_that_come_while_others_are_written(
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows on their way to the disk, and those that come meanwhile, are told at every moment and are all kept."""
+    grower, path = await grown(log), tmp_path / "store"
+    async with reading_from(log, path) as reader:
+        store = reader._store
+        begun, go_on, write = asyncio.Event(), asyncio.Event(), store.note
+
+        async def write_slowly(head: Head, rows: list[IndexRow]) -> None:
+            begun.set()
+            await go_on.wait()
+            await write(head, rows)
+
+        monkeypatch.setattr(store, "note", write_slowly)
+        await grow(grower, turns=1)
+        async with asyncio.timeout(WAIT_S):
+            await begun.wait()
+        await grow(grower, turns=1)
+        assert await reader.wait_for(end_of_record(len(grower.bodies)), WAIT_S)
+        expected = {row.position for row in folded(grower.bodies)[1] if row[:2] == ("host", "h1")}
+        for _ in range(2):
+            fresh = reader.unnoted("host", "h1")
+            assert fresh == sorted(fresh)
+            assert {*fresh, *await store.positions("host", "h1", 0, 100_000)} == expected
+            go_on.set()
+            await reader._note_now()
+    assert kept_rows(path) == folded(grower.bodies)[1]
+
+
+async def test_a_disk_that_fails_ends_reading(log: Log, tmp_path: Path) -> None:
+    """What cannot be noted is not read on: a log that is cut later would go unnoticed."""
+    grower = await grown(log)
+    async with reading_from(log, tmp_path / "store") as reader:
+        await reader._store.close()
+        await grow(grower, turns=1)
+        async with asyncio.timeout(WAIT_S):
+            await reader.ended.wait()
+        assert isinstance(reader.failure, StorageError)
+        assert not await reader.wait_for(0, 0)
