@@ -26,7 +26,7 @@ _log: Final = logging.getLogger(__name__)
 
 SLICE_NS: Final = 4_000_000
 """Folding lets the rest of the loop go on after this long; a record of the largest kind takes 10 ms more."""
-NOTE_S: Final = 0.5
+NOTE_S: Final = limits.HEAD_NOTE_MS / 1_000
 UNNOTED_ROWS_MAX: Final = 50_000
 """Index rows that may wait for the disk; folding waits for it then."""
 SNAPSHOT_SHARE: Final = 20
