@@ -37,6 +37,8 @@ async def run_verify(data: Path, *, as_json: bool) -> bool:
     except UnavailableError:
         info = None
     with _progress() as progress:
+        if info is not None and not info.own_server:
+            return _show(await verify.verify_live(info, await _live_witness(data), progress), data, as_json=as_json)
         try:
             # A copied directory still names the bus of the original, so being in use counts, not being named.
             report = await verify.verify_at_rest(data, info.cluster if info else home.DEFAULT_CLUSTER, progress)
@@ -44,6 +46,10 @@ async def run_verify(data: Path, *, as_json: bool) -> bool:
             if info is None:
                 raise
             report = await verify.verify_live(info, await _live_witness(data), progress)
+    return _show(report, data, as_json=as_json)
+
+
+def _show(report: verify.Report, data: Path, *, as_json: bool) -> bool:
     if as_json:
         json_line(report)
     else:
