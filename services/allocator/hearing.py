@@ -15,9 +15,11 @@ class Hearing:
         self._heard_ns: dict[tuple[HostName, str], tuple[int, int]] = {}
         self._since_ns: int | None = None
 
-    def heard(self, host: HostName, agent: str, run: int, now_ns: int) -> None:
-        """A heartbeat of this run arrived."""
-        if (host, agent) in self._heard_ns or len(self._heard_ns) < limits.HOSTS_MAX * limits.AGENTS_PER_HOST_MAX:
+    def heard(self, state: State, host: HostName, agent: str, run: int, now_ns: int) -> None:
+        """A heartbeat of this run arrived. What is not the run that the ledger knows says nothing about that one."""
+        row = state.hosts.get(host)
+        source = row.sources.get(agent) if row is not None else None
+        if source is not None and source.run == run:
             self._heard_ns[host, agent] = (run, now_ns)
 
     def forget(self) -> None:

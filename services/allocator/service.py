@@ -20,6 +20,7 @@ from leasehold.projections.appending import Won
 from leasehold.projections.sequencer import Sequencer
 from leasehold.projections.state import State
 from leasehold.projections.timekeeping import Contact, LedgerClock
+from leasehold.services.allocator.complaints import Complaints, printable
 from leasehold.services.allocator.door import Door, Respond
 from leasehold.services.allocator.hearing import Hearing
 from leasehold.services.ledger.appends import append_certainly
@@ -53,17 +54,24 @@ class Allocator:
         state: State,
         writer: str,
         on_record: Callable[[State], Awaitable[None]],
+        wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        """`on_record` is called after each record with the state behind it, nothing being in flight."""
+        """Nothing is decided before `run`.
+
+        Args:
+            on_record: Called after each record with the state behind it, nothing being in flight.
+            wall_ns: This machine's own clock, which is only compared with the server's.
+        """
         self.sequencer = Sequencer(state, cluster=subjects.cluster, writer=writer)
         self.door = Door()
         self.hearing = Hearing()
-        self.dropped_observations = 0
+        self.dropped_observations = Complaints(_log, "messages of the inbox were dropped")
         self._ledger = ledger
         self._observed = observed
         self._subjects = subjects
         self._server_time = server_time
         self._on_record = on_record
+        self._wall_ns = wall_ns
         self._clock = LedgerClock()
         self._contact = Contact()
         self._contact_ns = 0
@@ -120,15 +128,19 @@ class Allocator:
             if (message.host, message.agent) != (host, agent):
                 said = f"{message.agent} of {message.host}, but it came as {agent} of {host}"
                 raise InvalidInputError(said, field="host")
+            if message.run > self._wall_ns() + limits.REQUEST_AHEAD_NS_MAX:
+                # Runs are times by their agents' clocks, and no later run could be above the highest number there is.
+                raise InvalidInputError(f"{message.run} is more than an hour in the future", field="run")
         except InvalidInputError as error:
-            self.dropped_observations += 1
-            _log.warning("message %d of the inbox on %s was dropped: %s", sequence, subject[:120], error)
+            self.dropped_observations.tell(
+                "message %d of the inbox on %s was dropped: %s", sequence, printable(subject), error
+            )
             return None
         return message
 
     def hear(self, host: HostName, agent: str, run: int) -> None:
         """An agent said that its run lives."""
-        self.hearing.heard(host, agent, run, _monotonic_ns())
+        self.hearing.heard(self.sequencer.state, host, agent, run, _monotonic_ns())
 
     # --- the loop -------------------------------------------------------------------------------------------------
 
@@ -214,7 +226,7 @@ class Allocator:
         server_ns = await self._server_time()
         after_ns = _monotonic_ns()
         self._clock.heard_server(
-            server_ns=server_ns + (after_ns - before_ns) // 2, monotonic_ns=after_ns, wall_ns=time.time_ns()
+            server_ns=server_ns + (after_ns - before_ns) // 2, monotonic_ns=after_ns, wall_ns=self._wall_ns()
         )
         await self._catch_up()
         await self._check_inbox()
@@ -288,7 +300,7 @@ class Allocator:
             "sequence": head.sequence,
             "decider": head.decider,
             "trouble": self._trouble,
-            "dropped_observations": self.dropped_observations,
+            "dropped_observations": self.dropped_observations.count,
             "waiting": self.sequencer.waiting,
             **self.door.counts,
         }

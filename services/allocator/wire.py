@@ -19,10 +19,12 @@ from leasehold.events.answers import Answer, Heartbeat
 from leasehold.events.errors import InvalidInputError, UnavailableError
 from leasehold.events.subjects import Subjects
 from leasehold.projections.answers import heard
+from leasehold.services.allocator.complaints import Complaints, printable
 from leasehold.services.allocator.service import Allocator
 from leasehold.services.connection import Connection
 
 _log: Final = logging.getLogger(__name__)
+STOP_WAIT_S: Final = 2.0
 _HEARTBEATS_WAITING_MAX: Final = limits.HOSTS_MAX
 
 
@@ -40,7 +42,7 @@ class Wire:
         self._replies: deque[tuple[str, bytes]] = deque()
         self._something = asyncio.Event()
         self._unheard: deque[tuple[str, str]] = deque(maxlen=_HEARTBEATS_WAITING_MAX)
-        self.dropped = 0
+        self.dropped = Complaints(_log, "messages were dropped")
         allocator.on_settled = self.answer_heartbeats
 
     async def start(self) -> None:
@@ -62,12 +64,17 @@ class Wire:
 
     async def stop(self) -> None:
         """Take nothing more."""
+        stopping = asyncio.ensure_future(self._stop())
+        await asyncio.wait({stopping}, timeout=STOP_WAIT_S)
+        stopping.cancel()
+
+    async def _stop(self) -> None:
         try:
             if self._service is not None:
                 await self._service.stop()
             if self._heartbeats is not None:
                 await self._heartbeats.unsubscribe()
-        except nats.errors.Error as error:
+        except (nats.errors.Error, OSError) as error:
             _log.debug("nothing left to stop: %s", error)
 
     def _stats(self, _endpoint: EndpointStats) -> dict[str, int | str]:
@@ -75,8 +82,8 @@ class Wire:
 
     async def _take(self, request: Request) -> None:
         reply = request._msg.reply  # noqa: SLF001 - who waits for nothing must be told apart before it is decided
-        if not reply:
-            self.dropped += 1
+        if not _is_inbox(reply):
+            self.dropped.tell("a request on %s was dropped: no inbox for its answer", printable(request.subject))
             return
         try:
             principal, verb = self._subjects.parse_request(request.subject)
@@ -90,11 +97,10 @@ class Wire:
             host, agent = self._subjects.parse_reporter(message.subject)
             heartbeat = msgspec.json.decode(message.data, type=Heartbeat)
         except (InvalidInputError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            self.dropped += 1
-            _log.warning("a heartbeat on %s was dropped: %s", message.subject[:120], error)
+            self.dropped.tell("a heartbeat on %s was dropped: %s", printable(message.subject), error)
             return
         self._allocator.hear(host, agent, heartbeat.run)
-        if message.reply:
+        if _is_inbox(message.reply):
             self._unheard.append((message.subject, message.reply))
             self.answer_heartbeats()
 
@@ -123,3 +129,8 @@ class Wire:
                     await self._connection.publish(reply, body)
                 except (UnavailableError, nats.errors.Error) as error:
                     _log.debug("an answer could not be sent: %s", error)
+
+
+def _is_inbox(reply: str) -> bool:
+    """Whether an answer may be sent there. We may write the ledger, so nobody may have us write where he says."""
+    return reply.startswith("_INBOX")
