@@ -12,15 +12,15 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from leasehold.events import limits
+from leasehold.events import identities, limits
 from leasehold.events.errors import CorruptLedgerError, LeaseholdError, StorageError, StoreInUseError
 from leasehold.events.identities import HostName
 from leasehold.events.subjects import LEDGER_STREAM, Subjects
-from leasehold.projections.state import State
+from leasehold.projections.state import Head, State
 from leasehold.services import home
 from leasehold.services.allocator.service import Allocator
 from leasehold.services.allocator.wire import Wire
@@ -57,7 +57,7 @@ async def run_allocator(bus: _Bus, _host: HostName) -> None:
     store = await FoldStore.open(bus.data / "allocator.sqlite")
     try:
         state = await _read_state(ledger, store)
-        keeper = _Keeper(store)
+        keeper = Keeper(store)
         writer = f"{home.own_host()}.{os.getpid()}.{time.time_ns()}"
         allocator = Allocator(
             ledger=ledger,
@@ -69,18 +69,29 @@ async def run_allocator(bus: _Bus, _host: HostName) -> None:
             on_record=keeper.after_record,
         )
         wire = Wire(bus.connection, bus.subjects, allocator, name=f"allocator-{os.getpid()}")
-        await wire.start()
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(allocator.run())
-                tasks.create_task(wire.send_replies())
-                tasks.create_task(_beat(wire))
+            await _decide(allocator, wire, keeper)
+        except asyncio.CancelledError:
+            # Told to end: the state is whole. After a failure it may lie within a record, and is not kept.
+            if allocator.sequencer.in_flight is not None:
+                state.roll_back()
+            await store.save_snapshot(state)
+            raise
         finally:
-            await wire.stop()
-            if allocator.sequencer.in_flight is None:
-                await store.save_snapshot(state)
+            await keeper.note()
     finally:
         await store.close()
+
+
+async def _decide(allocator: Allocator, wire: Wire, keeper: "Keeper") -> None:
+    await wire.start()
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(allocator.run())
+            tasks.create_task(wire.send_replies())
+            tasks.create_task(keeper.run())
+    finally:
+        await wire.stop()
 
 
 async def _read_state(ledger: Ledger, store: FoldStore) -> State:
@@ -100,41 +111,52 @@ async def _read_state(ledger: Ledger, store: FoldStore) -> State:
     return reader.state
 
 
-async def _beat(wire: Wire) -> None:
-    while True:
-        await asyncio.sleep(limits.HEARTBEAT_ANSWER_MS / 1_000)
-        wire.answer_heartbeats()
+class Keeper:
+    """Keeps the allocator's fold: the head soon after each record, the whole state now and then.
 
-
-class _Keeper:
-    """Keeps the allocator's fold: the head often, the whole state now and then."""
+    A disk that does not take it stops no decision: the log itself is what counts.
+    """
 
     def __init__(self, store: FoldStore) -> None:
         self._store = store
-        self._noted_s = 0.0
+        self._head = Head()
+        self._noted = 0
+        self._moved = asyncio.Event()
         self._saved_s = time.monotonic()
         self._saved_sequence = 0
         self._complaint = ""
 
     async def after_record(self, state: State) -> None:
-        """Keep what is due. A disk that does not take it stops no decision: the log itself is what counts."""
+        """A record has been folded, and nothing is in flight."""
+        self._head = state.head
+        self._moved.set()
+        is_many = self._head.sequence - self._saved_sequence >= limits.SNAPSHOT_RECORDS
+        if is_many and time.monotonic() - self._saved_s > limits.SNAPSHOT_INTERVAL_MS / 1_000:
+            self._saved_s, self._saved_sequence = time.monotonic(), self._head.sequence
+            await self._try(self._store.save_snapshot(state))
+
+    async def run(self) -> None:
+        """Note the head until cancelled: the last record, too, that nothing follows for a long time."""
+        while True:
+            await self._moved.wait()
+            self._moved.clear()
+            await self.note()
+            await asyncio.sleep(limits.HEAD_NOTE_MS / 1_000)
+
+    async def note(self) -> None:
+        """Write down how far the log has been read."""
+        head = self._head
+        if head.sequence > self._noted:
+            await self._try(self._store.note(head))
+            self._noted = head.sequence
+
+    async def _try(self, work: Coroutine[Any, Any, None]) -> None:
         try:
-            await self._keep(state)
+            await work
         except StorageError as error:
             if str(error) != self._complaint:
                 _log.error("the fold is not kept: %s", error)
             self._complaint = str(error)
-
-    async def _keep(self, state: State) -> None:
-        now_s = time.monotonic()
-        head = state.head
-        is_many = head.sequence - self._saved_sequence >= limits.SNAPSHOT_RECORDS
-        if is_many and now_s - self._saved_s > limits.SNAPSHOT_INTERVAL_MS / 1_000:
-            await self._store.save_snapshot(state)
-            self._saved_s, self._saved_sequence = now_s, head.sequence
-        elif now_s - self._noted_s > limits.HEAD_NOTE_MS / 1_000:
-            await self._store.note(head)
-            self._noted_s = now_s
 
 
 async def run_query(bus: _Bus, _host: HostName) -> None:
@@ -194,8 +216,13 @@ async def _run(role: str, data: Path, host: HostName) -> None:
 
 
 def _log_to(path: Path) -> None:
-    handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES_MAX, backupCount=1)
-    os.chmod(path, 0o600)
+    # Also of the files that take the log's place when it is full.
+    os.umask(0o077)
+    try:
+        handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES_MAX, backupCount=1)
+        os.chmod(path, 0o600)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written ({error.strerror})") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
@@ -207,24 +234,40 @@ def _cause(error: BaseException) -> BaseException:
     return error
 
 
+def run_role(role: str, data: Path, host: str) -> None:
+    """Run one role until it is told to end (SIGTERM, SIGINT); what it has to say goes to its log in `data`.
+
+    Raises:
+        LeaseholdError: what ended it.
+    """
+    name = identities.parse_host(host) if host else home.own_host()
+    _log_to(data / f"{role}.log")
+    try:
+        asyncio.run(_run(role, data, name))
+    except KeyboardInterrupt:
+        return
+    except BaseException as error:  # noqa: BLE001 - whatever ended it must stand in its log
+        cause = _cause(error)
+        is_ours = isinstance(cause, LeaseholdError)
+        _log.critical("the %s stops: %s", role, cause if is_ours else repr(cause), exc_info=not is_ours)
+        raise cause from None
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run one role; the exit code says how it ended: 5 the log is corrupt, 6 its store is in use."""
+    """Run one role as a child of `up`; the exit code says how it ended: 5 the log is corrupt, 6 its store is in use."""
     parser = argparse.ArgumentParser(prog="leasehold-process", description="Run one of Leasehold's processes.")
     parser.add_argument("role", choices=ROLES)
     parser.add_argument("--data", type=Path, required=True, help="the data directory of the `up` to join")
     parser.add_argument("--host", default="", help="this host's name")
     options = parser.parse_args(arguments)
-    _log_to(options.data / f"{options.role}.log")
     try:
-        asyncio.run(_run(options.role, options.data, HostName(options.host) if options.host else home.own_host()))
-    except BaseException as error:  # noqa: BLE001 - whatever ended it must stand in its log
-        cause = _cause(error)
-        if isinstance(cause, KeyboardInterrupt):
-            return 0
-        _log.critical("the %s stops: %s", options.role, cause, exc_info=not isinstance(cause, LeaseholdError))
-        if isinstance(cause, CorruptLedgerError):
-            return EXIT_CORRUPT
-        return EXIT_IN_USE if isinstance(cause, StoreInUseError) else EXIT_FAILED
+        run_role(options.role, options.data, options.host)
+    except CorruptLedgerError:
+        return EXIT_CORRUPT
+    except StoreInUseError:
+        return EXIT_IN_USE
+    except Exception:  # noqa: BLE001 - its log has it
+        return EXIT_FAILED
     return 0
 
 
