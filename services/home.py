@@ -6,6 +6,7 @@ leaves a pointer to its directory where only the same user can write, so that no
 
 import contextlib
 import getpass
+import logging
 import os
 import re
 import secrets
@@ -13,12 +14,15 @@ import socket
 import stat
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlparse
 
 import msgspec
 
 from leasehold.events import identities
 from leasehold.events.errors import InvalidInputError, UnavailableError
 from leasehold.events.identities import HostName, Principal
+
+_log: Final = logging.getLogger(__name__)
 
 CONNECTION_FILE: Final = "connection.json"
 DEFAULT_CLUSTER: Final = "local"
@@ -27,19 +31,29 @@ _NOT_IN_PRINCIPALS: Final = re.compile(r"[^A-Za-z0-9_@-]")
 
 
 class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """How to reach a bus. `data`: the directory that it was found in."""
+    """How to reach a bus. `data`: the directory that it was found in; `own_server`: the log is kept there, too."""
 
     url: str
     user: str
     password: str
     cluster: str
     data: str = ""
+    own_server: bool = True
 
 
 def default_data_dir() -> Path:
-    """Where `up` keeps everything unless told otherwise: `$XDG_STATE_HOME/leasehold` or `~/.local/state/leasehold`."""
-    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(base) / "leasehold"
+    """Where `up` keeps everything unless told otherwise: `$XDG_STATE_HOME/leasehold` or `~/.local/state/leasehold`.
+
+    Raises:
+        InvalidInputError: the user has no home.
+    """
+    base = os.environ.get("XDG_STATE_HOME")
+    if not base:
+        try:
+            base = str(Path.home() / ".local" / "state")
+        except RuntimeError as error:
+            raise InvalidInputError("this user has no home directory; name one with --data", field="data") from error
+    return (Path(base) / "leasehold").absolute()
 
 
 def chosen_data_dir(given: str | None) -> Path | None:
@@ -54,6 +68,8 @@ def make_private_dir(path: Path) -> Path:
     Raises:
         InvalidInputError: it cannot be made, or belongs to somebody else.
     """
+    if not str(path).isprintable():
+        raise InvalidInputError(f"{str(path)!r} has characters that cannot be shown", field="data")
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         owner = path.stat().st_uid
@@ -61,6 +77,8 @@ def make_private_dir(path: Path) -> Path:
         raise InvalidInputError(f"{path} cannot be used ({error.strerror})", field="data") from error
     if owner != os.geteuid():
         raise InvalidInputError(f"{path} belongs to another user", field="data")
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise InvalidInputError(f"{path} cannot be written to", field="data")
     return path
 
 
@@ -93,9 +111,10 @@ def read_connection(data: Path) -> ConnectionInfo:
     path = data / CONNECTION_FILE
     try:
         info = msgspec.json.decode(path.read_bytes(), type=ConnectionInfo)
-    except FileNotFoundError:
+        urlparse(info.url).port  # noqa: B018 - raises where it makes no sense
+    except (FileNotFoundError, NotADirectoryError):
         raise UnavailableError(f"{data} holds no {CONNECTION_FILE}: nothing was started there") from None
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, ValueError, msgspec.DecodeError) as error:
         raise UnavailableError(f"{path} cannot be read ({error})") from error
     return msgspec.structs.replace(info, data=str(data))
 
@@ -108,14 +127,18 @@ def _runtime_dir() -> Path:
 
 
 def leave_pointer(data: Path) -> None:
-    """Let the same user's commands find this `up`."""
-    write_private(make_private_dir(_runtime_dir()) / _POINTER, f"{data}\n".encode())
+    """Let the same user's commands find this `up`; where that cannot be, they have to be told."""
+    try:
+        write_private(make_private_dir(_runtime_dir()) / _POINTER, f"{data}\n".encode())
+    except (OSError, InvalidInputError) as error:
+        # Somebody else may sit on a name in /tmp: no reason not to run.
+        _log.warning("other commands must name --data %s, since no pointer to it could be left (%s)", data, error)
 
 
 def remove_pointer(data: Path) -> None:
     """Take the pointer away, if it is still ours."""
     pointer = _runtime_dir() / _POINTER
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, UnicodeDecodeError):
         if pointer.read_text().strip() == str(data):
             pointer.unlink()
 
@@ -130,7 +153,7 @@ def find_data_dir(given: str | None) -> Path:
     if chosen is not None:
         return chosen
     directory = _runtime_dir()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, UnicodeDecodeError):
         state = directory.lstat()
         if state.st_uid == os.geteuid() and stat.S_ISDIR(state.st_mode) and not state.st_mode & 0o022:
             return Path((directory / _POINTER).read_text().strip())

@@ -11,16 +11,17 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlparse
 
 import msgspec
 
-from leasehold.events import limits
+from leasehold.events import identities, limits
 from leasehold.events.errors import (
     CorruptLedgerError,
+    InvalidInputError,
     LeaseholdError,
     ServerStartError,
     StoreInUseError,
@@ -30,10 +31,12 @@ from leasehold.events.subjects import Subjects
 from leasehold.services import home
 from leasehold.services.client import Client
 from leasehold.services.connection import connect, disconnect
+from leasehold.services.ledger.jetstream import JetStreamLedger
 from leasehold.services.ledger.streams import ensure_streams
 from leasehold.services.lifeline import tied_to_us
 from leasehold.services.natsserver import USER, NatsServer
 from leasehold.services.processes import EXIT_CORRUPT, EXIT_IN_USE, ROLES
+from leasehold.services.verify import check_chain, check_heads, heads_in
 
 _log: Final = logging.getLogger(__name__)
 
@@ -90,53 +93,85 @@ class Up:
         Raises:
             LeaseholdError: it did not come up, or the log is not what it was.
         """
+        _check(self._options)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._stopping.set)
         try:
             await self._start_bus()
             async with asyncio.TaskGroup() as tasks:
-                watching = [tasks.create_task(self._tend(role)) for role in ROLES]
+                working = [self._tend(role) for role in ROLES] + [self._announce(on_ready), self._check_chain()]
                 if self._server is not None:
-                    watching.append(tasks.create_task(self._tend_server(self._server)))
-                ready = tasks.create_task(self._announce(on_ready))
+                    working.append(self._tend_server(self._server))
+                running = [tasks.create_task(self._guard(work)) for work in working]
                 await self._stopping.wait()
-                for task in (ready, *watching):
+                for task in running:
                     task.cancel()
         finally:
             await self._take_down()
         if self._failure is not None:
             raise self._failure
 
+    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run one of the tasks; what it cannot cope with ends everything, in its own words."""
+        try:
+            await work
+        except LeaseholdError as error:
+            self._fail(error)
+
     # --- the bus --------------------------------------------------------------------------------------------------
 
     async def _start_bus(self) -> None:
         data = home.make_private_dir(self._options.data)
         before = _known_connection(data)
-        if self._options.nats:
-            url, user, password = self._options.nats, self._options.nats_user, self._options.nats_password
-        else:
-            secret = before.password if before is not None and before.user == USER else home.new_secret()
+        is_ours = not self._options.nats
+        if is_ours:
+            keeps = before is not None and before.own_server and before.user == USER
+            secret = before.password if before is not None and keeps else home.new_secret()
             self._server = await _start_server(data, secret, _port_of(before))
             url, user, password = self._server.url, USER, secret
+        else:
+            url, user, password = self._options.nats, self._options.nats_user, self._options.nats_password
         info = home.ConnectionInfo(
-            url=url, user=user, password=password, cluster=self._options.cluster, data=str(data)
+            url=url, user=user, password=password, cluster=self._options.cluster, data=str(data), own_server=is_ours
         )
-        await _prepare_streams(info)
+        await _prepare_streams(info, data)
         home.write_connection(data, info)
         home.leave_pointer(data)
         self._info = info
 
     async def _tend_server(self, server: NatsServer) -> None:
-        """Start the server again when it ends, at the same address."""
+        """Start the server again when it ends, at the same address: that is where everybody looks for it."""
         while True:
+            started_s = time.monotonic()
             code = await server.wait()
             _log.error("nats-server ended with exit code %d; starting it again", code)
             await server.stop()
-            self._server = server = await _start_server(
-                self._options.data, self._info.password, urlparse(self._info.url).port or -1
-            )
-            await _prepare_streams(self._info)
+            if time.monotonic() - started_s < CALM_S:
+                await asyncio.sleep(RESTART_S_MIN)
+            port = urlparse(self._info.url).port or -1
+            self._server = server = NatsServer(self._options.data, secret=self._info.password, port=port)
+            await server.start()
+            # What it has lost of the log, if anything, the readers see.
+
+    async def _check_chain(self) -> None:
+        """Go over the whole log once. The services begin at their snapshots, so what is older would go unnoticed.
+
+        Raises:
+            CorruptLedgerError: the first bad record is named.
+        """
+        while True:
+            try:
+                async with Client(self._options.data) as client:
+                    ledger = JetStreamLedger(client.connection, client.subjects)
+                    try:
+                        await check_chain(ledger)
+                        return
+                    finally:
+                        await ledger.close()
+            except UnavailableError as error:
+                _log.info("the log's chain cannot be gone over now: %s", error)
+            await asyncio.sleep(RESTART_S_MAX)
 
     # --- the children ---------------------------------------------------------------------------------------------
 
@@ -172,12 +207,9 @@ class Up:
             async with asyncio.timeout(READY_WAIT_S):
                 await self._until_ready()
         except TimeoutError:
-            self._fail(ServerStartError(f"not everything answers after {READY_WAIT_S:g} s; see *.log in its directory"))
-            return
-        try:
-            await on_ready(self)
-        except LeaseholdError as error:
-            self._fail(error)
+            told = "; ".join(f"{role}: {_last_words(self._options.data, role)}" for role in ROLES)
+            raise ServerStartError(f"not everything answers after {READY_WAIT_S:g} s ({told})") from None
+        await on_ready(self)
 
     async def _until_ready(self) -> None:
         async with Client(self._options.data, patience_s=READY_WAIT_S) as client:
@@ -198,7 +230,9 @@ class Up:
                 await _end(child)
         if self._server is not None:
             await self._server.stop()
-        home.remove_pointer(self._options.data)
+        if self._info.url:
+            # Else it is another's, whom we found here.
+            home.remove_pointer(self._options.data)
 
 
 _HOPELESS: Final[dict[int, type[LeaseholdError]]] = {EXIT_CORRUPT: CorruptLedgerError, EXIT_IN_USE: StoreInUseError}
@@ -247,12 +281,34 @@ async def _start_server(data: Path, secret: str, port: int) -> NatsServer:
     return server
 
 
-async def _prepare_streams(info: home.ConnectionInfo) -> None:
+async def _prepare_streams(info: home.ConnectionInfo, data: Path) -> None:
+    """Make the streams unless there should be some: a log that was read before is never begun anew.
+
+    Raises:
+        LeaseholdError: the log is not the one that was read before, or cannot be used.
+    """
+    heads = await heads_in(data)
     connection = await connect(info.url, user=info.user, password=info.password, name="up")
+    subjects = Subjects(info.cluster)
     try:
-        await ensure_streams(connection, Subjects(info.cluster))
+        if heads:
+            await check_heads(JetStreamLedger(connection, subjects), heads)
+        await ensure_streams(connection, subjects)
     finally:
         await disconnect(connection)
+
+
+def _check(options: Options) -> None:
+    """Raises InvalidInputError."""
+    identities.parse_host(options.host)
+    Subjects(options.cluster)
+    home.own_principal()
+    try:
+        if options.nats and not urlparse(options.nats).hostname:
+            raise InvalidInputError(f"{options.nats!r} names no server; one looks like nats://host:4222", field="nats")
+        urlparse(options.nats).port  # noqa: B018 - raises where it makes no sense
+    except ValueError as error:
+        raise InvalidInputError(f"{options.nats!r} cannot be read ({error})", field="nats") from error
 
 
 async def _end(child: asyncio.subprocess.Process) -> None:
