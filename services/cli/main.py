@@ -106,8 +106,7 @@ def run(role: str, data: str | None, host: str) -> None:
     """Run one of the processes behind `up` by itself."""
     from leasehold.services import processes
 
-    arguments = [role, "--data", str(home.find_data_dir(data)), *(["--host", host] if host else [])]
-    sys.exit(processes.main(arguments))
+    processes.run_role(role, home.find_data_dir(data), host)
 
 
 # --- looking --------------------------------------------------------------------------------------------------------
@@ -205,9 +204,9 @@ async def explain(data: str | None, as_json: bool, name: str, host: str, holder:
         render.json_line(reading)
         return
     if reading.message:
-        click.echo(reading.message)
+        render.line(reading.message)
     for blocker in reading.blockers:
-        click.echo(f"  {blocker.rule}: {blocker.why}" + (f" (what helps: {blocker.help})" if blocker.help else ""))
+        render.line(f"  {blocker.rule}: {blocker.why}" + (f" (what helps: {blocker.help})" if blocker.help else ""))
     for lease_row in reading.leases:
         render.lease(lease_row)
     if reading.answer is not None:
@@ -282,13 +281,13 @@ def _show_answer(answer: Answer, *, as_json: bool) -> None:
         else:
             render.refused(answer)
     elif answer.outcome == "invalid":
-        click.echo(answer.message, err=True)
+        render.line(answer.message, err=True)
     elif as_json:
         render.json_line(render.lease_object(answer))
     elif answer.outcome in ("granted", "renewed"):
         render.granted(answer)
     else:
-        click.echo(f"{answer.outcome}: {', '.join(answer.devices)} ({answer.state or 'done'})")
+        render.line(f"{answer.outcome}: {', '.join(answer.devices)} ({answer.state or 'done'})")
 
 
 _REQUEST_ID: Final = click.option(
@@ -399,21 +398,30 @@ def completion(shell: str) -> None:
 
 
 def main() -> None:
-    """The entry point: every error of ours becomes a line on standard error and an exit code."""
+    """The entry point: every error becomes a line on standard error and an exit code."""
     try:
         cli(prog_name="leasehold")
-    except LeaseholdError as error:
-        click.echo(f"leasehold: {error}", err=True)
-        sys.exit(_exit_code(error))
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:  # noqa: BLE001 - nobody at a terminal is helped by where in our code it happened
+        cause: BaseException = error
+        while isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+        click.echo(f"leasehold: {_told(cause)}", err=True)
+        sys.exit(_exit_code(cause))
 
 
-def _exit_code(error: LeaseholdError) -> int:
+def _told(error: BaseException) -> str:
+    if isinstance(error, LeaseholdError):
+        return render.shown(str(error))
+    if isinstance(error, OSError) and error.strerror:
+        return render.shown(f"{error.strerror}: {error.filename}" if error.filename else error.strerror)
+    return f"failed ({error!r})"
+
+
+def _exit_code(error: BaseException) -> int:
     if isinstance(error, InvalidInputError):
         return EXIT_USAGE
     if isinstance(error, RefusedError):
         return EXIT_REFUSED
     return EXIT_UNAVAILABLE if isinstance(error, UnavailableError) else EXIT_FAILED
-
-

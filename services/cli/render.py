@@ -25,6 +25,16 @@ _FOLDED: Final = ("reason", "devices", "value", "picture")
 """Columns that may take several lines where the terminal is narrow."""
 
 
+def shown(text: str) -> str:
+    """The text with nothing in it that a terminal would obey: what devices and other people say of themselves."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+
+
+def line(text: str, *, err: bool = False) -> None:
+    """One line for people."""
+    click.echo(shown(text), err=err)
+
+
 def json_line(value: object) -> None:
     """One object, one line."""
     click.echo(codec.encode(value).decode())
@@ -34,13 +44,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Rows for people. The column `state` is coloured where there are colours."""
     is_terminal = sys.stdout.isatty()
     console = Console(width=None if is_terminal else _PIPE_COLUMNS, highlight=False, soft_wrap=not is_terminal)
-    shown = Table(box=None, pad_edge=False, header_style="bold" if is_terminal else "")
+    rows_of = Table(box=None, pad_edge=False, header_style="bold" if is_terminal else "")
     for column in columns:
-        shown.add_column(column, no_wrap=column not in _FOLDED, overflow="fold")
+        rows_of.add_column(column, no_wrap=column not in _FOLDED, overflow="fold")
     for row in rows:
         # Text, not markup: names come from hardware and from other people.
-        shown.add_row(*(Text(cell, style=_STYLES.get(cell, "") if is_terminal else "") for cell in row))
-    console.print(shown)
+        rows_of.add_row(*(Text(shown(cell), style=_STYLES.get(cell, "") if is_terminal else "") for cell in row))
+    console.print(rows_of)
 
 
 def devices(rows: list[DeviceView]) -> None:
@@ -67,19 +77,23 @@ def tree(rows: list[DeviceView]) -> Iterable[tuple[DeviceView, int]]:
     for row in rows:
         parent = f"{row.host}/{row.parent}" if row.parent else ""
         below.setdefault(parent if parent in known else "", []).append(row)
-    waiting = [(row, 0) for row in reversed(below.get("", []))]
+    yielded = set()
+    # Behind the tops all rows once more: an agent may name parents in a circle, which has no top.
+    waiting = [(row, 0) for row in reversed([*below.get("", []), *rows])]
     while waiting:
         row, depth = waiting.pop()
-        yield row, depth
-        waiting.extend((child, depth + 1) for child in reversed(below.get(row.device, [])))
+        if row.device not in yielded:
+            yielded.add(row.device)
+            yield row, depth
+            waiting.extend((child, depth + 1) for child in reversed(below.get(row.device, [])))
 
 
 def device(row: DeviceView) -> None:
     """One device, field by field."""
     fields = {name: getattr(row, name) for name in row.__struct_fields__ if name != "attributes"}
     fields["since_ns"] = time_text(row.since_ns) if row.since_ns else ""
-    shown = {name.removesuffix("_ns"): value for name, value in fields.items() if value not in ("", -1, ())}
-    table(("field", "value"), [(name, _plain(value)) for name, value in [*shown.items(), *row.attributes.items()]])
+    told = {name.removesuffix("_ns"): value for name, value in fields.items() if value not in ("", -1, ())}
+    table(("field", "value"), [(name, _plain(value)) for name, value in [*told.items(), *row.attributes.items()]])
 
 
 def lease(row: LeaseView) -> None:
@@ -123,7 +137,7 @@ def hosts(rows: list[HostView]) -> None:
 
 def history_row(row: HistoryRow) -> None:
     """One event of the past."""
-    click.echo(f"{row.position:>12}  {time_text(row.decided_at_ns)}  {row.text}")
+    line(f"{row.position:>12}  {time_text(row.decided_at_ns)}  {row.text}")
 
 
 def lease_object(answer: Answer) -> dict[str, object]:
@@ -144,21 +158,21 @@ def lease_object(answer: Answer) -> dict[str, object]:
 
 def granted(answer: Answer) -> None:
     """A granted lease for people."""
-    click.echo(f"lease {lease_id_text(answer.lease)}  token {answer.token}  {answer.state}")
-    click.echo(f"  {', '.join(answer.devices)} for {answer.holder}")
-    click.echo(f"  until {time_text(answer.expires_at_ns)} unless renewed (ttl {duration_text(answer.ttl_ms)})")
+    line(f"lease {lease_id_text(answer.lease)}  token {answer.token}  {answer.state}")
+    line(f"  {', '.join(answer.devices)} for {answer.holder}")
+    line(f"  until {time_text(answer.expires_at_ns)} unless renewed (ttl {duration_text(answer.ttl_ms)})")
 
 
 def refused(answer: Answer) -> None:
     """A refusal for people, on standard error: what stood in the way, and what helps."""
     refusal = answer.refusal
     assert refusal is not None
-    click.echo(f"refused ({refusal.code})" + ("" if refusal.blockers else f": {refusal.message}"), err=True)
+    line(f"refused ({refusal.code})" + ("" if refusal.blockers else f": {refusal.message}"), err=True)
     for blocker in refusal.blockers:
         since = f", since {time_text(blocker.since_ns)} (position {blocker.since_position})" if blocker.since_ns else ""
-        click.echo(f"  {blocker.device}: {blocker.why}{since}", err=True)
+        line(f"  {blocker.device}: {blocker.why}{since}", err=True)
     if refusal.help:
-        click.echo(f"  what helps: {refusal.help}", err=True)
+        line(f"  what helps: {refusal.help}", err=True)
 
 
 def refusal_object(answer: Answer) -> dict[str, object]:

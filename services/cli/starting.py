@@ -4,7 +4,7 @@ import logging
 
 import click
 
-from leasehold.services.cli.render import tree
+from leasehold.services.cli.render import line, tree
 from leasehold.services.client import Client
 from leasehold.services.up import Options, Up, weaker_promises
 
@@ -18,7 +18,7 @@ async def run_up(options: Options) -> None:
         LeaseholdError: it did not come up, or cannot go on.
     """
     logging.basicConfig(level=logging.WARNING, format="leasehold: %(message)s")
-    click.echo(f"starting in {options.data} …")
+    line(f"starting in {options.data} …")
     await Up(options, click.echo).run(_show)
     click.echo("stopped; leases and history are kept")
 
@@ -42,7 +42,7 @@ async def _show(up: Up) -> None:
     click.echo(f"{len(rows)} devices, {len(free)} free:")
     for row, depth in list(tree(rows))[:_DEVICES_SHOWN_MAX]:
         reason = f": {row.reason}" if row.reason else ""
-        click.echo(f"  {'  ' * depth}{row.name} [{row.state}{reason}]")
+        line(f"  {'  ' * depth}{row.name} [{row.state}{reason}]")
     if len(rows) > _DEVICES_SHOWN_MAX:
         click.echo(f"  … and {len(rows) - _DEVICES_SHOWN_MAX} more: leasehold devices")
     click.echo()
