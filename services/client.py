@@ -237,7 +237,10 @@ class Client:
             return None, True, str(error)
         if reply.status:
             return None, False, "no allocator listens"
-        answer = msgspec.json.decode(reply.body, type=Answer)
+        try:
+            answer = msgspec.json.decode(reply.body, type=Answer)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return None, True, f"answered with something else than an answer ({error})"
         if answer.outcome in ("unavailable", "outcome_unknown"):
             return None, answer.outcome == "outcome_unknown", answer.message
         return answer, True, ""
@@ -275,7 +278,10 @@ class Client:
             return None, str(error)
         if reply.status:
             return None, "no query service listens"
-        reading = msgspec.json.decode(reply.body, type=Reading)
+        try:
+            reading = msgspec.json.decode(reply.body, type=Reading)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return None, f"answered with something else than a reading ({error})"
         return (None, reading.message) if reading.outcome == "unavailable" else (reading, "")
 
     async def devices(self, *, host: str = "") -> list[DeviceView]:

@@ -109,11 +109,14 @@ class WatcherAgent:
             await self._send(self._reporter.starts())
             return ACCEPT_POLL_S
         need = self._reporter.need(known)
+        if known.run == self._reporter.run and known.counter > self._reporter.counter:
+            # Whatever we number below that is taken for old: nobody hears us under this run any more.
+            need = Need.SUPERSEDED
         if need is not Need.WAIT:
             self._pending_since_s = None
         match need:
             case Need.SUPERSEDED:
-                _log.warning("a newer run of this host's watcher speaks; beginning anew")
+                _log.warning("somebody else speaks as this host's watcher; beginning anew")
                 self._reporter = None
                 # Two watchers of one host would take turns for ever: the later one gets time to be seen.
                 return limits.HEARTBEAT_MS / 1_000
