@@ -45,11 +45,14 @@ class DeviceDescription(msgspec.Struct, frozen=True, omit_defaults=True, kw_only
     """What else is worth showing: interface, mac, devnode, …"""
 
 
-def same_thing(before: DeviceDescription, after: DeviceDescription) -> bool:
-    """Whether both are one thing: kind, vendor and product agree, and so do the serials where both are known."""
+def same_thing(before: DeviceDescription, serial: str, after: DeviceDescription) -> bool:
+    """Whether both are one thing: kind, vendor and product agree, and so do the serials where both are known.
+
+    `serial`: the last one that the thing before has told, perhaps in an earlier description.
+    """
     if (before.kind, before.vendor_id, before.product_id) != (after.kind, after.vendor_id, after.product_id):
         return False
-    return before.serial == after.serial or not before.serial or not after.serial
+    return serial == after.serial or not serial or not after.serial
 
 
 def changed_fields(before: DeviceDescription, after: DeviceDescription) -> tuple[str, ...]:

@@ -73,7 +73,7 @@ def parse_pci_address(text: str) -> PciAddress:
     """
     match = _PCI.fullmatch(text)
     if match is None:
-        raise InvalidInputError(f"{text!r} is not a PCI address; one looks like 0000:03:00.0", field="device")
+        raise InvalidInputError(f"{text[:80]!r} is not a PCI address; one looks like 0000:03:00.0", field="device")
     domain, bus, slot, function = (int(part, 16) for part in match.groups())
     return PciAddress(domain, bus, slot, function)
 
@@ -87,7 +87,7 @@ def parse_usb_port_path(text: str) -> UsbPortPath:
     match = _USB_PORTS.fullmatch(text)
     ports = () if match is None or match[2] == "0" else tuple(map(int, match[2].split(".")))
     if match is None or len(ports) > limits.USB_PORT_DEPTH_MAX or any(port > 255 for port in ports):
-        raise InvalidInputError(f"{text!r} is not a USB port path; one looks like 2-1.4", field="device")
+        raise InvalidInputError(f"{text[:80]!r} is not a USB port path; one looks like 2-1.4", field="device")
     return UsbPortPath(int(match[1]), ports)
 
 
@@ -144,7 +144,7 @@ def _controller(text: str) -> str:
         return str(parse_pci_address(text))
     if _CONTROLLER.fullmatch(text):
         return text
-    raise InvalidInputError(f"{text!r} is not a USB controller", field="device")
+    raise InvalidInputError(f"{text[:80]!r} is not a USB controller", field="device")
 
 
 def device_id(host: HostName, key: DeviceKey) -> DeviceId:

@@ -51,5 +51,5 @@ def parse_lease_id(text: str) -> Position:
     """
     match = _LEASE_ID.fullmatch(text if text.startswith("L") else f"L{text}")
     if match is None or int(match[1]) >= 2**53:
-        raise InvalidInputError(f"{text!r} is not a lease id; one looks like L4352", field="lease")
+        raise InvalidInputError(f"{text[:80]!r} is not a lease id; one looks like L4352", field="lease")
     return Position(int(match[1]))

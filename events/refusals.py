@@ -27,8 +27,6 @@ class RefusalCode(StrEnum):
     REQUEST_ID_REUSED = "request_id_reused"
     REQUEST_TOO_OLD = "request_too_old"
     REQUEST_FROM_FUTURE = "request_from_future"
-    MEMORY_FULL = "memory_full"
-    """More answers are remembered than there is room for."""
 
 
 class Blocker(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

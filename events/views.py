@@ -9,8 +9,8 @@ class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
     """A device as people see it.
 
     `state`: `free`, `leased`, `ending` (its lease has ended, nothing shows yet that it is free), `lost` (leased, but
-    missing or replaced), `foreign` (used without a lease), `protected`, `missing`, `unleasable`, `stale`; for a
-    functional child, the state of its physical parent. `reason` says why.
+    missing or replaced), `foreign` (used without a lease), `protected`, `missing`, `unleasable`, `stale`, `blocked` (by
+    what it cannot be owned apart from); for a functional child, the state of its physical parent. `reason` says why.
     """
 
     name: str

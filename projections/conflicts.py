@@ -3,7 +3,7 @@
 | rule | what it says |
 |---|---|
 | `same_device` | it is leased, or its last lease has ended and nobody has shown yet that it is free |
-| `iommu_group` | a device of its IOMMU group is another holder's, the host's own, or in use: no keeping apart |
+| `iommu_group` | a device of its IOMMU group, or carried by one, is another holder's, the host's own, or in use |
 | `physical_function` | a virtual function lives and dies with its physical function, so one lease holds one side only |
 | `usb_tree` | who resets a controller or a hub takes away what is plugged below |
 | `bridge` | a PCI bridge or a USB root hub carries others and is nobody's |
@@ -39,11 +39,13 @@ _LINEAGE_MAX: Final = 64
 _RELATED_MAX: Final = 4_096
 
 
-def physical_device(state: State, device: DeviceId) -> DeviceId:
-    """The device that `device` stands for when it is leased: itself, or the physical parent of a functional child."""
+def physical_device(device: DeviceId) -> DeviceId:
+    """The device that `device` stands for when it is leased: itself, or the physical parent of a functional child.
+
+    The parent may not be known (yet): then the child cannot be leased, or it would be held apart from its parent.
+    """
     host, key = split_device_id(device)
-    physical = device_id(host, physical_key(key))
-    return physical if physical in state.devices else device
+    return device_id(host, physical_key(key))
 
 
 def lineage(state: State, device: DeviceId) -> Iterator[DeviceId]:
@@ -112,6 +114,23 @@ def group_mates(state: State, device: DeviceId) -> Iterator[DeviceId]:
             yield mate
 
 
+def group_relatives(state: State, device: DeviceId) -> Iterator[DeviceId]:
+    """Whatever the IOMMU group ties to `device`.
+
+    To hand out a group its members leave the host's drivers: so a mate takes along what it carries (virtual functions,
+    USB devices), and what is carried by a member cannot be had while another member is handed out.
+    """
+    for mate in group_mates(state, device):
+        yield mate
+        yield from virtual_functions_of(state, mate)
+        yield from usb_below(state, mate)
+    for carrier in (*physical_function_of(state, device), *usb_above(state, device)):
+        if carrier in state.devices:
+            for mate in group_mates(state, carrier):
+                if mate != device and state.devices[mate].lease:
+                    yield mate
+
+
 def blockers(
     state: State, device: DeviceId, *, owner: tuple[str, str], together: frozenset[DeviceId], force: bool
 ) -> Iterator[Blocker]:
@@ -129,7 +148,7 @@ def blockers(
             yield from _relative_blockers(state, device, other, rule, together=together, force=True)
         for other in below(state, device):
             yield from _relative_blockers(state, device, other, rule, together=together, force=force)
-    for mate in group_mates(state, device):
+    for mate in group_relatives(state, device):
         lease = state.leases.get(state.devices[mate].lease)
         if lease is None or (lease.principal, lease.holder) != owner:
             yield from _relative_blockers(state, device, mate, "iommu_group", together=together, force=force)

@@ -156,7 +156,10 @@ def _lease(state: State, ref: RequestRef, request: inputs.LeaseRequest, now_ns: 
     failed = next((each for each in resolved if each.device is None), None)
     if failed is not None:
         return _refuse(state, ref, request, request.devices, _unresolved(failed), now_ns)
-    devices = tuple(sorted({conflicts.physical_device(state, each.device) for each in resolved if each.device}))
+    devices = tuple(sorted({conflicts.physical_device(each.device) for each in resolved if each.device}))
+    unknown = next((device for device in devices if device not in state.devices), None)
+    if unknown is not None:
+        return _refuse(state, ref, request, request.devices, _unresolved(Resolved(unknown)), now_ns)
     owner = (ref.principal, request.holder)
     found = conflicts.first_blockers(state, devices, owner=owner, force=request.force)
     if found:
@@ -244,9 +247,9 @@ def _confirm_free(state: State, ref: RequestRef, request: inputs.ConfirmFreeRequ
     resolved = resolve(state, request.device, request.host)
     if resolved.device is None:
         return _refuse(state, ref, request, (request.device,), _unresolved(resolved), now_ns)
-    device: DeviceId = conflicts.physical_device(state, resolved.device)
-    row = state.devices[device]
-    if not row.ending:
+    device: DeviceId = conflicts.physical_device(resolved.device)
+    row = state.devices.get(device)
+    if row is None or not row.ending:
         refusal = Refusal(
             code=RefusalCode.NOTHING_TO_CONFIRM,
             message=f"{device} is not waiting to become free",

@@ -56,8 +56,10 @@ def check_belongs(state: State, sequence: int, record: Record) -> None:
             f"it follows a record with hash {record.prev[:12]}…, but the one before has {head.chain[:12]}…",
             sequence=sequence,
         )
-    if sequence > 1 and record.ledger_id != head.ledger_id:
-        raise CorruptLedgerError(f"of ledger {record.ledger_id}, not {head.ledger_id}", sequence=sequence)
+    if sequence > 1 and (record.ledger_id, record.era) != (head.ledger_id, head.era):
+        raise CorruptLedgerError(
+            f"of ledger {record.ledger_id}, era {record.era}; not {head.ledger_id}, era {head.era}", sequence=sequence
+        )
     if record.decided_at_ns < head.decided_at_ns or record.observed_through < head.observed_through:
         raise CorruptLedgerError("its time or its place in OBSERVED goes back", sequence=sequence)
     if not 1 <= event_count(record) <= limits.EVENTS_PER_RECORD_MAX:
@@ -69,9 +71,22 @@ def fold_record(state: State, sequence: int, record: Record, chain: str) -> None
     index = 0
     for step in record.steps:
         for event in step.events:
-            evolve(state, position_of(sequence, index), record.decided_at_ns, event)
+            evolve_recorded(state, sequence, index, record, event)
             index += 1
     seal(state, sequence, record, chain)
+
+
+def evolve_recorded(state: State, sequence: int, index: int, record: Record, event: Event) -> None:
+    """`evolve` over an event that was read from a log, where anything may stand.
+
+    Raises:
+        CorruptLedgerError: the event cannot follow on this state; the state is then of no use any more.
+    """
+    try:
+        evolve(state, position_of(sequence, index), record.decided_at_ns, event)
+    except (KeyError, AssertionError) as error:
+        said = f"its event {index} ({event.__struct_config__.tag}) cannot follow here: {error!r}"
+        raise CorruptLedgerError(said, sequence=sequence) from error
 
 
 def seal(state: State, sequence: int, record: Record, chain: str) -> None:
@@ -163,7 +178,13 @@ def _picture_completed(state: State, _position: int, _at_ns: int, event: event_t
 def _device_appeared(state: State, position: int, at_ns: int, event: event_types.DeviceAppeared) -> None:
     host = state.hosts[event.host]
     state.hosts.put(event.host, _replace(host, device_count=host.device_count + 1))
-    row = DeviceState(host=event.host, description=event.device, since_position=position, since_ns=at_ns)
+    row = DeviceState(
+        host=event.host,
+        description=event.device,
+        serial=event.device.serial,
+        since_position=position,
+        since_ns=at_ns,
+    )
     state.put_device(device_id(event.host, event.device.key), row)
 
 
@@ -174,7 +195,9 @@ def _device_changed(
     event: event_types.DeviceChanged | event_types.DeviceReappeared,
 ) -> None:
     device = device_id(event.host, event.device.key)
-    state.put_device(device, _replace(state.devices[device], description=event.device, missing=False))
+    row = state.devices[device]
+    serial = event.device.serial or row.serial
+    state.put_device(device, _replace(row, description=event.device, serial=serial, missing=False))
 
 
 def _device_replaced(state: State, position: int, _at_ns: int, event: event_types.DeviceReplaced) -> None:
@@ -182,10 +205,15 @@ def _device_replaced(state: State, position: int, _at_ns: int, event: event_type
     row = state.devices[device]
     # The token was for the thing that is gone: it must not act on the new one.
     floor = position if row.lease else row.floor
-    displaced = row.displaced or bool(row.lease)
-    state.put_device(
-        device, _replace(row, description=event.device, missing=False, displaced=displaced, floor=floor)
+    after = _replace(
+        row,
+        description=event.device,
+        serial=event.device.serial,
+        missing=False,
+        displaced=row.displaced or bool(row.lease),
+        floor=floor,
     )
+    state.put_device(device, after)
 
 
 def _device_missing(state: State, _position: int, _at_ns: int, event: event_types.DeviceMissing) -> None:
@@ -200,7 +228,9 @@ def _device_freed(state: State, position: int, at_ns: int, event: event_types.De
         _replace(row, lease=0, ending=False, displaced=False, since_position=position, since_ns=at_ns),
     )
     lease = state.leases[event.lease]
-    if lease.held == 1 and lease.grant_key not in state.answers:
+    granted = state.answers.get(lease.grant_key)
+    if lease.held == 1 and (granted is None or granted.lease != event.lease):
+        # Nobody can ask for its outcome any more.
         state.leases.drop(event.lease)
     else:
         state.put_lease(event.lease, _replace(lease, held=lease.held - 1))
@@ -339,7 +369,7 @@ def _remember_refused(
 def refusal_fingerprint(principal: Principal, verb: str, about: tuple[str, ...], refusal: Refusal) -> str:
     """What makes two refusals equal: who, what, about what, why, and the leases in the way."""
     leases = ",".join(str(blocker.lease) for blocker in refusal.blockers)
-    return "\n".join((principal, verb, refusal.code, leases, *about))
+    return "\n".join((principal, verb, refusal.code, refusal.message, leases, *about))
 
 
 def _remember_ended(state: State, at_ns: int, ref: RequestRef, answer: AnswerState) -> None:

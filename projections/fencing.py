@@ -9,7 +9,7 @@ from leasehold.projections.state import State
 
 def check_token(state: State, device: DeviceId, token: int) -> Refusal | None:
     """Why `token` may not act on `device`; `None` if it may: it is the living lease's and not below the floor."""
-    row = state.devices.get(conflicts.physical_device(state, device))
+    row = state.devices.get(conflicts.physical_device(device))
     if row is None:
         return Refusal(code=RefusalCode.DEVICE_UNKNOWN, message=f"no device {device} is known")
     lease = state.leases.get(row.lease)

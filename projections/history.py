@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from leasehold.events import event_types
+from leasehold.events.errors import InvalidInputError
 from leasehold.events.event_types import Event, RequestRef
 from leasehold.events.identities import DeviceId, device_id
 from leasehold.events.position import lease_id_text, parse_lease_id
@@ -77,8 +78,17 @@ def _of_refusal(state: State, about: tuple[str, ...]) -> Iterator[tuple[str, str
     for name in about:
         if name in state.devices:
             yield from _of_device(DeviceId(name))
-        elif name.startswith("L") and name[1:].isdigit():
-            yield "lease", name
-            row = state.leases.get(parse_lease_id(name))
-            for device in row.devices if row else ():
-                yield "device", device
+        elif name.startswith("L"):
+            yield from _of_asked_lease(state, name)
+
+
+def _of_asked_lease(state: State, name: str) -> Iterator[tuple[str, str]]:
+    """A refusal may be about a lease, or about a device that somebody called as leases are called."""
+    try:
+        lease = parse_lease_id(name)
+    except InvalidInputError:
+        return
+    yield "lease", lease_id_text(lease)
+    row = state.leases.get(lease)
+    for device in row.devices if row else ():
+        yield "device", device

@@ -1,11 +1,16 @@
 """Finding a device by what people call it: key, `host/key`, node-device name, PCI address or sysfs path."""
 
+from typing import Final
+
 import msgspec
 
 from leasehold.events import identities, limits
 from leasehold.events.errors import InvalidInputError
 from leasehold.events.identities import DeviceId
 from leasehold.projections.state import State
+
+_BUSES: Final = ("pci", "usb")
+"""How keys begin; a host of that name can only be given apart from the key."""
 
 
 class Resolved(msgspec.Struct, frozen=True):
@@ -18,30 +23,33 @@ class Resolved(msgspec.Struct, frozen=True):
 
 def resolve(state: State, text: str, host: str = "") -> Resolved:
     """Find the one device that `text` names, on `host` if one is given."""
-    if text in state.devices and (not host or text.startswith(f"{host}/")):
-        return Resolved(text, DeviceId(text))
-    found: dict[DeviceId, None] = {}
-    for name in _spellings(text):
-        for device in state.indexes.lookup.get(name, ()):
-            if not host or state.devices[device].host == host:
-                found[device] = None
+    named_host, _, rest = text.partition("/")
+    if rest and named_host in state.hosts and named_host not in _BUSES:
+        if host and host != named_host:
+            return Resolved(text)
+        host, name = named_host, _spelling(rest)
+    else:
+        name = _spelling(text)
+    found = [
+        device for device in state.indexes.lookup.get(name, ()) if not host or state.devices[device].host == host
+    ]
     # A name may still be that of a thing that went away; what is there comes first.
-    present = [device for device in found if not state.devices[device].missing] or list(found)
+    present = [device for device in found if not state.devices[device].missing] or found
     if len(present) == 1:
         return Resolved(text, present[0])
     return Resolved(text, None, tuple(sorted(present)[: limits.CANDIDATES_PER_REFUSAL_MAX]))
 
 
-def _spellings(text: str) -> tuple[str, ...]:
-    """The texts to look up: as given, a sysfs path without its end, a key or PCI address in its one spelling."""
-    stripped = text.rstrip("/") or text
-    if stripped.startswith("/sys/bus/pci/devices/"):
-        stripped = stripped.rsplit("/", 1)[1]
+def _spelling(text: str) -> str:
+    """What to look up: a key or PCI address in its one spelling, else the text as given."""
+    text = text.rstrip("/") or text
+    if text.startswith("/sys/bus/pci/devices/"):
+        text = text.rsplit("/", 1)[1]
     try:
-        return (identities.pci_key(identities.parse_pci_address(stripped)),)
+        return identities.pci_key(identities.parse_pci_address(text))
     except InvalidInputError:
         pass
     try:
-        return (identities.parse_device_key(stripped),)
+        return identities.parse_device_key(text)
     except InvalidInputError:
-        return (stripped,)
+        return text

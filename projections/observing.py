@@ -66,7 +66,7 @@ def _device_seen(state: State, given: Observed, seen: inputs.DeviceSeen) -> Even
         if state.hosts[given.host].device_count >= limits.DEVICES_PER_HOST_MAX:
             return None
         return event_types.DeviceAppeared(given.host, after)
-    if not devices.same_thing(row.description, after):
+    if not devices.same_thing(row.description, row.serial, after):
         return event_types.DeviceReplaced(given.host, after)
     if row.missing:
         return event_types.DeviceReappeared(given.host, after)

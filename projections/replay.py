@@ -3,7 +3,6 @@
 import msgspec
 
 from leasehold.events import codec
-from leasehold.events.position import position_of
 from leasehold.events.record import RULES_VERSION, Record, chain_hash
 from leasehold.projections import evolve
 from leasehold.projections.decide import decide
@@ -54,7 +53,7 @@ class Replay:
                 if again != step.events and difference is None:
                     difference = Difference(sequence, number, _text(step.events), _text(again))
             for event in step.events:
-                evolve.evolve(self.state, position_of(sequence, index), record.decided_at_ns, event)
+                evolve.evolve_recorded(self.state, sequence, index, record, event)
                 index += 1
         self.events += index
         return difference

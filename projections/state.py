@@ -1,7 +1,7 @@
 """The state: what the ledger says at one position. Rows are immutable, tables change only through `evolve`."""
 
 import heapq
-from bisect import insort
+from bisect import bisect_left
 from typing import Final
 
 import msgspec
@@ -64,6 +64,8 @@ class DeviceState(msgspec.Struct, frozen=True, kw_only=True):
 
     host: HostName
     description: DeviceDescription
+    serial: str = ""
+    """The last one that the thing here has told; a look that finds none does not make it another thing."""
     missing: bool = False
     lease: int = 0
     """The lease that holds it (0: none), living or ended but not yet freed."""
@@ -304,10 +306,10 @@ def _entries(device: DeviceId, host: HostName, description: DeviceDescription | 
 
 
 def _insert(table: Table[object, tuple[DeviceId, ...]], key: object, device: DeviceId) -> None:
-    members = list(table.get(key, ()))
-    if device not in members:
-        insort(members, device)
-        table.put(key, tuple(members))
+    members = table.get(key, ())
+    at = bisect_left(members, device)
+    if at == len(members) or members[at] != device:
+        table.put(key, (*members[:at], device, *members[at:]))
 
 
 def _remove(table: Table[object, tuple[DeviceId, ...]], key: object, device: DeviceId) -> None:

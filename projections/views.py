@@ -11,8 +11,10 @@ from leasehold.projections.state import DeviceState, State
 
 def device_word(state: State, device: DeviceId) -> tuple[str, str]:
     """The state of a device in one word, and the reason in a sentence (empty for a free one)."""
-    physical = conflicts.physical_device(state, device)
-    row = state.devices[physical]
+    physical = conflicts.physical_device(device)
+    row = state.devices.get(physical)
+    if row is None:
+        return "unleasable", f"it stands for {physical}, which is not known"
     if row.lease:
         return _held_word(state, row)
     if row.missing or state.devices[device].missing:
@@ -55,7 +57,7 @@ def device_view(state: State, device: DeviceId) -> DeviceView:
     row = state.devices[device]
     description = row.description
     word, reason = device_word(state, device)
-    held = state.devices[conflicts.physical_device(state, device)]
+    held = state.devices.get(conflicts.physical_device(device), row)
     return DeviceView(
         name=description.name,
         key=description.key,

@@ -217,8 +217,8 @@ class LedgerReader:
         number = 0
         for step in record.steps:
             for event in step.events:
+                evolve.evolve_recorded(state, sequence, number, record, event)
                 position = position_of(sequence, number)
-                evolve.evolve(state, position, record.decided_at_ns, event)
                 self._unnoted.add(index_rows(state, position, event))
                 number += 1
         evolve.seal(state, sequence, record, chain_hash(entry.body))

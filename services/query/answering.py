@@ -127,7 +127,7 @@ class Answerer:
         return self.not_found(f"{question.name} is no device and no lease that is known, and no request of yours")
 
     def _explain_device(self, device: DeviceId, owner: tuple[str, str]) -> Reading:
-        physical = conflicts.physical_device(self._state, device)
+        physical = conflicts.physical_device(device)
         found = conflicts.first_blockers(self._state, (physical,), owner=owner, force=False)
         message = "; ".join(blocker.why for blocker in found) or "nothing stands in the way"
         if physical != device:
@@ -211,7 +211,7 @@ def unresolved_text(found: Resolved) -> str:
 
 def part_of(state: State, device: DeviceId) -> tuple[DeviceId, ...]:
     """The device, and the one that is leased in its place."""
-    return tuple(dict.fromkeys((device, conflicts.physical_device(state, device))))
+    return tuple(dict.fromkeys((device, conflicts.physical_device(device))))
 
 
 def _decided_text(answer: Answer) -> str:
