@@ -9,6 +9,7 @@ import pytest
 from tests.sim.mutations import MUTATIONS, caught_by
 from tests.sim.run import simulate
 
+
 @pytest.mark.parametrize("first", range(0, 200, 25))
 def test_promises_hold(first: int) -> None:
     """Under every fault that the simulator knows, all promises hold and, once healed, everything becomes free."""
