@@ -6,6 +6,7 @@
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import logging.handlers
 import os
@@ -241,6 +242,8 @@ def run_role(role: str, data: Path, host: str) -> None:
         LeaseholdError: what ended it.
     """
     name = identities.parse_host(host) if host else home.own_host()
+    # Rows and records make no cycles: looking for some, a large state would be walked again and again.
+    gc.set_threshold(100_000, 50, 100)
     _log_to(data / f"{role}.log")
     try:
         asyncio.run(_run(role, data, name))
