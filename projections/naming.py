@@ -23,6 +23,9 @@ class Resolved(msgspec.Struct, frozen=True):
 
 def resolve(state: State, text: str, host: str = "") -> Resolved:
     """Find the one device that `text` names, on `host` if one is given."""
+    known = DeviceId(text)
+    if known in state.devices and (not host or state.devices[known].host == host):
+        return Resolved(text, known)
     named_host, _, rest = text.partition("/")
     if rest and named_host in state.hosts and named_host not in _BUSES:
         if host and host != named_host:
