@@ -220,6 +220,8 @@ async def connect(
         waiting.cancel()
         if not connection.is_connected:
             await _abandon(connecting, connection)
+    if ear.refused.is_set():
+        raise UnavailableError(f"{url} does not let {user!r} in: {ear.last}")
     raise UnavailableError(f"{url} cannot be reached within {timeout_s:g} s: {ear.last or 'silence'}")
 
 
@@ -234,8 +236,10 @@ class _Ear:
         self._on_error = on_error
 
     async def complain(self, error: Exception) -> None:
-        self.last = error
         text = str(error).lower()
+        if not self.refused.is_set():
+            # What a refused client complains about afterwards is only that its socket was reset.
+            self.last = error
         if "authorization violation" in text:
             self.refused.set()
         serious = "violation" in text or "authentication" in text
@@ -266,15 +270,20 @@ async def _abandon(connecting: asyncio.Future[None], connection: Connection) -> 
 
 async def disconnect(connection: Connection, *, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
     """Send what waits, if the server takes it within `timeout_s`, and close."""
+    # Else the client would take the end of its socket for a reason to open another one.
+    connection.options["allow_reconnect"] = False
     closing = asyncio.ensure_future(_drain_and_close(connection))
     done, _ = await asyncio.wait({closing}, timeout=timeout_s)
+    # The server may read nothing, or the client may hold a socket that it opened while it counted as closed already:
+    # what is left is thrown away.
+    writer = getattr(connection._transport, "_io_writer", None)
+    if writer is not None:
+        writer.transport.abort()
     if not done:
-        # The server reads nothing: closing would wait for it, so what is left is thrown away.
-        writer = getattr(connection._transport, "_io_writer", None)
-        if writer is not None:
-            writer.transport.abort()
         closing.cancel()
         await asyncio.wait({closing}, timeout=timeout_s)
+    if closing.done() and not closing.cancelled() and closing.exception() is not None:
+        _log.debug("closed the hard way: %s", closing.exception())
     connection.reconnect_listeners.clear()
     connection._taps.clear()
 

@@ -5,7 +5,10 @@ from contextlib import aclosing
 from pathlib import Path
 from urllib.parse import urlparse
 
+import pytest
+
 from leasehold.projections.appending import Said
+from leasehold.services.ledger import tail
 from leasehold.services.ledger.jetstream import JetStreamLedger
 from leasehold.services.ledger.streams import ensure_streams
 from tests.support.proxy import Flow, proxy_to
@@ -64,8 +67,30 @@ async def test_a_silent_wire_is_noticed(tmp_path: Path) -> None:
                 assert [entry.sequence for entry in await waiting] == [2]
 
 
-async def test_a_killed_and_restarted_server_is_followed_on(tmp_path: Path) -> None:
-    """The server keeps nothing of a reader over kill -9; the reader goes on all the same, with what comes after."""
+async def test_a_message_lost_on_the_way_is_fetched_again(tmp_path: Path) -> None:
+    """A wire that loses one message and goes on with the next makes no gap, and is not taken for one in the log."""
+    async with server_at(tmp_path / "data") as server, proxy_to(server.url) as proxy, ledger_at(server.url) as direct:
+        async with connected(server.url) as client:
+            await ensure_streams(client, SUBJECTS)
+        await append_all(direct, 1, 1)
+        async with ledger_at(proxy.url) as ledger, aclosing(ledger.follow(0)) as batches:  # type: ignore[type-var]
+            async with asyncio.timeout(60):
+                sequences = [entry.sequence for entry in await anext(batches)]
+                waiting = asyncio.ensure_future(anext(batches))
+                proxy.down.flow = Flow.DROP
+                await append_all(direct, 2, 2)
+                await proxy.down.wait_for(b"2 xxx")
+                proxy.down.flow = Flow.PASS
+                await append_all(direct, 3, 3)
+                sequences += [entry.sequence for entry in await waiting]
+                while len(sequences) < 3:
+                    sequences += [entry.sequence for entry in await anext(batches)]
+                assert sequences == [1, 2, 3]
+
+
+async def test_a_killed_and_restarted_server_is_followed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server keeps nothing of a reader over kill -9; the reader goes on when it is back, not only after silence."""
+    monkeypatch.setattr(tail, "SILENCE_S_MAX", 1_000.0)
     server = server_at(tmp_path / "data", sync_always=True)
     await server.start()
     port = urlparse(server.url).port or 0
