@@ -359,7 +359,7 @@ def test_an_index_that_is_gone_loses_nothing(kept: Kept, tmp_path: Path) -> None
 
 
 def test_damage_under_a_running_up_stops_it(kept: Kept, tmp_path: Path) -> None:
-    """The server is killed and comes back on a log that has lost its end: `up` stops and says which record is missing."""
+    """The server is killed and comes back on a log that lost its end: `up` stops and says which record is missing."""
     data = damage.copy_of(kept.data, tmp_path / "data")
     with running_up(data) as up:
         _lease_and_release(data, _free_device(data), 1)

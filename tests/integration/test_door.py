@@ -1,0 +1,165 @@
+"""The door keeps to its bounds and answers once; hearing knows whom it has heard; complaints are few."""
+
+import logging
+from collections.abc import Callable
+
+import pytest
+
+from leasehold.events import limits
+from leasehold.events.answers import Answer
+from leasehold.events.identities import HostName, Principal
+from leasehold.events.inputs import HostHeard
+from leasehold.projections.state import HostState, SourceState, State
+from leasehold.services.allocator import complaints
+from leasehold.services.allocator.complaints import Complaints
+from leasehold.services.allocator.door import Door
+from leasehold.services.allocator.hearing import Hearing
+
+ALICE = Principal("alice")
+BOB = Principal("bob")
+HOST = HostName("h1")
+SILENT_NS = limits.HOST_SILENT_MS * 1_000_000
+LIFE_S = limits.APPEND_TIMEOUT_MS / 1_000
+
+
+def taking(answers: list[Answer]) -> Callable[[Answer], None]:
+    return answers.append
+
+
+# --- the door -------------------------------------------------------------------------------------------------------
+
+
+def test_a_principal_gets_a_second_s_worth_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bucket gives its rate at once, then refills with time; another principal has its own."""
+    monkeypatch.setattr(limits, "REQUESTS_PER_PRINCIPAL_PER_S", 10)
+    door = Door()
+    assert [door.admit(ALICE, 5.0) for _ in range(10)] == [""] * 10
+    assert "alice asks more than 10 times a second" in door.admit(ALICE, 5.0)
+    assert door.admit(BOB, 5.0) == ""
+    assert door.admit(ALICE, 5.05) != "", "half a token is none"
+    assert door.admit(ALICE, 5.15) == ""
+    assert [door.admit(ALICE, 1_000.0) for _ in range(11)].count("") == 10, "silence saves up a second's worth"
+    assert door.counts["limited"] == 3
+
+
+def test_one_principal_cannot_take_every_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past its bound of waiting requests a principal is turned away; an answer makes room again."""
+    monkeypatch.setattr(limits, "REQUESTS_WAITING_PER_PRINCIPAL_MAX", 3)
+    door = Door()
+    tickets = [door.wait(ALICE, f"r{number}", 0.0, taking([])) for number in range(3)]
+    assert "3 requests of alice wait already" in door.admit(ALICE, 0.0)
+    assert door.admit(BOB, 0.0) == ""
+    door.answer(tickets[1], Answer(outcome="granted"))
+    assert door.admit(ALICE, 0.0) == ""
+
+
+def test_a_million_principals_are_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names cost nothing to invent, so what is remembered of them is bounded."""
+    monkeypatch.setattr(limits, "PRINCIPALS_MAX", 50)
+    door = Door()
+    for number in range(500):
+        assert door.admit(Principal(f"p{number}"), 0.0) == ""
+    assert len(door._buckets) <= 50
+
+
+def test_each_is_answered_once() -> None:
+    """The first word counts: an answer after giving up, or a second answer, goes nowhere."""
+    door, answers = Door(), list[Answer]()
+    ticket = door.wait(ALICE, "r1", 0.0, taking(answers))
+    door.give_up(ticket, "outcome_unknown", "silence")
+    door.answer(ticket, Answer(outcome="granted"))
+    door.give_up(ticket, "unavailable", "again")
+    assert [(answer.outcome, answer.request_id, answer.message) for answer in answers] == [
+        ("outcome_unknown", "r1", "silence")
+    ]
+    assert door.counts["unknown"] == door.counts["answered"] == door.counts["asked"] == 1
+    assert not door._waiters
+
+
+def test_overdue_are_those_whose_time_is_over() -> None:
+    """In time nobody is overdue; then each is named once; what has been answered never is."""
+    door = Door()
+    first, second, third = (door.wait(ALICE, "r", at, taking([])) for at in (0.0, 0.1, 0.2))
+    assert door.overdue(LIFE_S - 0.01) == []
+    door.answer(first, Answer(outcome="granted"))
+    assert door.overdue(0.1 + LIFE_S) == [second]
+    assert door.overdue(0.1 + LIFE_S) == []
+    assert door.overdue(60.0) == [third]
+    assert not door._deadlines, "deadlines of those who are gone are not kept"
+
+
+# --- hearing --------------------------------------------------------------------------------------------------------
+
+
+def known(run: int = 7, *, stale: str = "", complete: bool = True) -> State:
+    state = State()
+    source = SourceState(run=run, counter=3, complete=complete, stale=stale)
+    state.put_host(HOST, HostState(mode="watched", sources={"watcher": source}))
+    return state
+
+
+def test_silence_is_noted_after_its_time_and_speech_at_once() -> None:
+    """Silent for fifteen seconds: noted; heard again while stale: noted; else nothing."""
+    hearing = Hearing()
+    assert list(hearing.notes(known(), 1)) == []
+    hearing.heard(known(), HOST, "watcher", 7, 10)
+    assert list(hearing.notes(known(), 10 + SILENT_NS)) == []
+    assert list(hearing.notes(known(), 11 + SILENT_NS)) == [HostHeard(HOST, "watcher", 7, alive=False)]
+    stale = known(stale="silent")
+    assert list(hearing.notes(stale, 12 + SILENT_NS)) == []
+    hearing.heard(stale, HOST, "watcher", 7, 13 + SILENT_NS)
+    assert list(hearing.notes(stale, 14 + SILENT_NS)) == [HostHeard(HOST, "watcher", 7, alive=True)]
+
+
+def test_an_agent_never_heard_has_its_time_from_our_start() -> None:
+    """An allocator that has just started gives everybody the whole time to speak, and so does one that was deaf."""
+    hearing = Hearing()
+    assert list(hearing.notes(known(), SILENT_NS * 5)) == []
+    assert list(hearing.notes(known(), SILENT_NS * 6)) == []
+    hearing.forget()
+    assert list(hearing.notes(known(), SILENT_NS * 7)) == []
+    assert [note.alive for note in hearing.notes(known(), SILENT_NS * 8 + 1)] == [False]
+
+
+def test_heartbeats_of_others_say_nothing() -> None:
+    """Unknown hosts, agents and runs are not remembered, and drown out nobody: the known run is still heard."""
+    hearing, state = Hearing(), known()
+    assert list(hearing.notes(state, 0)) == []
+    hearing.heard(state, HOST, "watcher", 7, SILENT_NS)
+    for number in range(1_000):
+        hearing.heard(state, HostName(f"h{number + 2}"), "watcher", 7, SILENT_NS)
+        hearing.heard(state, HOST, f"agent{number}", 7, SILENT_NS)
+        hearing.heard(state, HOST, "watcher", number + 8, SILENT_NS)
+    assert list(hearing.notes(state, SILENT_NS * 2)) == []
+    assert len(hearing._heard_ns) == 1
+    assert [note.alive for note in hearing.notes(state, SILENT_NS * 2 + 1)] == [False], "their words are not its life"
+
+
+def test_a_run_that_has_not_reported_yet_is_let_be() -> None:
+    """Only a picture that was whole can grow old by silence."""
+    hearing = Hearing()
+    assert list(hearing.notes(known(complete=False), 0)) == []
+    assert list(hearing.notes(known(complete=False), SILENT_NS * 3)) == []
+
+
+# --- complaints -----------------------------------------------------------------------------------------------------
+
+
+def test_a_flood_of_complaints_is_told_in_a_few_lines(caplog: pytest.LogCaptureFixture) -> None:
+    """Ten lines a window and the number of the others, all of which are counted."""
+    now_s = [0.0]
+    told = Complaints(logging.getLogger("test"), "messages were dropped", lambda: now_s[0])
+    for number in range(100_000):
+        told.tell("message %d", number)
+    now_s[0] += complaints.WINDOW_S + 1
+    told.tell("message %d", 100_000)
+    assert told.count == 100_001
+    lines = [record.getMessage() for record in caplog.records]
+    first = [f"message {number}" for number in range(10)]
+    assert lines == [*first, "99990 more messages were dropped", "message 100000"]
+
+
+def test_a_subject_in_a_complaint_is_plain() -> None:
+    """Nothing from outside begins a line of its own in the log, or is longer than a line may be."""
+    assert complaints.printable("a\nthe allocator stops: \x1b[31m\udcff") == r"'a\nthe allocator stops: \x1b[31m\udcff'"
+    assert len(complaints.printable("x" * 10_000)) < 130
