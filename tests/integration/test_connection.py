@@ -108,13 +108,14 @@ async def test_closing_does_not_wait_for_a_server_that_reads_nothing() -> None:
     """With a full socket and nobody who reads it, the connection is closed within its bound, down to the socket."""
     release = asyncio.Event()
     ended = asyncio.Event()
+    received: list[int] = []
 
     async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b'INFO {"max_payload": 1048576}\r\nPONG\r\n')
         await release.wait()
         with contextlib.suppress(ConnectionError):
-            while await reader.read(65_536):
-                pass
+            while data := await reader.read(65_536):
+                received.append(len(data))
         writer.transport.abort()
         ended.set()
 
@@ -129,6 +130,7 @@ async def test_closing_does_not_wait_for_a_server_that_reads_nothing() -> None:
         assert client.is_closed
         release.set()
         await ended.wait()
+    assert sum(received) < 12_000_000, "what the socket did not take was to be thrown away"
     listener.close()
     await listener.wait_closed()
 
