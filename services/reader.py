@@ -185,7 +185,7 @@ class LedgerReader:
     # --- following ----------------------------------------------------------------------------------------------
 
     async def _follow(self) -> None:
-        async with aclosing(self._ledger.follow(self._state.head.sequence)) as batches:  # type: ignore[type-var]
+        async with aclosing(self._ledger.follow(self._state.head.sequence)) as batches:
             async for batch in batches:
                 begun_ns = time.monotonic_ns()
                 for entry in batch:

@@ -157,7 +157,7 @@ async def _records(ledger: Ledger, last: int) -> AsyncGenerator[Entry, None]:
     done = 0
     if not last:
         return
-    async with contextlib.aclosing(ledger.follow(0)) as batches:  # type: ignore[type-var]
+    async with contextlib.aclosing(ledger.follow(0)) as batches:
         while done < last:
             for entry in (await _next_batch(ledger, batches, done + 1))[: last - done]:
                 yield entry

@@ -158,7 +158,7 @@ class Allocator:
     async def _follow_observed(self) -> None:
         await self._begun.wait()
         following = self._observed.follow(self.sequencer.read_through)
-        async with contextlib.aclosing(following) as batches:  # type: ignore[type-var]
+        async with contextlib.aclosing(following) as batches:
             async for batch in batches:
                 await self._observe(batch)
 
@@ -246,7 +246,7 @@ class Allocator:
             raise CorruptLedgerError(f"the log ends at {last}, but {head} was read from it before", sequence=last + 1)
         if last == head:
             return
-        async with contextlib.aclosing(self._ledger.follow(head)) as batches:  # type: ignore[type-var]
+        async with contextlib.aclosing(self._ledger.follow(head)) as batches:
             async for entries in batches:
                 for entry in entries:
                     self.sequencer.apply(entry.sequence, entry.body)

@@ -19,7 +19,7 @@ async def follow(client: Client, since: int | None) -> AsyncIterator[HistoryRow]
     ledger = JetStreamLedger(client.connection, client.subjects)
     after = await ledger.last_sequence() if since is None else max(0, sequence_of(since) - 1)
     try:
-        async with contextlib.aclosing(ledger.follow(after)) as batches:  # type: ignore[type-var]
+        async with contextlib.aclosing(ledger.follow(after)) as batches:
             async for entries in batches:
                 for entry in entries:
                     for row in rows_of(entry.sequence, codec.decode_record(entry.body, entry.sequence)):

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Final
 
@@ -93,7 +93,7 @@ class JetStreamLedger:
             raise CorruptLedgerError(f"there is no stream {LEDGER_STREAM}")
         raise UnavailableError(f"no state of {LEDGER_STREAM}: {info.error.description}")
 
-    async def follow(self, after: int) -> AsyncIterator[list[Entry]]:
+    async def follow(self, after: int) -> AsyncGenerator[list[Entry], None]:
         """See `port.Ledger`."""
         tail = Tail(self._connection, LEDGER_STREAM)
         self._tails.add(tail)

@@ -1,7 +1,7 @@
 """A ledger in memory: the contract of `port` without a server, for tests and simulations."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Final
 
 from leasehold.events.errors import CorruptLedgerError
@@ -72,7 +72,7 @@ class MemoryLedger:
         assert sequence >= 1, sequence
         return self._log.bodies[sequence - 1] if sequence <= len(self._log.bodies) else None
 
-    async def follow(self, after: int) -> AsyncIterator[list[Entry]]:
+    async def follow(self, after: int) -> AsyncGenerator[list[Entry], None]:
         """See `port.Ledger`."""
         if after > len(self._log.bodies):
             raise CorruptLedgerError(

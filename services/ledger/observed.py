@@ -1,6 +1,6 @@
 """Reading OBSERVED, the inbox: like following the ledger, but what was deleted from its beginning may be missing."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from leasehold.events.errors import UnavailableError
@@ -58,7 +58,7 @@ class ObservedReader:
         if reply.error is not None or not reply.success:
             raise UnavailableError(f"{OBSERVED_STREAM} cannot be moved on: {reply.error}")
 
-    async def follow(self, after: int) -> AsyncIterator[list[Message]]:
+    async def follow(self, after: int) -> AsyncGenerator[list[Message], None]:
         """What is there from `after` + 1 on, in order, then for ever the new ones, until `close`.
 
         Batches are never empty; a sequence that is skipped is gone for good. If the stream has been made anew and ends

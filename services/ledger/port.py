@@ -1,6 +1,6 @@
 """What a ledger is, whatever keeps it. `tests/conformance/test_ledger.py` holds every implementation to this page."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 import msgspec
@@ -54,7 +54,7 @@ class Ledger(Protocol):
         """
         ...
 
-    def follow(self, after: int) -> AsyncIterator[list[Entry]]:
+    def follow(self, after: int) -> AsyncGenerator[list[Entry], None]:
         """All records from `after` + 1 on, in order and without gaps, then for ever the new ones, until `close`.
 
         Batches are never empty. Breaks of the connection are healed inside. A consumer that stops early should close

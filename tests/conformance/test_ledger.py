@@ -53,7 +53,7 @@ async def fill(ledger: Ledger, count: int) -> list[bytes]:
 async def take(ledger: Ledger, after: int, count: int) -> list[Entry]:
     """The next `count` entries, batch by batch; every batch has something in it."""
     entries: list[Entry] = []
-    async with asyncio.timeout(30), aclosing(ledger.follow(after)) as batches:  # type: ignore[type-var]
+    async with asyncio.timeout(30), aclosing(ledger.follow(after)) as batches:
         async for batch in batches:
             assert batch
             entries += batch
@@ -131,7 +131,7 @@ async def test_following_stays_with_the_log(open_ledger: Open) -> None:
     """A reader at the end gets each record that another handle appends, one by one."""
     reader, writer = await open_ledger(), await open_ledger()
     await fill(writer, 2)
-    async with asyncio.timeout(30), aclosing(reader.follow(2)) as batches:  # type: ignore[type-var]
+    async with asyncio.timeout(30), aclosing(reader.follow(2)) as batches:
         for expected in range(2, 12):
             waiting = asyncio.ensure_future(anext(batches))
             body = b"live %d" % expected
@@ -152,7 +152,7 @@ async def test_close_ends_what_follows(open_ledger: Open) -> None:
     """A reader that waits for the next record ends when its handle is closed, as does one that begins later."""
     ledger = await open_ledger()
     await fill(ledger, 1)
-    async with asyncio.timeout(30), aclosing(ledger.follow(0)) as batches:  # type: ignore[type-var]
+    async with asyncio.timeout(30), aclosing(ledger.follow(0)) as batches:
         assert await anext(batches) == [Entry(1, b"record 1")]
         waiting = asyncio.ensure_future(anext(batches, None))
         await ledger.close()

@@ -63,7 +63,7 @@ class Bench:
         """All of the ledger: when each event was decided, and the event."""
         found: list[tuple[int, Event]] = []
         last = await self.ledger.last_sequence()
-        async with aclosing(self.ledger.follow(0)) as batches:  # type: ignore[type-var]
+        async with aclosing(self.ledger.follow(0)) as batches:
             done = 0
             while done < last:
                 for entry in await anext(batches):

@@ -50,7 +50,7 @@ class Bench:
         """All of the log."""
         entries: list[Entry] = []
         last = await self.direct.last_sequence()
-        async with aclosing(self.direct.follow(0)) as batches:  # type: ignore[type-var]
+        async with aclosing(self.direct.follow(0)) as batches:
             while len(entries) < last:
                 entries += await anext(batches)
         return entries
@@ -188,7 +188,7 @@ async def test_the_server_is_killed_again_and_again_under_appends(tmp_path: Path
         await asyncio.wait_for(writing, 60)
         assert ends == [Won(sequence) for sequence in range(1, RECORDS + 1)]
         entries: list[Entry] = []
-        async with aclosing(ledger.follow(0)) as batches:  # type: ignore[type-var]
+        async with aclosing(ledger.follow(0)) as batches:
             while len(entries) < RECORDS:
                 entries += await asyncio.wait_for(anext(batches), 20)
         assert entries == [Entry(sequence, body) for sequence, body in enumerate(bodies, 1)]

@@ -33,7 +33,7 @@ async def test_cuts_in_the_middle_lose_and_repeat_nothing(tmp_path: Path) -> Non
         async with connected(server.url) as client:
             await ensure_streams(client, SUBJECTS)
         await append_all(direct, 1, RECORDS)
-        async with ledger_at(proxy.url) as ledger, aclosing(ledger.follow(0)) as batches:  # type: ignore[type-var]
+        async with ledger_at(proxy.url) as ledger, aclosing(ledger.follow(0)) as batches:
             sequences: list[int] = []
             cuts = 0
             async with asyncio.timeout(60):
@@ -56,7 +56,7 @@ async def test_a_silent_wire_is_noticed(tmp_path: Path) -> None:
         async with connected(server.url) as client:
             await ensure_streams(client, SUBJECTS)
         await append_all(direct, 1, 1)
-        async with ledger_at(proxy.url) as ledger, aclosing(ledger.follow(0)) as batches:  # type: ignore[type-var]
+        async with ledger_at(proxy.url) as ledger, aclosing(ledger.follow(0)) as batches:
             async with asyncio.timeout(60):
                 assert [entry.sequence for entry in await anext(batches)] == [1]
                 waiting = asyncio.ensure_future(anext(batches))
@@ -73,7 +73,7 @@ async def test_a_message_lost_on_the_way_is_fetched_again(tmp_path: Path) -> Non
         async with connected(server.url) as client:
             await ensure_streams(client, SUBJECTS)
         await append_all(direct, 1, 1)
-        async with ledger_at(proxy.url) as ledger, aclosing(ledger.follow(0)) as batches:  # type: ignore[type-var]
+        async with ledger_at(proxy.url) as ledger, aclosing(ledger.follow(0)) as batches:
             async with asyncio.timeout(60):
                 sequences = [entry.sequence for entry in await anext(batches)]
                 waiting = asyncio.ensure_future(anext(batches))
@@ -96,7 +96,7 @@ async def test_a_killed_and_restarted_server_is_followed_on(tmp_path: Path, monk
     port = urlparse(server.url).port or 0
     async with connected(server.url) as client:
         await ensure_streams(client, SUBJECTS)
-    async with ledger_at(server.url) as ledger, aclosing(ledger.follow(0)) as batches:  # type: ignore[type-var]
+    async with ledger_at(server.url) as ledger, aclosing(ledger.follow(0)) as batches:
         await append_all(ledger, 1, 5)
         sequences: list[int] = []
         async with asyncio.timeout(60):
@@ -119,7 +119,7 @@ async def test_a_slow_reader_holds_the_server_back(tmp_path: Path) -> None:
             await ensure_streams(client, SUBJECTS)
         await append_all(ledger, 1, BIG_RECORDS, BIG_BYTES)
         count = 0
-        async with asyncio.timeout(60), aclosing(ledger.follow(0)) as batches:  # type: ignore[type-var]
+        async with asyncio.timeout(60), aclosing(ledger.follow(0)) as batches:
             while count < BIG_RECORDS:
                 batch = await anext(batches)
                 count += len(batch)

@@ -159,7 +159,7 @@ async def test_a_killed_server_has_everything_when_it_is_back(tmp_path: Path) ->
     async with server_at(tmp_path / "data", port=urlparse(url).port or 0) as again, ledger_at(again.url) as ledger:
         assert again.url == url
         entries: list[Entry] = []
-        async with aclosing(ledger.follow(0)) as batches:  # type: ignore[type-var]
+        async with aclosing(ledger.follow(0)) as batches:
             while len(entries) < 100:
                 entries += await anext(batches)
         assert entries == [Entry(number + 1, b"record %d" % number) for number in range(100)]

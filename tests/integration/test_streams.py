@@ -46,7 +46,7 @@ async def filled(client: Connection, count: int) -> JetStreamLedger:
 
 async def read_all(ledger: JetStreamLedger, count: int, after: int = 0) -> list[Entry]:
     entries: list[Entry] = []
-    async with asyncio.timeout(20), aclosing(ledger.follow(after)) as batches:  # type: ignore[type-var]
+    async with asyncio.timeout(20), aclosing(ledger.follow(after)) as batches:
         while len(entries) < count:
             entries += await anext(batches)
     return entries
@@ -162,7 +162,7 @@ async def test_the_inbox_may_have_gaps(client: Connection) -> None:
     assert "error" not in await ask(client, "STREAM.MSG.DELETE.OBSERVED", {"seq": 5})
     assert (await reader.first_sequence(), await reader.last_sequence()) == (3, 6)
     messages: list[Message] = []
-    async with asyncio.timeout(20), aclosing(reader.follow(0)) as batches:  # type: ignore[type-var]
+    async with asyncio.timeout(20), aclosing(reader.follow(0)) as batches:
         while len(messages) < 3:
             messages += await anext(batches)
         assert messages == [(3, subject, b"3"), (4, subject, b"4"), (6, subject, b"6")]
