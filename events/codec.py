@@ -122,7 +122,7 @@ def decode_observed(body: bytes) -> Observed:
     """
     if len(body) > limits.OBSERVED_BYTES_MAX:
         raise InvalidInputError(f"{len(body)} bytes; at most {limits.OBSERVED_BYTES_MAX}", field="message")
-    observed: Observed = _decode(_observed_decoder, body)
+    observed: Observed = decode_checked(_observed_decoder, body, what="message")
     _check_observed(observed)
     return observed
 
@@ -175,14 +175,19 @@ def decode_request(verb: str, body: bytes) -> Request:
         raise InvalidInputError(f"{verb[:40]!r} is none of {', '.join(VERBS)}", field="verb")
     if len(body) > limits.REQUEST_BYTES_MAX:
         raise InvalidInputError(f"{len(body)} bytes; at most {limits.REQUEST_BYTES_MAX}", field="request")
-    strict = _decode(_request_decoders[verb], body)
+    strict = decode_checked(_request_decoders[verb], body, what="request")
     names = strict.__struct_fields__
     request: Request = _TOLERANT[type(strict)](**{name: getattr(strict, name) for name in names})
     check_request(request)
     return request
 
 
-def _decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+def decode_checked(decoder: msgspec.json.Decoder[Any], body: bytes, *, what: str) -> Any:
+    """Decode JSON from outside.
+
+    Raises:
+        InvalidInputError: with the field (or `what`, for the whole) and what would be right.
+    """
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -190,9 +195,9 @@ def _decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
         path = _MSGSPEC_PATH.search(text)
         named = _MSGSPEC_FIELD.search(text)
         field = ".".join(part for part in ((path[1] if path else ""), (named[1] if named else "")) if part)
-        raise InvalidInputError(_MSGSPEC_PATH.sub("", text), field=field or "request") from error
+        raise InvalidInputError(_MSGSPEC_PATH.sub("", text), field=field or what) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInputError(f"not JSON ({error})", field="request") from error
+        raise InvalidInputError(f"not JSON ({error})", field=what) from error
 
 
 def check_request(request: Request) -> None:

@@ -10,7 +10,6 @@ Requests are asked again under the same id until they are answered, so each has 
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +27,7 @@ from leasehold.events.errors import (
     RefusedError,
     UnavailableError,
 )
-from leasehold.events.identities import Holder, Principal, RequestId
+from leasehold.events.identities import Principal
 from leasehold.events.inputs import Request
 from leasehold.events.questions import (
     Explain,
@@ -45,6 +44,7 @@ from leasehold.events.questions import (
 from leasehold.events.subjects import Subjects
 from leasehold.events.views import DeviceView, HistoryRow, HostView, LeaseView
 from leasehold.services import home
+from leasehold.services.asking import confirm_free_request, lease_request, release_request, renew_request
 from leasehold.services.connection import Connection, connect, disconnect
 
 _log: Final = logging.getLogger(__name__)
@@ -140,51 +140,20 @@ class Client:
         request_id: str | None = None,
     ) -> "Lease":
         """A lease of `devices` (names, keys, addresses or paths), to be entered with `async with`."""
-        request = inputs.LeaseRequest(
-            request_id=RequestId(request_id or new_request_id()),
-            issued_at_ns=time.time_ns(),
-            devices=devices,
-            holder=Holder(holder),
-            ttl_ms=ttl_ms,
-            host=host,
-            force=force,
-        )
+        request = lease_request(devices, holder=holder, ttl_ms=ttl_ms, host=host, force=force, request_id=request_id)
         return Lease(self, request)
 
     async def renew(self, lease: int, token: int, *, ttl_ms: int = 0, request_id: str | None = None) -> Answer:
         """Keep a lease for `ttl_ms` from now; 0: for as long as before. Raises as `ask` does."""
-        return await self.ask(
-            inputs.RenewRequest(
-                request_id=RequestId(request_id or new_request_id()),
-                issued_at_ns=time.time_ns(),
-                lease=lease,
-                token=token,
-                ttl_ms=ttl_ms,
-            )
-        )
+        return await self.ask(renew_request(lease, token, ttl_ms=ttl_ms, request_id=request_id))
 
     async def release(self, lease: int, token: int, *, request_id: str | None = None) -> Answer:
         """Give a lease back. Raises as `ask` does."""
-        return await self.ask(
-            inputs.ReleaseRequest(
-                request_id=RequestId(request_id or new_request_id()),
-                issued_at_ns=time.time_ns(),
-                lease=lease,
-                token=token,
-            )
-        )
+        return await self.ask(release_request(lease, token, request_id=request_id))
 
     async def confirm_free(self, device: str, reason: str, *, host: str = "", request_id: str | None = None) -> Answer:
         """Say by name that nobody uses a device whose lease has ended. Raises as `ask` does."""
-        return await self.ask(
-            inputs.ConfirmFreeRequest(
-                request_id=RequestId(request_id or new_request_id()),
-                issued_at_ns=time.time_ns(),
-                device=device,
-                reason=reason,
-                host=host,
-            )
-        )
+        return await self.ask(confirm_free_request(device, reason, host=host, request_id=request_id))
 
     async def ask(self, request: Request) -> Answer:
         """Ask until there is an answer, under the request's one id.
@@ -439,8 +408,3 @@ class Lease:
     def _lose(self, why: str) -> None:
         self.why_lost = why
         self.lost.set()
-
-
-def new_request_id() -> str:
-    """An id that no other request of this principal has."""
-    return uuid.uuid4().hex

@@ -46,10 +46,16 @@ CONNECT_WAIT_S: Final = 10.0
 class _Bus:
     """A process's connection, and what hangs on it."""
 
-    def __init__(self, data: Path, connection: Connection, subjects: Subjects) -> None:
+    def __init__(self, data: Path, info: home.ConnectionInfo, connection: Connection) -> None:
         self.data = data
         self.connection = connection
-        self.subjects = subjects
+        self.subjects = Subjects(info.cluster)
+        self._info = info
+
+    async def another(self, name: str) -> Connection:
+        """A connection of its own, to be closed by whoever asked for it."""
+        info = self._info
+        return await connect(info.url, user=info.user, password=info.password, name=name, timeout_s=CONNECT_WAIT_S)
 
 
 async def run_allocator(bus: _Bus, _host: HostName) -> None:
@@ -69,7 +75,9 @@ async def run_allocator(bus: _Bus, _host: HostName) -> None:
             writer=writer,
             on_record=keeper.after_record,
         )
-        wire = Wire(bus.connection, bus.subjects, allocator, name=f"allocator-{os.getpid()}")
+        # What the log says must not stand in line behind a flood of requests.
+        asked_on = await bus.another(f"allocator's door {os.getpid()}")
+        wire = Wire(asked_on, bus.subjects, allocator, name=f"allocator-{os.getpid()}")
         try:
             await _decide(allocator, wire, keeper)
         except asyncio.CancelledError:
@@ -80,6 +88,7 @@ async def run_allocator(bus: _Bus, _host: HostName) -> None:
             raise
         finally:
             await keeper.note()
+            await disconnect(asked_on)
     finally:
         await store.close()
 
@@ -204,7 +213,7 @@ async def _run(role: str, data: Path, host: HostName) -> None:
         info.url, user=info.user, password=info.password, name=f"{role} {host}", timeout_s=CONNECT_WAIT_S
     )
     try:
-        bus = _Bus(data, connection, Subjects(info.cluster))
+        bus = _Bus(data, info, connection)
         await ensure_streams(connection, bus.subjects)
         running = asyncio.ensure_future(_RUNNERS[role](bus, host))
         loop = asyncio.get_running_loop()

@@ -10,16 +10,15 @@ from typing import Any, Final, ParamSpec
 import click
 
 import leasehold
-from leasehold.events import inputs
 from leasehold.events.answers import Answer
 from leasehold.events.errors import InvalidInputError, LeaseholdError, RefusedError, UnavailableError
-from leasehold.events.identities import Holder, RequestId
 from leasehold.events.inputs import Request
 from leasehold.events.views import DeviceView
 from leasehold.services import home
+from leasehold.services.asking import confirm_free_request, lease_request, release_request, renew_request
 from leasehold.services.cli import render
 from leasehold.services.cli.values import Duration, LeaseId, time_text
-from leasehold.services.client import Client, new_request_id
+from leasehold.services.client import Client
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
@@ -315,15 +314,7 @@ async def lease(
     request_id: str | None,
 ) -> None:
     """Lease devices, all or none."""
-    request = inputs.LeaseRequest(
-        request_id=RequestId(request_id or new_request_id()),
-        issued_at_ns=time.time_ns(),
-        devices=names,
-        holder=Holder(holder),
-        ttl_ms=ttl_ms,
-        host=host,
-        force=force,
-    )
+    request = lease_request(names, holder=holder, ttl_ms=ttl_ms, host=host, force=force, request_id=request_id)
     await _ask(data, request, as_json=as_json)
 
 
@@ -338,13 +329,7 @@ async def renew(
     data: str | None, as_json: bool, lease_id: int, token: int, ttl_ms: int, request_id: str | None
 ) -> None:
     """Keep a lease."""
-    request = inputs.RenewRequest(
-        request_id=RequestId(request_id or new_request_id()),
-        issued_at_ns=time.time_ns(),
-        lease=lease_id,
-        token=token,
-        ttl_ms=ttl_ms,
-    )
+    request = renew_request(lease_id, token, ttl_ms=ttl_ms, request_id=request_id)
     await _ask(data, request, as_json=as_json)
 
 
@@ -356,9 +341,7 @@ async def renew(
 @_asynchronous
 async def release(data: str | None, as_json: bool, lease_id: int, token: int, request_id: str | None) -> None:
     """Give a lease back."""
-    request = inputs.ReleaseRequest(
-        request_id=RequestId(request_id or new_request_id()), issued_at_ns=time.time_ns(), lease=lease_id, token=token
-    )
+    request = release_request(lease_id, token, request_id=request_id)
     await _ask(data, request, as_json=as_json)
 
 
@@ -373,13 +356,7 @@ async def confirm_free(
     data: str | None, as_json: bool, device: str, reason: str, host: str, request_id: str | None
 ) -> None:
     """Say by name that nobody uses a device whose lease has ended."""
-    request = inputs.ConfirmFreeRequest(
-        request_id=RequestId(request_id or new_request_id()),
-        issued_at_ns=time.time_ns(),
-        device=device,
-        reason=reason,
-        host=host,
-    )
+    request = confirm_free_request(device, reason, host=host, request_id=request_id)
     await _ask(data, request, as_json=as_json)
 
 

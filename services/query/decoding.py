@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from leasehold.events import identities, limits
+from leasehold.events import codec, identities, limits
 from leasehold.events.errors import InvalidInputError
 from leasehold.events.questions import QUESTIONS, History, Question, Sync
 
@@ -17,8 +17,6 @@ KINDS: Final = ("device", "lease", "holder", "host", "principal")
 """What a history may be of, in the order in which a bare name is tried."""
 _POSITION_MAX: Final = 2**53 - 1
 _AGENT: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
-_AT: Final = re.compile(r" - at `\$\.?([^`]*)`$")
-_NAMED: Final = re.compile(r"(?:required|unknown) field `([^`]+)`")
 _decoders: Final = {verb: msgspec.json.Decoder(kind) for verb, kind in QUESTIONS.items()}
 
 
@@ -32,15 +30,7 @@ def decode_question(verb: str, body: bytes) -> Question:
         raise InvalidInputError(f"{verb[:40]!r} is none of {', '.join(QUESTIONS)}", field="verb")
     if len(body) > limits.REQUEST_BYTES_MAX:
         raise InvalidInputError(f"{len(body)} bytes; at most {limits.REQUEST_BYTES_MAX}", field="question")
-    try:
-        question: Question = _decoders[verb].decode(body or b"{}")
-    except msgspec.ValidationError as error:
-        text = str(error)
-        at, named = _AT.search(text), _NAMED.search(text)
-        field = named[1] if named else at[1] if at else ""
-        raise InvalidInputError(_AT.sub("", text), field=field or "question") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInputError(f"not JSON ({error})", field="question") from error
+    question: Question = codec.decode_checked(_decoders[verb], body or b"{}", what="question")
     for field in question.__struct_fields__:
         _CHECKS[field](question, getattr(question, field))
     return question

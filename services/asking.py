@@ -1,0 +1,60 @@
+"""Requests as they are made on this side of the bus: with an id of their own, and the time at which they are issued."""
+
+import time
+import uuid
+
+from leasehold.events import inputs
+from leasehold.events.identities import Holder, RequestId
+
+
+def new_request_id() -> str:
+    """An id that no other request of this principal has."""
+    return uuid.uuid4().hex
+
+
+def _named(request_id: str | None) -> RequestId:
+    return RequestId(new_request_id() if request_id is None else request_id)
+
+
+def lease_request(
+    devices: tuple[str, ...],
+    *,
+    holder: str,
+    ttl_ms: int,
+    host: str = "",
+    force: bool = False,
+    request_id: str | None = None,
+) -> inputs.LeaseRequest:
+    """Lease `devices` (names, keys, addresses or paths), all or none."""
+    return inputs.LeaseRequest(
+        request_id=_named(request_id),
+        issued_at_ns=time.time_ns(),
+        devices=devices,
+        holder=Holder(holder),
+        ttl_ms=ttl_ms,
+        host=host,
+        force=force,
+    )
+
+
+def renew_request(lease: int, token: int, *, ttl_ms: int = 0, request_id: str | None = None) -> inputs.RenewRequest:
+    """Keep a lease for `ttl_ms` from now; 0: for as long as before."""
+    return inputs.RenewRequest(
+        request_id=_named(request_id), issued_at_ns=time.time_ns(), lease=lease, token=token, ttl_ms=ttl_ms
+    )
+
+
+def release_request(lease: int, token: int, *, request_id: str | None = None) -> inputs.ReleaseRequest:
+    """Give a lease back."""
+    return inputs.ReleaseRequest(
+        request_id=_named(request_id), issued_at_ns=time.time_ns(), lease=lease, token=token
+    )
+
+
+def confirm_free_request(
+    device: str, reason: str, *, host: str = "", request_id: str | None = None
+) -> inputs.ConfirmFreeRequest:
+    """Say by name that nobody uses a device whose lease has ended."""
+    return inputs.ConfirmFreeRequest(
+        request_id=_named(request_id), issued_at_ns=time.time_ns(), device=device, reason=reason, host=host
+    )
