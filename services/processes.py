@@ -84,7 +84,9 @@ async def run_allocator(bus: _Bus, _host: HostName) -> None:
             # Told to end: the state is whole. After a failure it may lie within a record, and is not kept.
             if allocator.sequencer.in_flight is not None:
                 state.roll_back()
-            await store.save_snapshot(state)
+            # Of a log that was not begun nothing was read: a note of that would miss its first record ever after.
+            if state.head.sequence:
+                await store.save_snapshot(state)
             raise
         finally:
             await keeper.note()
