@@ -27,6 +27,9 @@ EXIT_UNAVAILABLE: Final = 4
 
 _KINDS: Final = ("device", "lease", "holder", "host", "principal")
 
+_ARGUMENT_CHARS_MAX: Final = 4_096
+_TOLD_CHARS_MAX: Final = 1_000
+
 P = ParamSpec("P")
 
 
@@ -377,6 +380,7 @@ def completion(shell: str) -> None:
 def main() -> None:
     """The entry point: every error becomes a line on standard error and an exit code."""
     try:
+        _check_arguments(sys.argv[1:])
         cli(prog_name="leasehold")
     except KeyboardInterrupt:
         sys.exit(130)
@@ -388,12 +392,22 @@ def main() -> None:
         sys.exit(_exit_code(cause))
 
 
+def _check_arguments(arguments: list[str]) -> None:
+    """Raises InvalidInputError for what no option of ours can take."""
+    for number, argument in enumerate(arguments, start=1):
+        if len(argument) > _ARGUMENT_CHARS_MAX:
+            raise InvalidInputError(f"{number} is longer than {_ARGUMENT_CHARS_MAX} characters", field="argument")
+        if not argument.isascii() and any("\ud800" <= each <= "\udfff" for each in argument):
+            raise InvalidInputError(f"{number} is not text: {argument[:40]!r}", field="argument")
+
+
 def _told(error: BaseException) -> str:
+    text = f"failed ({error!r})"
     if isinstance(error, LeaseholdError):
-        return render.shown(str(error))
-    if isinstance(error, OSError) and error.strerror:
-        return render.shown(f"{error.strerror}: {error.filename}" if error.filename else error.strerror)
-    return f"failed ({error!r})"
+        text = str(error)
+    elif isinstance(error, OSError) and error.strerror:
+        text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return render.shown(text if len(text) <= _TOLD_CHARS_MAX else f"{text[:_TOLD_CHARS_MAX]}…")
 
 
 def _exit_code(error: BaseException) -> int:

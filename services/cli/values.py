@@ -24,7 +24,7 @@ class Duration(click.ParamType[int]):
             return value
         match = _DURATION.fullmatch(value)
         if match is None or not any(match.groups()) or len(value) > 32:
-            self.fail(f"{value!r} is not a duration; one looks like 90s, 30m, 1h30m or 2d", param, ctx)
+            self.fail(f"{value[:40]!r} is not a duration; one looks like 90s, 30m, 1h30m or 2d", param, ctx)
         return sum(int(part) * unit for part, unit in zip(match.groups(), _UNIT_MS, strict=True) if part)
 
 
