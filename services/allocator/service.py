@@ -32,6 +32,9 @@ _log: Final = logging.getLogger(__name__)
 SWEEP_S: Final = 0.05
 """While somebody waits, it is looked this often whether the time is over."""
 
+_FIELD_CHARS_MAX: Final = 80
+_MESSAGE_CHARS_MAX: Final = 500
+
 ServerTime = Callable[[], Awaitable[int]]
 """Asks the log's server for its time, ns since 1970."""
 
@@ -103,7 +106,9 @@ class Allocator:
             request = codec.decode_request(verb, body)
         except InvalidInputError as error:
             self.door.counts["invalid"] += 1
-            respond(Answer(outcome="invalid", field=error.field, message=str(error)))
+            # A field may be one that the requester has thought of, name and all.
+            field, message = error.field[:_FIELD_CHARS_MAX], str(error)[:_MESSAGE_CHARS_MAX]
+            respond(Answer(outcome="invalid", field=field, message=message))
             return
         ticket = self.door.wait(principal, request.request_id, now_s, respond)
         self._asked.set()
