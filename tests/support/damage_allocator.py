@@ -85,7 +85,8 @@ class RunningAllocator:
     async def until(self, holds: Callable[[], object]) -> None:
         """Wait until something holds."""
         async with asyncio.timeout(WAIT_S):
-            while self.allocator.sequencer.in_flight is not None or not holds():  # noqa: ASYNC110 - anything may be waited for
+            # Anything may be waited for, so nothing tells when it holds.
+            while self.allocator.sequencer.in_flight is not None or not holds():  # noqa: ASYNC110
                 await asyncio.sleep(_POLL_S)
 
     async def settled(self) -> None:
