@@ -364,9 +364,10 @@ def test_damage_under_a_running_up_stops_it(kept: Kept, tmp_path: Path) -> None:
     with running_up(data) as up:
         _lease_and_release(data, _free_device(data), 1)
         server = up.children()["nats-server"]
-        up.process.send_signal(signal.SIGSTOP)
+        _stand_still(up)
         try:
-            _kill_pid(server)
+            os.kill(server, signal.SIGKILL)
+            assert wait_until_gone(server)
             block = damage.ledger_block(data)
             (block.parent / "index.db").unlink(missing_ok=True)
             damage.flip(block, _middle(_record(data, kept.records - 1)))
@@ -378,12 +379,10 @@ def test_damage_under_a_running_up_stops_it(kept: Kept, tmp_path: Path) -> None:
         assert "Traceback" not in up.text
 
 
-def _kill_pid(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-    # Its parent is stopped and cannot take note of it: a process that is only remembered holds no file.
-    deadline_s = time.monotonic() + 10
-    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
-        assert time.monotonic() < deadline_s
+def _stand_still(up: RunningUp) -> None:
+    up.process.send_signal(signal.SIGSTOP)
+    # Told is not done: what it would still do must not get in between.
+    os.waitpid(up.process.pid, os.WUNTRACED)
 
 
 def test_nothing_to_verify(tmp_path: Path) -> None:
