@@ -27,6 +27,7 @@ from leasehold.events.errors import (
     StoreInUseError,
     UnavailableError,
 )
+from leasehold.events.questions import Sync
 from leasehold.events.subjects import Subjects
 from leasehold.services import home
 from leasehold.services.client import Client
@@ -73,6 +74,7 @@ class Up:
         self._children: dict[str, asyncio.subprocess.Process] = {}
         self._stopping = asyncio.Event()
         self._failure: LeaseholdError | None = None
+        self._started_ns = time.time_ns()
 
     @property
     def options(self) -> Options:
@@ -215,11 +217,19 @@ class Up:
         async with Client(self._options.data, patience_s=READY_WAIT_S) as client:
             while True:
                 with contextlib.suppress(UnavailableError):
-                    hosts = {row.host: row for row in await client.hosts()}
-                    mine = hosts.get(self._options.host)
-                    if mine is not None and not mine.stale:
+                    if await self._is_seen(client):
                         return
                 await asyncio.sleep(0.05)
+
+    async def _is_seen(self, client: Client) -> bool:
+        """Whether our own watcher has reported: behind a crash the log still counts on the one before it."""
+        host = self._options.host
+        if host not in {row.host for row in await client.hosts()}:
+            return False
+        # Runs are times, and a run behind another is above it in any case.
+        reading = await client.question("sync", Sync(host=host, limit=1))
+        is_stale = {row.host: row.stale for row in await client.hosts()}
+        return reading.source_run >= self._started_ns and not is_stale[host]
 
     # --- the end --------------------------------------------------------------------------------------------------
 

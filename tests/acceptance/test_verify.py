@@ -42,7 +42,9 @@ def _lease_and_release(data: Path, name: str, times: int) -> int:
     """Grants, refusals and releases; the last position."""
     position = 0
     for number in range(times):
-        lease = leasehold(data, "lease", name, "--for", f"vm {number}", "--json").object
+        granted = leasehold(data, "lease", name, "--for", f"vm {number}", "--json")
+        assert granted.code == 0, granted.out
+        lease = granted.object
         assert leasehold(data, "lease", name, "--for", f"late {number}").code == 3
         released = leasehold(data, "release", lease["lease"], "--token", str(lease["token"]), "--json")
         position = int(released.object["position"])
