@@ -35,6 +35,9 @@ PENDING_BYTES_MAX: Final = 1024 * 1024
 FLUSH_TIMEOUT_S: Final = 0.25
 CLOSE_TIMEOUT_S: Final = 2.0
 
+INBOX: Final = b"_INBOX"
+"""How every subject begins that an answer may be sent to."""
+
 Handler = Callable[[bytes, bytes, bytes, bytes | None], None]
 """Takes subject, reply subject (or b""), body and raw headers (or None). It must not block."""
 OnError = Callable[[Exception], None]
@@ -142,12 +145,23 @@ class Connection(nats.aio.client.Client):
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         handler = self._taps.get(sid)
         if handler is None:
-            await super()._process_msg(sid, subject, reply, data, headers)
+            await self._process_request(sid, subject, reply, data, headers)
             return
         try:
             handler(subject, reply, data, headers)
         except Exception:  # noqa: BLE001 - whatever it is, it would silently end the read loop, and so the connection
             _log.exception("a message at %r could not be taken", subject)
+
+    async def _process_request(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        """What comes from others. It must not say where we write: we may write the ledger, and to the server's API."""
+        if reply and not reply.startswith(INBOX):
+            _log.debug("a message at %r was dropped: its answer was wanted at %r", subject[:120], reply[:120])
+            return
+        try:
+            await super()._process_msg(sid, subject, reply, data, headers)
+        except UnicodeDecodeError:
+            # It would end the read loop, and so the connection.
+            _log.debug("a message at %r was dropped: not a subject of ours", subject[:120])
 
     async def _process_err(self, err_msg: str) -> None:
         await self._error_cb(nats.errors.Error(f"nats: {err_msg.strip(chr(39))}"))

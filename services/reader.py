@@ -113,7 +113,7 @@ class LedgerReader:
     async def _check_log(self, noted: NotedHead | None, snapshot: Head | None) -> int:
         """Compare the log with what was read of it before; its last sequence."""
         last = await self._ledger.last_sequence()
-        if noted is None:
+        if noted is None or not noted.sequence:
             return last
         for _ in range(DOUBTS_MAX):
             if last >= noted.sequence:

@@ -72,7 +72,7 @@ class ObservedReader:
             while not tail.closed:
                 async with aclosing(tail.session(after)) as batches:
                     async for batch in batches:
-                        news = [(each.sequence, each.subject.decode(), each.body) for each in batch]
+                        news = [(each.sequence, each.subject.decode(errors="replace"), each.body) for each in batch]
                         news = [message for message in news if message[0] > after]
                         if news:
                             after = news[-1][0]

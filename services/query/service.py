@@ -31,6 +31,9 @@ _log: Final = logging.getLogger(__name__)
 NAME: Final = "leasehold-query"
 QUEUE_GROUP: Final = "query"
 READING_BYTES_MAX: Final = 900 * 1024
+FIELD_CHARS_MAX: Final = 80
+MESSAGE_CHARS_MAX: Final = 500
+"""What was sent is told back in part only."""
 IN_WORK_MAX: Final = 256
 IN_WORK_PER_PRINCIPAL_MAX: Final = 64
 """Nobody can keep all places with questions that have to wait."""
@@ -143,7 +146,7 @@ class QueryService:
 
 
 def _invalid(error: InvalidInputError) -> Reading:
-    return Reading(outcome="invalid", field=error.field, message=str(error))
+    return Reading(outcome="invalid", field=error.field[:FIELD_CHARS_MAX], message=str(error)[:MESSAGE_CHARS_MAX])
 
 
 def fitted(reading: Reading, bytes_max: int = READING_BYTES_MAX) -> bytes:

@@ -211,9 +211,15 @@ def test_subjects_and_wires_of_garbage(bus: Bus) -> None:
             raw.publish(subject, b"{}")
             for headers in HEADERS:
                 raw.publish_headed(subject, headers, b"{}", b"_INBOX.nobody")
-        for verb in codec.VERBS:
+        for verb in (*codec.VERBS, *QUESTIONS):
             for reply in (b"a", SUBJECTS.ledger.encode(), b"$JS.API.STREAM.DELETE.LEDGER"):
                 raw.publish(SUBJECTS.request("mallory", verb).encode(), b"{}", reply)
+        for subject in (b"$SRV.PING", b"$SRV.INFO", b"$SRV.STATS", b"leasehold.local.alive.h.watcher"):
+            raw.publish(subject, b"{}", SUBJECTS.ledger.encode())
+        for subject in (b"leasehold.local.req.\xff.lease", b"leasehold.local.req.\xff\xfe.status", b"$SRV.PING.\xff"):
+            raw.publish(subject, b"{}", b"_INBOX.nobody")
+        raw.publish(b"leasehold.local.obs.\xff\xfe.watcher", b"{}")
+        raw.publish(b"leasehold.local.alive.\xff.watcher", b"{}")
         raw.settle()
     _refused_by_server(bus, lambda raw: raw.send(b"PUB leasehold.local.req.a.lease 10000000\r\n" + b"x" * 2_000_000))
     _refused_by_server(bus, lambda raw: raw.publish(b"leasehold.local.req." + b"x" * CONTROL_LINE_MAX + b".lease", b""))
