@@ -66,6 +66,7 @@ async def test_a_storm_is_told_while_it_goes_on(monitor: UeventMonitor) -> None:
             events += 1
             await asyncio.sleep(0.001)
 
+    make_event()
     task = asyncio.create_task(storm())
     signals = [await until(monitor, LOOPBACK) for _ in range(5)]
     task.cancel()
