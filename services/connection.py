@@ -21,6 +21,7 @@ import nats.errors
 from nats.aio.subscription import Subscription
 
 from leasehold.events.errors import UnavailableError
+from leasehold.services.complaints import Complaints
 
 _log: Final = logging.getLogger(__name__)
 
@@ -58,6 +59,8 @@ class Connection(nats.aio.client.Client):
         super().__init__()
         self.reconnect_listeners: set[Callable[[], None]] = set()
         """Called after each reconnection: what the server kept for this connection may be gone."""
+        self.dropped = Complaints(_log, "messages were dropped")
+        """What came for a service of ours and could not be taken."""
         self._taps: dict[int, Handler] = {}
         self._answers: dict[bytes, asyncio.Future[Reply]] = {}
         self._asked = 0
@@ -155,13 +158,13 @@ class Connection(nats.aio.client.Client):
     async def _process_request(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         """What comes from others. It must not say where we write: we may write the ledger, and to the server's API."""
         if reply and not reply.startswith(INBOX):
-            _log.debug("a message at %r was dropped: its answer was wanted at %r", subject[:120], reply[:120])
+            self.dropped.tell("a message at %r was dropped: its answer was wanted at %r", subject[:120], reply[:120])
             return
         try:
             await super()._process_msg(sid, subject, reply, data, headers)
         except UnicodeDecodeError:
             # It would end the read loop, and so the connection.
-            _log.debug("a message at %r was dropped: not a subject of ours", subject[:120])
+            self.dropped.tell("a message at %r was dropped: not a subject of ours", subject[:120])
 
     async def _process_err(self, err_msg: str) -> None:
         await self._error_cb(nats.errors.Error(f"nats: {err_msg.strip(chr(39))}"))

@@ -20,9 +20,9 @@ from leasehold.projections.appending import Won
 from leasehold.projections.sequencer import Sequencer
 from leasehold.projections.state import State
 from leasehold.projections.timekeeping import Contact, LedgerClock
-from leasehold.services.allocator.complaints import Complaints, printable
 from leasehold.services.allocator.door import Door, Respond
 from leasehold.services.allocator.hearing import Hearing
+from leasehold.services.complaints import Complaints, printable
 from leasehold.services.ledger.appends import append_certainly
 from leasehold.services.ledger.observed import Message, ObservedReader
 from leasehold.services.ledger.port import Ledger

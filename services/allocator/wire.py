@@ -19,8 +19,8 @@ from leasehold.events.answers import Answer, Heartbeat
 from leasehold.events.errors import InvalidInputError, UnavailableError
 from leasehold.events.subjects import Subjects
 from leasehold.projections.answers import heard
-from leasehold.services.allocator.complaints import Complaints, printable
 from leasehold.services.allocator.service import Allocator
+from leasehold.services.complaints import Complaints, printable
 from leasehold.services.connection import Connection
 
 _log: Final = logging.getLogger(__name__)

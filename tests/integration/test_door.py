@@ -10,10 +10,10 @@ from leasehold.events.answers import Answer
 from leasehold.events.identities import HostName, Principal
 from leasehold.events.inputs import HostHeard
 from leasehold.projections.state import HostState, SourceState, State
-from leasehold.services.allocator import complaints
-from leasehold.services.allocator.complaints import Complaints
+from leasehold.services import complaints
 from leasehold.services.allocator.door import Door
 from leasehold.services.allocator.hearing import Hearing
+from leasehold.services.complaints import Complaints
 
 ALICE = Principal("alice")
 BOB = Principal("bob")
