@@ -33,8 +33,8 @@ _CONTROLLER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,62}")
 _CHILD: Final = re.compile(r"[a-z][a-z0-9_]{0,31}/[A-Za-z0-9._:!@+-]{1,64}")
 _HOST: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _PRINCIPAL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_@-]{0,62}")
-_HOLDER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:/@+-]{0,127}")
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
+_HOLDER: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9 ._:/@+-]{{0,{limits.HOLDER_CHARS_MAX - 1}}}")
+_REQUEST_ID: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:-]{{0,{limits.REQUEST_ID_CHARS_MAX - 1}}}")
 _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9]")
 
 

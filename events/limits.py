@@ -63,8 +63,6 @@ OUTAGE_MS: Final = 5_000
 """An allocator that could not reach the log for longer starts a grace time before anything expires."""
 CONTACT_MS: Final = 1_000
 """How often an idle allocator makes sure that the log answers, and sets its clock by the server's."""
-TICK_MS_MAX: Final = 1_000
-"""The longest that the decider sleeps while a lease could expire or a device be freed."""
 
 # --- names ------------------------------------------------------------------------------------------------------
 NAME_CHARS_MAX: Final = 63
@@ -92,8 +90,6 @@ LIST_ROWS_MAX: Final = 1_000
 """Rows of one page; readers ask for the next with the last key that they saw."""
 HEAD_NOTE_MS: Final = 500
 """How often the head that was folded is written down, so that a log which lost its end is noticed."""
-HEARTBEAT_ANSWER_MS: Final = 20
-"""A heartbeat that came while a record was in flight is answered this soon after."""
 HEARTBEAT_MS: Final = 2_000
 HOST_SILENT_MS: Final = 15_000
 """A host whose agent is not heard for this long is stale: nothing of it is granted."""

@@ -86,6 +86,8 @@ async def test_a_start_waits_for_a_dying_predecessor(tmp_path: Path) -> None:
     await asyncio.sleep(0)
     await first.stop()
     await starting
+    async with connected(second.url) as client:
+        assert client.is_connected
     await second.stop()
 
 
