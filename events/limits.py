@@ -77,9 +77,21 @@ USB_PORT_DEPTH_MAX: Final = 7
 # --- services ---------------------------------------------------------------------------------------------------
 REQUESTS_WAITING_MAX: Final = 4_096
 OBSERVED_WAITING_MAX: Final = 1_024
+REQUESTS_HEARD_MAX: Final = 4_096
+"""What a standby keeps of the requests that the ledger does not have yet."""
+REQUEST_HEARD_MS: Final = 5_000
+"""How long it keeps them: longer than a takeover takes."""
+HINT_REFRESH_MS: Final = 500
+"""How often the decider says that it decides."""
+HINT_LOOK_MS: Final = 250
+"""How often a standby looks whether it still does."""
+HINT_STILL_MS: Final = 1_500
+"""A hint that was not refreshed for this long is taken by whoever sees it, and counted on by nobody who wrote it."""
 REQUESTS_WAITING_PER_PRINCIPAL_MAX: Final = 2_048
-"""Half of all: one principal cannot take every place."""
-REQUESTS_PER_PRINCIPAL_PER_S: Final = 20_000
+"""Half of all: one principal cannot take every place, and where more wait each has a share."""
+REQUESTS_WAITING_BYTES_MAX: Final = 16 * 1024 * 1024
+LIMITED_ANSWERS_PER_PRINCIPAL_PER_S: Final = 500
+"""So many of a principal's surplus requests are told that they are; what comes on top of that is only counted."""
 APPEND_TIMEOUT_MS: Final = 900
 """A requester hears "unavailable" within a second, so an append must be given up before."""
 REQUEST_TIMEOUT_MS: Final = 1_000

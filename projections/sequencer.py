@@ -63,6 +63,7 @@ class Sequencer:
         self._drafted: list[tuple[Pending, Answer]] = []
         self._drafted_notes: list[Input] = []
         self._drafted_observed: list[tuple[int, Observed | None]] = []
+        self._repeats: list[Pending] = []
 
     # --- what comes in ------------------------------------------------------------------------------------------
 
@@ -89,6 +90,22 @@ class Sequencer:
         if withdrawn:
             self._requests = deque(pending for pending in self._requests if pending.ticket not in withdrawn)
         return withdrawn
+
+    def give_up_requests(self) -> list[Pending]:
+        """Take back all that waits, in order, and the notes with it: another decides. Nothing may be in flight."""
+        assert self._draft is None
+        given_up = list(self._requests)
+        self._requests.clear()
+        self._notes.clear()
+        return given_up
+
+    def reconsider(self) -> None:
+        """The log goes on behind what the last `draft`, which came to nothing, was based on: its replies go back to
+        where they wait. Only before they have been taken away; `apply` what stands in the log and draft again.
+        """
+        self.replies.clear()
+        self._requests.extendleft(reversed(self._repeats))
+        self._repeats = []
 
     def observe(self, sequence: int, message: Observed | None) -> None:
         """Let the message at `sequence` of OBSERVED wait; `None` for one that could not be read. In order only."""
@@ -126,7 +143,8 @@ class Sequencer:
     def draft(self, now_ns: int) -> Draft | None:
         """Decide what waits and make it the next record; `None` if nothing of it is worth one.
 
-        The state then stands behind the draft; `committed` or `lost` must follow.
+        The state then stands behind the draft; `committed` or `lost` must follow. After `None` the replies are as old
+        as the state: who has not looked at the log since these requests came should do so, and `reconsider` if need be.
         """
         assert self._draft is None
         before = self.state.head
@@ -138,6 +156,7 @@ class Sequencer:
         self._pack(packing, is_due=due_ns is not None and due_ns <= now_ns)
         if not packing.steps:
             self.state.journal.commit()
+            self._repeats = [pending for pending, _ in self._drafted]
             self._answer_drafted()
             return None
         self._draft = self._seal(packing, before, now_ns)
