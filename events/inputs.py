@@ -132,11 +132,13 @@ class LedgerBegins(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", 
     era: int = 0
 
 
-class DeciderStarts(msgspec.Struct, frozen=True, tag_field="type", tag="decider_starts.v1"):
+class DeciderStarts(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="decider_starts.v1"):
     """An allocator begins to decide (`start`), or can reach the log again (`outage`): time stood still for holders."""
 
     writer: str
     reason: str
+    clock_age_ms: int | None = None
+    """For how long its clock has been carried on; how much time went by before that it cannot tell."""
 
 
 class Tick(msgspec.Struct, frozen=True, tag_field="type", tag="tick.v1"):

@@ -57,6 +57,12 @@ CLOCK_ERROR_NS_MAX: Final = 10**9
 """A machine whose clock differs from the server's by more does not decide."""
 CLOCK_SLEW_DIVISOR: Final = 1_000
 """A server's clock that is ahead of ours is approached by one part in this of the elapsed time."""
+CLOCK_TOLERANCE_NS: Final = 100_000_000
+"""Clocks of allocators that differ by less agree: it is what a message may take."""
+CLOCK_NOTE_NS: Final = 3_600 * 10**9
+"""How often the clock is written down, even if it keeps time."""
+NEW_CLOCK_GRACE_MS_MAX: Final = 30 * 60_000
+"""A decider whose clock is new lets no lease expire for the longest time to live, but not for longer than this."""
 TAKEOVER_MS: Final = 3_000
 """An expiry that the decider leaves undone for longer is taken over by whoever sees it."""
 OUTAGE_MS: Final = 5_000
@@ -107,3 +113,11 @@ HOST_SILENT_MS: Final = 15_000
 """A host whose agent is not heard for this long is stale: nothing of it is granted."""
 RESCAN_MS: Final = 10_000
 """Some changes make no kernel event (a claim through usbfs), so the watcher looks again this often."""
+ROOM_RESERVE_BYTES: Final = 256 * 1024 * 1024
+"""While less is free on the log's disk (or a tenth of a small one), only releases are taken."""
+ROOM_NOTICE_MS: Final = 1_000
+"""How often the room on the log's disk is looked at, and told."""
+ROOM_SILENT_MS: Final = 10_000
+"""What was told of room longer ago counts no more."""
+SERVERS_MAX: Final = 16
+"""Servers of one bus."""

@@ -45,8 +45,14 @@ def _ledger_begins(state: State, given: inputs.LedgerBegins, now_ns: int) -> Dec
 # --- time ---------------------------------------------------------------------------------------------------------
 
 
-def _decider_starts(_state: State, given: inputs.DeciderStarts, now_ns: int) -> Decision:
-    return [event_types.GraceStarted(given.writer, given.reason, now_ns + limits.GRACE_MS * _NS_PER_MS)]
+def _decider_starts(state: State, given: inputs.DeciderStarts, now_ns: int) -> Decision:
+    grace_ms = limits.GRACE_MS
+    if given.clock_age_ms is not None and given.clock_age_ms < limits.NEW_CLOCK_GRACE_MS_MAX:
+        # Time as it was before may have been another: from when this clock began, each lease gets its whole time.
+        longest_ms = max((lease.ttl_ms for lease in state.leases.values() if not lease.ended), default=0)
+        grace_ms = max(grace_ms, min(longest_ms, limits.NEW_CLOCK_GRACE_MS_MAX) - given.clock_age_ms)
+    until_ns = max(now_ns + grace_ms * _NS_PER_MS, state.head.grace_until_ns)
+    return [event_types.GraceStarted(given.writer, given.reason, until_ns)]
 
 
 def _tick(state: State, given: inputs.Tick, now_ns: int) -> Decision:

@@ -241,10 +241,11 @@ UNIONS: Final[dict[Any, tuple[Any, ...]]] = {
 """Samples of all members of the unions that stand in a log."""
 SAMPLES: Final[dict[str, tuple[Any, Any]]] = {
     **{_tag(value): (value, union) for union, values in UNIONS.items() for value in values},
+    "decider_starts.v1+clock_age_ms": (inputs.DeciderStarts("alloc-a", "start", 1_500), Input),
     "record.v1": (_RECORD, Record),
     "snapshot.v1": (_SNAPSHOT, Snapshot),
 }
-"""Name of the file -> the value and the type that it is read as."""
+"""Name of the file -> the value and the type that it is read as. Behind a plus: the field that came later."""
 
 
 def tags_of(union: Any) -> set[str]:
