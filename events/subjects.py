@@ -6,6 +6,7 @@
 | `leasehold.<cluster>.obs.<host>.<agent>` | observations of one agent of one host |
 | `leasehold.<cluster>.req.<principal>.<verb>` | a request, or a question, of one principal |
 | `leasehold.<cluster>.alive.<host>.<agent>` | an agent's heartbeat, answered with what the ledger has of it |
+| `leasehold.<cluster>.room.<server>` | how much room is left on the disk of a server of the bus |
 """
 
 import re
@@ -64,6 +65,15 @@ class Subjects(msgspec.Struct, frozen=True):
     def alive_all(self) -> str:
         """All heartbeats."""
         return f"leasehold.{self.cluster}.alive.*.*"
+
+    def room(self, server: str) -> str:
+        """Where the launcher of one server says how much room its disk has."""
+        return f"leasehold.{self.cluster}.room.{_token(server, 'server')}"
+
+    @property
+    def room_all(self) -> str:
+        """The room of all servers."""
+        return f"leasehold.{self.cluster}.room.*"
 
     def parse_request(self, subject: str) -> tuple[identities.Principal, str]:
         """Principal and verb of a request's subject.

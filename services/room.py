@@ -1,0 +1,121 @@
+"""Room on the disk that holds the log, watched where the log's server runs.
+
+What nats-server 2.15.1 does on a full disk was tried: after one failed write it answers no append any more, silently,
+until it is started again, whatever room there is by then; what it had acknowledged is all there. So it must not come to
+that: while less than a reserve is left, allocators take only releases (they hear of it in `RoomNotice`), and a ballast
+file, which is removed when the disk fills up all the same, leaves room for these.
+"""
+
+import contextlib
+import os
+from enum import Enum
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from leasehold.events import limits
+
+BALLAST_FILE: Final = "ballast"
+_BALLAST_SHARE: Final = 4
+"""The ballast is one part in so many of the reserve."""
+_CRITICAL_SHARE: Final = 16
+"""Less than one part in so many of the reserve: the next append may fail."""
+
+
+class RoomNotice(msgspec.Struct, frozen=True, kw_only=True):
+    """What the launcher of a server says of its disk, every few seconds, to allocators."""
+
+    server: str
+    free_bytes: int
+    reserve_bytes: int
+    low: bool
+    path: str
+    """Where room has to be made."""
+
+
+class Step(Enum):
+    """What has to be done now."""
+
+    NOTHING = "nothing"
+    DROP_BALLAST = "drop the ballast and start the server again"
+    LAY_BALLAST = "lay the ballast"
+
+
+def reserve_of(disk_bytes: int) -> int:
+    """How much of a disk of this size is kept for releases: a tenth, and not more than `ROOM_RESERVE_BYTES`."""
+    return min(limits.ROOM_RESERVE_BYTES, disk_bytes // 10)
+
+
+class Room:
+    """The room of one data directory, and its ballast."""
+
+    def __init__(self, data: Path, server: str) -> None:
+        """Nothing is looked at or written yet; `server` names whose disk it is."""
+        self.is_low = False
+        self._data = data
+        self._server = server
+        self._ballast = data / BALLAST_FILE
+
+    def look(self, free_bytes: int | None = None, disk_bytes: int | None = None) -> tuple[RoomNotice, Step]:
+        """How it stands, and what has to be done about it.
+
+        Args:
+            free_bytes: Given only to try what would be said; else the disk is asked.
+        """
+        status = os.statvfs(self._data)
+        free = status.f_bavail * status.f_frsize if free_bytes is None else free_bytes
+        reserve = reserve_of(status.f_blocks * status.f_frsize if disk_bytes is None else disk_bytes)
+        ballast = reserve // _BALLAST_SHARE
+        has_ballast = self._ballast.exists()
+        # Once low, it takes more than the reserve to be so no longer: it must not change with every record.
+        self.is_low = free < (reserve + ballast if self.is_low else reserve)
+        step = Step.NOTHING
+        if has_ballast and free < reserve // _CRITICAL_SHARE:
+            step = Step.DROP_BALLAST
+        elif not has_ballast and free > reserve + ballast:
+            step = Step.LAY_BALLAST
+        notice = RoomNotice(
+            server=self._server, free_bytes=free, reserve_bytes=reserve, low=self.is_low, path=str(self._data)
+        )
+        return notice, step
+
+    def lay_ballast(self) -> None:
+        """Take the ballast's place on the disk; if the disk has none, do without."""
+        status = os.statvfs(self._data)
+        size = reserve_of(status.f_blocks * status.f_frsize) // _BALLAST_SHARE
+        beside = self._ballast.with_suffix(".new")
+        with contextlib.suppress(OSError):
+            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                # Real blocks: a file with a hole keeps nothing free.
+                os.posix_fallocate(descriptor, 0, max(size, 1))
+            except OSError:
+                beside.unlink()
+                raise
+            finally:
+                os.close(descriptor)
+            beside.replace(self._ballast)
+
+    def drop_ballast(self) -> None:
+        """Give the ballast's place back to the disk."""
+        self._ballast.unlink(missing_ok=True)
+
+
+class Notices:
+    """What an allocator has heard of room, of every server of the cluster; what is old counts no more."""
+
+    def __init__(self) -> None:
+        self._heard: dict[str, tuple[float, RoomNotice]] = {}
+
+    def hear(self, notice: RoomNotice, now_s: float) -> None:
+        """A notice arrived; `now_s` by a monotonic clock."""
+        if notice.server in self._heard or len(self._heard) < limits.SERVERS_MAX:
+            self._heard[notice.server] = (now_s, notice)
+
+    def low(self, now_s: float) -> RoomNotice | None:
+        """One of a server whose disk is nearly full, if there is such a server."""
+        for at_s, notice in self._heard.values():
+            if notice.low and now_s - at_s < limits.ROOM_SILENT_MS / 1_000:
+                return notice
+        return None

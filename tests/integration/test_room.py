@@ -1,0 +1,108 @@
+"""Room on the disk: told in time, with a ballast that really takes, and gives back, its place."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from leasehold.events import limits
+from leasehold.services.room import BALLAST_FILE, Notices, Room, RoomNotice, Step, reserve_of
+from tests.support.not_run import not_run
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 MiB of its own."""
+    if os.geteuid():
+        not_run("mounting a small disk needs root")
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64m", "leasehold-test", str(tmp_path)], check=False, capture_output=True
+    )
+    if made.returncode:
+        not_run(f"a small disk cannot be mounted: {made.stderr.decode().strip()}")
+    try:
+        yield tmp_path
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def free(path: Path) -> int:
+    """Free bytes of a disk."""
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize
+
+
+def test_the_ballast_takes_its_place_and_gives_it_back(small_disk: Path) -> None:
+    """A quarter of the reserve is really taken from the disk, and really there again afterwards."""
+    room = Room(small_disk, "n1")
+    before = free(small_disk)
+    _, step = room.look()
+    assert step is Step.LAY_BALLAST
+    room.lay_ballast()
+    taken = before - free(small_disk)
+    assert taken >= reserve_of(64 * MIB) // 4
+    assert room.look()[1] is Step.NOTHING
+    room.drop_ballast()
+    assert free(small_disk) >= before - MIB
+
+
+def test_a_disk_that_fills_up(small_disk: Path) -> None:
+    """First it is told that there is little room; when there is none, the ballast goes; with room again, both end."""
+    room = Room(small_disk, "n1")
+    room.lay_ballast()
+    reserve = reserve_of(64 * MIB)
+    filler = small_disk / "filler"
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, free(small_disk) - reserve + MIB)
+    notice, step = room.look()
+    assert notice.low and notice.path == str(small_disk) and step is Step.NOTHING
+    with filler.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, filler.stat().st_size + free(small_disk))
+    assert room.look()[1] is Step.DROP_BALLAST
+    room.drop_ballast()
+    assert room.look()[0].low
+    filler.unlink()
+    notice, step = room.look()
+    assert not notice.low and step is Step.LAY_BALLAST
+
+
+def test_a_ballast_for_which_there_is_no_room(small_disk: Path) -> None:
+    """It is done without, and nothing half made stays behind."""
+    with (small_disk / "filler").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, free(small_disk) - MIB)
+    Room(small_disk, "n1").lay_ballast()
+    assert [path.name for path in small_disk.iterdir()] == ["filler"]
+
+
+def test_the_edge_is_no_flicker(tmp_path: Path) -> None:
+    """Around the reserve it does not change with every byte: once low, it takes the ballast's size more."""
+    room, disk = Room(tmp_path, "n1"), 10_000 * MIB
+    reserve = reserve_of(disk)
+    assert reserve == limits.ROOM_RESERVE_BYTES
+    told = [room.look(free, disk)[0].low for free in (reserve, reserve - 1, reserve, reserve * 5 // 4)]
+    assert told == [False, True, True, False]
+    assert not (tmp_path / BALLAST_FILE).exists()
+
+
+def test_what_an_allocator_hears() -> None:
+    """One server with little room is enough; what was said long ago, and by too many, counts no more."""
+    notices = Notices()
+
+    def said(server: str, *, low: bool) -> RoomNotice:
+        return RoomNotice(server=server, free_bytes=0, reserve_bytes=1, low=low, path="/data")
+
+    notices.hear(said("n1", low=False), 0.0)
+    assert notices.low(0.0) is None
+    notices.hear(said("n2", low=True), 1.0)
+    assert notices.low(2.0) == said("n2", low=True)
+    assert notices.low(1.0 + limits.ROOM_SILENT_MS / 1_000) is None
+    notices.hear(said("n2", low=False), 3.0)
+    assert notices.low(3.0) is None
+    for number in range(limits.SERVERS_MAX * 2):
+        notices.hear(said(f"m{number}", low=False), 4.0)
+    notices.hear(said("one_more", low=True), 4.0)
+    assert notices.low(4.0) is None
