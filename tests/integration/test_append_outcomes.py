@@ -1,4 +1,6 @@
-"""Each unclear end of an append, provoked on a real server through a wire that can be cut, becomes clear and right."""
+"""Each unclear end of an append, provoked through a wire that can be cut, becomes clear and right: on one server and on
+three, which answer a repeated append each in its own way.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,7 +15,7 @@ from leasehold.services.ledger.appends import append_certainly
 from leasehold.services.ledger.jetstream import JetStreamLedger
 from leasehold.services.ledger.port import Entry
 from leasehold.services.ledger.streams import ensure_streams
-from leasehold.services.natsserver import NatsServer
+from tests.support.cluster import fresh_streams
 from tests.support.proxy import Flow, Proxy, proxy_to
 from tests.support.servers import SUBJECTS, connected, ledger_at, server_at
 
@@ -27,8 +29,9 @@ KILLS = 3
 class Bench:
     """One log, reached directly and through a proxy."""
 
-    def __init__(self, server: NatsServer, proxy: Proxy, direct: JetStreamLedger, proxied: JetStreamLedger) -> None:
-        self.server = server
+    def __init__(self, repeated: bytes, proxy: Proxy, direct: JetStreamLedger, proxied: JetStreamLedger) -> None:
+        self.repeated = repeated
+        """What the server says to an append that it has taken already."""
         self.proxy = proxy
         self.direct = direct
         self.proxied = proxied
@@ -56,18 +59,24 @@ class Bench:
         return entries
 
 
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+@pytest.fixture(params=["one server", "three servers"])
+async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
     """An empty log. The proxied connection has been used once, so that only appends pass from now on."""
     async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(server_at(tmp_path / "data", sync_always=True))
-        proxy = await stack.enter_async_context(proxy_to(server.url))
-        async with connected(server.url) as client:
-            await ensure_streams(client, SUBJECTS)
-        direct = await stack.enter_async_context(ledger_at(server.url, "direct"))
+        if request.param == "one server":
+            url = (await stack.enter_async_context(server_at(tmp_path / "data", sync_always=True))).url
+            async with connected(url) as client:
+                await ensure_streams(client, SUBJECTS)
+        else:
+            urls = request.getfixturevalue("shared_cluster")
+            await fresh_streams(urls)
+            # Which of them leads is left to chance.
+            url = urls[0]
+        proxy = await stack.enter_async_context(proxy_to(url))
+        direct = await stack.enter_async_context(ledger_at(url, "direct"))
         proxied = await stack.enter_async_context(ledger_at(proxy.url, "proxied"))
         assert await proxied.last_sequence() == 0
-        yield Bench(server, proxy, direct, proxied)
+        yield Bench(b"10071" if request.param == "one server" else b'"duplicate": true', proxy, direct, proxied)
 
 
 async def test_the_acknowledgement_is_lost(bench: Bench) -> None:
@@ -126,7 +135,7 @@ async def test_a_late_publish_after_the_retry_is_refused(bench: Bench) -> None:
     link = bench.proxy.cut_client_off()
     assert await asyncio.wait_for(end, 20) == Won(1)
     assert OURS in link.held_up
-    await link.send_late(answer=b"10071")
+    await link.send_late(answer=bench.repeated)
     assert await bench.log() == [Entry(1, OURS)]
 
 

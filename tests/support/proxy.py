@@ -83,9 +83,12 @@ class Proxy:
         self._all_links: list[Link] = []
         self.url = ""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._moving = asyncio.Event()
+        self._moving.set()
 
     async def serve(self, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         """Carry one connection until either end closes it."""
+        await self._moving.wait()
         try:
             server_reader, server = await asyncio.open_connection("127.0.0.1", self._server_port)
         except OSError:
@@ -104,6 +107,7 @@ class Proxy:
         upward = direction is self.up
         try:
             while data := await reader.read(65_536):
+                await self._moving.wait()
                 if not upward and link.client_gone:
                     await link.take_answer(data)
                 elif direction.flow is Flow.PASS:
@@ -117,6 +121,14 @@ class Proxy:
         if not (upward and link.client_gone):
             link.client.close()
             link.server.close()
+
+    def freeze(self) -> None:
+        """Carry nothing, and take no new connection, as a network that is down: who sends hears neither yes nor no."""
+        self._moving.clear()
+
+    def thaw(self) -> None:
+        """Carry on. What was sent meanwhile arrives late."""
+        self._moving.set()
 
     def cut(self) -> None:
         """Break all connections at both ends, and pass everything from now on."""
