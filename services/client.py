@@ -9,6 +9,7 @@ Requests are asked again under the same id until they are answered, so each has 
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -46,6 +47,9 @@ from leasehold.events.views import DeviceView, HistoryRow, HostView, LeaseView
 from leasehold.services import home
 from leasehold.services.asking import confirm_free_request, lease_request, release_request, renew_request
 from leasehold.services.connection import Connection, connect, disconnect
+from leasehold.services.credentials import Credential, own_credential, read_credential
+from leasehold.services.ledger.direct import DirectTail
+from leasehold.services.ledger.jetstream import JetStreamLedger
 
 _log: Final = logging.getLogger(__name__)
 
@@ -65,24 +69,26 @@ class Client:
         self,
         data: str | Path | None = None,
         *,
+        credentials: str | Path | None = None,
         url: str | None = None,
-        user: str = "leasehold",
-        password: str = "",
-        cluster: str = home.DEFAULT_CLUSTER,
         principal: str | None = None,
         patience_s: float = PATIENCE_S,
     ) -> None:
         """Nothing is connected yet.
 
         Args:
-            data: Data directory of an `up`; without it (and without `url`) the running one of this user is found.
-            url: Of the NATS server, with `user`, `password` and `cluster`, where no data directory is at hand.
-            principal: Who asks; by default the user's name.
+            data: Data directory of an `up`, whose operator's credential is used; without it (and without `credentials`)
+                the running one of this user is found.
+            credentials: A file made by `leasehold credentials add` (or LEASEHOLD_CREDENTIALS).
+            url: Of the NATS server, or several with commas between them, in place of those that the credential names.
+            principal: Who asks, as a check: it can only be the credential's.
             patience_s: How long an unanswered request is asked again before it counts as of unknown outcome.
         """
         self._data = str(data) if data is not None else None
-        self._given = home.ConnectionInfo(url=url, user=user, password=password, cluster=cluster) if url else None
-        self.principal: Principal = home.own_principal() if principal is None else Principal(principal)
+        self._credentials = str(credentials) if credentials is not None else None
+        self._url = url
+        self._expected = principal
+        self._principal = Principal("")
         self._patience_s = patience_s
         self._connection: Connection | None = None
         self._subjects = Subjects(home.DEFAULT_CLUSTER)
@@ -102,13 +108,36 @@ class Client:
         """Connect.
 
         Raises:
-            UnavailableError: no `up` was found, or its bus does not answer.
+            UnavailableError: no `up` was found, its bus does not answer, or does not let us in.
+            InvalidInputError: the credential is none, or another principal's than was named.
         """
-        info = self._given or home.read_connection(home.find_data_dir(self._data))
-        self._subjects = Subjects(info.cluster)
-        self._connection = await connect(
-            info.url, user=info.user, password=info.password, name=f"client {self.principal}"
-        )
+        credential, urls = self._found()
+        principal = home.checked_principal(credential.principal, self._expected)
+        self._subjects = Subjects(credential.cluster)
+        self._connection = await connect(urls, credential=credential, name=f"client {principal}")
+        self._principal = principal
+
+    def _found(self) -> tuple[Credential, list[str]]:
+        """Who we are, and where the bus is."""
+        # What is named here counts before what the environment names.
+        named = self._credentials or (None if self._data else os.environ.get("LEASEHOLD_CREDENTIALS"))
+        if named:
+            credential = read_credential(Path(named))
+            urls = self._url.split(",") if self._url else list(credential.urls)
+            if not urls:
+                raise InvalidInputError(f"{named} names no address of a bus; name one", field="url")
+            return credential, urls
+        info = home.read_connection(home.find_data_dir(self._data))
+        return own_credential(info, "operator"), self._url.split(",") if self._url else info.urls
+
+    @property
+    def principal(self) -> Principal:
+        """Who asks: the credential's principal; empty before `open`."""
+        return self._principal
+
+    def ledger(self) -> JetStreamLedger:
+        """The ledger, to be read; to be closed by whoever asked for it."""
+        return JetStreamLedger(self.connection, self.subjects, tail=DirectTail)
 
     async def close(self) -> None:
         """Disconnect. Leases stay as they are."""

@@ -7,21 +7,27 @@ version is pinned and why `tests/integration/test_connection.py` checks each of 
 - It closes for good on most errors that a server names before it drops a client (a slow consumer, say): here they are
   reported, and the end of the socket leads to a new connection as for any other reason.
 - It makes an object and parses the headers of each message and hands it over through a queue: `listen` and `ask` take
-  messages from the read loop directly, which is more than twice as fast.
+  messages from the read loop directly, and `services/parser.py` reads them several times as fast.
 """
 
 import asyncio
+import ipaddress
 import logging
-from collections.abc import Callable, Mapping
-from typing import Final
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import urlparse
 
 import msgspec
 import nats.aio.client
 import nats.errors
 from nats.aio.subscription import Subscription
 
-from leasehold.events.errors import UnavailableError
+from leasehold.events.errors import InvalidInputError, UnavailableError
 from leasehold.services.complaints import Complaints
+from leasehold.services.credentials import Credential
+from leasehold.services.parser import BlockParser, Handler
+from leasehold.services.permissions import inbox_of
 
 _log: Final = logging.getLogger(__name__)
 
@@ -36,11 +42,12 @@ PENDING_BYTES_MAX: Final = 1024 * 1024
 FLUSH_TIMEOUT_S: Final = 0.25
 CLOSE_TIMEOUT_S: Final = 2.0
 
-INBOX: Final = b"_INBOX"
-"""How every subject begins that an answer may be sent to."""
+INBOXES: Final = (b"_INBOX", b"_R_.")
+"""How every subject begins that an answer may be sent to: an inbox, or what the server made of one of another account."""
 
-Handler = Callable[[bytes, bytes, bytes, bytes | None], None]
-"""Takes subject, reply subject (or b""), body and raw headers (or None). It must not block."""
+READ_PREFIX: Final = "leasehold-read"
+"""Where those who keep no streams ask for the ledger: `server.conf` leads it there."""
+
 OnError = Callable[[Exception], None]
 
 
@@ -59,9 +66,13 @@ class Connection(nats.aio.client.Client):
         super().__init__()
         self.reconnect_listeners: set[Callable[[], None]] = set()
         """Called after each reconnection: what the server kept for this connection may be gone."""
+        self.api_prefix = "$JS.API"
+        """Where JetStream is asked from here."""
         self.dropped = Complaints(_log, "messages were dropped")
         """What came for a service of ours and could not be taken."""
         self._taps: dict[int, Handler] = {}
+        self._taps_to_come: dict[str, Handler] = {}
+        self._ps = BlockParser(self, self._taps, self._process_msg)
         self._answers: dict[bytes, asyncio.Future[Reply]] = {}
         self._asked = 0
         self._answer_prefix = ""
@@ -79,8 +90,36 @@ class Connection(nats.aio.client.Client):
             raise UnavailableError("not connected to the bus")
         await super().publish(subject, payload, reply, headers)
 
+    async def publish_all(self, messages: Sequence[tuple[bytes, bytes]]) -> None:
+        """Send many messages, (subject, body) each, in one piece. The subjects are ones that came over the wire.
+
+        Raises:
+            UnavailableError: not connected; nothing was sent and nothing will be.
+        """
+        if not self.is_connected:
+            raise UnavailableError("not connected to the bus")
+        await self._send_now(b"".join([b"PUB %b %d\r\n%b\r\n" % (to, len(body), body) for to, body in messages]))
+
+    async def _send_now(self, command: bytes) -> None:
+        # As `publish` does it: into what waits for the socket, within its bound, and the flusher is woken once.
+        await self._send_command(command)
+        if self._flush_queue is not None and self._flush_queue.empty():
+            await self._flush_pending()
+
+    def tap(self, subject: str, handler: Handler) -> None:
+        """Let `handler` take, as in `listen`, what comes to whoever subscribes to `subject` next (nats.micro, say)."""
+        self._taps_to_come[subject] = handler
+
+    async def subscribe(self, subject: str, *args: Any, **options: Any) -> Subscription:
+        """As nats-py's; its messages come to the handler of a `tap`, if one waits for this subject."""
+        subscription = await super().subscribe(subject, *args, **options)
+        handler = self._taps_to_come.pop(subject, None)
+        if handler is not None:
+            self._taps[subscription._id] = handler
+        return subscription
+
     async def listen(self, subject: str, handler: Handler) -> Subscription:
-        """Give what arrives at `subject`, a fresh inbox, to `handler` straight from the read loop; survives reconnects.
+        """Give what arrives at `subject` to `handler` straight from the read loop; survives reconnects.
 
         Raises:
             UnavailableError: the connection is closed or about to be.
@@ -157,7 +196,7 @@ class Connection(nats.aio.client.Client):
 
     async def _process_request(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         """What comes from others. It must not say where we write: we may write the ledger, and to the server's API."""
-        if reply and not reply.startswith(INBOX):
+        if reply and not reply.startswith(INBOXES):
             self.dropped.tell("a message at %r was dropped: its answer was wanted at %r", subject[:120], reply[:120])
             return
         try:
@@ -181,36 +220,73 @@ def _give_up(answer: asyncio.Future[Reply], subject: str, timeout_s: float) -> N
         answer.set_exception(UnavailableError(f"no answer from {subject} within {timeout_s:g} s"))
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine is reached at an address; of names, only `localhost` is believed."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _tls_for(urls: Sequence[str], credential: Credential) -> ssl.SSLContext | None:
+    """How to tell the right server from another, if that has to be told.
+
+    Raises:
+        InvalidInputError: an address of another machine would be spoken to in the clear, or the CA is none.
+    """
+    parts = [urlparse(url) for url in urls]
+    secured = bool(credential.ca_pem) or all(each.scheme == "tls" for each in parts)
+    for each in parts:
+        if not secured and not is_loopback(each.hostname or ""):
+            raise InvalidInputError(
+                f"{each.hostname} is another machine: it is spoken to with TLS only (a tls:// address, or a credential "
+                "that names whose certificates to believe)",
+                field="url",
+            )
+    if not secured:
+        return None
+    try:
+        return ssl.create_default_context(cadata=credential.ca_pem or None)
+    except ssl.SSLError as error:
+        raise InvalidInputError(f"not a certificate in PEM ({error})", field="ca_pem") from error
+
+
 async def connect(
-    url: str | list[str],
+    url: str | Sequence[str],
     *,
-    user: str,
-    password: str,
+    credential: Credential,
     name: str,
-    inbox_prefix: str | None = None,
     on_error: OnError | None = None,
     timeout_s: float = CONNECT_TIMEOUT_S,
 ) -> Connection:
     """Connect to a server, and from then on reconnect for ever.
 
     Args:
-        user: The principal; answers come to inboxes below `_INBOX_<user>` unless `inbox_prefix` says otherwise.
+        url: One or several addresses of the same cluster.
+        credential: Who we are; answers come to inboxes below `_INBOX_<principal>`, where nobody else may listen.
         name: Shown in the server's list of connections.
         on_error: Told of everything that the server or the client complains about, a violated permission above all:
             to the caller of a request it only looks like a time-out. Everything is logged too.
 
     Raises:
-        UnavailableError: no connection within `timeout_s`, or the credentials are refused.
+        UnavailableError: no connection within `timeout_s`, or the credential is refused.
+        InvalidInputError: another machine would be spoken to without TLS.
     """
+    urls = [url] if isinstance(url, str) else list(url)
+    tls = _tls_for(urls, credential)
     connection = Connection()
+    if credential.user.account != "ledger":
+        connection.api_prefix = READ_PREFIX
     ear = _Ear(connection, name, on_error)
     connecting = asyncio.ensure_future(
         connection.connect(
-            url,
-            user=user,
-            password=password,
+            urls,
+            nkeys_seed_str=credential.seed,
             name=name,
-            inbox_prefix=inbox_prefix or f"_INBOX_{user}",
+            tls=tls,
+            inbox_prefix=inbox_of(credential.principal),
             error_cb=ear.complain,
             disconnected_cb=ear.disconnected,
             reconnected_cb=ear.reconnected,
@@ -238,7 +314,7 @@ async def connect(
         if not connection.is_connected:
             await _abandon(connecting, connection)
     if ear.refused.is_set():
-        raise UnavailableError(f"{url} does not let {user!r} in: {ear.last}")
+        raise UnavailableError(f"{url} does not let {credential.principal!r} in: {ear.last}")
     raise UnavailableError(f"{url} cannot be reached within {timeout_s:g} s: {ear.last or 'silence'}")
 
 

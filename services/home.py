@@ -1,7 +1,7 @@
 """Where things lie: the data directory of an `up`, how the others find it, and how they connect.
 
-In the data directory, `connection.json` (mode 0600) says where the bus is and with which password. An `up` that runs
-leaves a pointer to its directory where only the same user can write, so that nobody has to name it.
+In the data directory, `connection.json` (mode 0600) says where the bus is; the keys to it lie beside it, in `credentials/`.
+An `up` that runs leaves a pointer to its directory where only the same user can write, so that nobody has to name it.
 """
 
 import contextlib
@@ -9,7 +9,6 @@ import getpass
 import logging
 import os
 import re
-import secrets
 import socket
 import stat
 from pathlib import Path
@@ -31,14 +30,20 @@ _NOT_IN_PRINCIPALS: Final = re.compile(r"[^A-Za-z0-9_@-]")
 
 
 class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """How to reach a bus. `data`: the directory that it was found in; `own_server`: the log is kept there, too."""
+    """How to reach a bus. `url`: one address, or several with commas between them; `credentials`: the directory of the keys,
+    if they are not in `data`; `data`: the directory that this was found in; `own_server`: the log is kept there, too.
+    """
 
     url: str
-    user: str
-    password: str
     cluster: str
+    credentials: str = ""
     data: str = ""
     own_server: bool = True
+
+    @property
+    def urls(self) -> list[str]:
+        """The addresses, one by one."""
+        return self.url.split(",")
 
 
 def default_data_dir() -> Path:
@@ -111,7 +116,8 @@ def read_connection(data: Path) -> ConnectionInfo:
     path = data / CONNECTION_FILE
     try:
         info = msgspec.json.decode(path.read_bytes(), type=ConnectionInfo)
-        urlparse(info.url).port  # noqa: B018 - raises where it makes no sense
+        for url in info.urls:
+            urlparse(url).port  # noqa: B018 - raises where it makes no sense
     except (FileNotFoundError, NotADirectoryError):
         raise UnavailableError(f"{data} holds no {CONNECTION_FILE}: nothing was started there") from None
     except (OSError, ValueError, msgspec.DecodeError) as error:
@@ -162,11 +168,6 @@ def find_data_dir(given: str | None) -> Path:
     raise UnavailableError("no running `leasehold up` of this user was found; start one, or name its --data directory")
 
 
-def new_secret() -> str:
-    """A password that nobody guesses."""
-    return secrets.token_urlsafe(24)
-
-
 def own_principal() -> Principal:
     """The principal of the person at the keyboard: the user's name, with what cannot stand in a subject as `-`."""
     named = os.environ.get("LEASEHOLD_PRINCIPAL")
@@ -177,6 +178,22 @@ def own_principal() -> Principal:
     except (KeyError, OSError):
         user = f"uid-{os.geteuid()}"
     return identities.parse_principal(_NOT_IN_PRINCIPALS.sub("-", user).lstrip("_@-")[:63] or "nobody")
+
+
+def checked_principal(ours: str, named: str | None = None) -> Principal:
+    """The credential's principal, if nobody names another one (`LEASEHOLD_PRINCIPAL`, where `named` is not given).
+
+    Raises:
+        InvalidInputError: the bus would refuse to be spoken to in that name.
+    """
+    expected = named or os.environ.get("LEASEHOLD_PRINCIPAL")
+    if expected and identities.parse_principal(expected) != ours:
+        raise InvalidInputError(
+            f"the credential is {ours}'s, so nothing can be asked in the name of {expected}; "
+            f"`leasehold credentials add` makes one for {expected}",
+            field="principal",
+        )
+    return Principal(ours)
 
 
 def own_host() -> HostName:

@@ -7,7 +7,7 @@ after its launcher was killed keeps the next one out.
 | in the data directory | what |
 |---|---|
 | `.lock` | the lock; its text names the process ids of launcher and server |
-| `nats-server.conf` | written anew at each start, mode 0600: it holds the password |
+| `nats/` | the configuration: `server.conf` as it is shipped, and what it includes, written anew at each start |
 | `nats-server.log` (`.log.*`) | the server's log, bounded |
 | `nats-server.stderr` | what the server said before it had opened its log, or when it crashed |
 | `ports/` | where the server says which port it got |
@@ -19,38 +19,64 @@ import contextlib
 import fcntl
 import json
 import os
-import re
 import shutil
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self
+from urllib.parse import urlparse
 
 import msgspec
 
 from leasehold.events.errors import InvalidInputError, ServerStartError, StoreInUseError, UnavailableError
-from leasehold.services import connection
+from leasehold.services import connection, permissions
+from leasehold.services.connection import is_loopback
+from leasehold.services.credentials import Credential
+from leasehold.services.home import write_private
 from leasehold.services.lifeline import tied_to_us
 
-USER: Final = "leasehold"
+LOOPBACK: Final = "127.0.0.1"
 LOCK_WAIT_S: Final = 5.0
 """A predecessor that is being stopped gets this long to let go of the store."""
 READY_WAIT_S: Final = 10.0
 STOP_WAIT_S: Final = 5.0
 POLL_S: Final = 0.01
-PAYLOAD_BYTES_MAX: Final = 1024 * 1024
-CLIENT_PENDING_BYTES_MAX: Final = 64 * 1024 * 1024
-"""Above the 32 MiB that the server's flow control lets one consumer have under way."""
-CONNECTIONS_MAX: Final = 16_384
-MEMORY_STORE_BYTES_MAX: Final = 64 * 1024 * 1024
 FILE_STORE_BYTES_MIN: Final = 1024**3
 LOG_BYTES_MAX: Final = 16 * 1024 * 1024
 LOG_FILES_MAX: Final = 4
 LOG_TAIL_BYTES: Final = 4_096
 
-_SECRET: Final = re.compile(r"[A-Za-z0-9_-]{8,128}")
+CONFIG_FOLDER: Final = "nats"
+PEER: Final = "peer"
+"""As whom the servers of a cluster sign in to each other."""
+
+
+class ClusterPeer(msgspec.Struct, frozen=True, kw_only=True):
+    """How a server finds the others that keep the same log.
+
+    `name`: the cluster's, the same for all; `server_name`: this one's own; `address` and `port`: where it listens for the
+    others; `routes`: where they listen, as `host:port`; `secret`: what they show each other; `advertise`: an address to
+    tell instead of the own one, which also keeps it from telling the others of further ones.
+    """
+
+    name: str
+    server_name: str
+    port: int
+    routes: tuple[str, ...]
+    secret: str
+    address: str = LOOPBACK
+    advertise: str = ""
+
+
+class Tls(msgspec.Struct, frozen=True, kw_only=True):
+    """The server's certificate (with its chain) and key, as PEM files; `ca`: whose peers' certificates it believes."""
+
+    cert: Path
+    key: Path
+    ca: Path | None = None
 
 
 class _Ports(msgspec.Struct):
@@ -79,7 +105,7 @@ def find_binary() -> Path:
 
 
 class NatsServer:
-    """One server on one data directory, listening on 127.0.0.1 only.
+    """One server on one data directory; on other addresses than loopback only with TLS.
 
     Must be started from a thread that lives as long as the server may (the main thread): the kernel ends the server
     when the thread that started it ends.
@@ -89,9 +115,13 @@ class NatsServer:
         self,
         data: Path,
         *,
-        secret: str,
+        users: Mapping[str, str],
+        probe: Credential | None = None,
         sync_always: bool = True,
+        address: str = LOOPBACK,
         port: int = -1,
+        tls: Tls | None = None,
+        peer: ClusterPeer | None = None,
         monitor: bool = False,
         file_store_bytes_max: int | None = None,
         lock_wait_s: float = LOCK_WAIT_S,
@@ -100,23 +130,31 @@ class NatsServer:
 
         Args:
             data: The data directory; made with mode 0700 if missing.
-            secret: The password of the user `leasehold`: 8 to 128 letters, digits, `-` and `_`.
+            users: Who is let in: for each account the text of its file (`permissions.render`).
+            probe: With it, `start` waits until JetStream answers, which in a cluster takes a majority of the servers;
+                without it, until a connection is taken.
             sync_always: Each message is on the disk (fsync) before it is acknowledged.
             port: -1 for a free one; a fixed one lets clients find a restarted server again.
-            monitor: Serve the monitoring pages (HTTP, unauthenticated) on a free port.
+            peer: Keep the log together with other servers.
+            monitor: Serve the monitoring pages (HTTP, unauthenticated) on a free port of loopback.
             file_store_bytes_max: Bound of the store; by default three quarters of the file system.
 
         Raises:
-            InvalidInputError: the secret or the directory's name cannot stand in a configuration.
+            InvalidInputError: the directory's name cannot stand in a configuration, or TLS is missing.
         """
-        if not _SECRET.fullmatch(secret):
-            raise InvalidInputError("8 to 128 letters, digits, - and _", field="secret")
         if not str(data).isprintable():
             raise InvalidInputError(f"{str(data)!r} cannot stand in a configuration", field="data")
+        check_tls(address, tls, field="listen")
+        if peer is not None:
+            check_tls(peer.address, tls, field="cluster_listen")
         self._data = data.absolute()
-        self._secret = secret
+        self._users = dict(users)
+        self._probe = probe
         self._sync_always = sync_always
+        self._address = address
         self._port = port
+        self._tls = tls
+        self._peer = peer
         self._monitor = monitor
         self._file_store_bytes_max = file_store_bytes_max
         self._lock_wait_s = lock_wait_s
@@ -247,33 +285,60 @@ class NatsServer:
         for stale in ports.iterdir():
             # Process ids come again: an earlier run's file may have the very name that we shall look for.
             stale.unlink()
-        text = json.dumps(self._config(), indent=2, ensure_ascii=False)
-        with _create_private(self._data / "nats-server.conf") as file:
-            file.write(text.encode())
+        folder = self._data / CONFIG_FOLDER
+        folder.mkdir(mode=0o700, exist_ok=True)
+        shipped = (permissions.folder() / "server.conf").read_bytes()
+        texts = {"server.conf": shipped, "local.conf": _text(self._local()), "store.conf": _text(self._store())}
+        for name, text in texts.items():
+            write_private(folder / name, text)
+        self.write_users(self._users)
+        _adopt_store(self._data / "jetstream")
 
-    def _config(self) -> dict[str, object]:
-        # The server's own form of configuration is a superset of JSON.
+    def write_users(self, users: Mapping[str, str]) -> None:
+        """Write who is let in from now on; a running server takes it up with `reload`."""
+        self._users = dict(users)
+        for account, text in users.items():
+            write_private(self._data / CONFIG_FOLDER / f"users-{account}.conf", text.encode())
+
+    def reload(self) -> None:
+        """Let the running server read its configuration again; those who are let in no more are cut off."""
+        assert self._process is not None, "not started"
+        _signal(self._process, signal.SIGHUP)
+
+    def _store(self) -> dict[str, object]:
         store: dict[str, object] = {
             "store_dir": str(self._data),
-            "max_mem": MEMORY_STORE_BYTES_MAX,
             "max_file": self._file_store_bytes_max or _three_quarters_of_disk(self._data),
-            "sync_interval": "always" if self._sync_always else "2m",
         }
-        config: dict[str, object] = {
-            "listen": f"127.0.0.1:{self._port}",
+        # What is named later counts. Only tests that look at something else give up the syncing.
+        return store if self._sync_always else store | {"sync_interval": "2m"}
+
+    def _local(self) -> dict[str, object]:
+        local: dict[str, object] = {
+            "listen": _at(self._address, self._port),
             "ports_file_dir": str(self._data / "ports"),
             "log_file": str(self.log_path),
             "logfile_size_limit": LOG_BYTES_MAX,
             "logfile_max_num": LOG_FILES_MAX,
-            "max_payload": PAYLOAD_BYTES_MAX,
-            "max_pending": CLIENT_PENDING_BYTES_MAX,
-            "max_connections": CONNECTIONS_MAX,
-            "jetstream": store,
-            "authorization": {"users": [{"user": USER, "password": self._secret}]},
         }
         if self._monitor:
-            config["http"] = "127.0.0.1:-1"
-        return config
+            local["http"] = _at(LOOPBACK, -1)
+        if self._tls is not None:
+            local["tls"] = _tls(self._tls)
+        peer = self._peer
+        if peer is not None:
+            cluster: dict[str, object] = {
+                "name": peer.name,
+                "listen": _at(peer.address, peer.port),
+                "authorization": {"user": PEER, "password": peer.secret, "timeout": 5},
+                "routes": [_route(each, peer.secret) for each in peer.routes],
+            }
+            if peer.advertise:
+                cluster |= {"no_advertise": True, "cluster_advertise": peer.advertise}
+            if self._tls is not None:
+                cluster["tls"] = _tls(self._tls) | {"verify": True}
+            local |= {"server_name": peer.server_name, "cluster": cluster}
+        return local
 
     async def _spawn(self, binary: Path) -> None:
         assert self._lock_fd is not None
@@ -281,7 +346,7 @@ class NatsServer:
             self._process = await asyncio.create_subprocess_exec(
                 str(binary),
                 "--config",
-                str(self._data / "nats-server.conf"),
+                str(self._data / CONFIG_FOLDER / "server.conf"),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=stderr,
                 stderr=stderr,
@@ -306,10 +371,12 @@ class NatsServer:
             await asyncio.sleep(POLL_S)
 
     async def _answers(self) -> bool:
+        if self._probe is None:
+            return await self._takes_connections()
+        ca_pem = self._tls.ca.read_text() if self._tls is not None and self._tls.ca is not None else ""
+        probe = msgspec.structs.replace(self._probe, ca_pem=self._probe.ca_pem or ca_pem)
         try:
-            client = await connection.connect(
-                self.url, user=USER, password=self._secret, name="launcher", timeout_s=READY_WAIT_S
-            )
+            client = await connection.connect(self.url, credential=probe, name="launcher", timeout_s=READY_WAIT_S)
         except UnavailableError:
             return False
         try:
@@ -320,6 +387,19 @@ class NatsServer:
         finally:
             await connection.disconnect(client)
 
+    async def _takes_connections(self) -> bool:
+        address = urlparse(self.url)
+        try:
+            reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        except OSError:
+            return False
+        try:
+            return (await reader.readline()).startswith(b"INFO ")
+        except OSError:
+            return False
+        finally:
+            writer.transport.abort()
+
     def _log_tail(self, log_start: int) -> str:
         said = _tail(self._data / "nats-server.stderr", 0) + _tail(self.log_path, log_start)
         return f"it said:\n{said.strip()}" if said.strip() else "it said nothing"
@@ -328,6 +408,41 @@ class NatsServer:
 def _create_private(path: Path) -> BinaryIO:
     path.unlink(missing_ok=True)
     return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
+
+
+def _text(config: Mapping[str, object]) -> bytes:
+    # The server's own form of configuration is a superset of JSON.
+    return json.dumps(config, indent=2, ensure_ascii=False)[1:-1].encode()
+
+
+def _at(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _tls(tls: Tls) -> dict[str, object]:
+    found: dict[str, object] = {"cert_file": str(tls.cert.absolute()), "key_file": str(tls.key.absolute())}
+    return found if tls.ca is None else found | {"ca_file": str(tls.ca.absolute())}
+
+
+def _route(to: str, secret: str) -> str:
+    return f"nats-route://{PEER}:{secret}@{to.rpartition('//')[2]}"
+
+
+def check_tls(address: str, tls: Tls | None, *, field: str) -> None:
+    """Raises InvalidInputError if the address can be reached from elsewhere, and nothing keeps what is said secret."""
+    if tls is None and not is_loopback(address):
+        raise InvalidInputError(
+            f"{address} can be reached from other machines: name a certificate and its key "
+            "(--tls-cert, --tls-key), or listen on 127.0.0.1",
+            field=field,
+        )
+
+
+def _adopt_store(jetstream: Path) -> None:
+    """A log that was begun before there were accounts lies where the server's nameless account keeps it."""
+    before, now = jetstream / "$G", jetstream / "ledger"
+    if before.is_dir() and not now.exists():
+        before.rename(now)
 
 
 def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:

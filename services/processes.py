@@ -26,11 +26,11 @@ from leasehold.services import home
 from leasehold.services.allocator.service import Allocator
 from leasehold.services.allocator.wire import Wire
 from leasehold.services.connection import Connection, connect, disconnect
+from leasehold.services.credentials import Credential, own_credential
 from leasehold.services.ledger import api
 from leasehold.services.ledger.jetstream import JetStreamLedger
 from leasehold.services.ledger.observed import ObservedReader
 from leasehold.services.ledger.port import Ledger
-from leasehold.services.ledger.streams import ensure_streams
 from leasehold.services.reader import LedgerReader
 from leasehold.services.store import FoldStore
 
@@ -46,16 +46,18 @@ CONNECT_WAIT_S: Final = 10.0
 class _Bus:
     """A process's connection, and what hangs on it."""
 
-    def __init__(self, data: Path, info: home.ConnectionInfo, connection: Connection) -> None:
+    def __init__(
+        self, data: Path, info: home.ConnectionInfo, credential: Credential, connection: Connection
+    ) -> None:
         self.data = data
         self.connection = connection
         self.subjects = Subjects(info.cluster)
         self._info = info
+        self._credential = credential
 
     async def another(self, name: str) -> Connection:
         """A connection of its own, to be closed by whoever asked for it."""
-        info = self._info
-        return await connect(info.url, user=info.user, password=info.password, name=name, timeout_s=CONNECT_WAIT_S)
+        return await connect(self._info.urls, credential=self._credential, name=name, timeout_s=CONNECT_WAIT_S)
 
 
 async def run_allocator(bus: _Bus, _host: HostName) -> None:
@@ -207,16 +209,16 @@ _RUNNERS: Final[dict[str, Callable[[_Bus, HostName], Awaitable[None]]]] = {
 }
 ROLES: Final = tuple(_RUNNERS)
 """In the order in which they are started."""
+_CREDENTIALS: Final = {"watcher": "agent"}
+"""Whose credential a process has, where it is not named as the process is."""
 
 
 async def _run(role: str, data: Path, host: HostName) -> None:
     info = home.read_connection(data)
-    connection = await connect(
-        info.url, user=info.user, password=info.password, name=f"{role} {host}", timeout_s=CONNECT_WAIT_S
-    )
+    credential = own_credential(info, _CREDENTIALS.get(role, role))
+    connection = await connect(info.urls, credential=credential, name=f"{role} {host}", timeout_s=CONNECT_WAIT_S)
     try:
-        bus = _Bus(data, info, connection)
-        await ensure_streams(connection, bus.subjects)
+        bus = _Bus(data, info, credential, connection)
         running = asyncio.ensure_future(_RUNNERS[role](bus, host))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -29,13 +29,13 @@ from leasehold.events.errors import (
 )
 from leasehold.events.questions import Sync
 from leasehold.events.subjects import Subjects
-from leasehold.services import home
+from leasehold.services import credentials, home, permissions
 from leasehold.services.client import Client
 from leasehold.services.connection import connect, disconnect
 from leasehold.services.ledger.jetstream import JetStreamLedger
 from leasehold.services.ledger.streams import ensure_streams
 from leasehold.services.lifeline import tied_to_us
-from leasehold.services.natsserver import USER, NatsServer
+from leasehold.services.natsserver import NatsServer
 from leasehold.services.processes import EXIT_CORRUPT, EXIT_IN_USE, ROLES
 from leasehold.services.verify import check_chain, check_heads, heads_in
 
@@ -52,14 +52,18 @@ Say = Callable[[str], None]
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What was asked for. `nats`: the URL of a running server to use instead of starting one."""
+    """What was asked for. `nats`: the URLs (with commas between them) of running servers to use instead of starting one;
+    `credentials`: the directory of the credentials for them; `replicas`: on how many servers the log is kept;
+    `allocators`: how many are started here.
+    """
 
     data: Path
     cluster: str
     host: str
     nats: str = ""
-    nats_user: str = USER
-    nats_password: str = ""
+    credentials: str = ""
+    replicas: int = 1
+    allocators: int = 1
 
 
 class Up:
@@ -70,7 +74,7 @@ class Up:
         self._options = options
         self._say = say
         self._server: NatsServer | None = None
-        self._info = home.ConnectionInfo(url="", user="", password="", cluster="")
+        self._info = home.ConnectionInfo(url="", cluster="")
         self._children: dict[str, asyncio.subprocess.Process] = {}
         self._stopping = asyncio.Event()
         self._failure: LeaseholdError | None = None
@@ -126,18 +130,20 @@ class Up:
     async def _start_bus(self) -> None:
         data = home.make_private_dir(self._options.data)
         before = _known_connection(data)
-        is_ours = not self._options.nats
-        if is_ours:
-            keeps = before is not None and before.own_server and before.user == USER
-            secret = before.password if before is not None and keeps else home.new_secret()
-            self._server = await _start_server(data, secret, _port_of(before))
-            url, user, password = self._server.url, USER, secret
+        options = self._options
+        if options.nats:
+            url = options.nats
         else:
-            url, user, password = self._options.nats, self._options.nats_user, self._options.nats_password
+            users = credentials.ensure_own(
+                data, cluster=options.cluster, host=options.host, operator=home.own_principal()
+            )
+            self._server = await _start_server(data, options.cluster, users, _port_of(before))
+            url = self._server.url
         info = home.ConnectionInfo(
-            url=url, user=user, password=password, cluster=self._options.cluster, data=str(data), own_server=is_ours
-        )
-        await _prepare_streams(info, data)
+            url=url, cluster=options.cluster, data=str(data), own_server=not options.nats,
+            credentials=str(Path(options.credentials).absolute()) if options.credentials else "",
+        )  # fmt: skip
+        await _prepare_streams(info, data, options.replicas)
         home.write_connection(data, info)
         home.leave_pointer(data)
         self._info = info
@@ -152,7 +158,8 @@ class Up:
             if time.monotonic() - started_s < CALM_S:
                 await asyncio.sleep(RESTART_S_MIN)
             port = urlparse(self._info.url).port or -1
-            self._server = server = NatsServer(self._options.data, secret=self._info.password, port=port)
+            users = credentials.registered(self._options.data)
+            self._server = server = _server(self._options.data, self._options.cluster, users, port)
             await server.start()
             # What it has lost of the log, if anything, the readers see.
 
@@ -165,7 +172,7 @@ class Up:
         while True:
             try:
                 async with Client(self._options.data) as client:
-                    ledger = JetStreamLedger(client.connection, client.subjects)
+                    ledger = client.ledger()
                     try:
                         await check_chain(ledger)
                         return
@@ -279,31 +286,37 @@ def _port_of(info: home.ConnectionInfo | None) -> int:
     return port
 
 
-async def _start_server(data: Path, secret: str, port: int) -> NatsServer:
-    server = NatsServer(data, secret=secret, port=port)
+def _server(data: Path, cluster: str, users: list[permissions.User], port: int) -> NatsServer:
+    keeper = credentials.own_credential(home.ConnectionInfo(url="", cluster=cluster, data=str(data)), "keeper")
+    return NatsServer(data, users=permissions.render(users, cluster), probe=keeper, port=port)
+
+
+async def _start_server(data: Path, cluster: str, users: list[permissions.User], port: int) -> NatsServer:
+    server = _server(data, cluster, users, port)
     try:
         await server.start()
     except ServerStartError:
         if port == -1:
             raise
-        server = NatsServer(data, secret=secret)
+        server = _server(data, cluster, users, -1)
         await server.start()
     return server
 
 
-async def _prepare_streams(info: home.ConnectionInfo, data: Path) -> None:
+async def _prepare_streams(info: home.ConnectionInfo, data: Path, replicas: int) -> None:
     """Make the streams unless there should be some: a log that was read before is never begun anew.
 
     Raises:
         LeaseholdError: the log is not the one that was read before, or cannot be used.
     """
     heads = await heads_in(data)
-    connection = await connect(info.url, user=info.user, password=info.password, name="up")
+    keeper = credentials.own_credential(info, "keeper")
+    connection = await connect(info.urls, credential=keeper, name="up")
     subjects = Subjects(info.cluster)
     try:
         if heads:
             await check_heads(JetStreamLedger(connection, subjects), heads)
-        await ensure_streams(connection, subjects)
+        await ensure_streams(connection, subjects, replicas=replicas)
     finally:
         await disconnect(connection)
 
@@ -313,10 +326,13 @@ def _check(options: Options) -> None:
     identities.parse_host(options.host)
     Subjects(options.cluster)
     home.own_principal()
+    if bool(options.nats) != bool(options.credentials):
+        raise InvalidInputError("a server that is not ours is joined with --nats and --credentials DIR", field="nats")
     try:
-        if options.nats and not urlparse(options.nats).hostname:
-            raise InvalidInputError(f"{options.nats!r} names no server; one looks like nats://host:4222", field="nats")
-        urlparse(options.nats).port  # noqa: B018 - raises where it makes no sense
+        for url in options.nats.split(",") if options.nats else ():
+            if not urlparse(url).hostname:
+                raise InvalidInputError(f"{url!r} names no server; one looks like nats://host:4222", field="nats")
+            urlparse(url).port  # noqa: B018 - raises where it makes no sense
     except ValueError as error:
         raise InvalidInputError(f"{options.nats!r} cannot be read ({error})", field="nats") from error
 
@@ -343,7 +359,7 @@ def weaker_promises(options: Options) -> list[str]:
             f"host {options.host} is only watched: a device counts as free when no user of it is seen, "
             f"and that is looked at every {limits.RESCAN_MS // 1000} s at least"
         ),
-        "every local process that can read the data directory may speak in any principal's name",
+        "who can read the data directory has the keys of all who run here: they are files of this user (mode 0600)",
     ]
     if options.nats:
         told[0] = "the given NATS server decides how safe the log is: its replicas and sync_interval are not ours"

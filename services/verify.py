@@ -28,11 +28,13 @@ from leasehold.events.subjects import Subjects
 from leasehold.projections.replay import Replay
 from leasehold.projections.snapshots import encode_state
 from leasehold.projections.state import State
-from leasehold.services import home
-from leasehold.services.connection import Connection, connect, disconnect
+from leasehold.services import permissions
+from leasehold.services.client import Client
+from leasehold.services.connection import connect, disconnect
+from leasehold.services.credentials import new_credential
 from leasehold.services.ledger.jetstream import JetStreamLedger
 from leasehold.services.ledger.port import Entry, Ledger
-from leasehold.services.natsserver import USER, NatsServer
+from leasehold.services.natsserver import NatsServer
 from leasehold.services.store import FoldStore
 
 STORES: Final = ("allocator.sqlite", "query.sqlite")
@@ -362,7 +364,7 @@ async def copy_of(data: Path) -> AsyncIterator[Path]:
     if not any((data / name).exists() for name in ("jetstream", *STORES)):
         raise UnavailableError(f"{data} holds no ledger: nothing was started there")
     # The lock is held while the copy is made, so that nothing starts in between.
-    server = NatsServer(data, secret=home.new_secret(), lock_wait_s=0.5)
+    server = NatsServer(data, users={}, lock_wait_s=0.5)
     try:
         folder = await _locked_copy(server, data)
         try:
@@ -406,32 +408,28 @@ async def verify_at_rest(data: Path, cluster: str, progress: Progress) -> Report
     """
     async with copy_of(data) as folder:
         witnesses, problem = await witnesses_in(folder)
-        secret = home.new_secret()
-        async with NatsServer(folder, secret=secret, sync_always=False) as server:
-            connection = await connect(server.url, user=USER, password=secret, name="verify")
+        reader = new_credential("query", "verify", cluster)
+        users = permissions.render([reader.user], cluster)
+        async with NatsServer(folder, users=users, probe=reader, sync_always=False) as server:
+            connection = await connect(server.url, credential=reader, name="verify")
             try:
-                report = await _check(connection, cluster, witnesses, progress)
+                report = await _check(JetStreamLedger(connection, Subjects(cluster)), witnesses, progress)
             finally:
                 await disconnect(connection)
     # What is wrong with the log matters more than what is wrong with what was made of it.
     return report if report.problem else msgspec.structs.replace(report, problem=problem)
 
 
-async def verify_live(info: home.ConnectionInfo, witnesses: list[Witness], progress: Progress) -> Report:
-    """Check the ledger behind a connection while it is in use.
+async def verify_live(client: Client, witnesses: list[Witness], progress: Progress) -> Report:
+    """Check the ledger behind an open client while it is in use.
 
     Raises:
         LeaseholdError: it cannot be reached.
     """
-    connection = await connect(info.url, user=info.user, password=info.password, name="verify")
-    try:
-        return await _check(connection, info.cluster, witnesses, progress)
-    finally:
-        await disconnect(connection)
+    return await _check(client.ledger(), witnesses, progress)
 
 
-async def _check(connection: Connection, cluster: str, witnesses: list[Witness], progress: Progress) -> Report:
-    ledger = JetStreamLedger(connection, Subjects(cluster))
+async def _check(ledger: Ledger, witnesses: list[Witness], progress: Progress) -> Report:
     try:
         return await check_ledger(ledger, witnesses, progress)
     except CorruptLedgerError as error:

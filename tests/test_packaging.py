@@ -43,9 +43,11 @@ def names_in(wheel: Path) -> set[str]:
 
 
 def test_exactly_the_package_is_shipped(wheel: Path) -> None:
-    """Every module, statement file and type marker that git has is in the wheel, and nothing besides the licence."""
+    """Every module, statement file and type marker that git has is in the wheel, and the server's configuration."""
     shipped = {name for name in names_in(wheel) if ".dist-info/" not in name}
-    expected = {_shipped_as(name) for name in tree.files(tracked_only=True) if name.endswith(SHIPPED)} - {""}
+    tracked = tree.files(tracked_only=True)
+    expected = {_shipped_as(name) for name in tracked if name.endswith(SHIPPED)} - {""}
+    expected |= {f"leasehold/nats/{Path(name).name}" for name in tracked if name.startswith("deploy/nats/")}
     assert shipped == expected
     assert len(expected) > 40
     assert {"leasehold/__init__.py", "leasehold/py.typed"} < expected
@@ -56,6 +58,11 @@ def _shipped_as(name: str) -> str:
     if name.startswith(tuple(f"{layer}/" for layer in tree.LAYERS)):
         return f"leasehold/{name}"
     return name.removeprefix("src/") if name.startswith("src/leasehold/") else ""
+
+
+def test_the_configuration_goes_with_it(wheel: Path) -> None:
+    """The server's configuration and the table of permissions are in the wheel."""
+    assert {"leasehold/nats/server.conf", "leasehold/nats/permissions.toml"} < names_in(wheel)
 
 
 def test_the_licence_goes_with_it(wheel: Path) -> None:

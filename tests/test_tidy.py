@@ -308,6 +308,9 @@ def test_links() -> None:
         assert link.is_symlink(), f"{link} is no link"
         assert str(link.readlink()) == f"../../{layer}"
         assert (link / "__init__.py").is_file()
+    nats = tree.ROOT / "src" / "leasehold" / "nats"
+    assert str(nats.readlink()) == "../../deploy/nats"
+    assert (nats / "server.conf").is_file()
 
 
 def test_words() -> None:

@@ -79,11 +79,11 @@ def cli() -> None:
 @click.option("--data", metavar="DIR", help="Where everything is kept (or LEASEHOLD_DATA).")
 @click.option("--cluster", default=home.DEFAULT_CLUSTER, show_default=True, help="Name of the cluster.")
 @click.option("--host", default="", help="Name of this host (or LEASEHOLD_HOST); by default the machine's.")
-@click.option("--nats", default="", metavar="URL", help="Use this running NATS server instead of starting one.")
-@click.option("--nats-user", default="leasehold", show_default=True, help="User on that server.")
-@click.option("--nats-password", default="", envvar="LEASEHOLD_NATS_PASSWORD", help="Password on that server.")
+@click.option("--nats", default="", metavar="URL[,URL]", help="Use these running NATS servers instead of starting one.")
+@click.option("--credentials", default="", metavar="DIR", help="The keys for them: keeper.json, allocator.json, …")
+@click.option("--replicas", type=click.IntRange(1, 5), default=1, show_default=True, help="On how many of them the log is.")
 @_asynchronous
-async def up(data: str | None, cluster: str, host: str, nats: str, nats_user: str, nats_password: str) -> None:
+async def up(data: str | None, cluster: str, host: str, nats: str, credentials: str, replicas: int) -> None:
     """Start everything on this machine, and keep it running until Ctrl-C."""
     from leasehold.services.cli.starting import run_up
     from leasehold.services.up import Options
@@ -94,8 +94,8 @@ async def up(data: str | None, cluster: str, host: str, nats: str, nats_user: st
         cluster=cluster,
         host=host or home.own_host(),
         nats=nats,
-        nats_user=nats_user,
-        nats_password=nats_password,
+        credentials=credentials,
+        replicas=replicas,
     )
     await run_up(options)
 

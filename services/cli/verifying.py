@@ -38,14 +38,14 @@ async def run_verify(data: Path, *, as_json: bool) -> bool:
         info = None
     with _progress() as progress:
         if info is not None and not info.own_server:
-            return _show(await verify.verify_live(info, await _live_witness(data), progress), data, as_json=as_json)
+            return _show(await _verify_live(data, progress), data, as_json=as_json)
         try:
             # A copied directory still names the bus of the original, so being in use counts, not being named.
             report = await verify.verify_at_rest(data, info.cluster if info else home.DEFAULT_CLUSTER, progress)
         except StoreInUseError:
             if info is None:
                 raise
-            report = await verify.verify_live(info, await _live_witness(data), progress)
+            report = await _verify_live(data, progress)
     return _show(report, data, as_json=as_json)
 
 
@@ -57,14 +57,13 @@ def _show(report: verify.Report, data: Path, *, as_json: bool) -> bool:
     return not report.problem
 
 
-async def _live_witness(data: Path) -> list[verify.Witness]:
+async def _verify_live(data: Path, progress: verify.Progress) -> verify.Report:
     async with Client(data) as client:
         status = await client.status()
-    return [
-        verify.Witness(
+        witness = verify.Witness(
             name="the query service", ledger_id=status.ledger_id, sequence=status.sequence, chain=status.chain
         )
-    ]
+        return await verify.verify_live(client, [witness], progress)
 
 
 def _tell(report: verify.Report, data: Path) -> None:

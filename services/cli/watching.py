@@ -11,12 +11,11 @@ from leasehold.events.record import Record
 from leasehold.events.views import HistoryRow
 from leasehold.projections.telling import tell
 from leasehold.services.client import Client
-from leasehold.services.ledger.jetstream import JetStreamLedger
 
 
 async def follow(client: Client, since: int | None) -> AsyncIterator[HistoryRow]:
     """Every event behind position `since` (`None`: from now on), for ever."""
-    ledger = JetStreamLedger(client.connection, client.subjects)
+    ledger = client.ledger()
     after = await ledger.last_sequence() if since is None else max(0, sequence_of(since) - 1)
     try:
         async with contextlib.aclosing(ledger.follow(after)) as batches:

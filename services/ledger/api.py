@@ -84,13 +84,13 @@ Kind = TypeVar("Kind", StreamInfo, StoredReply, ConsumerReply, PurgeReply)
 
 
 async def call(connection: Connection, subject: str, request: object, kind: type[Kind]) -> Kind:
-    """Ask `$JS.API.<subject>`.
+    """Ask JetStream: `$JS.API.<subject>`, or what leads there from the account that the connection is in.
 
     Raises:
         UnavailableError: no answer, or one that only says that the server cannot answer now.
     """
     body = b"" if request is None else msgspec.json.encode(request)
-    reply = await connection.ask(f"$JS.API.{subject}", body, timeout_s=API_TIMEOUT_S)
+    reply = await connection.ask(f"{connection.api_prefix}.{subject}", body, timeout_s=API_TIMEOUT_S)
     if reply.status:
         raise UnavailableError(f"nobody answers {subject} (status {reply.status})")
     try:

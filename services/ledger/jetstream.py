@@ -28,10 +28,14 @@ _LAST: Final = re.compile(r"wrong last sequence: ([0-9]+)")
 class JetStreamLedger:
     """One handle on the stream LEDGER, through a connection that stays its owner's."""
 
-    def __init__(self, connection: Connection, subjects: Subjects) -> None:
-        """`streams.ensure_streams` must have made the stream, or accepted it, before."""
+    def __init__(self, connection: Connection, subjects: Subjects, *, tail: type[Tail] = Tail) -> None:
+        """`streams.ensure_streams` must have made the stream, or accepted it, before.
+
+        `tail`: how it is followed; by those in account `world`, who may only read, with `direct.DirectTail`.
+        """
         self._connection = connection
         self._subjects = subjects
+        self._tail = tail
         self._tails: set[Tail] = set()
         self._closed = False
         self._last_complaint = ""
@@ -95,7 +99,7 @@ class JetStreamLedger:
 
     async def follow(self, after: int) -> AsyncGenerator[list[Entry], None]:
         """See `port.Ledger`."""
-        tail = Tail(self._connection, LEDGER_STREAM)
+        tail = self._tail(self._connection, LEDGER_STREAM)
         self._tails.add(tail)
         if self._closed:
             tail.close()

@@ -8,7 +8,7 @@ were lost on the way and the consumer is made anew; if only the former skips, th
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Final, NamedTuple
 
 from nats.aio.subscription import Subscription
@@ -141,13 +141,14 @@ class _Session:
         elif reply:
             self._asked_for_more = reply.decode()
         else:
-            last = _header(headers, _LAST_CONSUMER)
+            last = header(headers, _LAST_CONSUMER)
             if last and int(last) != self._delivered:
                 self.fail("messages were lost on the way")
-            self._asked_for_more = _header(headers, _STALLED).decode() or self._asked_for_more
+            self._asked_for_more = header(headers, _STALLED).decode() or self._asked_for_more
 
 
-def _header(headers: bytes, name: bytes) -> bytes:
+def header(headers: bytes, name: bytes) -> bytes:
+    """The value of a header in raw headers, b"" if it is not there; `name` ends in a colon."""
     _, found, rest = headers.partition(b"\r\n" + name)
     return rest.partition(b"\r\n")[0].strip() if found else b""
 
@@ -158,14 +159,14 @@ class Tail:
     def __init__(self, connection: Connection, stream: str) -> None:
         self._connection = connection
         self._stream = stream
-        self._session: _Session | None = None
+        self._ended: Callable[[str], None] | None = None
         self._closed = asyncio.Event()
 
     def close(self) -> None:
         """End `session` for good."""
         self._closed.set()
-        if self._session is not None:
-            self._session.fail("closed")
+        if self._ended is not None:
+            self._ended("closed")
 
     @property
     def closed(self) -> bool:
@@ -178,7 +179,7 @@ class Tail:
         Ends when the consumer is of no use any more, or cannot be made now: make another from where this one ended.
         """
         session = _Session(self._connection, self._stream)
-        self._session = session
+        self._ended = session.fail
         try:
             await session.open(after)
             while not self.closed:
@@ -187,7 +188,7 @@ class Tail:
             if not self.closed:
                 _log.info("reading of %s is interrupted: %s", self._stream, error)
         finally:
-            self._session = None
+            self._ended = None
             await session.close()
 
     async def pause(self, pause_s: float = PAUSE_S) -> None:

@@ -24,8 +24,10 @@ from leasehold.events.errors import UnavailableError
 from leasehold.events.questions import QUESTIONS, Reading
 from leasehold.events.subjects import Subjects
 from leasehold.services.connection import Connection, Reply, connect, disconnect
-from tests.support.damage_bus import CONTROL_LINE_MAX, RawBus, bodies_like, credentials, published
+from leasehold.services.home import read_connection
+from tests.support.damage_bus import CONTROL_LINE_MAX, RawBus, bodies_like, published
 from tests.support.running import HOST, RunningUp, leasehold, running_up
+from tests.support.servers import TESTER, let_in
 
 SUBJECTS = Subjects("local")
 ASK_S = 5.0
@@ -34,14 +36,14 @@ LOG_BYTES_MAX = 512 * 1024
 
 
 class Bus:
-    """A running `up`, and a client of its bus with the real credentials."""
+    """A running `up`, and a client of its bus that the server refuses nothing."""
 
     def __init__(self, up: RunningUp) -> None:
         self.up = up
         self.pids = up.children()
         self._runner = asyncio.Runner()
-        info = credentials(up.data)
-        self.client = self._runner.run(connect(info.url, user=info.user, password=info.password, name="hostile"))
+        self._runner.run(let_in(up.data, self.pids["nats-server"], TESTER))
+        self.client = self._runner.run(connect(read_connection(up.data).url, credential=TESTER, name="hostile"))
 
     def close(self) -> None:
         self._runner.run(disconnect(self.client))
@@ -205,7 +207,7 @@ def test_subjects_and_wires_of_garbage(bus: Bus) -> None:
             await client.publish(SUBJECTS.request("mallory", "lease"), b"x" * 10_000_000)
 
     bus.run(too_large)
-    with RawBus(bus.up.data) as raw:
+    with RawBus(bus.up.data, TESTER) as raw:
         for verb in (*codec.VERBS, *QUESTIONS):
             subject = SUBJECTS.request("mallory", verb).encode()
             raw.publish(subject, b"{}")
@@ -228,7 +230,7 @@ def test_subjects_and_wires_of_garbage(bus: Bus) -> None:
 
 
 def _refused_by_server(bus: Bus, send: Callable[[RawBus], None]) -> None:
-    with RawBus(bus.up.data) as raw:
+    with RawBus(bus.up.data, TESTER) as raw:
         try:
             send(raw)
         except ConnectionError:
@@ -349,7 +351,7 @@ def test_heartbeats_of_garbage(bus: Bus) -> None:
     chance = random.Random(seed)
     huge = b'{"run":99999999999999999999999,"counter":-1}'
     bodies = [b"", b"null", b"[]", b'{"run":"x"}', huge, b"\xff", b"[" * 9_000]
-    with RawBus(bus.up.data) as raw:
+    with RawBus(bus.up.data, TESTER) as raw:
         for number in range(5_000):
             host = HOST if chance.random() < 0.5 else f"ghost{number}"
             body = chance.choice(bodies) if chance.random() < 0.7 else b'{"run":%d,"counter":0}' % number
@@ -368,7 +370,7 @@ def _waves(data: Path, *, wait: bool) -> Iterator[int]:
     messages = [garbage, garbage, garbage, json.dumps(GOOD["lease"]).encode()] * (AT_A_TIME // 4)
     subject, inbox = SUBJECTS.request("flooder", "lease").encode(), b"_INBOX.flood"
     wave = b"".join(published(subject, message, inbox) for message in messages)
-    with RawBus(data) as raw:
+    with RawBus(data, TESTER) as raw:
         if wait:
             raw.listen(inbox)
         for sent in range(0, FLOOD, AT_A_TIME):

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from leasehold.services.credentials import ensure_own
 from tests.support.not_run import not_run
 from tests.support.running import HOST, Done, RunningUp, leasehold, running_up
 
 LONG = "x" * 100_000
 BINARY = os.fsdecode(b"\xff\xfe\x80")
 FILES = [
-    b"", b"{", b"[]", b"\xff\xfe", b'{"url":1}', b'{"url":"nats://h:99999","user":"","password":"","cluster":"c"}'
+    b"", b"{", b"[]", b"\xff\xfe", b'{"url":1}', b'{"url":"nats://h:99999","cluster":"c"}'
 ]  # fmt: skip
 PLACES = [
     "/proc/leasehold", "/sys/leasehold", "/dev/null/leasehold", "/tmp/" + "x" * 5_000, "/tmp/a\nb", f"/tmp/{BINARY}"
@@ -171,8 +172,8 @@ def test_a_connection_that_leads_nowhere(tmp_path: Path, words: bytes | None) ->
         answering.start()
     data = tmp_path / "data"
     data.mkdir()
-    info = {"url": f"nats://127.0.0.1:{port}", "user": "leasehold", "password": "12345678", "cluster": "local"}
-    (data / "connection.json").write_text(json.dumps(info))
+    (data / "connection.json").write_text(json.dumps({"url": f"nats://127.0.0.1:{port}", "cluster": "local"}))
+    ensure_own(data, cluster="local", host="h1", operator="me")
     try:
         done = leasehold(data, "lease", "a", "--for", "x", timeout_s=20)
         assert done.code == 4, done.err

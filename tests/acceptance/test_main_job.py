@@ -30,8 +30,11 @@ def test_up_says_what_it_did(up: RunningUp) -> None:
     for expected in (str(up.data), "nats://127.0.0.1:", "weaker here", "devices", "leasehold lease"):
         assert expected in up.text
     assert set(up.children()) == {"nats-server", "allocator", "query", "watcher"}
-    for name in ("connection.json", "nats-server.conf", "allocator.sqlite", "query.sqlite"):
-        assert (up.data / name).stat().st_mode & 0o077 == 0, name
+    kept = [up.data / name for name in ("connection.json", "principals.json", "allocator.sqlite", "query.sqlite")]
+    keys = sorted((up.data / "credentials").iterdir())
+    assert [path.stem for path in keys] == ["agent", "allocator", "keeper", "operator", "query"]
+    for path in [*kept, *keys, *(up.data / "nats").iterdir()]:
+        assert path.stat().st_mode & 0o077 == 0, path
 
 
 def test_devices_are_those_of_this_machine(up: RunningUp) -> None:

@@ -21,6 +21,7 @@ from leasehold.projections.state import State
 from leasehold.services.connection import Connection, connect
 from leasehold.services.ledger.jetstream import JetStreamLedger
 from tests.bench.cluster import HOST, cluster, paper_device
+from tests.support.servers import TESTER
 
 ROUNDS = 5
 ROUND_S = 1.0
@@ -108,11 +109,8 @@ _keep: list[asyncio.Task[None]] = []
 
 async def connect_like(connection: Connection) -> Connection:
     """Another connection to the same server."""
-    options = connection.options
-    return await connect(
-        f"nats://{connection.connected_url.netloc}" if connection.connected_url else "",
-        user=str(options["user"]), password=str(options["password"]), name="bench responder",
-    )  # fmt: skip
+    url = f"nats://{connection.connected_url.netloc}" if connection.connected_url else ""
+    return await connect(url, credential=TESTER, name="bench responder")
 
 
 async def _measure_requests(connection: Connection, subjects: Subjects) -> None:

@@ -14,11 +14,13 @@ from leasehold.events.devices import DeviceDescription
 from leasehold.events.identities import DeviceKey, HostName
 from leasehold.events.subjects import Subjects
 from leasehold.projections.reporting import Reporter
-from leasehold.services import home
+from leasehold.services import home, permissions
 from leasehold.services.connection import Connection, connect, disconnect
+from leasehold.services.credentials import ensure_own
 from leasehold.services.ledger.streams import ensure_streams
 from leasehold.services.lifeline import tied_to_us
-from leasehold.services.natsserver import USER, NatsServer
+from leasehold.services.natsserver import NatsServer
+from tests.support.servers import TESTER
 
 HOST = HostName("bench")
 _DEVICES_PER_BUS = 32
@@ -40,12 +42,14 @@ def paper_device(number: int) -> DeviceDescription:
 @asynccontextmanager
 async def cluster(data: Path, devices: int) -> AsyncIterator[tuple[Connection, Subjects]]:
     """A server, an allocator, and a host with so many devices; a connection to it all."""
-    secret = home.new_secret()
     subjects = Subjects("bench")
-    async with NatsServer(data, secret=secret) as server:
-        info = home.ConnectionInfo(url=server.url, user=USER, password=secret, cluster="bench", data=str(data))
-        home.write_connection(data, info)
-        connection = await connect(server.url, user=USER, password=secret, name="bench")
+    data.mkdir(exist_ok=True)
+    texts = dict(permissions.render(ensure_own(data, cluster="bench", host=HOST, operator="bench"), "bench"))
+    # Who measures speaks as everybody, from the account of the streams.
+    texts["ledger"] = texts["ledger"].replace("[\n", f"[\n  {{nkey: {TESTER.user.public_key}}}\n", 1)
+    async with NatsServer(data, users=texts, probe=TESTER) as server:
+        home.write_connection(data, home.ConnectionInfo(url=server.url, cluster="bench", data=str(data)))
+        connection = await connect(server.url, credential=TESTER, name="bench")
         await ensure_streams(connection, subjects)
         allocator = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "leasehold.services.processes", "allocator", "--data", str(data), "--host", HOST,

@@ -10,7 +10,7 @@ import pytest
 from leasehold.events.errors import UnavailableError
 from leasehold.services import connection
 from tests.support.proxy import Flow, proxy_to
-from tests.support.servers import SECRET, connected, server_at
+from tests.support.servers import TESTER, connected, server_at
 
 
 async def test_nothing_is_kept_for_later(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ async def test_an_error_of_the_server_does_not_close_for_good(tmp_path: Path) ->
     errors: list[str] = []
     async with server_at(tmp_path / "data") as server, proxy_to(server.url) as proxy:
         client = await connection.connect(
-            proxy.url, user="leasehold", password=SECRET, name="slow", on_error=lambda error: errors.append(str(error))
+            proxy.url, credential=TESTER, name="slow", on_error=lambda error: errors.append(str(error))
         )
         try:
             back = asyncio.Event()
@@ -122,7 +122,7 @@ async def test_closing_does_not_wait_for_a_server_that_reads_nothing() -> None:
     # A small buffer on the reading side, so that the socket is full at once.
     listener = await asyncio.start_server(deaf, "127.0.0.1", 0, limit=1_024)
     port = listener.sockets[0].getsockname()[1]
-    client = await connection.connect(f"nats://127.0.0.1:{port}", user="any", password="any", name="deaf")
+    client = await connection.connect(f"nats://127.0.0.1:{port}", credential=TESTER, name="deaf")
     for _ in range(12):
         await client.publish("some.subject", b"x" * 1_000_000)
     async with asyncio.timeout(20):
@@ -138,4 +138,4 @@ async def test_closing_does_not_wait_for_a_server_that_reads_nothing() -> None:
 async def test_an_unreachable_server_is_told_in_time() -> None:
     """Where nobody listens, connecting ends with its bound and says why."""
     with pytest.raises(UnavailableError, match=r"within 0\.3 s"):
-        await connection.connect("nats://127.0.0.1:1", user="any", password="any", name="lost", timeout_s=0.3)
+        await connection.connect("nats://127.0.0.1:1", credential=TESTER, name="lost", timeout_s=0.3)

@@ -16,10 +16,11 @@ import pytest
 from leasehold.events.errors import InvalidInputError, ServerStartError, StoreInUseError, UnavailableError
 from leasehold.projections.appending import Said
 from leasehold.services import connection
+from leasehold.services.credentials import new_credential
 from leasehold.services.ledger.port import Entry
 from leasehold.services.ledger.streams import ensure_streams
-from leasehold.services.natsserver import USER, NatsServer
-from tests.support.servers import SECRET, SUBJECTS, connected, ledger_at, server_at, wait_until_gone
+from leasehold.services.natsserver import NatsServer
+from tests.support.servers import SUBJECTS, connected, ledger_at, server_at, wait_until_gone
 
 LAUNCHER = """
 import asyncio, sys
@@ -27,7 +28,7 @@ from pathlib import Path
 from leasehold.services.natsserver import NatsServer
 
 async def main():
-    async with NatsServer(Path(sys.argv[1]), secret=sys.argv[2]) as server:
+    async with NatsServer(Path(sys.argv[1]), users={"ledger": "users: []\\n", "world": "users: []\\n"}) as server:
         print(server.pid, flush=True)
         await server.wait()
 
@@ -38,7 +39,7 @@ PIDS_AHEAD = 2_000
 
 def launch(data: Path) -> tuple[subprocess.Popen[str], int]:
     """A launcher in a process of its own, and the process id of its server."""
-    command = [sys.executable, "-c", LAUNCHER, str(data), SECRET]
+    command = [sys.executable, "-c", LAUNCHER, str(data)]
     launcher = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert launcher.stdout is not None
     return launcher, int(launcher.stdout.readline())
@@ -62,8 +63,8 @@ async def test_a_server_answers_and_ends(tmp_path: Path) -> None:
         async with connected(server.url) as client:
             assert client.is_connected
         assert stat.S_IMODE(data.stat().st_mode) == 0o700
-        assert stat.S_IMODE((data / "nats-server.conf").stat().st_mode) == 0o600
-        assert SECRET not in Path(f"/proc/{pid}/cmdline").read_text()
+        for path in (data / "nats").iterdir():
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
         await server.stop()
         assert wait_until_gone(pid, 0.0)
     await server.stop()
@@ -167,12 +168,11 @@ async def test_a_killed_server_has_everything_when_it_is_back(tmp_path: Path) ->
         assert entries == [Entry(number + 1, b"record %d" % number) for number in range(100)]
 
 
-async def test_nobody_gets_in_without_the_password(tmp_path: Path) -> None:
-    """Without, or with a wrong, password a connection is refused at once, and a raw client may not publish."""
+async def test_nobody_gets_in_without_a_key(tmp_path: Path) -> None:
+    """Without a key, or with one that is not registered, a connection is refused at once; a raw one may not publish."""
     async with server_at(tmp_path / "data") as server:
-        for password in ("", "not-the-password"):
-            with pytest.raises(UnavailableError, match=r"(?i)authorization violation"):
-                await connection.connect(server.url, user=USER, password=password, name="intruder")
+        with pytest.raises(UnavailableError, match=r"(?i)authorization violation"):
+            await connection.connect(server.url, credential=new_credential("keeper", "test", "test"), name="intruder")
         reader, writer = await asyncio.open_connection("127.0.0.1", urlparse(server.url).port)
         writer.write(b'CONNECT {"verbose":false}\r\nPUB leasehold.test.ledger 1\r\nx\r\n')
         told = await asyncio.wait_for(reader.read(), 20)
@@ -181,13 +181,10 @@ async def test_nobody_gets_in_without_the_password(tmp_path: Path) -> None:
         await writer.wait_closed()
 
 
-def test_values_that_could_not_stand_in_a_configuration_are_refused(tmp_path: Path) -> None:
-    """A password that the server would read as something else (a hash, a variable, a quote), or too short a one."""
-    for secret in ("", "short", "$2a$11$abcdefgh", 'quote"quote', "two words", "x" * 129):
-        with pytest.raises(InvalidInputError):
-            NatsServer(tmp_path, secret=secret)
+def test_a_name_that_could_not_stand_in_a_configuration_is_refused(tmp_path: Path) -> None:
+    """A directory whose name the server would read as something else."""
     with pytest.raises(InvalidInputError):
-        NatsServer(tmp_path / "new\nline", secret=SECRET)
+        NatsServer(tmp_path / "new\nline", users={})
 
 
 async def test_the_lock_names_no_one_when_it_cannot(tmp_path: Path) -> None:

@@ -18,11 +18,11 @@ from leasehold.services.connection import connect, disconnect
 from leasehold.services.ledger import api
 from leasehold.services.ledger.jetstream import JetStreamLedger
 from leasehold.services.ledger.streams import ensure_streams
-from leasehold.services.natsserver import USER, NatsServer
+from tests.support.servers import TESTER, server_at
 
-STREAMS = Path("jetstream") / "$G" / "streams"
+STREAMS = Path("jetstream") / "ledger" / "streams"
 STORES = ("allocator.sqlite", "query.sqlite")
-_NOT_COPIED = shutil.ignore_patterns(".lock", "ports", "*.log", "nats-server.*")
+_NOT_COPIED = shutil.ignore_patterns(".lock", "ports", "*.log", "nats-server.*", "nats")
 _HEADER_BIT = 1 << 31
 _HASH_BYTES = 8
 
@@ -121,9 +121,8 @@ def _head_in(store: Path) -> int:
 
 async def log_in(data: Path, cluster: str = home.DEFAULT_CLUSTER) -> list[bytes]:
     """All records of a data directory that nobody uses."""
-    secret = home.new_secret()
-    async with NatsServer(data, secret=secret, sync_always=False) as server:
-        connection = await connect(server.url, user=USER, password=secret, name="damage")
+    async with server_at(data) as server:
+        connection = await connect(server.url, credential=TESTER, name="damage")
         try:
             ledger = JetStreamLedger(connection, Subjects(cluster))
             bodies = [await ledger.read(sequence + 1) for sequence in range(await ledger.last_sequence())]
@@ -137,9 +136,8 @@ async def rewrite_log(
 ) -> None:
     """Replace the log by a changed one, through the server itself: nothing of the server's own tells of it."""
     bodies = change(await log_in(data, cluster))
-    secret = home.new_secret()
-    async with NatsServer(data, secret=secret, sync_always=False) as server:
-        connection = await connect(server.url, user=USER, password=secret, name="damage")
+    async with server_at(data) as server:
+        connection = await connect(server.url, credential=TESTER, name="damage")
         try:
             await connection.ask(f"$JS.API.STREAM.DELETE.{LEDGER_STREAM}", timeout_s=api.API_TIMEOUT_S)
             await ensure_streams(connection, Subjects(cluster))

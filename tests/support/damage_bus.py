@@ -1,15 +1,17 @@
 """Hostile bytes on the bus: what somebody with valid credentials, or with none of our client's manners, can send."""
 
+import base64
 import json
 import socket
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlparse
 
+import nkeys
 from hypothesis import strategies as st
 
 from leasehold.services import home
-from leasehold.services.home import ConnectionInfo
+from leasehold.services.credentials import Credential
 
 CONTROL_LINE_MAX = 4096
 """What the server takes as the line before a payload."""
@@ -18,14 +20,19 @@ CONTROL_LINE_MAX = 4096
 class RawBus:
     """A socket to the server that says what it likes."""
 
-    def __init__(self, data: Path) -> None:
-        """Connects and shows the credentials of the data directory."""
+    def __init__(self, data: Path, credential: Credential) -> None:
+        """Connects to the bus of the data directory, and signs in."""
         info = home.read_connection(data)
         url = urlparse(info.url)
         self._socket = socket.create_connection((url.hostname or "", url.port or 0), timeout=10)
         self._file = self._socket.makefile("rb")
-        assert self._file.readline().startswith(b"INFO ")
-        options = {"verbose": False, "pedantic": False, "user": info.user, "pass": info.password, "headers": True}
+        told = self._file.readline()
+        assert told.startswith(b"INFO ")
+        signed = nkeys.from_seed(bytearray(credential.seed.encode())).sign(json.loads(told[5:])["nonce"].encode())
+        options = {
+            "verbose": False, "pedantic": False, "headers": True,
+            "nkey": credential.user.public_key, "sig": base64.urlsafe_b64encode(signed).decode().rstrip("="),
+        }  # fmt: skip
         self.send(b"CONNECT " + json.dumps(options).encode() + b"\r\nPING\r\n")
         self.settle()
 
@@ -81,11 +88,6 @@ class RawBus:
 def published(subject: bytes, body: bytes, reply: bytes = b"") -> bytes:
     """A message as it goes over the wire."""
     return b"PUB %s %s %d\r\n%s\r\n" % (subject, reply, len(body), body)
-
-
-def credentials(data: Path) -> ConnectionInfo:
-    """Those of the running `up`."""
-    return home.read_connection(data)
 
 
 _numbers = st.one_of(

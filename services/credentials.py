@@ -1,0 +1,207 @@
+"""Keys: who may come to the bus, and with what he shows that it is he.
+
+A credential is a file of mode 0600 that holds one principal's secret key. The data directory holds only public keys, in
+`principals.json`, from which the server's users are made.
+"""
+
+import contextlib
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import nkeys
+
+from leasehold.events import limits
+from leasehold.events.errors import InvalidInputError, UnavailableError
+from leasehold.services import permissions
+from leasehold.services.home import ConnectionInfo, write_private
+from leasehold.services.permissions import User
+
+FOLDER: Final = "credentials"
+REGISTER_FILE: Final = "principals.json"
+CREDENTIAL_BYTES_MAX: Final = 64 * 1024
+_SEED_BYTES: Final = 32
+OWN_ROLES: Final = ("keeper", "allocator", "query", "agent", "operator")
+"""Whose credentials `up` makes and keeps in its data directory."""
+
+
+class Credential(msgspec.Struct, frozen=True, kw_only=True):
+    """What one principal shows to the bus of one cluster. `seed` is secret; `ca_pem`: whose certificates to believe."""
+
+    role: str
+    name: str
+    cluster: str
+    urls: tuple[str, ...]
+    seed: str
+    ca_pem: str = ""
+
+    @property
+    def principal(self) -> str:
+        """Who this is in subjects and in the log."""
+        return permissions.principal_of(self.role, self.name)
+
+    @property
+    def user(self) -> User:
+        """The public half."""
+        return User(role=self.role, name=self.name, public_key=public_key_of(self.seed))
+
+
+def new_seed() -> str:
+    """The secret key of a user: 256 random bits in the server's own form."""
+    return bytes(nkeys.encode_seed(secrets.token_bytes(_SEED_BYTES), nkeys.PREFIX_BYTE_USER)).decode()
+
+
+def public_key_of(seed: str) -> str:
+    """The public key that belongs to a seed.
+
+    Raises:
+        InvalidInputError: it is not the seed of a user.
+    """
+    try:
+        pair = nkeys.from_seed(bytearray(seed.encode()))
+        public = bytes(pair.public_key).decode()
+    except (nkeys.NkeysError, ValueError, TypeError, AttributeError) as error:
+        raise InvalidInputError("not the seed of a user", field="seed") from error
+    if not public.startswith("U"):
+        raise InvalidInputError("not the seed of a user", field="seed")
+    return public
+
+
+def new_credential(role: str, name: str, cluster: str, *, urls: tuple[str, ...] = (), ca_pem: str = "") -> Credential:
+    """A new key for a principal; nobody knows it yet.
+
+    Raises:
+        InvalidInputError: there is no such role, or the name cannot stand in a subject.
+    """
+    permissions.principal_of(role, name)
+    return Credential(role=role, name=name, cluster=cluster, urls=urls, seed=new_seed(), ca_pem=ca_pem)
+
+
+def write_credential(path: Path, credential: Credential) -> None:
+    """Write a credential that only its owner can read.
+
+    Raises:
+        InvalidInputError: it cannot be written there.
+    """
+    try:
+        write_private(path, msgspec.json.format(msgspec.json.encode(credential)) + b"\n")
+    except OSError as error:
+        raise InvalidInputError(f"{path} cannot be written ({error.strerror})", field="credentials") from error
+
+
+def read_credential(path: Path) -> Credential:
+    """A credential from its file.
+
+    Raises:
+        UnavailableError: there is no such file, or it cannot be read.
+        InvalidInputError: it holds no credential.
+    """
+    try:
+        with path.open("rb") as file:
+            body = file.read(CREDENTIAL_BYTES_MAX)
+    except OSError as error:
+        raise UnavailableError(
+            f"{path} cannot be read ({error.strerror}): name a file made by `leasehold credentials add`"
+        ) from error
+    try:
+        credential = msgspec.json.decode(body, type=Credential)
+        permissions.principal_of(credential.role, credential.name)
+        public_key_of(credential.seed)
+    except (msgspec.DecodeError, UnicodeDecodeError, InvalidInputError) as error:
+        raise InvalidInputError(f"{path} holds no credential ({error})", field="credentials") from error
+    return credential
+
+
+def path_of(info: ConnectionInfo, role: str) -> Path:
+    """Where the credential of one of an `up`'s own roles lies."""
+    return (Path(info.credentials) if info.credentials else Path(info.data) / FOLDER) / f"{role}.json"
+
+
+def own_credential(info: ConnectionInfo, role: str) -> Credential:
+    """The credential of one of an `up`'s own roles. Raises as `read_credential` does."""
+    return read_credential(path_of(info, role))
+
+
+# --- the register ---------------------------------------------------------------------------------------------------
+
+
+def registered(data: Path) -> list[User]:
+    """Everybody who is let in by the server of a data directory, in the order in which they came.
+
+    Raises:
+        UnavailableError: the register cannot be read.
+    """
+    path = data / REGISTER_FILE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[User])
+    except FileNotFoundError:
+        return []
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UnavailableError(f"{path} cannot be read ({error})") from error
+
+
+@contextlib.contextmanager
+def changing(data: Path) -> Iterator[list[User]]:
+    """The register, to be changed in place; written at the end, unless something was raised. One at a time."""
+    lock = os.open(data / f".{REGISTER_FILE}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        users = registered(data)
+        before = list(users)
+        yield users
+        if users != before:
+            write_private(data / REGISTER_FILE, msgspec.json.format(msgspec.json.encode(users)) + b"\n")
+    finally:
+        os.close(lock)
+
+
+def register(users: list[User], user: User) -> None:
+    """Let somebody in.
+
+    Raises:
+        InvalidInputError: there is one of that name already, or there are too many.
+    """
+    if any(each.principal == user.principal and each.account == user.account for each in users):
+        raise InvalidInputError(f"{user.principal} is there already; remove it first for a new key", field="name")
+    if len(users) >= limits.PRINCIPALS_MAX:
+        raise InvalidInputError(f"{len(users)} principals are the most that are possible", field="name")
+    users.append(msgspec.structs.replace(user, since_ns=time.time_ns()))
+
+
+def ensure_own(data: Path, *, cluster: str, host: str, operator: str) -> list[User]:
+    """Make the credentials that an `up` needs, unless they are there, and see that the register has them.
+
+    A role whose name has changed (another host's name, another person) gets a new key, and the old one is let in no more.
+
+    Raises:
+        InvalidInputError, UnavailableError: a file cannot be read or written.
+    """
+    names = {"agent": host, "operator": operator}
+    (data / FOLDER).mkdir(mode=0o700, exist_ok=True)
+    info = ConnectionInfo(url="", cluster=cluster, data=str(data))
+    with changing(data) as users:
+        for role in OWN_ROLES:
+            name, path = names.get(role, role), path_of(info, role)
+            found = read_credential(path) if path.exists() else None
+            credential = found
+            if found is None or (found.role, found.name, found.cluster) != (role, name, cluster):
+                credential = new_credential(role, name, cluster)
+                write_credential(path, credential)
+            assert credential is not None
+            _replace(users, found, credential)
+        return list(users)
+
+
+def _replace(users: list[User], old: Credential | None, new: Credential) -> None:
+    """Let `new` in, and no more what it takes the place of."""
+    is_known = any(each.public_key == new.user.public_key for each in users)
+    if is_known:
+        return
+    gone = {(new.role, new.name)} | ({(old.role, old.name)} if old is not None else set())
+    users[:] = [each for each in users if (each.role, each.name) not in gone]
+    register(users, new.user)
