@@ -27,23 +27,28 @@ class Standby:
     def __len__(self) -> int:
         return len(self._heard)
 
-    def hear(self, ticket: int, principal: Principal, request: Request, heard_at_ns: int) -> None:
-        """Keep a request. `ticket` is the shell's own mark for where the answer goes, used once.
+    def hear(self, ticket: int, principal: Principal, request: Request, heard_at_ns: int) -> int | None:
+        """Keep a request; the ticket of the one that had to go for it, if there are too many.
 
         Args:
+            ticket: The shell's own mark for where the answer goes, used once.
             heard_at_ns: By a clock that never goes back; the same as for `forget`.
         """
         assert ticket not in self._heard, ticket
+        forgotten = None
         if len(self._heard) >= limits.REQUESTS_HEARD_MAX:
-            self._drop(next(iter(self._heard)))
+            forgotten = next(iter(self._heard))
+            self._drop(forgotten)
         key = request_key(principal, request.request_id)
         self._heard[ticket] = (Asked(principal, request), key, heard_at_ns)
         self._tickets.setdefault(key, []).append(ticket)
+        return forgotten
 
-    def seen(self, record: Record) -> None:
-        """Drop what `record`, which was just folded, has decided: same principal, request id and words."""
+    def seen(self, record: Record) -> list[int]:
+        """Drop what `record`, which was just folded, has decided: same principal, request id and words. The tickets."""
+        dropped: list[int] = []
         if not self._heard:
-            return
+            return dropped
         for step in record.steps:
             given = step.input
             if not isinstance(given, Asked):
@@ -52,6 +57,8 @@ class Standby:
             for ticket in tuple(self._tickets.get(key, ())):
                 if _same_words(self._heard[ticket][0].request, given.request):
                     self._drop(ticket)
+                    dropped.append(ticket)
+        return dropped
 
     def is_undecided(self, ticket: int, state: State) -> bool:
         """Whether the ledger does not have the request of this ticket: neither was it seen, nor has it an answer."""

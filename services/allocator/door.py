@@ -1,81 +1,35 @@
-"""The door: who may hand in how much, and who still waits for which answer."""
+"""The door: who still waits for which answer."""
 
-import logging
 from collections import deque
 from collections.abc import Callable
-from typing import Final
 
 import msgspec
 
 from leasehold.events import limits
 from leasehold.events.answers import Answer
-from leasehold.events.identities import Principal
-
-_log: Final = logging.getLogger(__name__)
 
 Respond = Callable[[Answer], None]
 
 
-class _Bucket:
-    """Tokens of one principal: filled by time, up to a second's worth."""
-
-    __slots__ = ("_at_s", "_tokens")
-
-    def __init__(self, now_s: float) -> None:
-        self._tokens = float(limits.REQUESTS_PER_PRINCIPAL_PER_S)
-        self._at_s = now_s
-
-    def take(self, now_s: float) -> bool:
-        rate = limits.REQUESTS_PER_PRINCIPAL_PER_S
-        self._tokens = min(rate, self._tokens + (now_s - self._at_s) * rate)
-        self._at_s = now_s
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
-
-
 class _Waiter(msgspec.Struct):
-    ticket: int
-    principal: Principal
     request_id: str
-    deadline_s: float
     respond: Respond
 
 
 class Door:
-    """Requests that wait for an answer. Nobody waits here for longer than a second."""
+    """Requests that wait for an answer. Nobody waits here for longer than a second; `turns` bounds how many do."""
 
     def __init__(self) -> None:
         self._waiters: dict[int, _Waiter] = {}
         self._deadlines: deque[tuple[float, int]] = deque()
-        self._waiting_of: dict[Principal, int] = {}
-        self._buckets: dict[Principal, _Bucket] = {}
         self._tickets = 0
         self.counts = {"asked": 0, "answered": 0, "invalid": 0, "limited": 0, "unavailable": 0, "unknown": 0}
 
-    def admit(self, principal: Principal, now_s: float) -> str:
-        """Why this principal may not hand in a request now; empty if it may."""
-        bucket = self._buckets.get(principal)
-        if bucket is None:
-            if len(self._buckets) >= limits.PRINCIPALS_MAX:
-                self._buckets.clear()
-            bucket = self._buckets[principal] = _Bucket(now_s)
-        if not bucket.take(now_s):
-            self.counts["limited"] += 1
-            return f"{principal} asks more than {limits.REQUESTS_PER_PRINCIPAL_PER_S} times a second"
-        if self._waiting_of.get(principal, 0) >= limits.REQUESTS_WAITING_PER_PRINCIPAL_MAX:
-            self.counts["limited"] += 1
-            return f"{limits.REQUESTS_WAITING_PER_PRINCIPAL_MAX} requests of {principal} wait already"
-        return ""
-
-    def wait(self, principal: Principal, request_id: str, now_s: float, respond: Respond) -> int:
+    def wait(self, request_id: str, arrived_s: float, respond: Respond) -> int:
         """Let a requester wait; its ticket."""
         self._tickets += 1
-        deadline_s = now_s + limits.APPEND_TIMEOUT_MS / 1_000
-        self._waiters[self._tickets] = _Waiter(self._tickets, principal, request_id, deadline_s, respond)
-        self._deadlines.append((deadline_s, self._tickets))
-        self._waiting_of[principal] = self._waiting_of.get(principal, 0) + 1
+        self._waiters[self._tickets] = _Waiter(request_id, respond)
+        self._deadlines.append((arrived_s + limits.APPEND_TIMEOUT_MS / 1_000, self._tickets))
         self.counts["asked"] += 1
         return self._tickets
 
@@ -84,13 +38,12 @@ class Door:
         waiter = self._waiters.pop(ticket, None)
         if waiter is None:
             return
-        left = self._waiting_of[waiter.principal] - 1
-        if left:
-            self._waiting_of[waiter.principal] = left
-        else:
-            del self._waiting_of[waiter.principal]
         self.counts["answered"] += 1
         waiter.respond(answer)
+
+    def forget(self, ticket: int) -> None:
+        """Nothing is to be said to who waits with this ticket: another allocator has answered."""
+        self._waiters.pop(ticket, None)
 
     def overdue(self, now_s: float) -> list[int]:
         """Tickets whose time is over."""

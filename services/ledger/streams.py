@@ -1,4 +1,4 @@
-"""The two streams: how they are made, and what an existing one must be like to be trusted with the ledger."""
+"""The streams: how they are made, and what an existing one must be like to be trusted with the ledger."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -12,6 +12,9 @@ from leasehold.services.ledger import api
 HEADERS_BYTES_MAX: Final = 4 * 1024
 """The server counts the headers of a message into its size."""
 DUPLICATE_WINDOW_NS: Final = 120 * 10**9
+HINT_STREAM: Final = "KV_HINT"
+"""The bucket HINT of the key-value store: which allocator decides (`services/allocator/hint.py`)."""
+HINT_AGE_NS_MAX: Final = 10 * 10**9
 OBSERVED_BYTES_TOTAL_MAX: Final = 512 * 1024 * 1024
 OBSERVED_AGE_NS_MAX: Final = 7 * 24 * 3_600 * 10**9
 
@@ -85,8 +88,25 @@ def observed_config(subjects: Subjects, replicas: int) -> dict[str, object]:
     }
 
 
+def hint_config(replicas: int) -> dict[str, object]:
+    """The hint who decides: in memory, since nothing depends on it, and a full disk does not matter to it."""
+    return {
+        "name": HINT_STREAM,
+        "subjects": ["$KV.HINT.>"],
+        "storage": "memory",
+        "retention": "limits",
+        "discard": "new",
+        "max_msgs_per_subject": 1,
+        "max_msg_size": HEADERS_BYTES_MAX,
+        "max_bytes": 16 * HEADERS_BYTES_MAX,
+        "max_age": HINT_AGE_NS_MAX,
+        "num_replicas": replicas,
+        "allow_direct": True,
+    }
+
+
 async def ensure_streams(connection: Connection, subjects: Subjects, *, replicas: int = 1) -> None:
-    """Make both streams unless they are there, and refuse ones that cannot be trusted. May be called at every start.
+    """Make the streams unless they are there, and refuse ones that cannot be trusted. May be called at every start.
 
     Raises:
         InvalidInputError: a stream of that name is there, but would lose records, or belongs to another cluster.
@@ -94,6 +114,7 @@ async def ensure_streams(connection: Connection, subjects: Subjects, *, replicas
     """
     await _ensure(connection, ledger_config(subjects, replicas))
     await _ensure(connection, observed_config(subjects, replicas))
+    await _ensure(connection, hint_config(replicas))
 
 
 async def _ensure(connection: Connection, config: Mapping[str, object]) -> None:
@@ -112,7 +133,7 @@ async def _ensure(connection: Connection, config: Mapping[str, object]) -> None:
 
 
 def _differences(existing: Mapping[str, object], wanted: Mapping[str, object]) -> list[str]:
-    needed: dict[str, object] = {"subjects": wanted["subjects"], "storage": "file"}
+    needed: dict[str, object] = {"subjects": wanted["subjects"], "storage": wanted["storage"]}
     if wanted["name"] == LEDGER_STREAM:
         needed.update(_NEVER_LOSES)
     found = [
@@ -134,6 +155,7 @@ def _too_small(existing: Mapping[str, object], wanted: Mapping[str, object]) -> 
         found.append(f"max_msg_size is {size}, must be at least {size_min}")
     replicas, replicas_min = existing.get("num_replicas", 1), wanted["num_replicas"]
     assert isinstance(replicas, int) and isinstance(replicas_min, int)
-    if replicas < replicas_min:
+    # A hint that went lost with its servers is made again by whoever misses it first, as small as can be.
+    if replicas < replicas_min and wanted["name"] != HINT_STREAM:
         found.append(f"num_replicas is {replicas}, must be at least {replicas_min}")
     return found
