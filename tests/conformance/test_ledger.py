@@ -1,5 +1,5 @@
-"""Every ledger keeps the contract of `leasehold.services.ledger.port`: the one in memory, and the real one, on one server
-as on three.
+"""Every ledger keeps the contract of `leasehold.services.ledger.port`: the one in memory, and the real one on one
+server as on three.
 """
 
 import asyncio

@@ -92,11 +92,16 @@ class Figures:
     outcomes: Counter[str]
     longest_gap_s: float
     """The longest time in which nobody was told a decision."""
+    longest_wait_s: float
+    """The longest that anybody waited for the first word to one sending: a decision, or that there is none now."""
+    silent: int
+    """Sendings over a connection that held, to which no word came at all."""
 
     def __str__(self) -> str:
         return (
             f"asked {self.asked}, answered {self.answered}, undecided {self.undecided}, lost {self.lost}, "
-            f"doubled {self.doubled}, longest gap {self.longest_gap_s:.2f} s, {dict(self.outcomes)}"
+            f"doubled {self.doubled}, longest gap {self.longest_gap_s:.2f} s, "
+            f"longest wait {self.longest_wait_s:.2f} s, silent {self.silent}, {dict(self.outcomes)}"
         )
 
 
@@ -124,6 +129,8 @@ class Load:
         self._stopping = asyncio.Event()
         self._renewed: dict[int, int] = {}
         self._lost = self._doubled = 0
+        self._waits_s: list[float] = []
+        self._silent = 0
 
     # --- running --------------------------------------------------------------------------------------------------
 
@@ -245,6 +252,12 @@ class Load:
         """A request has two effects."""
         self._doubled += 1
 
+    def waited(self, sent_ns: int, *, is_silent: bool) -> None:
+        """A sending came to an end: with a first word, or with none though the connection held."""
+        self._silent += is_silent
+        if not is_silent:
+            self._waits_s.append((time.monotonic_ns() - sent_ns) / 1e9)
+
     def renewed(self, lease: int, until_ns: int) -> None:
         """A renewal was told: the lease lives up to then at least, by our own clock."""
         self._renewed[lease] = max(self._renewed.get(lease, 0), until_ns)
@@ -264,6 +277,8 @@ class Load:
             doubled=self._doubled,
             outcomes=Counter(each.answer.outcome for asked in self.asked for each in asked.told),
             longest_gap_s=max(gaps, default=0) / 1e9,
+            longest_wait_s=max(self._waits_s, default=0.0),
+            silent=self._silent,
         )
 
     def begin(self, principal: Principal, request: Request, operation: Operation | None) -> Asked:
@@ -304,6 +319,7 @@ class _Worker:
         self._chance = chance
         self._inbox = ""
         self._attempts: dict[bytes, tuple[Asked, int]] = {}
+        self._unheard: set[bytes] = set()
         self._something = asyncio.Event()
 
     async def open(self) -> None:
@@ -313,6 +329,7 @@ class _Worker:
     def _take(self, subject: bytes, _reply: bytes, body: bytes, headers: bytes | None) -> None:
         if headers and not body:
             # Nobody listens (503): no answer.
+            self._unheard.add(subject)
             self._something.set()
             return
         asked, sent_ns = self._attempts[subject]
@@ -336,17 +353,22 @@ class _Worker:
         """Send it once, and wait for the first answer to this sending."""
         subject = self._load.subjects.request(self._name, codec.verb_of(asked.request))
         reply = f"{self._inbox}.{len(self._attempts)}"
-        before = len(asked.told)
-        self._attempts[reply.encode()] = (asked, time.monotonic_ns())
+        before, sent_ns, reconnects = len(asked.told), time.monotonic_ns(), self._connection.stats["reconnects"]
+        self._attempts[reply.encode()] = (asked, sent_ns)
         self._something.clear()
         try:
             await self._connection.publish(subject, codec.encode(asked.request), reply)
             async with asyncio.timeout(ATTEMPT_S):
-                while len(asked.told) == before:
+                while len(asked.told) == before and reply.encode() not in self._unheard:
                     self._something.clear()
                     await self._something.wait()
-        except (TimeoutError, UnavailableError):
+            self._load.waited(sent_ns, is_silent=False)
+        except UnavailableError:
             pass
+        except TimeoutError:
+            # A connection that breaks tells the client so, and it waits no longer.
+            if self._connection.is_connected and self._connection.stats["reconnects"] == reconnects:
+                self._load.waited(sent_ns, is_silent=True)
         final = next((each.answer for each in asked.told[before:] if each.answer.outcome not in NOT_FINAL), None)
         if final is None:
             await asyncio.sleep(RETRY_S)

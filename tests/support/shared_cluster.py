@@ -1,5 +1,5 @@
-"""Three servers in a process of their own, shared by all tests of one run that ask for them; each test makes its streams
-anew. They start with the first that asks, and end with the run.
+"""Three servers in a process of their own, shared by all tests of a run that ask for them; each makes its streams anew.
+They start with the first that asks, and end with the run.
 
 Loaded as a plugin by `tests/conftest.py`.
 """
@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from leasehold.services.lifeline import tied_to_us
 from tests.support.tree import ROOT
 
 _STOP_S = 20
@@ -28,8 +27,8 @@ def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[st
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        preexec_fn=tied_to_us(),
     )
+    # It ends when its standard input does, so with us at the latest.
     with process:
         assert process.stdin is not None and process.stdout is not None
         urls = process.stdout.readline().split()
