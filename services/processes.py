@@ -23,8 +23,11 @@ from leasehold.events.identities import HostName
 from leasehold.events.subjects import LEDGER_STREAM, Subjects
 from leasehold.projections.state import Head, State
 from leasehold.services import home
+from leasehold.services.allocator.contact import monotonic_ns
+from leasehold.services.allocator.hint import KvHint
 from leasehold.services.allocator.service import Allocator
 from leasehold.services.allocator.wire import Wire
+from leasehold.services.clocknote import ClockKeeper
 from leasehold.services.connection import Connection, connect, disconnect
 from leasehold.services.credentials import Credential, own_credential
 from leasehold.services.ledger import api
@@ -63,11 +66,13 @@ class _Bus:
 async def run_allocator(bus: _Bus, _host: HostName) -> None:
     """Decide until cancelled."""
     ledger = JetStreamLedger(bus.connection, bus.subjects)
-    store = await FoldStore.open(bus.data / "allocator.sqlite")
+    path = bus.data / "allocator.sqlite"
+    store = await FoldStore.open(path)
     try:
         state = await _read_state(ledger, store)
         keeper = Keeper(store)
         writer = f"{home.own_host()}.{os.getpid()}.{time.time_ns()}"
+        clocks = ClockKeeper(path.with_suffix(".clock"), writer)
         allocator = Allocator(
             ledger=ledger,
             observed=ObservedReader(bus.connection),
@@ -76,10 +81,13 @@ async def run_allocator(bus: _Bus, _host: HostName) -> None:
             state=state,
             writer=writer,
             on_record=keeper.after_record,
+            hint=KvHint(bus.connection),
+            clock=clocks.clock(state.head, monotonic_ns()),
+            clocks=clocks,
         )
         # What the log says must not stand in line behind a flood of requests.
         asked_on = await bus.another(f"allocator's door {os.getpid()}")
-        wire = Wire(asked_on, bus.subjects, allocator, name=f"allocator-{os.getpid()}")
+        wire = Wire(asked_on, bus.subjects, allocator, name=f"allocator-{writer.replace('.', '-')}")
         try:
             await _decide(allocator, wire, keeper)
         except asyncio.CancelledError:
