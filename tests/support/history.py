@@ -16,7 +16,7 @@ import asyncio
 import random
 import time
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -170,8 +170,8 @@ class Load:
 
     async def ask_all_again(self) -> None:
         """Ask every request once more under its id; `check` then compares what is said now with what was said then."""
-        for name in self._names:
-            await self._ask_again(name, [asked for asked in self.asked if asked.principal == name])
+        theirs = ([asked for asked in self.asked if asked.principal == name] for name in self._names)
+        await asyncio.gather(*map(self._ask_again, self._names, theirs))
 
     async def _ask_again(self, name: Principal, theirs: list[Asked]) -> None:
         async with self._connect(name) as connection:
@@ -319,6 +319,7 @@ class _Worker:
         self._chance = chance
         self._inbox = ""
         self._attempts: dict[bytes, tuple[Asked, int]] = {}
+        self._kept: deque[tuple[int, Answer]] = deque()
         self._unheard: set[bytes] = set()
         self._something = asyncio.Event()
 
@@ -390,6 +391,8 @@ class _Worker:
     async def turn(self) -> None:
         """A lease from its grant to its end, or a refusal."""
         chance = self._chance
+        while self._kept and self._kept[0][0] < time.monotonic_ns():
+            await self._release(self._kept.popleft()[1])
         devices = tuple(chance.sample(self._load.devices, chance.choice((1, 1, 2))))
         ttl_ms = SHORT_TTL_MS if chance.random() < 0.1 else LONG_TTL_MS
         granted = await self._lease(devices, ttl_ms)
@@ -401,10 +404,15 @@ class _Worker:
             await self._ask(renew, None)
             await self._pause()
         if ttl_ms == LONG_TTL_MS or chance.random() < 0.5:
-            release = inputs.ReleaseRequest(**_of(granted, self._new_id()))
-            named = Operation("release", granted.devices, time.monotonic_ns(), lease=granted.lease)
-            await self._ask(release, named)
-            await self._pause()
+            await self._release(granted)
+        else:
+            # Let it expire; within a grace time it does not, and then it is given back late.
+            self._kept.append((time.monotonic_ns() + 2 * ttl_ms * 10**6, granted))
+
+    async def _release(self, granted: Answer) -> None:
+        request = inputs.ReleaseRequest(**_of(granted, self._new_id()))
+        await self._ask(request, Operation("release", granted.devices, time.monotonic_ns(), lease=granted.lease))
+        await self._pause()
 
     async def _lease(self, devices: tuple[str, ...], ttl_ms: int) -> Answer | None:
         request = inputs.LeaseRequest(

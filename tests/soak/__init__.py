@@ -1,0 +1,1 @@
+"""Runs that take minutes, each with a command of its own."""
