@@ -10,6 +10,9 @@ from leasehold.services.connection import Connection
 
 API_TIMEOUT_S: Final = 2.0
 
+LEADER_DEAF_NS_MAX: Final = 3 * 10**9
+"""Followers answer their leader each second, and choose another after four at the earliest (2.15: `raft.go`)."""
+
 STREAM_NOT_FOUND: Final = 10_059
 STREAM_EXISTS_OTHERWISE: Final = 10_058
 MESSAGE_NOT_FOUND: Final = 10_037
@@ -34,11 +37,32 @@ class StreamState(msgspec.Struct, frozen=True):
     messages: int = 0
 
 
+class Replica(msgspec.Struct, frozen=True):
+    """Another server that keeps the stream, as its leader sees it. `active`: ns since the leader heard it last."""
+
+    active: int = 0
+
+
+class Group(msgspec.Struct, frozen=True):
+    """The servers that keep a stream; `leader` is empty while there is none."""
+
+    leader: str = ""
+    replicas: tuple[Replica, ...] = ()
+
+    @property
+    def has_quorum(self) -> bool:
+        """Whether a leader speaks that hears enough of the others to be still the one."""
+        heard = 1 + sum(each.active < LEADER_DEAF_NS_MAX for each in self.replicas)
+        return bool(self.leader) and 2 * heard > 1 + len(self.replicas)
+
+
 class StreamInfo(msgspec.Struct, frozen=True):
     """A stream as the server has it; `config` keeps the server's own names."""
 
     state: StreamState = StreamState()
     config: dict[str, object] = {}
+    cluster: Group | None = None
+    """`None` from a server that is alone."""
     ts: datetime | None = None
     """The server's time."""
     error: ApiError | None = None
@@ -103,12 +127,16 @@ async def call(connection: Connection, subject: str, request: object, kind: type
 
 
 async def stream_info(connection: Connection, stream: str) -> StreamInfo:
-    """The stream's settings and state, from its leader; `error` is set if there is none.
+    """The stream's settings and state, from its leader; `error` is set if there is no such stream.
 
     Raises:
-        UnavailableError: it cannot be known now.
+        UnavailableError: it cannot be known now. A server that was cut off from the others goes on answering: for up to
+            twenty seconds as the leader that it was, then as none. Neither is believed.
     """
-    return await call(connection, f"STREAM.INFO.{stream}", None, StreamInfo)
+    info = await call(connection, f"STREAM.INFO.{stream}", None, StreamInfo)
+    if info.error is None and info.cluster is not None and not info.cluster.has_quorum:
+        raise UnavailableError(f"{stream} has no leader now that the other servers listen to")
+    return info
 
 
 async def server_time_ns(connection: Connection, stream: str) -> int:

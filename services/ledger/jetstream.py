@@ -59,8 +59,18 @@ class JetStreamLedger:
             return Said.NOTHING, 0
         said, sequence, complaint = _judge(reply)
         self._complain(complaint)
+        if said is Said.REFUSED and 0 < sequence < expected:
+            return await self._refused_as_shorter()
         check_stored(said, sequence, expected)
         return said, sequence
+
+    async def _refused_as_shorter(self) -> tuple[Said, int]:
+        """A log that has lost its end says so, but so does a server that was cut off from the others."""
+        try:
+            return Said.REFUSED, await self.last_sequence()
+        except UnavailableError as error:
+            self._complain(str(error))
+            return Said.NOTHING, 0
 
     def _complain(self, complaint: str) -> None:
         # Attempts come four a second for as long as the trouble lasts; one line for each kind of it is enough.
