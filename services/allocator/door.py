@@ -1,7 +1,7 @@
 """The door: who still waits for which answer."""
 
-from collections import deque
 from collections.abc import Callable
+from heapq import heappop, heappush
 
 import msgspec
 
@@ -21,7 +21,7 @@ class Door:
 
     def __init__(self) -> None:
         self._waiters: dict[int, _Waiter] = {}
-        self._deadlines: deque[tuple[float, int]] = deque()
+        self._deadlines: list[tuple[float, int]] = []
         self._tickets = 0
         self.counts = {"asked": 0, "answered": 0, "invalid": 0, "limited": 0, "unavailable": 0, "unknown": 0}
 
@@ -29,7 +29,8 @@ class Door:
         """Let a requester wait; its ticket."""
         self._tickets += 1
         self._waiters[self._tickets] = _Waiter(request_id, respond)
-        self._deadlines.append((arrived_s + limits.APPEND_TIMEOUT_MS / 1_000, self._tickets))
+        # Those who come in turn have not arrived in that order.
+        heappush(self._deadlines, (arrived_s + limits.APPEND_TIMEOUT_MS / 1_000, self._tickets))
         self.counts["asked"] += 1
         return self._tickets
 
@@ -49,7 +50,7 @@ class Door:
         """Tickets whose time is over."""
         found = []
         while self._deadlines and (self._deadlines[0][0] <= now_s or self._deadlines[0][1] not in self._waiters):
-            _, ticket = self._deadlines.popleft()
+            _, ticket = heappop(self._deadlines)
             if ticket in self._waiters:
                 found.append(ticket)
         return found

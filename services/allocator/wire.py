@@ -1,14 +1,19 @@
-"""The allocator on the bus: requests through a discoverable service, heartbeats, and replies in order."""
+"""The allocator on the bus: requests through a discoverable service, heartbeats, and replies in order.
+
+Requests are taken straight from the read loop and wait here, as bytes, until it is their principal's turn; then they
+are decoded and handed over, no more at a time than the next records hold. So a flood takes the flooder's own places.
+"""
 
 import asyncio
 import logging
+import time
 from collections import deque
+from functools import partial
 from typing import Final
 
 import msgspec
 import nats.errors
 import nats.micro
-from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.micro.request import Request
 from nats.micro.service import EndpointConfig, EndpointStats, Service, ServiceConfig
@@ -17,15 +22,42 @@ import leasehold
 from leasehold.events import codec, limits
 from leasehold.events.answers import Answer, Heartbeat
 from leasehold.events.errors import InvalidInputError, UnavailableError
+from leasehold.events.identities import HostName, Principal
 from leasehold.events.subjects import Subjects
 from leasehold.projections.answers import heard
+from leasehold.services.allocator.buckets import Buckets
 from leasehold.services.allocator.service import Allocator
+from leasehold.services.allocator.turns import Turns, Waiting
 from leasehold.services.complaints import Complaints, printable
-from leasehold.services.connection import Connection
+from leasehold.services.connection import INBOXES, Connection
 
 _log: Final = logging.getLogger(__name__)
 STOP_WAIT_S: Final = 2.0
-_HEARTBEATS_WAITING_MAX: Final = limits.HOSTS_MAX
+HANDED_MAX: Final = 128
+"""Requests behind the door at a time, in flight and for the next record. More of them make no more a second, only
+longer records: while one is drafted nothing is read, and what a flood keeps waiting in the server delays others there.
+"""
+PAUSE_S: Final = 0.003
+"""Between two times that requests are handed over, unless a record has been settled: what is invalid takes no place in
+one, and is decoded no faster than this.
+"""
+DEAF_S: Final = 0.005
+"""So long nothing is heard of a principal whose surplus is not even told: counting costs a tenth of refusing."""
+REPLIES_WAITING_MAX: Final = 4 * limits.REQUESTS_WAITING_MAX
+REPLIES_AT_ONCE: Final = 256
+LOOK_S: Final = 0.05
+"""While somebody waits for his turn, it is looked this often whether his time is over."""
+PATIENCE_S: Final = limits.APPEND_TIMEOUT_MS / 1_000
+_NAMES_KEPT: Final = 4 * limits.PRINCIPALS_MAX
+
+
+class _Asker:
+    __slots__ = ("deaf_until_s", "principal", "verb")
+
+    def __init__(self, principal: Principal, verb: str) -> None:
+        self.principal = principal
+        self.verb = verb
+        self.deaf_until_s = 0.0
 
 
 class Wire:
@@ -39,11 +71,24 @@ class Wire:
         self._name = name
         self._service: Service | None = None
         self._heartbeats: Subscription | None = None
-        self._replies: deque[tuple[str, bytes]] = deque()
+        self._askers: dict[bytes, _Asker] = {}
+        self._reporters: dict[bytes, tuple[HostName, str]] = {}
+        self._turns = Turns()
+        self._told = Buckets[Principal](
+            rate_per_s=limits.LIMITED_ANSWERS_PER_PRINCIPAL_PER_S,
+            burst=limits.LIMITED_ANSWERS_PER_PRINCIPAL_PER_S,
+            keys_max=limits.PRINCIPALS_MAX,
+        )
+        self._call: asyncio.TimerHandle | None = None
+        self._paused_until_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._replies: deque[tuple[bytes, bytes]] = deque()
         self._something = asyncio.Event()
-        self._unheard: deque[tuple[str, str]] = deque(maxlen=_HEARTBEATS_WAITING_MAX)
+        self._unheard: dict[bytes, bytes] = {}
+        self._heard = dict.fromkeys(codec.VERBS, 0)
+        self._untold = 0
         self.dropped = Complaints(_log, "messages were dropped")
-        allocator.on_settled = self.answer_heartbeats
+        allocator.on_settled = self._settled
 
     async def start(self) -> None:
         """Begin to take requests and heartbeats."""
@@ -56,14 +101,18 @@ class Wire:
         )
         self._service = await nats.micro.add_service(self._connection, config)
         for verb in codec.VERBS:
-            endpoint = EndpointConfig(
-                name=verb, handler=self._take, subject=self._subjects.requests_all(verb), queue_group=self._name
-            )
+            subject = self._subjects.requests_all(verb)
+            endpoint = EndpointConfig(name=verb, handler=self._take_slowly, subject=subject, queue_group=self._name)
+            # Its handler makes a task's work of each request; it stays for a client that subscribes in another way.
+            self._connection.tap(subject, self._take)
             await self._service.add_endpoint(endpoint)
-        self._heartbeats = await self._connection.subscribe(self._subjects.alive_all, cb=self._take_heartbeat)
+        self._heartbeats = await self._connection.listen(self._subjects.alive_all, self._take_heartbeat)
 
     async def stop(self) -> None:
         """Take nothing more."""
+        for timer in (self._timer, self._call):
+            if timer is not None:
+                timer.cancel()
         stopping = asyncio.ensure_future(self._stop())
         await asyncio.wait({stopping}, timeout=STOP_WAIT_S)
         stopping.cancel()
@@ -73,64 +122,173 @@ class Wire:
             if self._service is not None:
                 await self._service.stop()
             if self._heartbeats is not None:
-                await self._heartbeats.unsubscribe()
+                await self._connection.stop_listening(self._heartbeats)
         except (nats.errors.Error, OSError) as error:
             _log.debug("nothing left to stop: %s", error)
 
-    def _stats(self, _endpoint: EndpointStats) -> dict[str, int | str]:
-        return self._allocator.status()
+    def _stats(self, endpoint: EndpointStats) -> dict[str, int | str]:
+        endpoint.num_requests = self._heard.get(endpoint.name, 0)
+        return self.status()
 
-    async def _take(self, request: Request) -> None:
-        reply = request._msg.reply  # noqa: SLF001 - who waits for nothing must be told apart before it is decided
-        if not _is_inbox(reply):
-            self.dropped.tell("a request on %s was dropped: no inbox for its answer", printable(request.subject))
+    def status(self) -> dict[str, int | str]:
+        """Figures for whoever asks the service: the allocator's, and what was dropped here."""
+        return {
+            **self._allocator.status(),
+            "queued": len(self._turns),
+            "dropped_messages": self.dropped.count + self._connection.dropped.count,
+            "dropped_unanswered": self._untold,
+        }
+
+    # --- requests ---------------------------------------------------------------------------------------------------
+
+    async def _take_slowly(self, request: Request) -> None:
+        self._take(request.subject.encode(), request._msg.reply.encode(), request.data, None)  # noqa: SLF001
+
+    def _take(self, subject: bytes, reply: bytes, body: bytes, _headers: bytes | None) -> None:
+        """From the read loop, for each request of a flood too: nothing here may cost much."""
+        asker = self._askers.get(subject) or self._meet(subject, reply)
+        if asker is None:
             return
+        now_s = time.monotonic()
+        if now_s < asker.deaf_until_s:
+            self._untold += 1
+            return
+        self._heard[asker.verb] += 1
+        if not reply.startswith(INBOXES):
+            # Who waits for nothing is told apart before anything is decided; and nobody has us write where he says.
+            self.dropped.tell("a request on %r was dropped: no inbox for its answer", subject[:120])
+            return
+        if self._turns.put(Waiting(asker.principal, asker.verb, body, reply, now_s)):
+            self._call_hand_over(now_s)
+        else:
+            self._turn_away(asker, reply, now_s)
+
+    def _meet(self, subject: bytes, reply: bytes) -> _Asker | None:
         try:
-            principal, verb = self._subjects.parse_request(request.subject)
+            asker = _Asker(*self._subjects.parse_request(subject.decode()))
+        except UnicodeDecodeError:
+            self.dropped.tell("a request on %r was dropped: not a subject of ours", subject[:120])
+            return None
         except InvalidInputError as error:
-            self._send(reply, Answer(outcome="invalid", field=error.field, message=str(error)))
-            return
-        self._allocator.ask(principal, verb, request.data, lambda answer: self._send(reply, answer))
+            if reply.startswith(INBOXES) and self._may_refuse():
+                self._send(reply, Answer(outcome="invalid", field=error.field, message=str(error)))
+            return None
+        if len(self._askers) >= _NAMES_KEPT:
+            self._askers.clear()
+        self._askers[subject] = asker
+        return asker
 
-    async def _take_heartbeat(self, message: Msg) -> None:
+    def _turn_away(self, asker: _Asker, reply: bytes, now_s: float) -> None:
+        """Too much of this principal waits: some are told so, the rest of a flood is not worth an answer."""
+        if not self._may_refuse() or not self._told.take(asker.principal, now_s):
+            self._untold += 1
+            asker.deaf_until_s = now_s + DEAF_S
+            return
+        self._allocator.door.counts["limited"] += 1
+        said = f"too many requests of {asker.principal} wait already"
+        self._send(reply, Answer(outcome=self._allocator.not_done, message=said, retry_after_ms=1_000))
+
+    def _may_refuse(self) -> bool:
+        """Whether to refuse what is not decided here: a standby does not, another hears it, too; nor without room."""
+        is_alone = self._allocator.not_done == "unavailable"
+        return (is_alone or self._allocator.decides) and len(self._replies) < REPLIES_WAITING_MAX
+
+    def _call_hand_over(self, now_s: float) -> None:
+        if self._call is None:
+            pause_s = max(0.0, self._paused_until_s - now_s)
+            self._call = asyncio.get_running_loop().call_later(pause_s, self._hand_over)
+
+    def _hand_over(self) -> None:
+        """Hand over whose turn it is, as far as there is room behind the door."""
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+        now_s = time.monotonic()
+        self._paused_until_s = now_s + PAUSE_S
+        sequencer, patience_from_s = self._allocator.sequencer, now_s - PATIENCE_S
+        for _ in range(HANDED_MAX):
+            if sequencer.waiting >= HANDED_MAX or len(self._replies) >= REPLIES_WAITING_MAX:
+                break
+            waiting = self._turns.take()
+            if waiting is None:
+                return
+            if waiting.arrived_s < patience_from_s:
+                self._give_up(waiting)
+                continue
+            respond = partial(self._send, waiting.reply)
+            self._allocator.ask(waiting.principal, waiting.verb, waiting.body, respond, waiting.arrived_s)
+        if self._turns and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)
+        if self._turns and sequencer.waiting < HANDED_MAX:
+            self._call_hand_over(now_s)
+
+    def _look(self) -> None:
+        self._timer = None
+        for waiting in self._turns.overdue(time.monotonic() - PATIENCE_S):
+            self._give_up(waiting)
+        self._hand_over()
+
+    def _give_up(self, waiting: Waiting) -> None:
+        if self._may_refuse():
+            outcome, said = self._allocator.not_done, "too much waits to be decided"
+            self._allocator.door.counts["unknown" if outcome == "outcome_unknown" else "unavailable"] += 1
+            self._send(waiting.reply, Answer(outcome=outcome, message=said, retry_after_ms=200))
+
+    # --- heartbeats -------------------------------------------------------------------------------------------------
+
+    def _take_heartbeat(self, subject: bytes, reply: bytes, body: bytes, _headers: bytes | None) -> None:
         try:
-            host, agent = self._subjects.parse_reporter(message.subject)
-            heartbeat = msgspec.json.decode(message.data, type=Heartbeat)
+            host, agent = self._reporters.get(subject) or self._meet_reporter(subject)
+            heartbeat = msgspec.json.decode(body, type=Heartbeat)
         except (InvalidInputError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            self.dropped.tell("a heartbeat on %s was dropped: %s", printable(message.subject), error)
+            said = printable(subject.decode(errors="replace"))
+            self.dropped.tell("a heartbeat on %s was dropped: %s", said, error)
             return
         self._allocator.hear(host, agent, heartbeat.run)
-        if _is_inbox(message.reply):
-            self._unheard.append((message.subject, message.reply))
+        if reply.startswith(INBOXES) and (subject in self._unheard or len(self._unheard) < limits.HOSTS_MAX):
+            # One answer for each agent: who sends many has its own last one answered, and takes nobody's place.
+            self._unheard[subject] = reply
             self.answer_heartbeats()
+
+    def _meet_reporter(self, subject: bytes) -> tuple[HostName, str]:
+        reporter = self._subjects.parse_reporter(subject.decode())
+        if len(self._reporters) >= _NAMES_KEPT:
+            self._reporters.clear()
+        self._reporters[subject] = reporter
+        return reporter
 
     def answer_heartbeats(self) -> None:
         """Answer from what is certain: not while a record is in flight."""
-        if self._allocator.sequencer.in_flight is not None or self._allocator.trouble:
+        if not self._unheard or self._allocator.sequencer.in_flight is not None or self._allocator.trouble:
             return
-        while self._unheard:
-            subject, reply = self._unheard.popleft()
-            host, agent = self._subjects.parse_reporter(subject)
+        for subject, reply in self._unheard.items():
+            if len(self._replies) >= REPLIES_WAITING_MAX:
+                break
+            host, agent = self._reporters.get(subject) or self._meet_reporter(subject)
             self._replies.append((reply, codec.encode(heard(self._allocator.sequencer.state, host, agent))))
             self._something.set()
+        self._unheard.clear()
 
-    def _send(self, reply: str, answer: Answer) -> None:
+    # --- answers ----------------------------------------------------------------------------------------------------
+
+    def _settled(self) -> None:
+        self.answer_heartbeats()
+        if self._turns:
+            self._hand_over()
+        self._paused_until_s = 0.0
+
+    def _send(self, reply: bytes, answer: Answer) -> None:
         self._replies.append((reply, codec.encode(answer)))
         self._something.set()
 
     async def send_replies(self) -> None:
-        """Send answers until cancelled. Each requester waits a second at most, so the queue is bounded by the door."""
+        """Send answers until cancelled, many in one piece."""
         while True:
             await self._something.wait()
             self._something.clear()
             while self._replies:
-                reply, body = self._replies.popleft()
+                batch = [self._replies.popleft() for _ in range(min(REPLIES_AT_ONCE, len(self._replies)))]
                 try:
-                    await self._connection.publish(reply, body)
+                    await self._connection.publish_all(batch)
                 except (UnavailableError, nats.errors.Error) as error:
-                    _log.debug("an answer could not be sent: %s", error)
-
-
-def _is_inbox(reply: str) -> bool:
-    """Whether an answer may be sent there. We may write the ledger, so nobody may have us write where he says."""
-    return reply.startswith("_INBOX")
+                    _log.debug("answers could not be sent: %s", error)

@@ -1,4 +1,4 @@
-"""The door keeps to its bounds and answers once; hearing knows whom it has heard; complaints are few."""
+"""Principals take turns within bounds; the door answers once; hearing knows whom it has heard; complaints are few."""
 
 import logging
 from collections.abc import Callable
@@ -11,8 +11,10 @@ from leasehold.events.identities import HostName, Principal
 from leasehold.events.inputs import HostHeard
 from leasehold.projections.state import HostState, SourceState, State
 from leasehold.services import complaints
+from leasehold.services.allocator.buckets import Buckets
 from leasehold.services.allocator.door import Door
 from leasehold.services.allocator.hearing import Hearing
+from leasehold.services.allocator.turns import Turns, Waiting
 from leasehold.services.complaints import Complaints
 
 ALICE = Principal("alice")
@@ -26,46 +28,84 @@ def taking(answers: list[Answer]) -> Callable[[Answer], None]:
     return answers.append
 
 
-# --- the door -------------------------------------------------------------------------------------------------------
+# --- turns ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_principal_gets_a_second_s_worth_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bucket gives its rate at once, then refills with time; another principal has its own."""
-    monkeypatch.setattr(limits, "REQUESTS_PER_PRINCIPAL_PER_S", 10)
-    door = Door()
-    assert [door.admit(ALICE, 5.0) for _ in range(10)] == [""] * 10
-    assert "alice asks more than 10 times a second" in door.admit(ALICE, 5.0)
-    assert door.admit(BOB, 5.0) == ""
-    assert door.admit(ALICE, 5.05) != "", "half a token is none"
-    assert door.admit(ALICE, 5.15) == ""
-    assert [door.admit(ALICE, 1_000.0) for _ in range(11)].count("") == 10, "silence saves up a second's worth"
-    assert door.counts["limited"] == 3
+def request(principal: Principal, arrived_s: float = 0.0, body: bytes = b"{}") -> Waiting:
+    return Waiting(principal, "lease", body, b"_INBOX.x", arrived_s)
+
+
+def taken(turns: Turns) -> list[Waiting]:
+    return list(iter(turns.take, None))
+
+
+def test_principals_take_turns() -> None:
+    """One request each, in the order in which each asked; who asked a hundred times delays another by one request."""
+    turns = Turns()
+    for number in range(100):
+        assert turns.put(request(ALICE, number))
+    assert turns.put(request(BOB, 100))
+    assert turns.put(request(BOB, 101))
+    order = [(waiting.principal, waiting.arrived_s) for waiting in taken(turns)]
+    assert order[:5] == [(ALICE, 0), (BOB, 100), (ALICE, 1), (BOB, 101), (ALICE, 2)]
+    assert [at for principal, at in order if principal == ALICE] == list(range(100))
+    assert len(turns) == 0
 
 
 def test_one_principal_cannot_take_every_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Past its bound of waiting requests a principal is turned away; an answer makes room again."""
-    monkeypatch.setattr(limits, "REQUESTS_WAITING_PER_PRINCIPAL_MAX", 3)
-    door = Door()
-    tickets = [door.wait(ALICE, f"r{number}", 0.0, taking([])) for number in range(3)]
-    assert "3 requests of alice wait already" in door.admit(ALICE, 0.0)
-    assert door.admit(BOB, 0.0) == ""
-    door.answer(tickets[1], Answer(outcome="granted"))
-    assert door.admit(ALICE, 0.0) == ""
+    """Alone one gets its bound; where others wait each has a share, and who comes late still finds a place."""
+    monkeypatch.setattr(limits, "REQUESTS_WAITING_PER_PRINCIPAL_MAX", 6)
+    monkeypatch.setattr(limits, "REQUESTS_WAITING_MAX", 8)
+    turns = Turns()
+    assert [turns.put(request(ALICE)) for _ in range(8)].count(True) == 6
+    assert [turns.put(request(BOB)) for _ in range(8)].count(True) == 4
+    assert [turns.put(request(Principal(f"p{number}"))) for number in range(9)].count(True) == 6
+    assert len(turns) == 16, "twice the bound, and no more whoever asks"
+    assert len(taken(turns)) == 16
+    assert turns.put(request(ALICE)), "room again"
 
 
-def test_a_million_principals_are_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names cost nothing to invent, so what is remembered of them is bounded."""
-    monkeypatch.setattr(limits, "PRINCIPALS_MAX", 50)
-    door = Door()
+def test_bytes_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large requests count by their size: one principal cannot fill the memory, nor can all together."""
+    monkeypatch.setattr(limits, "REQUESTS_WAITING_BYTES_MAX", 10_000)
+    turns = Turns()
+    assert [turns.put(request(ALICE, body=bytes(1_000))) for _ in range(20)].count(True) == 5
+    names = [Principal(f"p{number}") for number in range(40)]
+    assert sum(turns.put(request(name, body=bytes(1_000))) for name in names) <= 15
+    taken(turns)
+    assert turns.put(request(ALICE, body=bytes(1_000)))
+
+
+def test_who_waited_too_long_is_named_once() -> None:
+    """Overdue are those that arrived before; they wait no more, the others do."""
+    turns = Turns()
+    for principal, at in ((ALICE, 1.0), (ALICE, 3.0), (BOB, 2.0), (BOB, 0.5)):
+        turns.put(request(principal, at))
+    assert [waiting.arrived_s for waiting in turns.overdue(2.5)] == [1.0, 2.0, 0.5]
+    assert [waiting.arrived_s for waiting in taken(turns)] == [3.0]
+
+
+def test_a_bucket_gives_its_burst_and_then_its_rate() -> None:
+    """Full at first, refilled by time up to the burst, one for each key; what is remembered of keys is bounded."""
+    buckets = Buckets[str](rate_per_s=10, burst=5, keys_max=50)
+    assert [buckets.take("a", 1.0) for _ in range(7)].count(True) == 5
+    assert buckets.take("b", 1.0)
+    assert not buckets.take("a", 1.05), "half a token is none"
+    assert buckets.take("a", 1.15)
+    assert [buckets.take("a", 1_000.0) for _ in range(9)].count(True) == 5
+    assert not buckets.take("a", 1_000.1, tokens=3)
     for number in range(500):
-        assert door.admit(Principal(f"p{number}"), 0.0) == ""
-    assert len(door._buckets) <= 50
+        assert buckets.take(f"k{number}", 0.0)
+    assert len(buckets) <= 50
+
+
+# --- the door -------------------------------------------------------------------------------------------------------
 
 
 def test_each_is_answered_once() -> None:
     """The first word counts: an answer after giving up, or a second answer, goes nowhere."""
     door, answers = Door(), list[Answer]()
-    ticket = door.wait(ALICE, "r1", 0.0, taking(answers))
+    ticket = door.wait("r1", 0.0, taking(answers))
     door.give_up(ticket, "outcome_unknown", "silence")
     door.answer(ticket, Answer(outcome="granted"))
     door.give_up(ticket, "unavailable", "again")
@@ -79,7 +119,7 @@ def test_each_is_answered_once() -> None:
 def test_overdue_are_those_whose_time_is_over() -> None:
     """In time nobody is overdue; then each is named once; what has been answered never is."""
     door = Door()
-    first, second, third = (door.wait(ALICE, "r", at, taking([])) for at in (0.0, 0.1, 0.2))
+    third, first, second = (door.wait("r", at, taking([])) for at in (0.2, 0.0, 0.1))
     assert door.overdue(LIFE_S - 0.01) == []
     door.answer(first, Answer(outcome="granted"))
     assert door.overdue(0.1 + LIFE_S) == [second]
