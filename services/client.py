@@ -119,8 +119,7 @@ class Client:
 
     def _found(self) -> tuple[Credential, list[str]]:
         """Who we are, and where the bus is."""
-        # What is named here counts before what the environment names.
-        named = self._credentials or (None if self._data else os.environ.get("LEASEHOLD_CREDENTIALS"))
+        named = self._named_key
         if named:
             credential = read_credential(Path(named))
             urls = self._url.split(",") if self._url else list(credential.urls)
@@ -129,6 +128,16 @@ class Client:
             return credential, urls
         info = home.read_connection(home.find_data_dir(self._data))
         return own_credential(info, "operator"), self._url.split(",") if self._url else info.urls
+
+    @property
+    def _named_key(self) -> str | None:
+        # What is named here counts before what the environment names.
+        return self._credentials or (None if self._data else os.environ.get("LEASEHOLD_CREDENTIALS"))
+
+    @property
+    def has_key(self) -> bool:
+        """Whether a credential was named, so that no data directory is looked at."""
+        return bool(self._named_key)
 
     @property
     def principal(self) -> Principal:

@@ -130,61 +130,80 @@ def own_credential(info: ConnectionInfo, role: str) -> Credential:
 # --- the register ---------------------------------------------------------------------------------------------------
 
 
-def registered(data: Path) -> list[User]:
-    """Everybody who is let in by the server of a data directory, in the order in which they came.
+class Register(msgspec.Struct, kw_only=True):
+    """Who is let in to one cluster, in the order in which they came. It holds nothing secret."""
+
+    cluster: str
+    users: list[User] = []
+
+
+def registered(data: Path) -> Register:
+    """The register of a data directory.
 
     Raises:
-        UnavailableError: the register cannot be read.
+        UnavailableError: there is none, or it cannot be read.
     """
     path = data / REGISTER_FILE
     try:
-        return msgspec.json.decode(path.read_bytes(), type=list[User])
-    except FileNotFoundError:
-        return []
+        return msgspec.json.decode(path.read_bytes(), type=Register)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UnavailableError(f"{data} holds no {REGISTER_FILE}: nobody was registered there") from None
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UnavailableError(f"{path} cannot be read ({error})") from error
 
 
 @contextlib.contextmanager
-def changing(data: Path) -> Iterator[list[User]]:
-    """The register, to be changed in place; written at the end, unless something was raised. One at a time."""
+def changing(data: Path, cluster: str = "") -> Iterator[Register]:
+    """The register, to be changed in place; written at the end, unless something was raised. One at a time.
+
+    Args:
+        cluster: Of a register that is begun now; of one that is there, it can only be the same.
+
+    Raises:
+        UnavailableError: there is none, and `cluster` is not given; or it cannot be read.
+        InvalidInputError: it is another cluster's.
+    """
     lock = os.open(data / f".{REGISTER_FILE}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        users = registered(data)
-        before = list(users)
-        yield users
-        if users != before:
-            write_private(data / REGISTER_FILE, msgspec.json.format(msgspec.json.encode(users)) + b"\n")
+        is_new = bool(cluster) and not (data / REGISTER_FILE).exists()
+        register = Register(cluster=cluster) if is_new else registered(data)
+        if cluster and register.cluster != cluster:
+            raise InvalidInputError(f"{data} belongs to cluster {register.cluster!r}, not {cluster!r}", field="cluster")
+        before = msgspec.json.encode(register)
+        yield register
+        if is_new or msgspec.json.encode(register) != before:
+            write_private(data / REGISTER_FILE, msgspec.json.format(msgspec.json.encode(register)) + b"\n")
     finally:
         os.close(lock)
 
 
-def register(users: list[User], user: User) -> None:
-    """Let somebody in.
+def let_in(register: Register, user: User) -> None:
+    """Register somebody.
 
     Raises:
         InvalidInputError: there is one of that name already, or there are too many.
     """
-    if any(each.principal == user.principal and each.account == user.account for each in users):
+    if any(each.principal == user.principal and each.account == user.account for each in register.users):
         raise InvalidInputError(f"{user.principal} is there already; remove it first for a new key", field="name")
-    if len(users) >= limits.PRINCIPALS_MAX:
-        raise InvalidInputError(f"{len(users)} principals are the most that are possible", field="name")
-    users.append(msgspec.structs.replace(user, since_ns=time.time_ns()))
+    if len(register.users) >= limits.PRINCIPALS_MAX:
+        raise InvalidInputError(f"{len(register.users)} principals are the most that are possible", field="name")
+    register.users.append(msgspec.structs.replace(user, since_ns=time.time_ns()))
 
 
-def ensure_own(data: Path, *, cluster: str, host: str, operator: str) -> list[User]:
+def ensure_own(data: Path, *, cluster: str, host: str, operator: str) -> Register:
     """Make the credentials that an `up` needs, unless they are there, and see that the register has them.
 
-    A role whose name has changed (another host's name, another person) gets a new key, and the old one is let in no more.
+    A role whose name has changed (another host's name, another person) gets a new key; the old one is let in no more.
 
     Raises:
-        InvalidInputError, UnavailableError: a file cannot be read or written.
+        InvalidInputError: it is another cluster's data directory, a name is taken, or a file holds no credential.
+        UnavailableError: a file cannot be read or written.
     """
     names = {"agent": host, "operator": operator}
     (data / FOLDER).mkdir(mode=0o700, exist_ok=True)
     info = ConnectionInfo(url="", cluster=cluster, data=str(data))
-    with changing(data) as users:
+    with changing(data, cluster) as register:
         for role in OWN_ROLES:
             name, path = names.get(role, role), path_of(info, role)
             found = read_credential(path) if path.exists() else None
@@ -193,15 +212,14 @@ def ensure_own(data: Path, *, cluster: str, host: str, operator: str) -> list[Us
                 credential = new_credential(role, name, cluster)
                 write_credential(path, credential)
             assert credential is not None
-            _replace(users, found, credential)
-        return list(users)
+            _replace(register, found, credential)
+        return register
 
 
-def _replace(users: list[User], old: Credential | None, new: Credential) -> None:
+def _replace(register: Register, old: Credential | None, new: Credential) -> None:
     """Let `new` in, and no more what it takes the place of."""
-    is_known = any(each.public_key == new.user.public_key for each in users)
-    if is_known:
+    if any(each.public_key == new.user.public_key for each in register.users):
         return
     gone = {(new.role, new.name)} | ({(old.role, old.name)} if old is not None else set())
-    users[:] = [each for each in users if (each.role, each.name) not in gone]
-    register(users, new.user)
+    register.users = [each for each in register.users if (each.role, each.name) not in gone]
+    let_in(register, new.user)

@@ -50,6 +50,7 @@ LOG_FILES_MAX: Final = 4
 LOG_TAIL_BYTES: Final = 4_096
 
 CONFIG_FOLDER: Final = "nats"
+LOG_NAME: Final = "nats-server.log"
 PEER: Final = "peer"
 """As whom the servers of a cluster sign in to each other."""
 
@@ -192,7 +193,7 @@ class NatsServer:
     @property
     def log_path(self) -> Path:
         """The server's log."""
-        return self._data / "nats-server.log"
+        return self._data / LOG_NAME
 
     async def start(self) -> None:
         """Start the server and wait until it answers. After `stop`, it can be started again.
@@ -291,19 +292,9 @@ class NatsServer:
         texts = {"server.conf": shipped, "local.conf": _text(self._local()), "store.conf": _text(self._store())}
         for name, text in texts.items():
             write_private(folder / name, text)
-        self.write_users(self._users)
+        for account, users in self._users.items():
+            write_private(folder / f"users-{account}.conf", users.encode())
         _adopt_store(self._data / "jetstream")
-
-    def write_users(self, users: Mapping[str, str]) -> None:
-        """Write who is let in from now on; a running server takes it up with `reload`."""
-        self._users = dict(users)
-        for account, text in users.items():
-            write_private(self._data / CONFIG_FOLDER / f"users-{account}.conf", text.encode())
-
-    def reload(self) -> None:
-        """Let the running server read its configuration again; those who are let in no more are cut off."""
-        assert self._process is not None, "not started"
-        _signal(self._process, signal.SIGHUP)
 
     def _store(self) -> dict[str, object]:
         store: dict[str, object] = {
@@ -426,6 +417,18 @@ def _tls(tls: Tls) -> dict[str, object]:
 
 def _route(to: str, secret: str) -> str:
     return f"nats-route://{PEER}:{secret}@{to.rpartition('//')[2]}"
+
+
+def server_pid(data: Path) -> int | None:
+    """The process id of the server that has this data directory now; `None` if there is none."""
+    try:
+        text = (data / ".lock").read_text()
+        pid = int(text.partition("nats-server pid ")[2].split()[0])
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (OSError, ValueError, IndexError):
+        return None
+    # Process ids come again: it must be the one that reads this very configuration.
+    return pid if str(data.absolute() / CONFIG_FOLDER / "server.conf").encode() in words else None
 
 
 def check_tls(address: str, tls: Tls | None, *, field: str) -> None:

@@ -10,6 +10,7 @@ import gc
 import logging
 import logging.handlers
 import os
+import re
 import signal
 import sys
 import time
@@ -17,8 +18,10 @@ from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from leasehold.events import identities, limits
-from leasehold.events.errors import CorruptLedgerError, LeaseholdError, StorageError, StoreInUseError
+from leasehold.events.errors import CorruptLedgerError, InvalidInputError, LeaseholdError, StorageError, StoreInUseError
 from leasehold.events.identities import HostName
 from leasehold.events.subjects import LEDGER_STREAM, Subjects
 from leasehold.projections.state import Head, State
@@ -29,7 +32,7 @@ from leasehold.services.allocator.service import Allocator
 from leasehold.services.allocator.wire import Wire
 from leasehold.services.clocknote import ClockKeeper
 from leasehold.services.connection import Connection, connect, disconnect
-from leasehold.services.credentials import Credential, own_credential
+from leasehold.services.credentials import Credential, own_credential, read_credential
 from leasehold.services.ledger import api
 from leasehold.services.ledger.jetstream import JetStreamLedger
 from leasehold.services.ledger.observed import ObservedReader
@@ -44,15 +47,36 @@ EXIT_CORRUPT: Final = 5
 EXIT_IN_USE: Final = 6
 LOG_BYTES_MAX: Final = 8 * 1024 * 1024
 CONNECT_WAIT_S: Final = 10.0
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a process runs, and as what.
+
+    `name` tells apart several of one role in one data directory; `nats` (one or several URLs with commas between them)
+    and `credentials` (a file) lead to a bus that no `up` has written down in `data`.
+    """
+
+    role: str
+    data: Path
+    host: str = ""
+    name: str = ""
+    nats: str = ""
+    credentials: str = ""
+
+    @property
+    def title(self) -> str:
+        """How its files begin: `allocator`, or `allocator-2`."""
+        return f"{self.role}-{self.name}" if self.name else self.role
 
 
 class _Bus:
     """A process's connection, and what hangs on it."""
 
     def __init__(
-        self, data: Path, info: home.ConnectionInfo, credential: Credential, connection: Connection
+        self, place: Place, info: home.ConnectionInfo, credential: Credential, connection: Connection
     ) -> None:
-        self.data = data
+        self.store = place.data / f"{place.title}.sqlite"
         self.connection = connection
         self.subjects = Subjects(info.cluster)
         self._info = info
@@ -66,13 +90,12 @@ class _Bus:
 async def run_allocator(bus: _Bus, _host: HostName) -> None:
     """Decide until cancelled."""
     ledger = JetStreamLedger(bus.connection, bus.subjects)
-    path = bus.data / "allocator.sqlite"
-    store = await FoldStore.open(path)
+    store = await FoldStore.open(bus.store)
     try:
         state = await _read_state(ledger, store)
         keeper = Keeper(store)
         writer = f"{home.own_host()}.{os.getpid()}.{time.time_ns()}"
-        clocks = ClockKeeper(path.with_suffix(".clock"), writer)
+        clocks = ClockKeeper(bus.store.with_suffix(".clock"), writer)
         allocator = Allocator(
             ledger=ledger,
             observed=ObservedReader(bus.connection),
@@ -186,7 +209,7 @@ async def run_query(bus: _Bus, _host: HostName) -> None:
     from leasehold.services.query.service import QueryService  # noqa: PLC0415 - each process loads only what it needs
 
     ledger = JetStreamLedger(bus.connection, bus.subjects)
-    store = await FoldStore.open(bus.data / "query.sqlite")
+    store = await FoldStore.open(bus.store)
     try:
         reader = LedgerReader(ledger, store)
         service = QueryService(bus.connection, bus.subjects, reader, ledger, store)
@@ -221,12 +244,43 @@ _CREDENTIALS: Final = {"watcher": "agent"}
 """Whose credential a process has, where it is not named as the process is."""
 
 
-async def _run(role: str, data: Path, host: HostName) -> None:
-    info = home.read_connection(data)
-    credential = own_credential(info, _CREDENTIALS.get(role, role))
-    connection = await connect(info.urls, credential=credential, name=f"{role} {host}", timeout_s=CONNECT_WAIT_S)
+def _reached(place: Place) -> tuple[home.ConnectionInfo, Credential]:
+    """Where the bus is, and who we are there."""
+    if not place.credentials:
+        info = home.read_connection(place.data)
+        return info, own_credential(info, _CREDENTIALS.get(place.role, place.role))
+    credential = read_credential(Path(place.credentials))
+    wanted = _CREDENTIALS.get(place.role, place.role)
+    if credential.role != wanted:
+        raise InvalidInputError(
+            f"{place.credentials} is for {credential.role!r}; the {place.role} needs one for {wanted!r}",
+            field="credentials",
+        )
+    url = place.nats or ",".join(credential.urls)
+    if not url:
+        raise InvalidInputError(f"{place.credentials} names no address of a bus; name one", field="nats")
+    return home.ConnectionInfo(url=url, cluster=credential.cluster, data=str(place.data)), credential
+
+
+def _host_of(place: Place, credential: Credential) -> HostName:
+    if credential.role != "agent":
+        return identities.parse_host(place.host) if place.host else home.own_host()
+    if place.host and place.host != credential.name:
+        raise InvalidInputError(
+            f"the credential is for the agent of {credential.name}, so nothing can be reported of {place.host[:80]!r}",
+            field="host",
+        )
+    return HostName(credential.name)
+
+
+async def _run(place: Place) -> None:
+    role = place.role
+    info, credential = _reached(place)
+    host = _host_of(place, credential)
+    title = f"{place.title} {host}"
+    connection = await connect(info.urls, credential=credential, name=title, timeout_s=CONNECT_WAIT_S)
     try:
-        bus = _Bus(data, info, credential, connection)
+        bus = _Bus(place, info, credential, connection)
         running = asyncio.ensure_future(_RUNNERS[role](bus, host))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -256,24 +310,29 @@ def _cause(error: BaseException) -> BaseException:
     return error
 
 
-def run_role(role: str, data: Path, host: str) -> None:
-    """Run one role until it is told to end (SIGTERM, SIGINT); what it has to say goes to its log in `data`.
+def run_role(place: Place) -> None:
+    """Run one role until it is told to end (SIGTERM, SIGINT); what it has to say goes to its log in the data directory.
 
     Raises:
         LeaseholdError: what ended it.
     """
-    name = identities.parse_host(host) if host else home.own_host()
+    if place.host:
+        identities.parse_host(place.host)
+    if place.name and not _NAME.fullmatch(place.name):
+        raise InvalidInputError(f"{place.name[:80]!r} is not up to 32 lower-case letters, digits, - and _", field="name")
+    if place.credentials:
+        home.make_private_dir(place.data)
     # Rows and records make no cycles: looking for some, a large state would be walked again and again.
     gc.set_threshold(100_000, 50, 100)
-    _log_to(data / f"{role}.log")
+    _log_to(place.data / f"{place.title}.log")
     try:
-        asyncio.run(_run(role, data, name))
+        asyncio.run(_run(place))
     except KeyboardInterrupt:
         return
     except BaseException as error:  # noqa: BLE001 - whatever ended it must stand in its log
         cause = _cause(error)
         is_ours = isinstance(cause, LeaseholdError)
-        _log.critical("the %s stops: %s", role, cause if is_ours else repr(cause), exc_info=not is_ours)
+        _log.critical("the %s stops: %s", place.title, cause if is_ours else repr(cause), exc_info=not is_ours)
         raise cause from None
 
 
@@ -283,9 +342,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("role", choices=ROLES)
     parser.add_argument("--data", type=Path, required=True, help="the data directory of the `up` to join")
     parser.add_argument("--host", default="", help="this host's name")
+    parser.add_argument("--name", default="", help="tells it apart from others of its role in the same directory")
     options = parser.parse_args(arguments)
     try:
-        run_role(options.role, options.data, options.host)
+        run_role(Place(role=options.role, data=options.data, host=options.host, name=options.name))
     except CorruptLedgerError:
         return EXIT_CORRUPT
     except StoreInUseError:

@@ -30,6 +30,7 @@ from leasehold.events.errors import (
 from leasehold.events.questions import Sync
 from leasehold.events.subjects import Subjects
 from leasehold.services import credentials, home, permissions
+from leasehold.services.bus import Refusals
 from leasehold.services.client import Client
 from leasehold.services.connection import connect, disconnect
 from leasehold.services.ledger.jetstream import JetStreamLedger
@@ -45,6 +46,7 @@ READY_WAIT_S: Final = 30.0
 RESTART_S_MIN: Final = 0.1
 RESTART_S_MAX: Final = 5.0
 STOP_WAIT_S: Final = 5.0
+ALLOCATORS_MAX: Final = 8
 CALM_S: Final = 10.0
 """A child that lived for so long is started again at once when it ends."""
 
@@ -106,9 +108,9 @@ class Up:
         try:
             await self._start_bus()
             async with asyncio.TaskGroup() as tasks:
-                working = [self._tend(role) for role in ROLES] + [self._announce(on_ready), self._check_chain()]
+                working = [self._tend(title) for title in self.titles] + [self._announce(on_ready), self._check_chain()]
                 if self._server is not None:
-                    working.append(self._tend_server(self._server))
+                    working += [self._tend_server(self._server), Refusals(self._options.data).run()]
                 running = [tasks.create_task(self._guard(work)) for work in working]
                 await self._stopping.wait()
                 for task in running:
@@ -134,10 +136,8 @@ class Up:
         if options.nats:
             url = options.nats
         else:
-            users = credentials.ensure_own(
-                data, cluster=options.cluster, host=options.host, operator=home.own_principal()
-            )
-            self._server = await _start_server(data, options.cluster, users, _port_of(before))
+            credentials.ensure_own(data, cluster=options.cluster, host=options.host, operator=home.own_principal())
+            self._server = await _start_server(data, _port_of(before))
             url = self._server.url
         info = home.ConnectionInfo(
             url=url, cluster=options.cluster, data=str(data), own_server=not options.nats,
@@ -158,8 +158,7 @@ class Up:
             if time.monotonic() - started_s < CALM_S:
                 await asyncio.sleep(RESTART_S_MIN)
             port = urlparse(self._info.url).port or -1
-            users = credentials.registered(self._options.data)
-            self._server = server = _server(self._options.data, self._options.cluster, users, port)
+            self._server = server = _server(self._options.data, port)
             await server.start()
             # What it has lost of the log, if anything, the readers see.
 
@@ -184,24 +183,31 @@ class Up:
 
     # --- the children ---------------------------------------------------------------------------------------------
 
-    async def _tend(self, role: str) -> None:
+    @property
+    def titles(self) -> list[str]:
+        """What is started: one of each role, and further allocators with a number behind their name."""
+        further = [f"allocator-{number}" for number in range(2, self._options.allocators + 1)]
+        return [*ROLES, *further]
+
+    async def _tend(self, title: str) -> None:
         pause_s = RESTART_S_MIN
         while True:
             started_s = time.monotonic()
-            child = self._children[role] = await self._spawn(role)
+            child = self._children[title] = await self._spawn(title)
             code = await child.wait()
             if code in _HOPELESS:
                 # Starting again would change nothing: whoever runs this has to look.
-                self._fail(_HOPELESS[code](f"the {role} has stopped: {_last_words(self._options.data, role)}"))
+                self._fail(_HOPELESS[code](f"the {title} has stopped: {_last_words(self._options.data, title)}"))
                 return
             pause_s = RESTART_S_MIN if time.monotonic() - started_s > CALM_S else min(pause_s * 2, RESTART_S_MAX)
-            _log.error("the %s ended with exit code %d; starting it again in %.1f s", role, code, pause_s)
+            _log.error("the %s ended with exit code %d; starting it again in %.1f s", title, code, pause_s)
             await asyncio.sleep(pause_s)
 
-    async def _spawn(self, role: str) -> asyncio.subprocess.Process:
+    async def _spawn(self, title: str) -> asyncio.subprocess.Process:
+        role, _, name = title.partition("-")
         return await asyncio.create_subprocess_exec(
             sys.executable, "-m", "leasehold.services.processes", role,
-            "--data", str(self._options.data), "--host", self._options.host,
+            "--name", name, "--data", str(self._options.data), "--host", self._options.host,
             stdin=asyncio.subprocess.DEVNULL,
             preexec_fn=tied_to_us(),
             start_new_session=True,
@@ -216,7 +222,7 @@ class Up:
             async with asyncio.timeout(READY_WAIT_S):
                 await self._until_ready()
         except TimeoutError:
-            told = "; ".join(f"{role}: {_last_words(self._options.data, role)}" for role in ROLES)
+            told = "; ".join(f"{title}: {_last_words(self._options.data, title)}" for title in self.titles)
             raise ServerStartError(f"not everything answers after {READY_WAIT_S:g} s ({told})") from None
         await on_ready(self)
 
@@ -241,8 +247,9 @@ class Up:
     # --- the end --------------------------------------------------------------------------------------------------
 
     async def _take_down(self) -> None:
-        for role in reversed(ROLES):
-            child = self._children.pop(role, None)
+        # What was started last ends first.
+        for title in reversed(self.titles):
+            child = self._children.pop(title, None)
             if child is not None:
                 await _end(child)
         if self._server is not None:
@@ -286,19 +293,20 @@ def _port_of(info: home.ConnectionInfo | None) -> int:
     return port
 
 
-def _server(data: Path, cluster: str, users: list[permissions.User], port: int) -> NatsServer:
-    keeper = credentials.own_credential(home.ConnectionInfo(url="", cluster=cluster, data=str(data)), "keeper")
-    return NatsServer(data, users=permissions.render(users, cluster), probe=keeper, port=port)
+def _server(data: Path, port: int) -> NatsServer:
+    register = credentials.registered(data)
+    keeper = credentials.own_credential(home.ConnectionInfo(url="", cluster=register.cluster, data=str(data)), "keeper")
+    return NatsServer(data, users=permissions.render(register.users, register.cluster), probe=keeper, port=port)
 
 
-async def _start_server(data: Path, cluster: str, users: list[permissions.User], port: int) -> NatsServer:
-    server = _server(data, cluster, users, port)
+async def _start_server(data: Path, port: int) -> NatsServer:
+    server = _server(data, port)
     try:
         await server.start()
     except ServerStartError:
         if port == -1:
             raise
-        server = _server(data, cluster, users, -1)
+        server = _server(data, -1)
         await server.start()
     return server
 
@@ -326,6 +334,8 @@ def _check(options: Options) -> None:
     identities.parse_host(options.host)
     Subjects(options.cluster)
     home.own_principal()
+    if not 1 <= options.allocators <= ALLOCATORS_MAX:
+        raise InvalidInputError(f"1 to {ALLOCATORS_MAX} are possible", field="allocators")
     if bool(options.nats) != bool(options.credentials):
         raise InvalidInputError("a server that is not ours is joined with --nats and --credentials DIR", field="nats")
     try:

@@ -6,6 +6,7 @@ the services had noted of the log when they read it.
 
 import asyncio
 import contextlib
+import re
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -37,10 +38,15 @@ from leasehold.services.ledger.port import Entry, Ledger
 from leasehold.services.natsserver import NatsServer
 from leasehold.services.store import FoldStore
 
-STORES: Final = ("allocator.sqlite", "query.sqlite")
+_STORES: Final = re.compile(r"(allocator(-[a-z0-9_-]+)?|query)\.sqlite")
 _YIELD_EVERY: Final = 256
 STALL_S: Final = 2.0
 """No record for so long, and the next one is asked for by itself: a server passes over what it cannot read."""
+
+def stores_in(data: Path) -> list[str]:
+    """The files in which services of a data directory keep what they have read."""
+    return sorted(path.name for path in data.glob("*.sqlite") if _STORES.fullmatch(path.name))
+
 
 Progress = Callable[[int, int], None]
 """Told how many records of how many have been checked."""
@@ -305,17 +311,16 @@ async def witnesses_in(data: Path) -> tuple[list[Witness], str]:
     """
     found: list[Witness] = []
     problem = ""
-    for name in STORES:
-        if (data / name).exists():
+    for name in stores_in(data):
+        try:
+            store = await FoldStore.open(data / name)
             try:
-                store = await FoldStore.open(data / name)
-                try:
-                    found += await _head_of(store, name)
-                    found += await _snapshot_of(store, name)
-                finally:
-                    await store.close()
-            except (CorruptSnapshotError, StorageError) as error:
-                problem = problem or f"{name}: {str(error).removeprefix(f'{data / name}: ')}"
+                found += await _head_of(store, name)
+                found += await _snapshot_of(store, name)
+            finally:
+                await store.close()
+        except (CorruptSnapshotError, StorageError) as error:
+            problem = problem or f"{name}: {str(error).removeprefix(f'{data / name}: ')}"
     return found, problem
 
 
@@ -326,13 +331,12 @@ async def heads_in(data: Path) -> list[Witness]:
         LeaseholdError: a file is in use, damaged, or not ours.
     """
     found: list[Witness] = []
-    for name in STORES:
-        if (data / name).exists():
-            store = await FoldStore.open(data / name)
-            try:
-                found.extend(await _head_of(store, name))
-            finally:
-                await store.close()
+    for name in stores_in(data):
+        store = await FoldStore.open(data / name)
+        try:
+            found.extend(await _head_of(store, name))
+        finally:
+            await store.close()
     return found
 
 
@@ -361,7 +365,7 @@ async def copy_of(data: Path) -> AsyncIterator[Path]:
         StorageError: it cannot be read, or there is no room for a copy.
         UnavailableError: there is nothing to copy.
     """
-    if not any((data / name).exists() for name in ("jetstream", *STORES)):
+    if not (data / "jetstream").exists() and not stores_in(data):
         raise UnavailableError(f"{data} holds no ledger: nothing was started there")
     # The lock is held while the copy is made, so that nothing starts in between.
     server = NatsServer(data, users={}, lock_wait_s=0.5)
@@ -389,7 +393,8 @@ def _copied(data: Path) -> Path:
     except OSError:
         folder = Path(tempfile.mkdtemp(prefix="leasehold-verify-"))
     try:
-        for name in ("jetstream", *STORES, *(f"{store}-wal" for store in STORES)):
+        stores = stores_in(data)
+        for name in ("jetstream", *stores, *(f"{store}-wal" for store in stores)):
             if (data / name).is_dir():
                 shutil.copytree(data / name, folder / name)
             elif (data / name).exists():

@@ -17,6 +17,8 @@ from leasehold.events.views import DeviceView
 from leasehold.services import home
 from leasehold.services.asking import confirm_free_request, lease_request, release_request, renew_request
 from leasehold.services.cli import render
+from leasehold.services.cli.keys import keys
+from leasehold.services.cli.running import run
 from leasehold.services.cli.values import Duration, LeaseId, time_text
 from leasehold.services.client import Client
 
@@ -27,14 +29,28 @@ EXIT_UNAVAILABLE: Final = 4
 
 _KINDS: Final = ("device", "lease", "holder", "host", "principal")
 
+_CREDENTIALS: Final = "leasehold.credentials"
 _ARGUMENT_CHARS_MAX: Final = 4_096
 _TOLD_CHARS_MAX: Final = 1_000
 
 P = ParamSpec("P")
 
 
+def _keep_credentials(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    context.meta[_CREDENTIALS] = value
+
+
+def _client(data: str | None) -> Client:
+    """A client with the key that was named, or that of the data directory."""
+    return Client(data, credentials=click.get_current_context().meta.get(_CREDENTIALS))
+
+
 def _common(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`--data` and `--json`, which most commands take."""
+    """`--data`, `--credentials` and `--json`, which most commands take."""
+    function = click.option(
+        "--credentials", metavar="FILE", expose_value=False, callback=_keep_credentials,
+        help="Key made by `leasehold credentials add` (or LEASEHOLD_CREDENTIALS).",
+    )(function)  # fmt: skip
     function = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")(function)
     help_text = "Data directory of the `up` to talk to (or LEASEHOLD_DATA)."
     return click.option("--data", metavar="DIR", help=help_text)(function)
@@ -82,8 +98,11 @@ def cli() -> None:
 @click.option("--nats", default="", metavar="URL[,URL]", help="Use these running NATS servers instead of starting one.")
 @click.option("--credentials", default="", metavar="DIR", help="The keys for them: keeper.json, allocator.json, …")
 @click.option("--replicas", type=click.IntRange(1, 5), default=1, show_default=True, help="On how many of them the log is.")
+@click.option("--allocators", type=click.IntRange(1, 8), default=1, show_default=True, help="How many, of which one decides.")
 @_asynchronous
-async def up(data: str | None, cluster: str, host: str, nats: str, credentials: str, replicas: int) -> None:
+async def up(
+    data: str | None, cluster: str, host: str, nats: str, credentials: str, replicas: int, allocators: int
+) -> None:
     """Start everything on this machine, and keep it running until Ctrl-C."""
     from leasehold.services.cli.starting import run_up
     from leasehold.services.up import Options
@@ -96,19 +115,9 @@ async def up(data: str | None, cluster: str, host: str, nats: str, credentials: 
         nats=nats,
         credentials=credentials,
         replicas=replicas,
+        allocators=allocators,
     )
     await run_up(options)
-
-
-@cli.command()
-@click.argument("role", type=click.Choice(("allocator", "query", "watcher")))
-@click.option("--data", metavar="DIR", help="Data directory of the `up` to join (or LEASEHOLD_DATA).")
-@click.option("--host", default="", help="Name of this host.")
-def run(role: str, data: str | None, host: str) -> None:
-    """Run one of the processes behind `up` by itself."""
-    from leasehold.services import processes
-
-    processes.run_role(role, home.find_data_dir(data), host)
 
 
 # --- looking --------------------------------------------------------------------------------------------------------
@@ -120,7 +129,7 @@ def run(role: str, data: str | None, host: str) -> None:
 @_asynchronous
 async def devices(data: str | None, as_json: bool, host: str) -> None:
     """List the devices: each below its parent, with its state and why."""
-    async with Client(data) as client:
+    async with _client(data) as client:
         rows = await client.devices(host=host)
     if as_json:
         for row in rows:
@@ -136,7 +145,7 @@ async def devices(data: str | None, as_json: bool, host: str) -> None:
 @_asynchronous
 async def show(data: str | None, as_json: bool, name: str, host: str) -> None:
     """Show one device (by name, key, address or sysfs path) or one lease (L4352)."""
-    async with Client(data) as client:
+    async with _client(data) as client:
         row = await client.show(name, host=host)
     if as_json:
         render.json_line(row)
@@ -153,7 +162,7 @@ async def show(data: str | None, as_json: bool, name: str, host: str) -> None:
 @_asynchronous
 async def leases(data: str | None, as_json: bool, holder: str, ended: bool) -> None:
     """List the leases, in the order of their grants."""
-    async with Client(data) as client:
+    async with _client(data) as client:
         rows = await client.leases(holder=holder, ended=ended)
     if as_json:
         for row in rows:
@@ -167,7 +176,7 @@ async def leases(data: str | None, as_json: bool, holder: str, ended: bool) -> N
 @_asynchronous
 async def hosts(data: str | None, as_json: bool) -> None:
     """List the hosts, and whether what is known of them is up to date."""
-    async with Client(data) as client:
+    async with _client(data) as client:
         rows = await client.hosts()
     if as_json:
         for row in rows:
@@ -184,7 +193,7 @@ async def hosts(data: str | None, as_json: bool) -> None:
 @_asynchronous
 async def history(data: str | None, as_json: bool, name: str, host: str, kind: str) -> None:
     """Tell what happened to a device, a lease, a holder, a host or a principal."""
-    async with Client(data) as client:
+    async with _client(data) as client:
         async for row in client.history(name, host=host, kind=kind):
             if as_json:
                 render.json_line(row)
@@ -200,7 +209,7 @@ async def history(data: str | None, as_json: bool, name: str, host: str, kind: s
 @_asynchronous
 async def explain(data: str | None, as_json: bool, name: str, host: str, holder: str) -> None:
     """Say why a device can or cannot be leased now, or how a request (by its id) was decided."""
-    async with Client(data) as client:
+    async with _client(data) as client:
         reading = await client.explain(name, host=host, holder=holder)
     if as_json:
         render.json_line(reading)
@@ -220,7 +229,7 @@ async def explain(data: str | None, as_json: bool, name: str, host: str, holder:
 @_asynchronous
 async def status(data: str | None, as_json: bool) -> None:
     """Show how it stands: the log, the hosts, the leases."""
-    async with Client(data) as client:
+    async with _client(data) as client:
         row = await client.status()
     if as_json:
         render.json_line(row)
@@ -244,7 +253,7 @@ async def watch(data: str | None, as_json: bool, since: int | None) -> None:
     """Follow the log as it grows, until Ctrl-C."""
     from leasehold.services.cli.watching import follow
 
-    async with Client(data) as client:
+    async with _client(data) as client:
         async for row in follow(client, since):
             if as_json:
                 render.json_line(row)
@@ -257,9 +266,11 @@ async def watch(data: str | None, as_json: bool, since: int | None) -> None:
 @_asynchronous
 async def verify(data: str | None, as_json: bool) -> None:
     """Check the whole log: chain, order, decisions, and what was kept of it elsewhere."""
-    from leasehold.services.cli.verifying import run_verify
+    from leasehold.services.cli.verifying import run_verify, verify_through
 
-    if not await run_verify(home.find_data_dir(data), as_json=as_json):
+    client = _client(data)
+    is_sound = verify_through(client, as_json=as_json) if client.has_key else run_verify(home.find_data_dir(data), as_json=as_json)
+    if not await is_sound:
         sys.exit(EXIT_FAILED)
 
 
@@ -267,7 +278,7 @@ async def verify(data: str | None, as_json: bool) -> None:
 
 
 async def _ask(data: str | None, request: Request, *, as_json: bool) -> None:
-    async with Client(data) as client:
+    async with _client(data) as client:
         answer = await client.answer_to(request)
     _show_answer(answer, as_json=as_json)
     if answer.outcome == "refused":
@@ -361,6 +372,10 @@ async def confirm_free(
     """Say by name that nobody uses a device whose lease has ended."""
     request = confirm_free_request(device, reason, host=host, request_id=request_id)
     await _ask(data, request, as_json=as_json)
+
+
+cli.add_command(run)
+cli.add_command(keys)
 
 
 # --- the shell ------------------------------------------------------------------------------------------------------

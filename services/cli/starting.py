@@ -30,7 +30,7 @@ async def _show(up: Up) -> None:
         rows = await client.devices()
     click.echo()
     click.echo(f"  bus         {info.url} (nats-server; log nats-server.log)")
-    click.echo("  processes   allocator, query, watcher (logs allocator.log, query.log, watcher.log)")
+    click.echo(f"  processes   {', '.join(up.titles)} (each has its log there)")
     click.echo(f"  data        {info.data}")
     click.echo(f"  ledger      {status.ledger_id}, {status.sequence} records, cluster {status.cluster}")
     click.echo()

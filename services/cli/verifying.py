@@ -38,27 +38,33 @@ async def run_verify(data: Path, *, as_json: bool) -> bool:
         info = None
     with _progress() as progress:
         if info is not None and not info.own_server:
-            return _show(await _verify_live(data, progress), data, as_json=as_json)
+            return _show(await _verify_live(Client(data), progress), data, as_json=as_json)
         try:
             # A copied directory still names the bus of the original, so being in use counts, not being named.
             report = await verify.verify_at_rest(data, info.cluster if info else home.DEFAULT_CLUSTER, progress)
         except StoreInUseError:
             if info is None:
                 raise
-            report = await _verify_live(data, progress)
+            report = await _verify_live(Client(data), progress)
     return _show(report, data, as_json=as_json)
 
 
-def _show(report: verify.Report, data: Path, *, as_json: bool) -> bool:
+async def verify_through(client: Client, *, as_json: bool) -> bool:
+    """As `run_verify`, with a key instead of a data directory."""
+    with _progress() as progress:
+        return _show(await _verify_live(client, progress), "the log", as_json=as_json)
+
+
+def _show(report: verify.Report, where: object, *, as_json: bool) -> bool:
     if as_json:
         json_line(report)
     else:
-        _tell(report, data)
+        _tell(report, where)
     return not report.problem
 
 
-async def _verify_live(data: Path, progress: verify.Progress) -> verify.Report:
-    async with Client(data) as client:
+async def _verify_live(client: Client, progress: verify.Progress) -> verify.Report:
+    async with client:
         status = await client.status()
         witness = verify.Witness(
             name="the query service", ledger_id=status.ledger_id, sequence=status.sequence, chain=status.chain
@@ -66,10 +72,10 @@ async def _verify_live(data: Path, progress: verify.Progress) -> verify.Report:
         return await verify.verify_live(client, [witness], progress)
 
 
-def _tell(report: verify.Report, data: Path) -> None:
+def _tell(report: verify.Report, where: object) -> None:
     if report.problem:
         click.echo(f"NOT VERIFIED: {report.problem}", err=True)
-        click.echo(f"  {data}: {report.records} records before it are in order", err=True)
+        click.echo(f"  {where}: {report.records} records before it are in order", err=True)
         return
     click.echo(f"verified: {report.records} records, {report.events} events of ledger {report.ledger_id}")
     click.echo(f"  chain     unbroken, ends in {report.chain}")

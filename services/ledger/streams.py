@@ -1,12 +1,13 @@
 """The streams: how they are made, and what an existing one must be like to be trusted with the ledger."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from leasehold.events import limits
 from leasehold.events.errors import InvalidInputError, UnavailableError
 from leasehold.events.subjects import LEDGER_STREAM, OBSERVED_STREAM, Subjects
-from leasehold.services.connection import Connection
+from leasehold.services.connection import Connection, connect, disconnect
+from leasehold.services.credentials import Credential
 from leasehold.services.ledger import api
 
 HEADERS_BYTES_MAX: Final = 4 * 1024
@@ -115,6 +116,22 @@ async def ensure_streams(connection: Connection, subjects: Subjects, *, replicas
     await _ensure(connection, ledger_config(subjects, replicas))
     await _ensure(connection, observed_config(subjects, replicas))
     await _ensure(connection, hint_config(replicas))
+
+
+async def make_streams(credential: Credential, urls: Sequence[str], *, replicas: int) -> None:
+    """As `ensure_streams`, as a keeper, through a connection of its own.
+
+    Args:
+        urls: Where the bus is; empty for where the credential says.
+
+    Raises:
+        InvalidInputError, UnavailableError: as `ensure_streams` and `connect` do.
+    """
+    connection = await connect(urls or credential.urls, credential=credential, name="keeper")
+    try:
+        await ensure_streams(connection, Subjects(credential.cluster), replicas=replicas)
+    finally:
+        await disconnect(connection)
 
 
 async def _ensure(connection: Connection, config: Mapping[str, object]) -> None:

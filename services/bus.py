@@ -1,0 +1,177 @@
+"""Our own bus: the NATS server of a data directory, with those whom it lets in, and what it refuses them."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from leasehold.events.errors import LeaseholdError, UnavailableError
+from leasehold.services import credentials, permissions
+from leasehold.services.complaints import Complaints, printable
+from leasehold.services.home import write_private
+from leasehold.services.natsserver import CONFIG_FOLDER, LOG_NAME, server_pid
+
+_log: Final = logging.getLogger(__name__)
+
+REFUSED_FILE: Final = "refused.json"
+LOOK_S: Final = 1.0
+LOOK_BYTES_MAX: Final = 1024 * 1024
+RELOAD_WAIT_S: Final = 5.0
+_POLL_S: Final = 0.02
+NOBODY: Final = "nobody"
+"""Who shows no key that is registered."""
+_VIOLATION: Final = re.compile(
+    rb'(?P<kind>Publish|Subscription) Violation - (?:Nkey "(?P<key>U[A-Z2-7]{55})"|[^,]*), Subject "(?P<subject>.{0,200})'
+)
+_NOT_LET_IN: Final = re.compile(rb'authentication error(?: - Nkey "(?P<key>U[A-Z2-7]{55})")?', re.IGNORECASE)
+
+
+class Refused(msgspec.Struct, kw_only=True):
+    """How often the server has refused one principal something, and what it was the last time."""
+
+    count: int = 0
+    last: str = ""
+    at_ns: int = 0
+
+
+def refused_in(data: Path) -> dict[str, Refused]:
+    """What was counted, by principal; nothing if it cannot be read."""
+    try:
+        return msgspec.json.decode((data / REFUSED_FILE).read_bytes(), type=dict[str, Refused])
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return {}
+
+
+class Refusals:
+    """Reads in the server's log whom it has refused what; tells it by name, and counts it."""
+
+    def __init__(self, data: Path) -> None:
+        """Begins at the end of the log as it is now."""
+        self.counts = refused_in(data)
+        self._data = data
+        self._path = data / LOG_NAME
+        self._file = self._open(at_end=True)
+        self._rest = b""
+        self._complaints = Complaints(_log, "refusals by the bus")
+
+    def _open(self, *, at_end: bool) -> int | None:
+        try:
+            file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        if at_end:
+            os.lseek(file, 0, os.SEEK_END)
+        return file
+
+    async def run(self) -> None:
+        """Look once a second until cancelled."""
+        try:
+            while True:
+                await asyncio.sleep(LOOK_S)
+                self.look()
+        finally:
+            self.look()
+            if self._file is not None:
+                os.close(self._file)
+                self._file = None
+
+    def look(self) -> None:
+        """Take in what was written since the last time: so much at most, and of a flood the rest later."""
+        new = self._read()
+        if not new:
+            return
+        lines = (self._rest + new).split(b"\n")
+        self._rest = lines.pop()[-1_024:]
+        found = [line for line in lines if b"iolation" in line or b"uthentication" in line]
+        if found and self._take(found):
+            try:
+                write_private(self._data / REFUSED_FILE, msgspec.json.encode(self.counts))
+            except OSError as error:
+                _log.debug("what was refused cannot be kept: %s", error)
+
+    def _read(self) -> bytes:
+        if self._file is None:
+            self._file = self._open(at_end=False)
+            return os.read(self._file, LOOK_BYTES_MAX) if self._file is not None else b""
+        new = os.read(self._file, LOOK_BYTES_MAX)
+        if not new:
+            with contextlib.suppress(FileNotFoundError):
+                now, open_one = self._path.stat(), os.fstat(self._file)
+                if (now.st_dev, now.st_ino) != (open_one.st_dev, open_one.st_ino):
+                    # The log was full, and another took its place; the old one has been read to its end.
+                    os.close(self._file)
+                    self._file = None
+                    return self._read()
+        return new
+
+    def _take(self, lines: list[bytes]) -> bool:
+        try:
+            names = {user.public_key: user.principal for user in credentials.registered(self._data).users}
+        except LeaseholdError:
+            names = {}
+        taken = 0
+        for line in lines:
+            violation, stranger = _VIOLATION.search(line), _NOT_LET_IN.search(line)
+            match = violation or stranger
+            if match is None:
+                continue
+            who = names.get((match["key"] or b"").decode(), NOBODY)
+            what = "coming in"
+            if violation is not None:
+                what = f"{'publishing to' if violation['kind'] == b'Publish' else 'listening to'} "
+                what += violation["subject"].partition(b'"')[0].decode(errors="replace")
+            counted = self.counts.setdefault(who, Refused())
+            counted.count, counted.last, counted.at_ns = counted.count + 1, what[:200], time.time_ns()
+            self._complaints.tell("the bus has refused %s: %s", who, printable(what))
+            taken += 1
+        return taken > 0
+
+
+def take_up(data: Path) -> bool:
+    """Let a running server of a data directory know of a changed register; whether there is one.
+
+    Raises:
+        UnavailableError: it does not take it up in time.
+        InvalidInputError: a user cannot stand in its configuration.
+    """
+    register = credentials.registered(data)
+    texts = permissions.render(register.users, register.cluster)
+    pid = server_pid(data)
+    if pid is None:
+        return False
+    log = data / LOG_NAME
+    before = log.stat().st_size if log.exists() else 0
+    write_users(data, texts)
+    os.kill(pid, signal.SIGHUP)
+    give_up_s = time.monotonic() + RELOAD_WAIT_S
+    while time.monotonic() < give_up_s:
+        said = _since(log, before)
+        if b"Reloaded server configuration" in said:
+            return True
+        if b"Failed to reload" in said:
+            why = said.partition(b"Failed to reload")[2].partition(b"\n")[0].decode(errors="replace")
+            raise UnavailableError(f"the server does not take it up{why}")
+        time.sleep(_POLL_S)
+    raise UnavailableError(f"the server (pid {pid}) does not say within {RELOAD_WAIT_S:g} s that it has taken it up")
+
+
+def write_users(data: Path, texts: Mapping[str, str]) -> None:
+    """Write who is let in, for the server's next start or reload."""
+    for account, text in texts.items():
+        write_private(data / CONFIG_FOLDER / f"users-{account}.conf", text.encode())
+
+
+def _since(path: Path, start: int) -> bytes:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        # Shorter than before: another file has taken its place.
+        file.seek(start if file.seek(0, os.SEEK_END) >= start else 0)
+        return file.read(LOOK_BYTES_MAX)
+    return b""
