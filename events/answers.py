@@ -5,7 +5,7 @@ import msgspec
 from leasehold.events.refusals import Refusal
 
 
-class Answer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     """The answer to a request.
 
     `outcome`: `granted`, `renewed`, `released`, `freed`, `refused`; or, with nothing in the log, `invalid` (the request
@@ -35,14 +35,14 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     retry_after_ms: int = 0
 
 
-class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
+class Heartbeat(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """An agent says that its run lives, and which counter it has used last."""
 
     run: int
     counter: int
 
 
-class Heard(msgspec.Struct, frozen=True, kw_only=True):
+class Heard(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What the log has of an agent, as the answer to its heartbeat."""
 
     run: int

@@ -49,6 +49,7 @@ _TOLERANT: Final[dict[type[Any], type[Any]]] = {
     _StrictRelease: inputs.ReleaseRequest,
     _StrictConfirmFree: inputs.ConfirmFreeRequest,
 }
+_VERB: Final[dict[type[Any], str]] = {_TOLERANT[strict]: verb for verb, strict in _STRICT.items()}
 _request_decoders: Final = {verb: msgspec.json.Decoder(kind) for verb, kind in _STRICT.items()}
 VERBS: Final = tuple(_STRICT)
 """The requests that change something, by the verb in their subject."""
@@ -93,7 +94,7 @@ def encode_record(record: Record, steps: list[bytes]) -> bytes:
 
 def verb_of(request: Request) -> str:
     """`lease`, `renew`, `release` or `confirm_free`."""
-    return str(request.__struct_config__.tag).partition(".")[0]
+    return _VERB[type(request)]
 
 
 def decode_record(body: bytes, sequence: int) -> Record:
@@ -176,8 +177,7 @@ def decode_request(verb: str, body: bytes) -> Request:
     if len(body) > limits.REQUEST_BYTES_MAX:
         raise InvalidInputError(f"{len(body)} bytes; at most {limits.REQUEST_BYTES_MAX}", field="request")
     strict = decode_checked(_request_decoders[verb], body, what="request")
-    names = strict.__struct_fields__
-    request: Request = _TOLERANT[type(strict)](**{name: getattr(strict, name) for name in names})
+    request: Request = _TOLERANT[type(strict)](**msgspec.structs.asdict(strict))
     check_request(request)
     return request
 
@@ -244,5 +244,6 @@ def _check_range(value: int, low: int, high: int, field: str) -> None:
 
 def body_hash(request: Request) -> str:
     """32 hex digits over what is asked for, without when: the same words said again are the same request."""
-    fields = {name: getattr(request, name) for name in request.__struct_fields__ if name != "issued_at_ns"}
-    return hashlib.sha256(encode([verb_of(request), fields])).hexdigest()[:32]
+    fields = msgspec.structs.asdict(request)
+    del fields["issued_at_ns"]
+    return hashlib.sha256(_encoder.encode((verb_of(request), fields))).hexdigest()[:32]

@@ -5,7 +5,7 @@ import msgspec
 from leasehold.events.identities import DeviceKey
 
 
-class DeviceDescription(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class DeviceDescription(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     """One device of a host.
 
     Numbers are as sysfs gives them; -1 stands for "none" (no IOMMU group, no NUMA node). Empty text: not known or

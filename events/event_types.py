@@ -11,7 +11,7 @@ from leasehold.events.identities import DeviceId, DeviceKey, Holder, HostName, P
 from leasehold.events.refusals import Refusal
 
 
-class RequestRef(msgspec.Struct, frozen=True):
+class RequestRef(msgspec.Struct, frozen=True, gc=False):
     """Which request an event answers. `body_hash`: 32 hex digits over the body without its time of issue."""
 
     principal: Principal
@@ -20,7 +20,7 @@ class RequestRef(msgspec.Struct, frozen=True):
     issued_at_ns: int
 
 
-class LedgerStarted(msgspec.Struct, frozen=True, tag_field="type", tag="ledger_started.v1"):
+class LedgerStarted(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="ledger_started.v1"):
     """The ledger exists."""
 
     ledger_id: str
@@ -28,7 +28,7 @@ class LedgerStarted(msgspec.Struct, frozen=True, tag_field="type", tag="ledger_s
     era: int
 
 
-class GraceStarted(msgspec.Struct, frozen=True, tag_field="type", tag="grace_started.v1"):
+class GraceStarted(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="grace_started.v1"):
     """`writer` decides from here on; no lease expires before `until_ns`."""
 
     writer: str
@@ -36,14 +36,14 @@ class GraceStarted(msgspec.Struct, frozen=True, tag_field="type", tag="grace_sta
     until_ns: int
 
 
-class HostRegistered(msgspec.Struct, frozen=True, tag_field="type", tag="host_registered.v1"):
+class HostRegistered(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="host_registered.v1"):
     """A host is known. `mode`: `managed` (a binder acts on it) or `watched` (nobody does)."""
 
     host: HostName
     mode: str
 
 
-class HostWentStale(msgspec.Struct, frozen=True, tag_field="type", tag="host_went_stale.v1"):
+class HostWentStale(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="host_went_stale.v1"):
     """What this agent told of the host may be out of date; nothing of the host is granted."""
 
     host: HostName
@@ -51,14 +51,14 @@ class HostWentStale(msgspec.Struct, frozen=True, tag_field="type", tag="host_wen
     reason: str
 
 
-class HostCameBack(msgspec.Struct, frozen=True, tag_field="type", tag="host_came_back.v1"):
+class HostCameBack(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="host_came_back.v1"):
     """What this agent told of the host is up to date again."""
 
     host: HostName
     agent: str
 
 
-class SourceStarted(msgspec.Struct, frozen=True, tag_field="type", tag="source_started.v1"):
+class SourceStarted(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="source_started.v1"):
     """This run speaks for the agent from here on."""
 
     host: HostName
@@ -66,7 +66,7 @@ class SourceStarted(msgspec.Struct, frozen=True, tag_field="type", tag="source_s
     run: int
 
 
-class SourceStopped(msgspec.Struct, frozen=True, tag_field="type", tag="source_stopped.v1"):
+class SourceStopped(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="source_stopped.v1"):
     """The agent went away in good order: what it told grows old, and nothing of the host is granted."""
 
     host: HostName
@@ -74,7 +74,7 @@ class SourceStopped(msgspec.Struct, frozen=True, tag_field="type", tag="source_s
     run: int
 
 
-class ObservationsAccepted(msgspec.Struct, frozen=True, tag_field="type", tag="observations_accepted.v1"):
+class ObservationsAccepted(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="observations_accepted.v1"):
     """A message of the current run was taken; the events behind it in its step follow from it."""
 
     host: HostName
@@ -83,7 +83,7 @@ class ObservationsAccepted(msgspec.Struct, frozen=True, tag_field="type", tag="o
     counter: int
 
 
-class ReportRequested(msgspec.Struct, frozen=True, tag_field="type", tag="report_requested.v1"):
+class ReportRequested(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="report_requested.v1"):
     """Messages of this run are missing: it must report what differs again."""
 
     host: HostName
@@ -94,21 +94,21 @@ class ReportRequested(msgspec.Struct, frozen=True, tag_field="type", tag="report
     reason: str
 
 
-class PictureCompleted(msgspec.Struct, frozen=True, tag_field="type", tag="picture_completed.v1"):
+class PictureCompleted(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="picture_completed.v1"):
     """The ledger's picture of this host is whole."""
 
     host: HostName
     agent: str
 
 
-class DeviceAppeared(msgspec.Struct, frozen=True, tag_field="type", tag="device_appeared.v1"):
+class DeviceAppeared(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="device_appeared.v1"):
     """A device is at a key where none was known."""
 
     host: HostName
     device: DeviceDescription
 
 
-class DeviceChanged(msgspec.Struct, frozen=True, tag_field="type", tag="device_changed.v1"):
+class DeviceChanged(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="device_changed.v1"):
     """The same thing is now different in `changed`."""
 
     host: HostName
@@ -116,28 +116,28 @@ class DeviceChanged(msgspec.Struct, frozen=True, tag_field="type", tag="device_c
     changed: tuple[str, ...]
 
 
-class DeviceReplaced(msgspec.Struct, frozen=True, tag_field="type", tag="device_replaced.v1"):
+class DeviceReplaced(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="device_replaced.v1"):
     """Another thing sits at this key. A lease of the old one does not reach it."""
 
     host: HostName
     device: DeviceDescription
 
 
-class DeviceMissing(msgspec.Struct, frozen=True, tag_field="type", tag="device_missing.v1"):
+class DeviceMissing(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="device_missing.v1"):
     """The device is not there. Its lease, if any, keeps its place."""
 
     host: HostName
     key: DeviceKey
 
 
-class DeviceReappeared(msgspec.Struct, frozen=True, tag_field="type", tag="device_reappeared.v1"):
+class DeviceReappeared(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="device_reappeared.v1"):
     """The same thing is back at its key."""
 
     host: HostName
     device: DeviceDescription
 
 
-class LeaseGranted(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="lease_granted.v1"):
+class LeaseGranted(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="lease_granted.v1"):
     """The devices belong to `holder`. Lease id and fencing token: the position of this event."""
 
     request: RequestRef
@@ -148,7 +148,7 @@ class LeaseGranted(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", 
     forced: bool = False
 
 
-class LeaseRenewed(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="lease_renewed.v1"):
+class LeaseRenewed(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="lease_renewed.v1"):
     """The lease lives on."""
 
     request: RequestRef
@@ -157,21 +157,21 @@ class LeaseRenewed(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", 
     expires_at_ns: int
 
 
-class LeaseReleased(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="lease_released.v1"):
+class LeaseReleased(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="lease_released.v1"):
     """The holder gave it back; its devices are free once there is evidence."""
 
     request: RequestRef
     lease: int
 
 
-class LeaseExpired(msgspec.Struct, frozen=True, tag_field="type", tag="lease_expired.v1"):
+class LeaseExpired(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="lease_expired.v1"):
     """Its time was over and no renewal had come."""
 
     lease: int
 
 
 class DeviceFreed(
-    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="device_freed.v1"
+    msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, tag_field="type", tag="device_freed.v1"
 ):
     """There is evidence that nobody uses the device of an ended lease. `evidence` says which."""
 
@@ -182,7 +182,7 @@ class DeviceFreed(
     """Of the operator who confirmed it, where one did."""
 
 
-class RequestRefused(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="request_refused.v1"):
+class RequestRefused(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="request_refused.v1"):
     """A request was decided against."""
 
     request: RequestRef
@@ -193,7 +193,9 @@ class RequestRefused(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"
     holder: str = ""
 
 
-class RefusalsRepeated(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="refusals_repeated.v1"):
+class RefusalsRepeated(
+    msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="refusals_repeated.v1"
+):
     """The refusal at position `first` was given again, for the `count`-th time since."""
 
     request: RequestRef

@@ -38,7 +38,7 @@ _REQUEST_ID: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:-]{{0,{limits.REQUEST
 _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9]")
 
 
-class PciAddress(msgspec.Struct, frozen=True, order=True):
+class PciAddress(msgspec.Struct, frozen=True, gc=False, order=True):
     """A PCI function: domain (up to 32 bits: VMD numbers its own), bus, slot, function."""
 
     domain: int
@@ -51,7 +51,7 @@ class PciAddress(msgspec.Struct, frozen=True, order=True):
         return f"{self.domain:04x}:{self.bus:02x}:{self.slot:02x}.{self.function:x}"
 
 
-class UsbPortPath(msgspec.Struct, frozen=True, order=True):
+class UsbPortPath(msgspec.Struct, frozen=True, gc=False, order=True):
     """Where a USB device is plugged in: the root hub's generation (2 or 3) and the ports from there on.
 
     No ports: the root hub itself.

@@ -11,7 +11,9 @@ from leasehold.events.identities import DeviceKey, Holder, HostName, Principal, 
 # --- requests ---------------------------------------------------------------------------------------------------
 
 
-class LeaseRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, tag_field="type", tag="lease.v1"):
+class LeaseRequest(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True, tag_field="type", tag="lease.v1"
+):
     """Give these devices to `holder`, all or none, until `ttl_ms` has passed without a renewal."""
 
     request_id: RequestId
@@ -26,7 +28,9 @@ class LeaseRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     """Take it although the host itself lives on it."""
 
 
-class RenewRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, tag_field="type", tag="renew.v1"):
+class RenewRequest(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True, tag_field="type", tag="renew.v1"
+):
     """Keep the lease for `ttl_ms` from now; 0: for as long as it was granted."""
 
     request_id: RequestId
@@ -36,7 +40,9 @@ class RenewRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     ttl_ms: int = 0
 
 
-class ReleaseRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, tag_field="type", tag="release.v1"):
+class ReleaseRequest(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True, tag_field="type", tag="release.v1"
+):
     """Give the lease back."""
 
     request_id: RequestId
@@ -46,7 +52,7 @@ class ReleaseRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
 
 
 class ConfirmFreeRequest(
-    msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, tag_field="type", tag="confirm_free.v1"
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True, tag_field="type", tag="confirm_free.v1"
 ):
     """An operator says by name that nobody uses this device any more, where no evidence can come by itself."""
 
@@ -60,7 +66,7 @@ class ConfirmFreeRequest(
 Request = LeaseRequest | RenewRequest | ReleaseRequest | ConfirmFreeRequest
 
 
-class Asked(msgspec.Struct, frozen=True, tag_field="type", tag="asked.v1"):
+class Asked(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="asked.v1"):
     """A request with who is authenticated (the subject says it, never the body)."""
 
     principal: Principal
@@ -70,44 +76,44 @@ class Asked(msgspec.Struct, frozen=True, tag_field="type", tag="asked.v1"):
 # --- observations -----------------------------------------------------------------------------------------------
 
 
-class SourceStarts(msgspec.Struct, frozen=True, tag_field="type", tag="source_starts.v1"):
+class SourceStarts(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="source_starts.v1"):
     """A new run of an agent: words of older runs that still arrive count no more."""
 
     manages: bool = False
     """A binder that acts on this host; else the host is only watched."""
 
 
-class DeviceSeen(msgspec.Struct, frozen=True, tag_field="type", tag="device_seen.v1"):
+class DeviceSeen(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="device_seen.v1"):
     """This device is now like this."""
 
     device: DeviceDescription
 
 
-class DeviceGone(msgspec.Struct, frozen=True, tag_field="type", tag="device_gone.v1"):
+class DeviceGone(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="device_gone.v1"):
     """Nothing is at this key any more."""
 
     key: DeviceKey
 
 
-class PictureComplete(msgspec.Struct, frozen=True, tag_field="type", tag="picture_complete.v1"):
+class PictureComplete(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="picture_complete.v1"):
     """Everything that differs from the log has been reported: the host can be granted from."""
 
     since: int
     """The counter of the first message of that report: it is whole only if no gap was seen from there on."""
 
 
-class StillHere(msgspec.Struct, frozen=True, tag_field="type", tag="still_here.v1"):
+class StillHere(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="still_here.v1"):
     """No news. Behind a lost message it makes the gap seen."""
 
 
-class SourceStops(msgspec.Struct, frozen=True, tag_field="type", tag="source_stops.v1"):
+class SourceStops(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="source_stops.v1"):
     """The agent goes away in good order; what it said will grow old."""
 
 
 Observation = SourceStarts | DeviceSeen | DeviceGone | PictureComplete | StillHere | SourceStops
 
 
-class Observed(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="observed.v1"):
+class Observed(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="observed.v1"):
     """One message of a source: 1 to 255 observations, in order.
 
     `run` is larger for each newer run of the agent on that host; `counter` goes up by one with each message of the
@@ -124,7 +130,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=
 # --- the allocator's own notes ----------------------------------------------------------------------------------
 
 
-class LedgerBegins(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="ledger_begins.v1"):
+class LedgerBegins(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="ledger_begins.v1"):
     """The first input of a ledger."""
 
     cluster: str
@@ -132,7 +138,9 @@ class LedgerBegins(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", 
     era: int = 0
 
 
-class DeciderStarts(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="decider_starts.v1"):
+class DeciderStarts(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="type", tag="decider_starts.v1"
+):
     """An allocator begins to decide (`start`), or can reach the log again (`outage`): time stood still for holders."""
 
     writer: str
@@ -141,13 +149,13 @@ class DeciderStarts(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="
     """For how long its clock has been carried on; how much time went by before that it cannot tell."""
 
 
-class Tick(msgspec.Struct, frozen=True, tag_field="type", tag="tick.v1"):
+class Tick(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="tick.v1"):
     """Time has passed. Leases that are over end, devices with evidence become free."""
 
     writer: str
 
 
-class HostHeard(msgspec.Struct, frozen=True, tag_field="type", tag="host_heard.v1"):
+class HostHeard(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="host_heard.v1"):
     """Whether the current run of this host's agent is heard (`alive`) or has been silent for too long."""
 
     host: HostName

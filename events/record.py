@@ -14,14 +14,14 @@ RULES_VERSION: Final = 1
 GENESIS_PREV: Final = "0" * 64
 
 
-class Step(msgspec.Struct, frozen=True):
+class Step(msgspec.Struct, frozen=True, gc=False):
     """One input and what followed from it."""
 
     input: Input
     events: tuple[Event, ...]
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class Record(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Inputs and the 1 to 256 events that follow from them.
 
     `prev` is the chain hash of the record before (64 hex digits, zeros for the first); `decided_at_ns` never goes back;

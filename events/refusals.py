@@ -29,7 +29,7 @@ class RefusalCode(StrEnum):
     REQUEST_FROM_FUTURE = "request_from_future"
 
 
-class Blocker(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class Blocker(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     """One thing that stood in the way."""
 
     device: str
@@ -46,7 +46,7 @@ class Blocker(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     help: str = ""
 
 
-class Refusal(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class Refusal(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     """Why not."""
 
     code: RefusalCode

@@ -29,21 +29,21 @@ def answer_for(state: State, key: RequestKey) -> Answer | None:
             outcome="refused", request_id=request_id, position=known.position, as_of=as_of, refusal=known.refusal
         )
     lease = state.leases.get(known.lease)
-    answer = Answer(
-        outcome=_OUTCOME[known.verb], request_id=request_id, position=known.position, as_of=as_of, lease=known.lease,
-        devices=(known.device,) if known.device else (),
-    )
+    devices = (known.device,) if known.device else ()
     if lease is None:
-        return answer
+        return Answer(
+            outcome=_OUTCOME[known.verb], request_id=request_id, position=known.position, as_of=as_of,
+            lease=known.lease, devices=devices,
+        )  # fmt: skip
     return Answer(
-        outcome=answer.outcome,
+        outcome=_OUTCOME[known.verb],
         request_id=request_id,
         position=known.position,
         as_of=as_of,
         lease=known.lease,
         token=lease.token,
         holder=lease.holder,
-        devices=answer.devices or lease.devices,
+        devices=devices or lease.devices,
         state=lease_word(lease),
         ended=lease.ended,
         ttl_ms=lease.ttl_ms,

@@ -12,7 +12,7 @@ from leasehold.events import codec, event_types, limits
 from leasehold.events.errors import CorruptLedgerError
 from leasehold.events.event_types import Event, RequestRef
 from leasehold.events.identities import HostName, Principal, RequestKey, device_id, request_key
-from leasehold.events.position import position_of
+from leasehold.events.position import index_of, position_of, sequence_of
 from leasehold.events.record import Record, chain_hash, event_count
 from leasehold.events.refusals import Refusal
 from leasehold.projections.state import (
@@ -29,16 +29,19 @@ from leasehold.projections.state import (
 
 _replace: Final = msgspec.structs.replace
 
+Then = Callable[[State, int, Event], None]
+"""Told of an event at a position that the state has just been moved over."""
 
-def fold(state: State, sequence: int, body: bytes) -> Record:
-    """Check and fold the record `body` that stands at `sequence`.
+
+def fold(state: State, sequence: int, body: bytes, then: Then | None = None) -> Record:
+    """Check and fold the record `body` that stands at `sequence`; `then` is called behind each of its events.
 
     Raises:
         CorruptLedgerError: it is not the next record of this ledger; the text names it.
     """
     record = codec.decode_record(body, sequence)
     check_belongs(state, sequence, record)
-    fold_record(state, sequence, record, chain_hash(body))
+    fold_record(state, sequence, record, chain_hash(body), then)
     return record
 
 
@@ -66,27 +69,36 @@ def check_belongs(state: State, sequence: int, record: Record) -> None:
         raise CorruptLedgerError(f"holds {event_count(record)} events", sequence=sequence)
 
 
-def fold_record(state: State, sequence: int, record: Record, chain: str) -> None:
-    """Fold a record that belongs where it stands."""
-    index = 0
+def fold_record(state: State, sequence: int, record: Record, chain: str, then: Then | None = None) -> None:
+    """Fold a record that belongs where it stands.
+
+    Raises:
+        CorruptLedgerError: one of its events cannot follow on this state, which is then of no use any more.
+    """
+    position: int = position_of(sequence, 0)
     for step in record.steps:
-        for event in step.events:
-            evolve_recorded(state, sequence, index, record, event)
-            index += 1
+        position = evolve_recorded(state, position, record.decided_at_ns, step.events, then)
     seal(state, sequence, record, chain)
 
 
-def evolve_recorded(state: State, sequence: int, index: int, record: Record, event: Event) -> None:
-    """`evolve` over an event that was read from a log, where anything may stand.
+def evolve_recorded(
+    state: State, position: int, decided_at_ns: int, events: tuple[Event, ...], then: Then | None = None
+) -> int:
+    """`evolve` over events that were read from a log, where anything may stand; the position behind them.
 
     Raises:
-        CorruptLedgerError: the event cannot follow on this state; the state is then of no use any more.
+        CorruptLedgerError: an event cannot follow on this state; the state is then of no use any more.
     """
-    try:
-        evolve(state, position_of(sequence, index), record.decided_at_ns, event)
-    except (KeyError, AssertionError) as error:
-        said = f"its event {index} ({event.__struct_config__.tag}) cannot follow here: {error!r}"
-        raise CorruptLedgerError(said, sequence=sequence) from error
+    for event in events:
+        try:
+            _HANDLERS[type(event)](state, position, decided_at_ns, event)
+        except (KeyError, AssertionError) as error:
+            said = f"its event {index_of(position)} ({event.__struct_config__.tag}) cannot follow here: {error!r}"
+            raise CorruptLedgerError(said, sequence=sequence_of(position)) from error
+        if then is not None:
+            then(state, position, event)
+        position += 1
+    return position
 
 
 def seal(state: State, sequence: int, record: Record, chain: str) -> None:
@@ -381,9 +393,12 @@ def _remember_ended(state: State, at_ns: int, ref: RequestRef, answer: AnswerSta
     _fade(state, at_ns, ref.principal, key)
 
 
+_NOTHING_YET: Final = PrincipalState()
+
+
 def _fade(state: State, at_ns: int, principal: Principal, key: RequestKey) -> None:
     """From now on `key` may be forgotten when its time is over, or when too much is remembered of its principal."""
-    row = state.principals.get(principal, PrincipalState())
+    row = state.principals.get(principal, _NOTHING_YET)
     state.fading.put((principal, row.next), Fading(key, at_ns + limits.REQUEST_KEPT_NS))
     first, last, horizon_ns = row.first, row.next + 1, row.horizon_ns
     # Two at most go for each that comes: bounded work, and the backlog still shrinks.

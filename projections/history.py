@@ -3,92 +3,127 @@
 History is answered from it without a walk through the log.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
 from leasehold.events import event_types
 from leasehold.events.errors import InvalidInputError
-from leasehold.events.event_types import Event, RequestRef
+from leasehold.events.event_types import Event
 from leasehold.events.identities import DeviceId, device_id
 from leasehold.events.position import lease_id_text, parse_lease_id
 from leasehold.projections.state import State
 
-
-class IndexRow(NamedTuple):
-    """`name` of `kind` (`device`, `lease`, `holder`, `host`, `principal`) is told of at `position`."""
-
-    kind: str
-    name: str
-    position: int
+IndexRow = tuple[str, str, int]
+"""Of kind `device`, `lease`, `holder`, `host` or `principal`; its name; the position that tells of it."""
+_Named = list[tuple[str, str]]
 
 
-def index_rows(state: State, position: int, event: Event) -> Iterator[IndexRow]:
-    """The rows for an event that `state` has just been moved over."""
-    for kind, name in dict.fromkeys(_subjects(state, position, event)):
-        yield IndexRow(kind, name, position)
+def index_rows(state: State, position: int, event: Event) -> list[IndexRow]:
+    """The rows for an event that `state` has just been moved over, each once."""
+    named = _SUBJECTS.get(type(event), _host)(state, position, event)
+    return [(kind, name, position) for kind, name in dict.fromkeys(named)]
 
 
-def _subjects(state: State, position: int, event: Event) -> Iterator[tuple[str, str]]:
-    ref = getattr(event, "request", None)
-    if isinstance(ref, RequestRef):
-        yield "principal", ref.principal
-    match event:
-        case event_types.LeaseGranted():
-            yield from _of_lease(state, position, event.devices)
-        case event_types.LeaseRenewed() | event_types.LeaseReleased() | event_types.LeaseExpired():
-            yield from _of_lease(state, event.lease, state.leases[event.lease].devices)
-        case event_types.DeviceFreed():
-            yield from _of_lease(state, event.lease, (event.device,))
-        case event_types.RequestRefused():
-            yield from _of_refusal(state, event.about)
-            if event.holder:
-                yield "holder", event.holder
-        case event_types.RefusalsRepeated():
-            yield from _of_refusal(state, state.refusals[event.first].about)
-        case event_types.DeviceMissing():
-            yield from _of_device(device_id(event.host, event.key))
-        case (
-            event_types.DeviceAppeared()
-            | event_types.DeviceChanged()
-            | event_types.DeviceReplaced()
-            | event_types.DeviceReappeared()
-        ):
-            yield from _of_device(device_id(event.host, event.device.key))
-        case event_types.LedgerStarted() | event_types.GraceStarted() | event_types.ObservationsAccepted():
-            return
-        case _:
-            yield "host", event.host
+def _host(_state: State, _position: int, event: Any) -> _Named:
+    return [("host", event.host)]
 
 
-def _of_device(device: DeviceId) -> Iterator[tuple[str, str]]:
-    yield "device", device
-    yield "host", device.partition("/")[0]
+def _nothing(_state: State, _position: int, _event: Any) -> _Named:
+    return []
 
 
-def _of_lease(state: State, lease: int, devices: tuple[DeviceId, ...]) -> Iterator[tuple[str, str]]:
-    yield "lease", lease_id_text(lease)
+def _granted(state: State, position: int, event: event_types.LeaseGranted) -> _Named:
+    return [("principal", event.request.principal), *_of_lease(state, position, event.devices)]
+
+
+def _renewed(state: State, _position: int, event: event_types.LeaseRenewed | event_types.LeaseReleased) -> _Named:
+    devices = state.leases[event.lease].devices
+    return [("principal", event.request.principal), *_of_lease(state, event.lease, devices)]
+
+
+def _expired(state: State, _position: int, event: event_types.LeaseExpired) -> _Named:
+    return _of_lease(state, event.lease, state.leases[event.lease].devices)
+
+
+def _freed(state: State, _position: int, event: event_types.DeviceFreed) -> _Named:
+    asked: _Named = [("principal", event.request.principal)] if event.request is not None else []
+    return asked + _of_lease(state, event.lease, (event.device,))
+
+
+def _refused(state: State, _position: int, event: event_types.RequestRefused) -> _Named:
+    named = [("principal", event.request.principal), *_of_refusal(state, event.about)]
+    return [*named, ("holder", event.holder)] if event.holder else named
+
+
+def _repeated(state: State, _position: int, event: event_types.RefusalsRepeated) -> _Named:
+    return [("principal", event.request.principal), *_of_refusal(state, state.refusals[event.first].about)]
+
+
+def _missing(_state: State, _position: int, event: event_types.DeviceMissing) -> _Named:
+    return [("device", device_id(event.host, event.key)), ("host", event.host)]
+
+
+def _described(
+    _state: State,
+    _position: int,
+    event: event_types.DeviceAppeared
+    | event_types.DeviceChanged
+    | event_types.DeviceReplaced
+    | event_types.DeviceReappeared,
+) -> _Named:
+    return [("device", device_id(event.host, event.device.key)), ("host", event.host)]
+
+
+def _of_devices(devices: Iterable[str]) -> _Named:
+    named: _Named = []
+    for device in devices:
+        named += (("device", device), ("host", device.partition("/")[0]))
+    return named
+
+
+def _of_lease(state: State, lease: int, devices: tuple[DeviceId, ...]) -> _Named:
+    named: _Named = [("lease", lease_id_text(lease))]
     row = state.leases.get(lease)
     if row is not None:
-        yield "holder", row.holder
-    for device in devices:
-        yield from _of_device(device)
+        named.append(("holder", row.holder))
+    return named + _of_devices(devices)
 
 
-def _of_refusal(state: State, about: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+def _of_refusal(state: State, about: tuple[str, ...]) -> _Named:
+    named: _Named = []
     for name in about:
         if name in state.devices:
-            yield from _of_device(DeviceId(name))
+            named += _of_devices((name,))
         elif name.startswith("L"):
-            yield from _of_asked_lease(state, name)
+            named += _of_asked_lease(state, name)
+    return named
 
 
-def _of_asked_lease(state: State, name: str) -> Iterator[tuple[str, str]]:
+def _of_asked_lease(state: State, name: str) -> _Named:
     """A refusal may be about a lease, or about a device that somebody called as leases are called."""
     try:
         lease = parse_lease_id(name)
     except InvalidInputError:
-        return
-    yield "lease", lease_id_text(lease)
+        return []
     row = state.leases.get(lease)
-    for device in row.devices if row else ():
-        yield "device", device
+    return [("lease", lease_id_text(lease)), *(("device", device) for device in (row.devices if row else ()))]
+
+
+_SUBJECTS: Final[dict[type[Any], Callable[[State, int, Any], _Named]]] = {
+    event_types.LedgerStarted: _nothing,
+    event_types.GraceStarted: _nothing,
+    event_types.ObservationsAccepted: _nothing,
+    event_types.DeviceAppeared: _described,
+    event_types.DeviceChanged: _described,
+    event_types.DeviceReplaced: _described,
+    event_types.DeviceReappeared: _described,
+    event_types.DeviceMissing: _missing,
+    event_types.LeaseGranted: _granted,
+    event_types.LeaseRenewed: _renewed,
+    event_types.LeaseReleased: _renewed,
+    event_types.LeaseExpired: _expired,
+    event_types.DeviceFreed: _freed,
+    event_types.RequestRefused: _refused,
+    event_types.RefusalsRepeated: _repeated,
+}
+"""What an event tells of; of the host alone where it is not named here."""

@@ -3,6 +3,7 @@
 import msgspec
 
 from leasehold.events import codec
+from leasehold.events.position import position_of
 from leasehold.events.record import RULES_VERSION, Record, chain_hash
 from leasehold.projections import evolve
 from leasehold.projections.decide import decide
@@ -46,16 +47,15 @@ class Replay:
         decides = record.rules_version == RULES_VERSION
         self.folded_only += not decides
         difference: Difference | None = None
-        index = 0
+        begun = position_of(sequence, 0)
+        position: int = begun
         for number, step in enumerate(record.steps):
             if decides:
                 again = tuple(decide(self.state, step.input, record.decided_at_ns) or ())
                 if again != step.events and difference is None:
                     difference = Difference(sequence, number, _text(step.events), _text(again))
-            for event in step.events:
-                evolve.evolve_recorded(self.state, sequence, index, record, event)
-                index += 1
-        self.events += index
+            position = evolve.evolve_recorded(self.state, position, record.decided_at_ns, step.events)
+        self.events += position - begun
         return difference
 
 

@@ -22,7 +22,7 @@ from leasehold.projections.decide import decide, id_reused, next_work_ns
 from leasehold.projections.state import Head, State
 
 
-class Pending(msgspec.Struct, frozen=True):
+class Pending(msgspec.Struct, frozen=True, gc=False):
     """A request that waits. `ticket` is the shell's own mark for where the answer goes."""
 
     ticket: int
@@ -30,14 +30,14 @@ class Pending(msgspec.Struct, frozen=True):
     key: RequestKey
 
 
-class Reply(msgspec.Struct, frozen=True):
+class Reply(msgspec.Struct, frozen=True, gc=False):
     """An answer that may be given out now."""
 
     ticket: int
     answer: Answer
 
 
-class Draft(msgspec.Struct, frozen=True):
+class Draft(msgspec.Struct, frozen=True, gc=False):
     """A record that is ready to be appended behind `expected`."""
 
     expected: int
@@ -58,6 +58,8 @@ class Sequencer:
         self._requests: deque[Pending] = deque()
         self._observed: deque[tuple[int, Observed | None]] = deque()
         self._notes: deque[Input] = deque()
+        self._noted: set[Input] = set()
+        """What stands in `_notes`: a host that has gone quiet is looked for there among as many as there are hosts."""
         self._through = state.head.observed_through
         self._draft: Draft | None = None
         self._drafted: list[tuple[Pending, Answer]] = []
@@ -97,6 +99,7 @@ class Sequencer:
         given_up = list(self._requests)
         self._requests.clear()
         self._notes.clear()
+        self._noted.clear()
         return given_up
 
     def reconsider(self) -> None:
@@ -125,7 +128,8 @@ class Sequencer:
 
     def note(self, given: Input) -> None:
         """Let a note of the allocator itself wait (a tick, a host heard); one like it that waits already is enough."""
-        if given not in self._notes:
+        if given not in self._noted:
+            self._noted.add(given)
             self._notes.append(given)
 
     def has_work(self, now_ns: int) -> bool:
@@ -166,6 +170,7 @@ class Sequencer:
         if packing.before.sequence == 0:
             packing.add(inputs.LedgerBegins(cluster=self._cluster, writer=self.writer))
         while self._notes and packing.add(self._notes[0]):
+            self._noted.discard(self._notes[0])
             self._drafted_notes.append(self._notes.popleft())
         while self._observed:
             sequence, message = self._observed[0]
@@ -239,6 +244,7 @@ class Sequencer:
         self._requests.extendleft(pending for pending, _ in reversed(self._drafted))
         self._observed.extendleft(reversed(self._drafted_observed))
         self._notes.extendleft(reversed(self._drafted_notes))
+        self._noted.update(self._drafted_notes)
         self._drafted, self._drafted_observed, self._drafted_notes = [], [], []
         return self.apply(sequence, body)
 
@@ -271,6 +277,7 @@ class _Packing:
         """Of the first event of the step that was added last."""
         self._state = state
         self._now_ns = now_ns
+        self._first_position: int = position_of(before.sequence + 1, 0)
         self._count = 0
         self._bytes = _BYTES_AROUND_STEPS
 
@@ -279,7 +286,7 @@ class _Packing:
         if len(self.steps) >= limits.STEPS_PER_RECORD_MAX:
             return False
         events = decide(self._state, given, self._now_ns)
-        if events is None:
+        if not events:
             return True
         step = Step(given, tuple(events))
         encoded = codec.encode(step)
@@ -288,11 +295,11 @@ class _Packing:
             self._count + len(events) > limits.EVENTS_PER_RECORD_MAX or self._bytes + size > limits.RECORD_BYTES_MAX
         ):
             return False
-        self.last_position = position_of(self.before.sequence + 1, self._count)
+        self.last_position = position = self._first_position + self._count
         for event in events:
-            position = position_of(self.before.sequence + 1, self._count)
             evolve.evolve(self._state, position, self._now_ns, event)
-            self._count += 1
+            position += 1
+        self._count += len(events)
         self.steps.append(step)
         self.encoded.append(encoded)
         self._bytes += size

@@ -16,7 +16,7 @@ FOLD_VERSION: Final = 1
 """Raised when the same log would fold to another state; snapshots of another version are built anew."""
 
 
-class Head(msgspec.Struct, frozen=True, kw_only=True):
+class Head(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """How far the log has been folded, and what holds for all of it."""
 
     ledger_id: str = ""
@@ -31,7 +31,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     grace_until_ns: int = 0
 
 
-class SourceState(msgspec.Struct, frozen=True, kw_only=True):
+class SourceState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One agent of a host: its current run, the last counter taken, and why it cannot be relied on (empty: it can)."""
 
     run: int
@@ -43,7 +43,7 @@ class SourceState(msgspec.Struct, frozen=True, kw_only=True):
     """The counter behind the last gap: what was said up to there is not known to be whole."""
 
 
-class HostState(msgspec.Struct, frozen=True, kw_only=True):
+class HostState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A host. `mode`: `managed` or `watched`."""
 
     mode: str
@@ -53,13 +53,14 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def stale(self) -> str:
         """Why nothing of it is granted; empty: its picture is up to date."""
-        for agent in sorted(self.sources):
-            if self.sources[agent].stale:
-                return f"{agent}: {self.sources[agent].stale}"
+        stale = [(agent, source.stale) for agent, source in self.sources.items() if source.stale]
+        if stale:
+            agent, reason = min(stale)
+            return f"{agent}: {reason}"
         return "" if self.sources else "no agent has reported"
 
 
-class DeviceState(msgspec.Struct, frozen=True, kw_only=True):
+class DeviceState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A device: what is known of it, and who has it."""
 
     host: HostName
@@ -79,7 +80,7 @@ class DeviceState(msgspec.Struct, frozen=True, kw_only=True):
     since_ns: int = 0
 
 
-class LeaseState(msgspec.Struct, frozen=True, kw_only=True):
+class LeaseState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A lease, living or ended. Its id and its token are the position of the grant."""
 
     principal: Principal
@@ -103,7 +104,7 @@ class LeaseState(msgspec.Struct, frozen=True, kw_only=True):
     """Renewals issued up to here may have been forgotten, so unknown ones are refused as too old."""
 
 
-class AnswerState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class AnswerState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """What is remembered of a request: enough to answer it again."""
 
     body_hash: str
@@ -115,7 +116,7 @@ class AnswerState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     refusal: Refusal | None = None
 
 
-class PrincipalState(msgspec.Struct, frozen=True):
+class PrincipalState(msgspec.Struct, frozen=True, gc=False):
     """How much is remembered of one principal's ended matters: entries `first` to `next` - 1 of `fading`."""
 
     first: int = 0
@@ -124,14 +125,14 @@ class PrincipalState(msgspec.Struct, frozen=True):
     """Requests issued up to here may have been forgotten, so unknown ones are refused as too old."""
 
 
-class Fading(msgspec.Struct, frozen=True):
+class Fading(msgspec.Struct, frozen=True, gc=False):
     """An answer that may be forgotten from `forget_at_ns` on."""
 
     key: RequestKey
     forget_at_ns: int
 
 
-class RecentRefusal(msgspec.Struct, frozen=True):
+class RecentRefusal(msgspec.Struct, frozen=True, gc=False):
     """A refusal told lately: equal ones are counted on it."""
 
     fingerprint: str
@@ -174,7 +175,9 @@ class State:
         self.devices.put(device, row)
         if before is None or before.description is not row.description:
             self.indexes.describe(device, row.host, before.description if before else None, row.description)
-        self._note_ending(device, row, was_ending=before is not None and before.ending)
+        was_ending = before is not None and before.ending
+        if row.ending or was_ending:
+            self._note_ending(device, row, was_ending=was_ending)
 
     def put_host(self, host: HostName, row: HostState) -> None:
         """Set a host's row; its being stale or not decides what can be freed."""
@@ -217,6 +220,7 @@ class State:
         """When the next living lease ends unless renewed."""
         if not self.journal.is_open:
             self._tidy_expiries()
+            return self.indexes.expiries[0][0] if self.indexes.expiries else None
         due = self.expired_by(2**63, limit=1)
         return self.leases[due[0]].expires_at_ns if due else None
 

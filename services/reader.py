@@ -7,13 +7,14 @@ not fit. A snapshot that is damaged, or of another version of the fold, is built
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine
 from contextlib import aclosing
 from typing import Any, Final
 
 from leasehold.events import codec, limits
 from leasehold.events.errors import CorruptLedgerError, CorruptSnapshotError, LeaseholdError, UnavailableError
-from leasehold.events.position import end_of_record, position_of, sequence_of
+from leasehold.events.event_types import Event
+from leasehold.events.position import end_of_record, sequence_of
 from leasehold.events.record import chain_hash
 from leasehold.projections import evolve
 from leasehold.projections.history import IndexRow, index_rows
@@ -192,7 +193,7 @@ class LedgerReader:
                     if self._stopping.is_set():
                         return
                     try:
-                        self._fold(entry)
+                        evolve.fold(self._state, entry.sequence, entry.body, self._unnoted.add)
                     except CorruptLedgerError as error:
                         raise await self._blame(entry, error) from None
                     if time.monotonic_ns() - begun_ns > SLICE_NS:
@@ -208,20 +209,6 @@ class LedgerReader:
         if self._unnoted.count > UNNOTED_ROWS_MAX:
             await self._note_now()
         await asyncio.sleep(0)
-
-    def _fold(self, entry: Entry) -> None:
-        """`evolve.fold`, with the index rows of each event."""
-        state, sequence = self._state, entry.sequence
-        record = codec.decode_record(entry.body, sequence)
-        evolve.check_belongs(state, sequence, record)
-        number = 0
-        for step in record.steps:
-            for event in step.events:
-                evolve.evolve_recorded(state, sequence, number, record, event)
-                position = position_of(sequence, number)
-                self._unnoted.add(index_rows(state, position, event))
-                number += 1
-        evolve.seal(state, sequence, record, chain_hash(entry.body))
 
     async def _blame(self, entry: Entry, error: CorruptLedgerError) -> CorruptLedgerError:
         """Name the record before, where the one behind vouches for the one that does not follow it."""
@@ -335,9 +322,9 @@ class _Unnoted:
         """Rows that are not being written yet."""
         return len(self._fresh)
 
-    def add(self, rows: Iterable[IndexRow]) -> None:
-        """Rows in the order of their positions."""
-        self._fresh.extend(rows)
+    def add(self, state: State, position: int, event: Event) -> None:
+        """The rows of an event that the state has just been moved over."""
+        self._fresh += index_rows(state, position, event)
 
     def take(self) -> list[IndexRow]:
         """All rows, to be written; again with the next ones, unless `forget_taken` comes before."""

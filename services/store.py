@@ -156,7 +156,7 @@ class FoldStore:
 
     # --- writing ------------------------------------------------------------------------------------------------
 
-    async def note(self, head: Head, rows: Iterable[IndexRow | tuple[str, str, int]] = ()) -> None:
+    async def note(self, head: Head, rows: Iterable[IndexRow] = ()) -> None:
         """Write down that the log was read up to `head`, with the index rows of what was read since the last time.
 
         Rows that are there already do no harm, and a head below the noted one leaves it as it is.

@@ -12,7 +12,6 @@ import pytest
 
 from leasehold.events.errors import CorruptSnapshotError, LeaseholdError, StorageError, StoreInUseError
 from leasehold.projections import snapshots
-from leasehold.projections.history import IndexRow
 from leasehold.projections.state import Head, State
 from leasehold.services.freezing import encode_gently, freeze
 from leasehold.services.ledger.memory import MemoryLedger, MemoryLog
@@ -99,8 +98,8 @@ async def test_gentle_encoding_is_the_encoding() -> None:
 
 async def test_the_head_never_goes_back(store: FoldStore) -> None:
     """A lower head is not written; rows are, and neither clearing nor a snapshot lowers it."""
-    await store.note(head_at(7, "seven"), [IndexRow("host", "h1", 1_792)])
-    await store.note(head_at(3, "three"), [IndexRow("host", "h1", 768), IndexRow("host", "h1", 1_792)])
+    await store.note(head_at(7, "seven"), [("host", "h1", 1_792)])
+    await store.note(head_at(3, "three"), [("host", "h1", 768), ("host", "h1", 1_792)])
     assert await store.positions("host", "h1", 0, 10) == [768, 1_792]
     await store.save_frozen(head_at(5, "five"), [b"{", b"}"])
     await store.clear()
@@ -111,8 +110,8 @@ async def test_the_head_never_goes_back(store: FoldStore) -> None:
 
 async def test_positions_come_in_order_and_pages(store: FoldStore) -> None:
     """Of one kind and name only, from behind a position, as many as asked for."""
-    rows = [IndexRow("device", "d", position) for position in range(1_000, 0, -1)]
-    await store.note(head_at(9), [*rows, IndexRow("device", "e", 5), IndexRow("lease", "d", 6)])
+    rows = [("device", "d", position) for position in range(1_000, 0, -1)]
+    await store.note(head_at(9), [*rows, ("device", "e", 5), ("lease", "d", 6)])
     assert await store.positions("device", "d", 0, 3) == [1, 2, 3]
     assert await store.positions("device", "d", 997, 10) == [998, 999, 1_000]
 
@@ -181,8 +180,8 @@ async def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
 
 async def test_a_full_disk_leaves_no_half_transaction(store: FoldStore) -> None:
     """Past the bound of what may be written, rows and head are both absent; with room again, both are taken."""
-    await store.note(head_at(1), [IndexRow("host", "h1", 256)])
-    rows = [IndexRow("host", f"host-{number}", 512) for number in range(100_000)]
+    await store.note(head_at(1), [("host", "h1", 256)])
+    rows = [("host", f"host-{number}", 512) for number in range(100_000)]
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (512 * 1024, hard))
     try:
