@@ -16,6 +16,13 @@ OBSERVATIONS_PER_MESSAGE_MAX: Final = 255
 """Each observation makes at most one event, and their acceptance one more: together one record."""
 OBSERVED_BYTES_MAX: Final = 256 * 1024
 """Input and resulting events stand in one record, so a message may take less than half of it."""
+OBSERVED_KEPT_PER_SOURCE: Final = 512
+"""Messages of one source that the inbox holds; past it the oldest goes, which shows as a gap."""
+OBSERVED_PER_HOST_PER_S: Final = 100
+OBSERVED_PER_HOST_AT_ONCE: Final = 1_024
+"""All that the inbox keeps of two agents; the whole picture of a full host takes 65 messages."""
+OBSERVED_BYTES_PER_HOST_PER_S: Final = 4 * 1024 * 1024
+OBSERVED_BYTES_PER_HOST_AT_ONCE: Final = 64 * 1024 * 1024
 DESCRIPTION_BYTES_MAX: Final = 8 * 1024
 ATTRIBUTES_PER_DEVICE_MAX: Final = 64
 ATTRIBUTE_BYTES_MAX: Final = 1024

@@ -27,9 +27,14 @@ def observed(state: State, given: Observed, _now_ns: int) -> Decision:
     events: list[Event] = [accepted]
     # Words are absolute and all of one message meet the same state: of several about one device the last counts.
     last_words = {_key_of(observation): observation for observation in given.observations}
+    room = limits.DEVICES_PER_HOST_MAX - state.hosts[given.host].device_count
     for observation in last_words.values():
         handler: Callable[[State, Observed, Any], Event | None] = _HANDLERS[type(observation)]
         event = handler(state, given, observation)
+        if isinstance(event, event_types.DeviceAppeared):
+            room -= 1
+            if room < 0:
+                continue
         if event is not None:
             events.append(event)
     return events
@@ -63,8 +68,6 @@ def _device_seen(state: State, given: Observed, seen: inputs.DeviceSeen) -> Even
     after = seen.device
     row = state.devices.get(device_id(given.host, after.key))
     if row is None:
-        if state.hosts[given.host].device_count >= limits.DEVICES_PER_HOST_MAX:
-            return None
         return event_types.DeviceAppeared(given.host, after)
     if not devices.same_thing(row.description, row.serial, after):
         return event_types.DeviceReplaced(given.host, after)

@@ -30,6 +30,7 @@ from leasehold.services.allocator.contact import LogContact, ServerTime, monoton
 from leasehold.services.allocator.door import Door, Respond
 from leasehold.services.allocator.hearing import Hearing
 from leasehold.services.allocator.hint import Hint, HintKeeper
+from leasehold.services.allocator.intake import Intake, surplus
 from leasehold.services.clocknote import ClockKeeper
 from leasehold.services.complaints import Complaints, printable
 from leasehold.services.ledger.appends import append_certainly
@@ -77,6 +78,7 @@ class Allocator:
         self.sequencer = Sequencer(state, cluster=subjects.cluster, writer=writer)
         self.door = Door()
         self.hearing = Hearing()
+        self._intake = Intake()
         self.dropped_observations = Complaints(_log, "messages of the inbox were dropped")
         self._ledger = ledger
         self._observed = observed
@@ -165,6 +167,7 @@ class Allocator:
     def _read_observed(self, sequence: int, subject: str, body: bytes) -> inputs.Observed | None:
         try:
             host, agent = self._subjects.parse_reporter(subject)
+            self._intake.admit(host, len(body))
             message = codec.decode_observed(body)
             if (message.host, message.agent) != (host, agent):
                 said = f"{message.agent} of {message.host}, but it came as {agent} of {host}"
@@ -177,6 +180,10 @@ class Allocator:
                 "message %d of the inbox on %s was dropped: %s", sequence, printable(subject), error
             )
             return None
+        left_out = surplus(self.sequencer.state, message)
+        if left_out:
+            said = "%s has %d devices, as many as it may: %d more are left out"
+            self.dropped_observations.tell(said, host, limits.DEVICES_PER_HOST_MAX, left_out)
         return message
 
     def hear(self, host: HostName, agent: str, run: int) -> None:
@@ -295,9 +302,10 @@ class Allocator:
         if not self._is_deciding:
             self._is_deciding = True
             head = self.sequencer.state.head
+            is_first = self._hint is None or not head.decider
+            # Even if nobody else decided meanwhile: what was noted of an outage went when we stood by.
+            self._note_start("start" if is_first else "takeover")
             if head.decider != self.sequencer.writer:
-                is_first = self._hint is None or not head.decider
-                self._note_start("start" if is_first else "takeover")
                 self._takeovers += not is_first
                 _log.info("decides from record %d on, after %s", head.sequence + 1, head.decider or "nobody")
         for ticket, asked in self._standby.take_over():

@@ -81,7 +81,7 @@ def observed_config(subjects: Subjects, replicas: int) -> dict[str, object]:
         "max_msgs": -1,
         "max_bytes": OBSERVED_BYTES_TOTAL_MAX,
         "max_age": OBSERVED_AGE_NS_MAX,
-        "max_msgs_per_subject": -1,
+        "max_msgs_per_subject": limits.OBSERVED_KEPT_PER_SOURCE,
         "max_msg_size": limits.OBSERVED_BYTES_MAX + HEADERS_BYTES_MAX,
         "duplicate_window": DUPLICATE_WINDOW_NS,
         "num_replicas": replicas,

@@ -3,19 +3,25 @@
 import logging
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from leasehold.events import limits
 from leasehold.events.answers import Answer
+from leasehold.events.errors import InvalidInputError
 from leasehold.events.identities import HostName, Principal
-from leasehold.events.inputs import HostHeard
+from leasehold.events.inputs import DeviceSeen, HostHeard, Observed
+from leasehold.projections import evolve
+from leasehold.projections.decide import decide
 from leasehold.projections.state import HostState, SourceState, State
 from leasehold.services import complaints
 from leasehold.services.allocator.buckets import Buckets
 from leasehold.services.allocator.door import Door
 from leasehold.services.allocator.hearing import Hearing
+from leasehold.services.allocator.intake import Intake, surplus
 from leasehold.services.allocator.turns import Turns, Waiting
 from leasehold.services.complaints import Complaints
+from tests.integration.growing import pci
 
 ALICE = Principal("alice")
 BOB = Principal("bob")
@@ -126,6 +132,40 @@ def test_overdue_are_those_whose_time_is_over() -> None:
     assert door.overdue(0.1 + LIFE_S) == []
     assert door.overdue(60.0) == [third]
     assert not door._deadlines, "deadlines of those who are gone are not kept"
+
+
+# --- the intake -----------------------------------------------------------------------------------------------------
+
+
+def test_a_host_that_floods_the_inbox_is_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past its messages, or its bytes, a host's reports are dropped with the reason; another host's are taken."""
+    monkeypatch.setattr(limits, "OBSERVED_PER_HOST_AT_ONCE", 10)
+    monkeypatch.setattr(limits, "OBSERVED_PER_HOST_PER_S", 0.001)
+    monkeypatch.setattr(limits, "OBSERVED_BYTES_PER_HOST_AT_ONCE", 1_000)
+    monkeypatch.setattr(limits, "OBSERVED_BYTES_PER_HOST_PER_S", 0.001)
+    intake = Intake()
+    for _ in range(10):
+        intake.admit(HOST, 10)
+    with pytest.raises(InvalidInputError, match=r"h1 sends more than .* messages"):
+        intake.admit(HOST, 10)
+    intake.admit(HostName("h2"), 900)
+    with pytest.raises(InvalidInputError, match=r"h2 sends more than .* bytes"):
+        intake.admit(HostName("h2"), 200)
+
+
+def test_devices_that_find_no_place_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only those that the host does not have already, and only as many as are too many."""
+    monkeypatch.setattr(limits, "DEVICES_PER_HOST_MAX", 3)
+    state = known()
+    seen = tuple(DeviceSeen(pci(slot)) for slot in range(1, 6))
+    message = Observed(host=HOST, agent="watcher", run=7, counter=4, observations=seen)
+    assert surplus(state, message) == 2
+    events = decide(state, message, 0)
+    assert [type(event).__name__ for event in events or ()] == ["ObservationsAccepted", *["DeviceAppeared"] * 3]
+    for position, event in enumerate(events or (), 1):
+        evolve.evolve(state, position, 0, event)
+    assert surplus(state, message) == 2
+    assert surplus(state, msgspec.structs.replace(message, observations=seen[:3])) == 0
 
 
 # --- hearing --------------------------------------------------------------------------------------------------------
