@@ -81,7 +81,8 @@ class Sequencer:
 
     def ask(self, ticket: int, principal: Principal, request: Request) -> bool:
         """Let a request wait; `False` if too many do."""
-        if len(self._requests) >= limits.REQUESTS_WAITING_MAX:
+        # What is in a draft comes back if that is lost, so it has its place.
+        if self.waiting >= limits.REQUESTS_WAITING_MAX:
             return False
         self._requests.append(Pending(ticket, Asked(principal, request), request_key(principal, request.request_id)))
         return True

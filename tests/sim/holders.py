@@ -9,8 +9,10 @@ from leasehold.events import inputs
 from leasehold.events.answers import Answer
 from leasehold.events.identities import Holder, RequestId, split_device_id
 from leasehold.events.inputs import Request
-from tests.sim.actors import refused
+from tests.sim.beliefs import check_one_owner
+from tests.sim.clocks import margin_ns
 from tests.sim.linear import Operation
+from tests.sim.watchers import refused
 from tests.sim.world import SECOND, ViolationError
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ class SimHolder:
     sent: dict[str, Sent] = field(default_factory=dict)
     held: list[Held] = field(default_factory=list)
     count: int = 0
+    skew_ns: int = 0
+    """What its clock is beside the truth: it writes down by it when it asked, and counts nothing on it."""
 
     def act(self) -> None:
         """Do one thing: ask, ask again, renew, release, misbehave, use a device or let go of one."""
@@ -62,8 +66,10 @@ class SimHolder:
             self._renew(rng.choice(living))
         elif living and choice < 0.68:
             self.release(rng.choice(living))
-        elif choice < 0.76:
+        elif choice < 0.72:
             self._misbehave()
+        elif choice < 0.76:
+            self._take_anothers_words()
         elif living and choice < 0.88:
             self._use_or_leave(rng.choice(living))
         elif len(open_requests) < 3:
@@ -83,19 +89,19 @@ class SimHolder:
         devices = tuple(rng.sample(host.ids(), rng.choice((1, 1, 1, 2))))
         request = inputs.LeaseRequest(
             request_id=self._id(),
-            issued_at_ns=self.sim.now_ns,
+            issued_at_ns=self.sim.now_ns + self.skew_ns,
             devices=devices,
             holder=Holder(self.name),
-            ttl_ms=rng.choice((2_000, 10_000, 40_000)),
+            ttl_ms=rng.choice((2_000, 10_000, 40_000, 120_000)),
         )
-        operation = Operation("acquire", devices, self.sim.now_ns, ttl_ns=request.ttl_ms * 10**6)
+        operation = Operation("acquire", devices, self.sim.now_ns, ttl_ns=_counted_ns(request.ttl_ms))
         self.sim.history.append(operation)
         self._send(request, operation)
 
     def _renew(self, held: Held) -> None:
         self._send(
             inputs.RenewRequest(
-                request_id=self._id(), issued_at_ns=self.sim.now_ns, lease=held.lease, token=held.token
+                request_id=self._id(), issued_at_ns=self.sim.now_ns + self.skew_ns, lease=held.lease, token=held.token
             )
         )
 
@@ -107,7 +113,7 @@ class SimHolder:
         self.sim.history.append(operation)
         self._send(
             inputs.ReleaseRequest(
-                request_id=self._id(), issued_at_ns=self.sim.now_ns, lease=held.lease, token=held.token
+                request_id=self._id(), issued_at_ns=self.sim.now_ns + self.skew_ns, lease=held.lease, token=held.token
             ),
             operation,
         )
@@ -153,11 +159,37 @@ class SimHolder:
         ]
         if known and rng.random() < 0.3:
             wrong = inputs.ReleaseRequest(
-                request_id=RequestId(rng.choice(known)), issued_at_ns=self.sim.now_ns, lease=held.lease, token=1
+                request_id=RequestId(rng.choice(known)),
+                issued_at_ns=self.sim.now_ns + self.skew_ns,
+                lease=held.lease,
+                token=1,
             )
             self.sim.submit(self, wrong, is_trick=True)
             return
-        self._send(kind(request_id=self._id(), issued_at_ns=self.sim.now_ns, lease=held.lease, token=token))
+        self._send(
+            kind(request_id=self._id(), issued_at_ns=self.sim.now_ns + self.skew_ns, lease=held.lease, token=token)
+        )
+
+    def _take_anothers_words(self) -> None:
+        """Send what another principal sent, id and all: it is a request of ours, and tells nothing of theirs."""
+        peers = [holder for holder in self.sim.holders if holder.principal == self.principal]
+        known = {request_id for peer in peers for request_id in peer.sent}
+        ours = {held.lease for peer in peers for held in peer.held}
+        others = [
+            sent.request
+            for holder in self.sim.holders
+            if holder not in peers
+            for sent in holder.sent.values()
+            if sent.request.request_id not in known and getattr(sent.request, "lease", 0) not in ours
+        ]
+        if not others:
+            return
+        request = self.sim.rng.choice(others)
+        operation = None
+        if isinstance(request, inputs.LeaseRequest):
+            operation = Operation("acquire", request.devices, self.sim.now_ns, ttl_ns=_counted_ns(request.ttl_ms))
+            self.sim.history.append(operation)
+        self._send(request, operation)
 
     # --- answers --------------------------------------------------------------------------------------------------
 
@@ -189,15 +221,15 @@ class SimHolder:
         if sent.operation is not None:
             sent.operation.finish(self.sim.now_ns, ok=answer.outcome != "refused", lease=answer.lease)
         if isinstance(request, inputs.LeaseRequest) and answer.outcome == "granted":
-            until_ns = sent.at_ns + request.ttl_ms * 10**6
+            until_ns = sent.at_ns + _counted_ns(request.ttl_ms)
             held = Held(answer.lease, answer.token, answer.devices, until_ns, request.ttl_ms)
             held.is_over = answer.state != "living"
             self.held.append(held)
-            self.sim.check_beliefs()
+            check_one_owner(self.sim.holders, self.sim.now_ns)
         elif isinstance(request, inputs.RenewRequest) and answer.outcome == "renewed":
             for held in self.held:
                 if held.lease == request.lease and not held.is_over and answer.state == "living":
-                    held.until_ns = max(held.until_ns, sent.at_ns + held.ttl_ms * 10**6)
+                    held.until_ns = max(held.until_ns, sent.at_ns + _counted_ns(held.ttl_ms))
 
     def settle(self) -> None:
         """Give everything back, and let go of what is over."""
@@ -206,6 +238,31 @@ class SimHolder:
                 self.let_go(held)
             else:
                 self.release(held)
+
+
+class SimFlooder(SimHolder):
+    """A principal that asks for what there is not, far more often than anybody can bear."""
+
+    def act(self) -> None:
+        """Ask a hundred times."""
+        if self.sim.rng.random() >= self.sim.faults.flood:
+            return
+        for _ in range(100):
+            request = inputs.LeaseRequest(
+                request_id=self._id(),
+                issued_at_ns=self.sim.now_ns,
+                devices=("nothing",),
+                holder=Holder(self.name),
+                ttl_ms=1_000,
+            )
+            self.sim.submit(self, request)
+
+    def take(self, request: Request, answer: Answer) -> None:
+        """Nobody waits for it."""
+
+
+def _counted_ns(ttl_ms: int) -> int:
+    return ttl_ms * 10**6 - margin_ns(ttl_ms)
 
 
 def _must(holds: bool, promise: str, text: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from tests.sim.world import APART, ViolationError, short
 
 GRACE_NS = 30 * 10**9
+HOUR_NS = 3_600 * 10**9
 
 
 @dataclass
@@ -19,7 +20,8 @@ class _Lease:
     holder: str
     devices: list[str]
     expires_at_ns: int
-    ended: bool = False
+    ended: int = 0
+    """The record in which it ended."""
 
 
 @dataclass
@@ -122,7 +124,9 @@ class Oracle:
         _must(event["until_ns"] >= record["decided_at_ns"] + GRACE_NS, "grace", "too short")
         self.grace = (event["writer"], event["until_ns"])
 
-    def _lease_granted(self, position: int, event: dict[str, Any], given: dict[str, Any], _r: dict[str, Any]) -> None:
+    def _lease_granted(
+        self, position: int, event: dict[str, Any], given: dict[str, Any], record: dict[str, Any]
+    ) -> None:
         self._decide_once(position, event["request"])
         holder = (event["request"]["principal"], event["holder"])
         for device in event["devices"]:
@@ -137,6 +141,7 @@ class Oracle:
         for device in event["devices"]:
             self.devices[device].lease = position
         _must(given["principal"] == holder[0], "principal", "granted to another")
+        _check_timely(event["request"]["issued_at_ns"], record["decided_at_ns"])
         self.leases[position] = _Lease(holder[0], holder[1], event["devices"], event["expires_at_ns"])
 
     def _check_apart(self, device: str, holder: tuple[str, str], together: list[str]) -> None:
@@ -154,7 +159,7 @@ class Oracle:
 
     def _owned(self, event: dict[str, Any], given: dict[str, Any], record: dict[str, Any]) -> _Lease:
         lease = self.leases[event["lease"]]
-        _must(not lease.ended, "token", f"lease {event['lease']} is over, yet was acted on")
+        _must(lease.ended == 0, "token", f"lease {event['lease']} is over, yet was acted on")
         _must(given["request"]["token"] == event["lease"], "token", "another token than the lease's was taken")
         _must(given["principal"] == lease.principal, "principal", "acted on another's lease")
         _must(record["decided_at_ns"] >= 0, "time", "")
@@ -166,20 +171,20 @@ class Oracle:
 
     def _lease_released(self, position: int, event: dict[str, Any], given: dict[str, Any], rec: dict[str, Any]) -> None:
         self._decide_once(position, event["request"])
-        self._owned(event, given, rec).ended = True
+        self._owned(event, given, rec).ended = position // 256
 
-    def _lease_expired(self, _p: int, event: dict[str, Any], _g: dict[str, Any], record: dict[str, Any]) -> None:
+    def _lease_expired(self, position: int, event: dict[str, Any], _g: dict[str, Any], record: dict[str, Any]) -> None:
         lease = self.leases[event["lease"]]
-        _must(not lease.ended, "expiry", "a lease that is over expired")
+        _must(lease.ended == 0, "expiry", "a lease that is over expired")
         _must(record["decided_at_ns"] >= lease.expires_at_ns, "expiry", "before its time")
         writer, until_ns = self.grace
         _must(record["writer"] == writer and record["decided_at_ns"] >= until_ns, "grace", "expired within grace")
-        lease.ended = True
+        lease.ended = position // 256
 
     def _device_freed(self, position: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
         row = self.devices[event["device"]]
         _must(row.lease == event["lease"], "free", "freed of a lease that does not hold it")
-        _must(self.leases[event["lease"]].ended, "free", "freed while its lease lives")
+        _must(self.leases[event["lease"]].ended > 0, "free", "freed while its lease lives")
         if "request" in event:
             self._decide_once(position, event["request"])
         else:
@@ -187,7 +192,10 @@ class Oracle:
             _must(not stale and (row.is_missing or not row.users), "free", f"{event['device']} freed without evidence")
         row.lease = 0
 
-    def _request_refused(self, position: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
+    def _request_refused(self, position: int, event: dict[str, Any], _g: dict[str, Any], rec: dict[str, Any]) -> None:
+        if event.get("refusal", {}).get("code") == "request_from_future":
+            issued_at_ns = event["request"]["issued_at_ns"]
+            _must(issued_at_ns > rec["decided_at_ns"] + HOUR_NS, "time", "refused as too early, but it is not")
         self.decided.setdefault((event["request"]["principal"], event["request"]["request_id"]), position)
 
     _refusals_repeated = _request_refused
@@ -197,10 +205,19 @@ class Oracle:
         _must(key not in self.decided, "once", f"{key} was decided twice, first at {self.decided.get(key)}")
         self.decided[key] = position
 
+    def ended_by(self, lease: int, sequence: int) -> bool:
+        """Whether the records up to this one end a lease."""
+        return 0 < self.leases[lease].ended <= sequence
+
     def may_act(self, device: str, token: int) -> bool:
         """Whether a token is the one that may act on a device."""
         lease = self.leases.get(token)
         return lease is not None and not lease.ended and self.devices[device].lease == token
+
+
+def _check_timely(issued_at_ns: int, decided_at_ns: int) -> None:
+    ahead_ns = issued_at_ns - decided_at_ns
+    _must(-24 * HOUR_NS < ahead_ns <= HOUR_NS, "time", f"issued {ahead_ns // 10**9} s ahead, yet granted")
 
 
 def _must(holds: bool, promise: str, text: str) -> None:

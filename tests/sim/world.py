@@ -33,6 +33,15 @@ class Faults:
     observed_twice: float = 0.05
     watcher_killed: float = 0.01
     clock_jumps: float = 0.003
+    server_jumps: float = 0.003
+    caught_between: float = 0.1
+    log_down: float = 0.004
+    host_cut_off: float = 0.005
+    hint_silent: float = 0.004
+    hint_lost: float = 0.004
+    hint_stale: float = 0.05
+    hint_doubled: float = 0.05
+    flood: float = 0.0
 
     def heal(self) -> None:
         """From now on nothing fails."""
@@ -46,6 +55,11 @@ class SimLog:
 
     bodies: list[bytes] = field(default_factory=list)
     stored: Callable[[int, bytes], None] = lambda _sequence, _body: None
+    down_until_ns: int = 0
+
+    def is_reached(self, now_ns: int) -> bool:
+        """Whether it answers at all."""
+        return now_ns >= self.down_until_ns
 
     def append(self, expected: int, body: bytes) -> tuple[Said, int]:
         """Store `body` if `expected` is the last sequence."""
