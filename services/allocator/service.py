@@ -107,8 +107,8 @@ class Allocator:
     @property
     def trouble(self) -> str:
         """Why nothing is decided at the moment, and nothing must be said about the log; empty if it is and may."""
-        if self._hint is not None and not self._hint.decides:
-            return f"stands by; {self._hint.decider or 'nobody'} decides"
+        if self._hint is not None and not (self._hint.decides and self._is_deciding):
+            return f"stands by; {self._hint.decider or 'nobody'} decides" + (self._trouble and f" ({self._trouble})")
         return self._trouble or self.contact.stale
 
     @property
@@ -292,7 +292,7 @@ class Allocator:
 
     def _set_trouble(self, trouble: str) -> None:
         if trouble != self._trouble:
-            _log.log(logging.WARNING if trouble else logging.INFO, "%s", trouble or "nothing stands in the way of deciding")
+            _log.log(logging.WARNING if trouble else logging.INFO, "%s", trouble or "no trouble any more")
         self._trouble = trouble
 
     # --- beginning and ending to decide ---------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from leasehold.events.inputs import Observed, Request
 from leasehold.events.subjects import LEDGER_STREAM
 from leasehold.projections.reporting import Reporter
 from leasehold.projections.state import State
+from leasehold.services.allocator.hint import Hint
 from leasehold.services.allocator.service import Allocator
 from leasehold.services.connection import Connection
 from leasehold.services.ledger import api
@@ -28,7 +29,7 @@ _POLL_S = 0.005
 class RunningAllocator:
     """One allocator, with what it is asked for here counted."""
 
-    def __init__(self, connection: Connection, ledger: JetStreamLedger, name: str) -> None:
+    def __init__(self, connection: Connection, ledger: JetStreamLedger, name: str, *, hint: Hint | None = None) -> None:
         self.server_off_ns = 0
         """What is added to the server's time, as this allocator hears it."""
         self.wall_off_ns = 0
@@ -43,6 +44,7 @@ class RunningAllocator:
             state=State(),
             writer=name,
             on_record=self._on_record,
+            hint=hint,
             wall_ns=lambda: time.time_ns() + self.wall_off_ns,
         )
 
@@ -101,11 +103,14 @@ class RunningAllocator:
 
 
 @asynccontextmanager
-async def running_allocator(url: str, name: str = "alloc1") -> AsyncIterator[RunningAllocator]:
-    """A running allocator with connections of its own."""
+async def running_allocator(
+    url: str, name: str = "alloc1", *, hint: Hint | None = None
+) -> AsyncIterator[RunningAllocator]:
+    """A running allocator with connections of its own; without a hint it always decides."""
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(connected(url, name))
-        running = RunningAllocator(client, await stack.enter_async_context(ledger_at(url, name)), name)
+        ledger = await stack.enter_async_context(ledger_at(url, name))
+        running = RunningAllocator(client, ledger, name, hint=hint)
         task = asyncio.create_task(running.allocator.run())
         try:
             yield running
