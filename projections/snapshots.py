@@ -1,5 +1,9 @@
 """The state as bytes, and back. Rows are sorted, so equal states are equal bytes, whatever way led to them."""
 
+import heapq
+from collections.abc import Iterator
+from itertools import islice
+from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
@@ -36,27 +40,58 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _decoder: Final = msgspec.json.Decoder(Snapshot)
+_TABLES: Final = tuple(sorted(set(Snapshot.__struct_fields__) - {"fold_version", "head"}))
+SORTED_AT_ONCE: Final = 10_000
+ENCODED_AT_ONCE: Final = 1_000
+"""Rows between two pieces of an encoded state."""
 
 
-def _rows(table: dict[Any, Any]) -> list[tuple[Any, Any]]:
-    return sorted(table.items(), key=lambda row: row[0])
+class Frozen(msgspec.Struct, frozen=True):
+    """The tables of a state at its `head`: keys and rows, by the table's name. Rows never change."""
+
+    head: Head
+    tables: dict[str, tuple[list[Any], list[Any]]]
+
+
+def freeze(state: State) -> Frozen:
+    """The state as it is now, while it moves on; nothing may be in flight. Only copies of the tables are taken."""
+    assert not state.journal.is_open
+    tables = {name: getattr(state, name) for name in _TABLES}
+    return Frozen(state.head, {name: (list(table), list(table.values())) for name, table in tables.items()})
+
+
+def encode_pieces(frozen: Frozen) -> Iterator[bytes]:
+    """The encoded state in pieces, some of them empty: between two lie a few milliseconds' work at most."""
+    opening = b"{"
+    for name in sorted(Snapshot.__struct_fields__):
+        yield b'%s"%s":' % (opening, name.encode())
+        opening = b","
+        if name == "head":
+            yield codec.encode(frozen.head)
+        elif name == "fold_version":
+            yield codec.encode(FOLD_VERSION)
+        else:
+            yield from _encode_table(*frozen.tables[name])
+    yield b"}"
+
+
+def _encode_table(keys: list[Any], rows: list[Any]) -> Iterator[bytes]:
+    runs = []
+    for start in range(0, len(keys), SORTED_AT_ONCE):
+        end = start + SORTED_AT_ONCE
+        runs.append(sorted(zip(keys[start:end], rows[start:end], strict=True), key=itemgetter(0)))
+        yield b""
+    ordered = heapq.merge(*runs, key=itemgetter(0)) if len(runs) > 1 else iter(runs[0] if runs else ())
+    opening = b"["
+    while some := list(islice(ordered, ENCODED_AT_ONCE)):
+        yield opening + codec.encode(some)[1:-1]
+        opening = b","
+    yield b"]" if opening == b"," else b"[]"
 
 
 def encode_state(state: State) -> bytes:
     """The state as bytes; nothing may be in flight."""
-    assert not state.journal.is_open
-    snapshot = Snapshot(
-        fold_version=FOLD_VERSION,
-        head=state.head,
-        hosts=_rows(state.hosts),
-        devices=_rows(state.devices),
-        leases=_rows(state.leases),
-        answers=_rows(state.answers),
-        principals=_rows(state.principals),
-        fading=_rows(state.fading),
-        refusals=_rows(state.refusals),
-    )
-    return codec.encode(snapshot)
+    return b"".join(encode_pieces(freeze(state)))
 
 
 def decode_state(body: bytes) -> State | None:
@@ -82,17 +117,12 @@ class _Version(msgspec.Struct):
 def _restore(snapshot: Snapshot) -> State:
     state = State()
     state.set_head(snapshot.head)
-    for host, host_row in snapshot.hosts:
-        state.put_host(host, host_row)
-    for device, device_row in snapshot.devices:
-        state.put_device(device, device_row)
-    for lease, lease_row in snapshot.leases:
-        state.put_lease(lease, lease_row)
+    state.hosts.update(snapshot.hosts)
+    state.devices.update(snapshot.devices)
+    state.leases.update(snapshot.leases)
     state.answers.update(snapshot.answers)
     state.principals.update(snapshot.principals)
     state.fading.update(snapshot.fading)
-    for position, refusal in snapshot.refusals:
-        state.refusals.put(position, refusal)
-        state.indexes.refusal_prints.put(refusal.fingerprint, position)
-        state.indexes.refusal_queue.push(position)
+    state.refusals.update(snapshot.refusals)
+    state.index_anew()
     return state

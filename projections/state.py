@@ -194,6 +194,20 @@ class State:
         if not row.ended and (before is None or before.expires_at_ns != row.expires_at_ns):
             heapq.heappush(self.indexes.expiries, (row.expires_at_ns, lease))
 
+    def index_anew(self) -> None:
+        """Derive from all rows what `put_device`, `put_host` and `put_lease` derive from each; nothing is yet."""
+        assert not self.indexes.lookup and not self.indexes.expiries
+        self.indexes.describe_all(self.devices)
+        for device, row in self.devices.items():
+            if row.ending:
+                self._note_ending(device, row, was_ending=False)
+        self.indexes.expiries[:] = sorted(
+            (row.expires_at_ns, lease) for lease, row in self.leases.items() if not row.ended
+        )
+        for position, refusal in sorted(self.refusals.items()):
+            self.indexes.refusal_prints.put(refusal.fingerprint, position)
+            self.indexes.refusal_queue.push(position)
+
     def _note_ending(self, device: DeviceId, row: DeviceState, *, was_ending: bool) -> None:
         if row.ending != was_ending:
             self.indexes.note_ending(row.host, device, ending=row.ending)
@@ -279,11 +293,23 @@ class Indexes:
         self, device: DeviceId, host: HostName, before: DeviceDescription | None, after: DeviceDescription
     ) -> None:
         """Follow a device's new description."""
-        old, new = _entries(device, host, before), _entries(device, host, after)
-        for table, key in old - new:
-            _remove(self._table(table), key, device)
-        for table, key in new - old:
-            _insert(self._table(table), key, device)
+        old = _entries(device, host, before) if before is not None else []
+        new = _entries(device, host, after)
+        for entry in old:
+            if entry not in new:
+                _remove(self._table(entry[0]), entry[1], device)
+        for entry in new:
+            if entry not in old:
+                _insert(self._table(entry[0]), entry[1], device)
+
+    def describe_all(self, devices: dict[DeviceId, DeviceState]) -> None:
+        """What `describe` would make of all these devices, in their order; nothing is described yet."""
+        members: dict[str, dict[object, list[DeviceId]]] = {}
+        for device, row in devices.items():
+            for table, key in _entries(device, row.host, row.description):
+                members.setdefault(table, {}).setdefault(key, []).append(device)
+        for table, lists in members.items():
+            self._table(table).update((key, tuple(sorted(some))) for key, some in lists.items())
 
     def _table(self, name: str) -> Table[object, tuple[DeviceId, ...]]:
         table: Table[object, tuple[DeviceId, ...]] = getattr(self, name)
@@ -294,18 +320,16 @@ class Indexes:
         (_insert if ending else _remove)(self._table("ending"), host, device)
 
 
-def _entries(device: DeviceId, host: HostName, description: DeviceDescription | None) -> set[tuple[str, object]]:
-    if description is None:
-        return set()
-    entries: set[tuple[str, object]] = {
-        ("lookup", text) for text in (description.key, description.name, description.sysfs_path) if text
-    }
+def _entries(device: DeviceId, host: HostName, description: DeviceDescription) -> list[tuple[str, object]]:
+    """Under which key of which table the device stands; each once."""
+    texts = (description.key, description.name, description.sysfs_path)
+    entries: list[tuple[str, object]] = [("lookup", text) for text in dict.fromkeys(texts) if text]
     if description.iommu_group >= 0:
-        entries.add(("groups", (host, description.iommu_group)))
+        entries.append(("groups", (host, description.iommu_group)))
     if description.parent:
-        entries.add(("children", device_id(host, DeviceKey(description.parent))))
+        entries.append(("children", device_id(host, DeviceKey(description.parent))))
     if description.physical_function:
-        entries.add(("virtual_functions", device_id(host, DeviceKey(description.physical_function))))
+        entries.append(("virtual_functions", device_id(host, DeviceKey(description.physical_function))))
     return entries
 
 

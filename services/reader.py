@@ -18,10 +18,10 @@ from leasehold.events.position import end_of_record, sequence_of
 from leasehold.events.record import chain_hash
 from leasehold.projections import evolve
 from leasehold.projections.history import IndexRow, index_rows
+from leasehold.projections.snapshots import freeze
 from leasehold.projections.state import Head, State
-from leasehold.services.freezing import encode_gently, freeze
 from leasehold.services.ledger.port import Entry, Ledger
-from leasehold.services.store import FoldStore, NotedHead
+from leasehold.services.store import FoldStore, NotedHead, encode_gently
 
 _log: Final = logging.getLogger(__name__)
 

@@ -24,7 +24,6 @@ from leasehold.events.errors import CorruptSnapshotError, StorageError, StoreInU
 from leasehold.projections import snapshots
 from leasehold.projections.history import IndexRow
 from leasehold.projections.state import FOLD_VERSION, Head, State
-from leasehold.services.freezing import encode_gently, freeze
 
 SCHEMA_VERSION: Final = 1
 APPLICATION_ID: Final = 0x4C534844
@@ -166,7 +165,7 @@ class FoldStore:
 
     async def save_snapshot(self, state: State) -> None:
         """Keep the state as it is now; it may move on meanwhile. Rows up to it must have been noted before."""
-        frozen = freeze(state)
+        frozen = snapshots.freeze(state)
         await self.save_frozen(frozen.head, await encode_gently(frozen))
 
     async def save_frozen(self, head: Head, pieces: Sequence[bytes]) -> None:
@@ -195,6 +194,16 @@ class FoldStore:
                 with suppress(sqlite3.Error):
                     await self._database.rollback()
                 raise
+
+
+async def encode_gently(frozen: snapshots.Frozen) -> list[bytes]:
+    """What `snapshots.encode_state` makes of the state, in pieces, with pauses for the rest of the loop."""
+    pieces = []
+    for piece in snapshots.encode_pieces(frozen):
+        if piece:
+            pieces.append(piece)
+        await asyncio.sleep(0)
+    return pieces
 
 
 def _restore(sequence: int, chain: str, sha256: str, pieces: Sequence[bytes]) -> State | None:

@@ -12,10 +12,10 @@ import pytest
 
 from leasehold.events.errors import CorruptSnapshotError, LeaseholdError, StorageError, StoreInUseError
 from leasehold.projections import snapshots
+from leasehold.projections.snapshots import freeze
 from leasehold.projections.state import Head, State
-from leasehold.services.freezing import encode_gently, freeze
 from leasehold.services.ledger.memory import MemoryLedger, MemoryLog
-from leasehold.services.store import FoldStore, NotedHead
+from leasehold.services.store import FoldStore, NotedHead, encode_gently
 from tests.integration.growing import Grower, pci
 
 

@@ -55,6 +55,45 @@ def test_snapshots_at_every_record() -> None:
         assert encode_state(other) == whole
 
 
+_INDEXES = ("lookup", "groups", "children", "virtual_functions", "ending", "freeable", "refusal_prints", "refusal_queue")
+
+
+def _derived(state: State) -> list[Any]:
+    expiries = sorted({entry for entry in state.indexes.expiries if state._is_expiry(entry)})
+    tables = [getattr(state.indexes, name) for name in _INDEXES]
+    return [expiries, *(dict(table) if isinstance(table, dict) else list(table) for table in tables)]
+
+
+def test_indexes_are_the_same_by_either_way() -> None:
+    """What is derived from the rows of a snapshot all at once is what the events have made of it one by one."""
+    reader = State()
+    used: set[str] = set()
+    for sequence, body in enumerate(play().bodies, 1):
+        evolve.fold(reader, sequence, body)
+        loaded = decode_state(encode_state(reader))
+        assert loaded is not None
+        assert _derived(loaded) == _derived(reader)
+        used |= {name for name in _INDEXES if getattr(reader.indexes, name)}
+    assert used == set(_INDEXES) - {"freeable"}, "the scenario leaves nothing that could become free undone"
+
+
+def test_folding_with_and_without_a_journal() -> None:
+    """Whether the changes are being written down makes no difference; taken back, they have never been."""
+    plain, noted = State(), State()
+    for sequence, body in enumerate(play().bodies, 1):
+        before = encode_state(noted), _derived(noted)
+        noted.journal.begin()
+        evolve.fold(noted, sequence, body)
+        noted.roll_back()
+        assert (encode_state(noted), _derived(noted)) == before
+        noted.journal.begin()
+        evolve.fold(noted, sequence, body)
+        noted.journal.commit()
+        evolve.fold(plain, sequence, body)
+        assert encode_state(noted) == encode_state(plain)
+        assert _derived(noted) == _derived(plain)
+
+
 def test_deciding_again() -> None:
     """Every record decided again gives its own events."""
     replay = Replay()
