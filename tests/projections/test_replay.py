@@ -55,7 +55,16 @@ def test_snapshots_at_every_record() -> None:
         assert encode_state(other) == whole
 
 
-_INDEXES = ("lookup", "groups", "children", "virtual_functions", "ending", "freeable", "refusal_prints", "refusal_queue")
+_INDEXES = (
+    "lookup",
+    "groups",
+    "children",
+    "virtual_functions",
+    "ending",
+    "freeable",
+    "refusal_prints",
+    "refusal_queue",
+)
 
 
 def _derived(state: State) -> list[Any]:
