@@ -13,7 +13,9 @@ version is pinned and why `tests/integration/test_connection.py` checks each of 
 import asyncio
 import ipaddress
 import logging
+import random
 import ssl
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlparse
@@ -39,11 +41,13 @@ PINGS_OUTSTANDING_MAX: Final = 2
 """With the interval: a silent connection is given up after about six seconds."""
 PENDING_BYTES_MAX: Final = 1024 * 1024
 """What may wait for the socket before a publisher has to wait; one record and its headers fit."""
+MOVE_AFTER_S: Final = 3.0
+"""A server that takes us, but through which nobody answers for this long, is left for another one."""
 FLUSH_TIMEOUT_S: Final = 0.25
 CLOSE_TIMEOUT_S: Final = 2.0
 
 INBOXES: Final = (b"_INBOX", b"_R_.")
-"""How every subject begins that an answer may be sent to: an inbox, or what the server made of one of another account."""
+"""How every subject begins that an answer may be sent to: an inbox, or what the server made of another account's."""
 
 READ_PREFIX: Final = "leasehold-read"
 """Where those who keep no streams ask for the ledger: `server.conf` leads it there."""
@@ -77,6 +81,19 @@ class Connection(nats.aio.client.Client):
         self._asked = 0
         self._answer_prefix = ""
         self._answer_subscription: asyncio.Future[Subscription] | None = None
+        self._in_vain_since_s: float | None = None
+
+    async def note(self, *, well: bool) -> None:
+        """Say how an exchange with the cluster ended. A server may be alive, but cut off from all others: after some
+        seconds without a good end the connection goes to the next server, if there is another.
+        """
+        now_s = time.monotonic()
+        if well or self._in_vain_since_s is None:
+            self._in_vain_since_s = None if well else now_s
+        elif now_s - self._in_vain_since_s > MOVE_AFTER_S and len(self.server_pool) > 1 and self.is_connected:
+            self._in_vain_since_s = None
+            _log.warning("nobody answers through %s: going to another server", self.connected_url)
+            await self.force_reconnect()
 
     async def publish(
         self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
@@ -275,6 +292,8 @@ async def connect(
         InvalidInputError: another machine would be spoken to without TLS.
     """
     urls = [url] if isinstance(url, str) else list(url)
+    # Each begins somewhere, and then goes round: shuffled again and again, one would come back to a useless server.
+    random.shuffle(urls)
     tls = _tls_for(urls, credential)
     connection = Connection()
     if credential.user.account != "ledger":
@@ -292,6 +311,7 @@ async def connect(
             reconnected_cb=ear.reconnected,
             allow_reconnect=True,
             max_reconnect_attempts=-1,
+            dont_randomize=True,
             reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]
             connect_timeout=2,
             ping_interval=PING_INTERVAL_S,

@@ -112,7 +112,7 @@ async def run_allocator(bus: _Bus, _host: HostName) -> None:
         asked_on = await bus.another(f"allocator's door {os.getpid()}")
         wire = Wire(asked_on, bus.subjects, allocator, name=f"allocator-{writer.replace('.', '-')}")
         try:
-            await _decide(allocator, wire, keeper)
+            await _decide(allocator, wire, keeper, asked_on)
         except asyncio.CancelledError:
             # Told to end: the state is whole. After a failure it may lie within a record, and is not kept.
             if allocator.sequencer.in_flight is not None:
@@ -128,13 +128,14 @@ async def run_allocator(bus: _Bus, _host: HostName) -> None:
         await store.close()
 
 
-async def _decide(allocator: Allocator, wire: Wire, keeper: "Keeper") -> None:
+async def _decide(allocator: Allocator, wire: Wire, keeper: "Keeper", asked_on: Connection) -> None:
     await wire.start()
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(allocator.run())
             tasks.create_task(wire.send_replies())
             tasks.create_task(keeper.run())
+            tasks.create_task(api.stay_in_touch(asked_on, LEDGER_STREAM))
     finally:
         await wire.stop()
 
@@ -213,6 +214,7 @@ async def run_query(bus: _Bus, _host: HostName) -> None:
     try:
         reader = LedgerReader(ledger, store)
         service = QueryService(bus.connection, bus.subjects, reader, ledger, store)
+        in_touch = asyncio.create_task(api.stay_in_touch(bus.connection, LEDGER_STREAM))
         try:
             await reader.start()
             await service.start()
@@ -220,6 +222,7 @@ async def run_query(bus: _Bus, _host: HostName) -> None:
             if reader.failure is not None:
                 raise reader.failure
         finally:
+            in_touch.cancel()
             await service.stop()
             await reader.stop()
     finally:
@@ -319,7 +322,7 @@ def run_role(place: Place) -> None:
     if place.host:
         identities.parse_host(place.host)
     if place.name and not _NAME.fullmatch(place.name):
-        raise InvalidInputError(f"{place.name[:80]!r} is not up to 32 lower-case letters, digits, - and _", field="name")
+        raise InvalidInputError(f"{place.name[:80]!r} is not 1 to 32 of a-z, 0-9, - and _", field="name")
     if place.credentials:
         home.make_private_dir(place.data)
     # Rows and records make no cycles: looking for some, a large state would be walked again and again.

@@ -1,5 +1,7 @@
 """The few requests to JetStream that the ledger needs, with answers as values."""
 
+import asyncio
+import contextlib
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar
 
@@ -9,6 +11,7 @@ from leasehold.events.errors import UnavailableError
 from leasehold.services.connection import Connection
 
 API_TIMEOUT_S: Final = 2.0
+IN_TOUCH_S: Final = 1.0
 
 LEADER_DEAF_NS_MAX: Final = 3 * 10**9
 """Followers answer their leader each second, and choose another after four at the earliest (2.15: `raft.go`)."""
@@ -133,10 +136,25 @@ async def stream_info(connection: Connection, stream: str) -> StreamInfo:
         UnavailableError: it cannot be known now. A server that was cut off from the others goes on answering: for up to
             twenty seconds as the leader that it was, then as none. Neither is believed.
     """
-    info = await call(connection, f"STREAM.INFO.{stream}", None, StreamInfo)
-    if info.error is None and info.cluster is not None and not info.cluster.has_quorum:
-        raise UnavailableError(f"{stream} has no leader now that the other servers listen to")
+    try:
+        info = await call(connection, f"STREAM.INFO.{stream}", None, StreamInfo)
+        if info.error is None and info.cluster is not None and not info.cluster.has_quorum:
+            raise UnavailableError(f"{stream} has no leader now that the other servers listen to")
+    except UnavailableError:
+        await connection.note(well=False)
+        raise
+    await connection.note(well=True)
     return info
+
+
+async def stay_in_touch(connection: Connection, stream: str) -> None:
+    """Until cancelled, see once a second that the stream's leader can be reached: for a connection that else only
+    listens, and would do so for ever at a server that was cut off from the others.
+    """
+    while True:
+        with contextlib.suppress(UnavailableError):
+            await stream_info(connection, stream)
+        await asyncio.sleep(IN_TOUCH_S)
 
 
 async def server_time_ns(connection: Connection, stream: str) -> int:

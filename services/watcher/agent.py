@@ -89,8 +89,10 @@ class WatcherAgent:
         """One round: a heartbeat, what its answer calls for, and a look if there is a reason for one."""
         try:
             pause_s = await self._speak()
+            await self._connection.note(well=True)
         except LeaseholdError as error:
             _log.info("cannot report now: %s", error)
+            await self._connection.note(well=False)
             pause_s = RETRY_S
         try:
             async with asyncio.timeout(pause_s):
@@ -99,7 +101,11 @@ class WatcherAgent:
             return
         self._wake.clear()
         if self._reporter is not None and self._reporter.is_synced and self._connection.is_connected:
-            await self._send_all(self._reporter.look(await asyncio.to_thread(self._look)))
+            try:
+                await self._send_all(self._reporter.look(await asyncio.to_thread(self._look)))
+            except LeaseholdError as error:
+                # What is lost shows as a gap at the next heartbeat.
+                _log.info("a change cannot be reported now: %s", error)
 
     async def _speak(self) -> float:
         """Say that we live, and do what the answer calls for; how long to wait before the next time."""
