@@ -29,9 +29,11 @@ _POLL_S: Final = 0.02
 NOBODY: Final = "nobody"
 """Who shows no key that is registered."""
 _VIOLATION: Final = re.compile(
-    rb'(?P<kind>Publish|Subscription) Violation - (?:Nkey "(?P<key>U[A-Z2-7]{55})"|[^,]*), Subject "(?P<subject>.{0,200})'
+    # What a client chose itself (its name, the subject) the server quotes, so that it cannot pass for this.
+    rb' - "(?:ledger|world)/nkey:(?P<key>U[A-Z2-7]{55})" - (?P<kind>Publish|Subscription) Violation - '
+    rb'(?:Subject|Reply) "(?P<subject>(?:[^"\\]|\\.)*)'
 )
-_NOT_LET_IN: Final = re.compile(rb'authentication error(?: - Nkey "(?P<key>U[A-Z2-7]{55})")?', re.IGNORECASE)
+_NOT_LET_IN: Final = re.compile(rb"authentication error", re.IGNORECASE)
 
 
 class Refused(msgspec.Struct, kw_only=True):
@@ -119,15 +121,15 @@ class Refusals:
             names = {}
         taken = 0
         for line in lines:
-            violation, stranger = _VIOLATION.search(line), _NOT_LET_IN.search(line)
-            match = violation or stranger
-            if match is None:
-                continue
-            who = names.get((match["key"] or b"").decode(), NOBODY)
-            what = "coming in"
+            violation = _VIOLATION.search(line)
             if violation is not None:
-                what = f"{'publishing to' if violation['kind'] == b'Publish' else 'listening to'} "
-                what += violation["subject"].partition(b'"')[0].decode(errors="replace")
+                who = names.get(violation["key"].decode(), NOBODY)
+                doing = "publishing to" if violation["kind"] == b"Publish" else "listening to"
+                what = f"{doing} {violation['subject'].decode(errors='replace')}"
+            elif _NOT_LET_IN.search(line):
+                who, what = NOBODY, "coming in"
+            else:
+                continue
             counted = self.counts.setdefault(who, Refused())
             counted.count, counted.last, counted.at_ns = counted.count + 1, what[:200], time.time_ns()
             self._complaints.tell("the bus has refused %s: %s", who, printable(what))

@@ -50,6 +50,7 @@ from leasehold.services.connection import Connection, connect, disconnect
 from leasehold.services.credentials import Credential, own_credential, read_credential
 from leasehold.services.ledger.direct import DirectTail
 from leasehold.services.ledger.jetstream import JetStreamLedger
+from leasehold.services.permissions import publishes
 
 _log: Final = logging.getLogger(__name__)
 
@@ -77,8 +78,8 @@ class Client:
         """Nothing is connected yet.
 
         Args:
-            data: Data directory of an `up`, whose operator's credential is used; without it (and without `credentials`)
-                the running one of this user is found.
+            data: Data directory of an `up`, whose operator's credential is used; without it (and without
+                `credentials`) the running one of this user is found.
             credentials: A file made by `leasehold credentials add` (or LEASEHOLD_CREDENTIALS).
             url: Of the NATS server, or several with commas between them, in place of those that the credential names.
             principal: Who asks, as a check: it can only be the credential's.
@@ -89,6 +90,8 @@ class Client:
         self._url = url
         self._expected = principal
         self._principal = Principal("")
+        self._role = ""
+        self._may: frozenset[str] = frozenset()
         self._patience_s = patience_s
         self._connection: Connection | None = None
         self._subjects = Subjects(home.DEFAULT_CLUSTER)
@@ -115,7 +118,15 @@ class Client:
         principal = home.checked_principal(credential.principal, self._expected)
         self._subjects = Subjects(credential.cluster)
         self._connection = await connect(urls, credential=credential, name=f"client {principal}")
-        self._principal = principal
+        self._principal, self._role = principal, credential.role
+        self._may = frozenset(publishes(credential.user, credential.cluster))
+
+    def _subject(self, verb: str) -> str:
+        """Where to ask. Raises InvalidInputError if the bus would not take it from us, which looked like silence."""
+        subject = self._subjects.request(self._principal, verb)
+        if self._connection is not None and subject not in self._may:
+            raise InvalidInputError(f"{self._principal} is a key of role {self._role}, which may not {verb}", field="role")
+        return subject
 
     def _found(self) -> tuple[Credential, list[str]]:
         """Who we are, and where the bus is."""
@@ -215,12 +226,13 @@ class Client:
     async def answer_to(self, request: Request) -> Answer:
         """As `ask`, but a refusal, or a request that cannot be read, is returned and not raised."""
         codec.check_request(request)
-        subject = self._subjects.request(self.principal, codec.verb_of(request))
+        subject = self._subject(codec.verb_of(request))
         body = codec.encode(request)
         deadline_s = time.monotonic() + self._patience_s
         pause_s, may_have_arrived, why = PAUSE_S, False, ""
         while time.monotonic() < deadline_s:
             answer, arrived, why = await self._attempt(subject, body)
+            await self.connection.note(well=answer is not None)
             if answer is not None:
                 self.seen = max(self.seen, answer.as_of)
                 return answer
@@ -262,11 +274,12 @@ class Client:
             UnavailableError: nobody answers in time.
         """
         asked = msgspec.structs.replace(question, min_position=max(self.seen, question.min_position))
-        subject, body = self._subjects.request(self.principal, verb), codec.encode(asked)
+        subject, body = self._subject(verb), codec.encode(asked)
         deadline_s = time.monotonic() + self._patience_s
         pause_s = PAUSE_S
         while True:
             reading, why = await self._try_question(subject, body)
+            await self.connection.note(well=reading is not None)
             if reading is not None:
                 break
             if time.monotonic() + pause_s >= deadline_s:

@@ -118,15 +118,20 @@ def _filled(subjects: Iterable[str], user: User, cluster: str) -> list[str]:
     return [subject.format_map(names) for subject in subjects]
 
 
+def publishes(user: User, cluster: str) -> list[str]:
+    """Where one user may publish to."""
+    return _filled(role_of(user.role).publish, user, cluster)
+
+
 def permissions_of(user: User, cluster: str) -> dict[str, object]:
     """What the server is told about one user, in its own words."""
     role = role_of(user.role)
     found: dict[str, object] = {
-        "publish": {"allow": _filled(role.publish, user, cluster)},
+        "publish": {"allow": publishes(user, cluster)},
         "subscribe": {"allow": _filled(role.subscribe, user, cluster)},
     }
     if role.answers:
-        found["allow_responses"] = {"max": 1, "expires": "1m"}
+        found["allow_responses"] = {"max": 1, "expires": "5s"}
     return found
 
 

@@ -54,7 +54,7 @@ Say = Callable[[str], None]
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What was asked for. `nats`: the URLs (with commas between them) of running servers to use instead of starting one;
+    """What was asked for. `nats`: the URLs (with commas between) of running servers to use instead of starting one;
     `credentials`: the directory of the credentials for them; `replicas`: on how many servers the log is kept;
     `allocators`: how many are started here.
     """
@@ -141,7 +141,7 @@ class Up:
             url = self._server.url
         info = home.ConnectionInfo(
             url=url, cluster=options.cluster, data=str(data), own_server=not options.nats,
-            credentials=str(Path(options.credentials).absolute()) if options.credentials else "",
+            credentials=options.credentials,
         )  # fmt: skip
         await _prepare_streams(info, data, options.replicas)
         home.write_connection(data, info)

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -97,8 +98,8 @@ def cli() -> None:
 @click.option("--host", default="", help="Name of this host (or LEASEHOLD_HOST); by default the machine's.")
 @click.option("--nats", default="", metavar="URL[,URL]", help="Use these running NATS servers instead of starting one.")
 @click.option("--credentials", default="", metavar="DIR", help="The keys for them: keeper.json, allocator.json, …")
-@click.option("--replicas", type=click.IntRange(1, 5), default=1, show_default=True, help="On how many of them the log is.")
-@click.option("--allocators", type=click.IntRange(1, 8), default=1, show_default=True, help="How many, of which one decides.")
+@click.option("--replicas", type=click.IntRange(1, 5), default=1, help="On how many of them the log is.")
+@click.option("--allocators", type=click.IntRange(1, 8), default=1, help="How many; one of them decides.")
 @_asynchronous
 async def up(
     data: str | None, cluster: str, host: str, nats: str, credentials: str, replicas: int, allocators: int
@@ -113,7 +114,7 @@ async def up(
         cluster=cluster,
         host=host or home.own_host(),
         nats=nats,
-        credentials=credentials,
+        credentials=os.path.abspath(credentials) if credentials else "",
         replicas=replicas,
         allocators=allocators,
     )
@@ -269,8 +270,11 @@ async def verify(data: str | None, as_json: bool) -> None:
     from leasehold.services.cli.verifying import run_verify, verify_through
 
     client = _client(data)
-    is_sound = verify_through(client, as_json=as_json) if client.has_key else run_verify(home.find_data_dir(data), as_json=as_json)
-    if not await is_sound:
+    if client.has_key:
+        is_sound = await verify_through(client, as_json=as_json)
+    else:
+        is_sound = await run_verify(home.find_data_dir(data), as_json=as_json)
+    if not is_sound:
         sys.exit(EXIT_FAILED)
 
 

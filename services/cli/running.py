@@ -102,8 +102,8 @@ def nats(
 ) -> None:
     """Run our NATS server alone; three of them keep a log that survives the loss of one.
 
-    Who is let in: `leasehold credentials add --data DIR --cluster NAME ROLE NAME`. All servers of a cluster need the same
-    principals.json.
+    Who is let in: `leasehold credentials add --data DIR --cluster NAME ROLE NAME`. All servers of a cluster need the
+    same principals.json.
     """
     from leasehold.services import serving
 

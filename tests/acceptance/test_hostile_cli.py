@@ -207,7 +207,7 @@ def test_up_when_its_port_is_taken(tmp_path: Path) -> None:
         assert leasehold(data, "devices").code == 0
 
 
-MOMENTS = ("", ".lock", "nats-server.conf", "connection.json", "allocator.log", "query.sqlite")
+MOMENTS = ("", ".lock", "nats/server.conf", "connection.json", "allocator.log", "query.sqlite")
 """What is there when Ctrl-C is pressed: at first only what `up` has said."""
 
 

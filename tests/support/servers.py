@@ -34,14 +34,16 @@ def server_at(
 ) -> NatsServer:
     """A server that is not started yet, and lets in whom `connected` comes as."""
     return NatsServer(
-        data, users=users_for(TESTER), probe=TESTER, sync_always=sync_always, port=port, lock_wait_s=lock_wait_s, peer=peer
-    )
+        data, users=users_for(TESTER), probe=TESTER,
+        sync_always=sync_always, port=port, lock_wait_s=lock_wait_s, peer=peer,
+    )  # fmt: skip
 
 
 async def let_in(data: Path, pid: int, credential: Credential) -> None:
-    """Give a credential all of account `ledger` on a server that `leasehold up` runs as process `pid`, until it restarts."""
+    """Give a credential all of account `ledger` on a server that `up` runs as process `pid`, until it restarts."""
     users = data / "nats" / "users-ledger.conf"
-    users.write_text(users.read_text().replace("users: [\n", f"users: [\n  {{nkey: {credential.user.public_key}}}\n", 1))
+    more = f"users: [\n  {{nkey: {credential.user.public_key}}}\n"
+    users.write_text(users.read_text().replace("users: [\n", more, 1))
     os.kill(pid, signal.SIGHUP)
     url = read_connection(data).url
     async with asyncio.timeout(20):
@@ -53,7 +55,9 @@ async def let_in(data: Path, pid: int, credential: Credential) -> None:
 
 
 @asynccontextmanager
-async def connected(url: str | list[str], name: str = "test", credential: Credential = TESTER) -> AsyncIterator[Connection]:
+async def connected(
+    url: str | list[str], name: str = "test", credential: Credential = TESTER
+) -> AsyncIterator[Connection]:
     """A connection that is closed in the end."""
     client = await connection.connect(url, credential=credential, name=name)
     try:
