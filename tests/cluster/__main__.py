@@ -1,4 +1,4 @@
-"""The long run on three servers: `python -m tests.cluster [ROUNDS [SEED]]`; says what came of it, and the longest gap."""
+"""The long run on three servers: `python -m tests.cluster [ROUNDS [SEED]]`; it says what came of it."""
 
 import asyncio
 import sys

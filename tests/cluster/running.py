@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlparse
 
 from leasehold.events.identities import Principal
 from leasehold.projections import replay
 from leasehold.services import credentials, home
+from leasehold.services.client import Client
 from leasehold.services.connection import Connection
 from leasehold.services.credentials import Credential, new_credential
 from leasehold.services.lifeline import tied_to_us
@@ -41,10 +43,25 @@ class Site:
         """A connection in this principal's name, to whichever server takes it."""
         return connected(self.cluster.urls, principal, self._keys[principal])
 
+    @asynccontextmanager
+    async def client_at(self, number: int, principal: str, patience_s: float) -> AsyncIterator[Client]:
+        """The client for programs, which knows all servers and happens to be connected to this one."""
+        path = self._folder / f"{principal}.json"
+        credentials.write_credential(path, self._keys[Principal(principal)])
+        while True:
+            async with Client(credentials=path, url=",".join(self.cluster.urls), patience_s=patience_s) as client:
+                if client.connection.connected_url == urlparse(self.cluster.urls[number]):
+                    yield client
+                    return
+
+    @property
+    def devices(self) -> list[str]:
+        """What there is to lease."""
+        return [f"{HOST}/{paper_device(number).key}" for number in range(DEVICES)]
+
     def load(self, seed: int) -> Load:
         """Workers on this site."""
-        devices = [f"{HOST}/{paper_device(number).key}" for number in range(DEVICES)]
-        return Load(self.connect, SUBJECTS, devices, seed=seed, workers=WORKERS)
+        return Load(self.connect, SUBJECTS, self.devices, seed=seed, workers=WORKERS)
 
     async def start(self, stack: AsyncExitStack) -> None:
         for url in self.cluster.urls:

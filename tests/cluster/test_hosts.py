@@ -22,7 +22,7 @@ CARD = "pci0000:00/0000:00:0{}.0"
 
 
 class Hosts:
-    """The bus, an allocator and a query service on one machine; on each of the others a watcher, with its own devices."""
+    """The bus, an allocator and a query service on one machine; on each of the others a watcher, and devices."""
 
     def __init__(self, network: Network, folder: Path) -> None:
         self.network = network

@@ -1,8 +1,10 @@
 """Servers that are cut off from each other: who is on the wrong side is told nothing that is not so."""
 
 import asyncio
+import time
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
+from urllib.parse import urlparse
 
 import pytest
 
@@ -11,11 +13,13 @@ from leasehold.projections.appending import Lost, Said
 from leasehold.services.ledger.appends import append_certainly
 from leasehold.services.ledger.jetstream import JetStreamLedger
 from leasehold.services.ledger.port import Entry
+from tests.cluster.running import running_site
 from tests.support.cluster import Cluster, running_cluster
 from tests.support.servers import connected, ledger_at
 
 OURS = b"of the cut-off side"
 TIMEOUT_S = 0.9
+PATIENCE_S = 40.0
 
 
 async def fill(ledger: JetStreamLedger, first: int, last: int) -> None:
@@ -62,3 +66,24 @@ async def test_a_leader_that_was_cut_off_is_not_believed(tmp_path: Path) -> None
                 assert await end == Lost(6, b"6")
                 await fill(theirs, 11, 11)
                 assert await following == [Entry(11, b"11")]
+
+
+async def test_who_is_connected_to_a_useless_server_leaves_it(tmp_path: Path) -> None:
+    """With the leader cut off and not let in again, clients that are connected to it, and allocators, go to the others
+    by themselves: all is decided, and no allocator takes the end that the cut-off server tells for a loss.
+    """
+    async with running_site(tmp_path) as site, AsyncExitStack() as stack:
+        old = await site.leader()
+        clients = [
+            await stack.enter_async_context(site.client_at(old, f"worker{number}", PATIENCE_S)) for number in range(2)
+        ]
+        site.cluster.cut_off(old)
+        cut_s = time.monotonic()
+        for client, device in zip(clients, site.devices, strict=False):
+            async with client.lease(device, holder="vm1") as lease:
+                print(f"{client.principal}: granted {time.monotonic() - cut_s:.1f} s after the cut")
+                assert lease.is_valid
+            assert client.connection.connected_url != urlparse(site.cluster.urls[old])
+        site.cluster.heal()
+        assert await site.verify() == []
+        assert site.ended() == []

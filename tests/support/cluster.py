@@ -90,7 +90,7 @@ class Cluster:
         stack.push_async_callback(self._stop)
         await self.start(*range(SERVERS))
         async with connected(self.urls[0]) as client:
-            await ensure_streams(client, SUBJECTS, replicas=SERVERS)
+            await _made_streams(client)
 
     async def start(self, *numbers: int) -> None:
         """Start these, and wait until they answer: so many at once that there is a majority."""
@@ -200,7 +200,17 @@ async def fresh_streams(urls: list[str]) -> None:
     async with connected(urls[0]) as client:
         for stream in STREAMS:
             await client.ask(f"$JS.API.STREAM.DELETE.{stream}", timeout_s=api.API_TIMEOUT_S)
-        await ensure_streams(client, SUBJECTS, replicas=SERVERS)
+        await _made_streams(client)
+
+
+async def _made_streams(client: Connection) -> None:
+    """Make the streams. A majority that answers may still be waiting for the third."""
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            try:
+                return await ensure_streams(client, SUBJECTS, replicas=SERVERS)
+            except UnavailableError:
+                await asyncio.sleep(_POLL_S)
 
 
 async def _serve(folder: Path, tester: str) -> None:
