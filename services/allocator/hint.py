@@ -128,7 +128,8 @@ class HintKeeper:
         self._able = able
         self._moved = moved
         self._looking = asyncio.Lock()
-        self._is_silent = False
+        self.is_silent = False
+        """The store did not answer the last time."""
 
     @property
     def decides(self) -> bool:
@@ -168,8 +169,8 @@ class HintKeeper:
                 self._moved()
 
     def _tell_silence(self, why: str) -> None:
-        if bool(why) != self._is_silent:
-            self._is_silent = bool(why)
+        if bool(why) != self.is_silent:
+            self.is_silent = bool(why)
             if why:
                 _log.warning("nobody can say who decides, so all do: %s", why)
             else:

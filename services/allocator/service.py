@@ -445,7 +445,7 @@ class Allocator:
             _log.info("record %d was another's; deciding again", end.sequence)
             self._folded(self.sequencer.lost(end.sequence, end.body))
             self.contact.want()
-            if self._hint is not None:
+            if self._hint is not None and not self._hint.is_silent:
                 await self._hint.look()
         await self._on_record(self.sequencer.state)
 

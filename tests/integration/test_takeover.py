@@ -122,13 +122,27 @@ async def test_a_clean_stop_hands_over_at_once(url: str) -> None:
             assert took_s < limits.HINT_STILL_MS / 1_000
 
 
+class _Noted(MemoryHint):
+    """A hint that knows who was ever put in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.put_in: list[str] = []
+
+    async def put(self, expected: int, writer: str) -> int | None:
+        self.put_in.append(writer)
+        return await super().put(expected, writer)
+
+
 @pytest.mark.parametrize("clock", ["server_off_ns", "wall_off_ns"])
 async def test_a_clock_that_goes_wrong_hands_over(url: str, monkeypatch: pytest.MonkeyPatch, clock: str) -> None:
     """A decider whose clock is off lets the other decide, and takes it back from nobody when it is right again."""
     monkeypatch.setattr(limits, "CONTACT_MS", 100)
-    async with pair(url, MemoryHint()) as (one, two):
+    hint = _Noted()
+    async with pair(url, hint) as (one, two):
         setattr(one, clock, 2 * SECOND_NS)
         await two.until(lambda: two.allocator.decides)
+        assert "" in hint.put_in, "it was not given back"
         both = [one.begin("alice", lease(1, "a")), two.begin("alice", lease(1, "a"))]
         done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         assert [each.result().outcome for each in done] == ["granted"]

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from leasehold.services.verify import check_ledger
-from tests.support.allocators import AllocatorProcess, Company, company
+from tests.support.allocators import Company, company
 from tests.support.history import Figures, Load
 
 PAUSE_S = (0.3, 2.5)
@@ -55,6 +55,7 @@ async def _disturb(company: Company, load: Load, chance: random.Random, outcome:
     victim = decider
     if what.endswith("another"):
         victim = chance.choice([member for member in company.members if member is not decider])
+    outcome.problems += [f"{each.data.name} has ended by itself" for each in company.members if each.has_ended]
     began_ns = time.monotonic_ns()
     if what.startswith("freeze"):
         victim.freeze()
@@ -81,7 +82,7 @@ async def run(folder: Path, *, seconds: float, seed: int, allocators: int = 3, p
         async with load.running():
             await load.first_decision(0)
             until_s = time.monotonic() + seconds
-            while time.monotonic() < until_s:
+            while time.monotonic() < until_s and not outcome.problems:
                 await asyncio.sleep(chance.uniform(*PAUSE_S))
                 await _disturb(members, load, chance, outcome)
         await judge(members, load, outcome)
@@ -99,11 +100,6 @@ async def judge(members: Company, load: Load, outcome: Outcome) -> None:
         outcome.problems.append(report.problem)
     figures = load.figures()
     outcome.figures.lost, outcome.figures.doubled = figures.lost, figures.doubled
-    outcome.problems += [f"{each.data.name} ended by itself" for each in members.members if _has_ended(each)]
-
-
-def _has_ended(member: AllocatorProcess) -> bool:
-    return member.process is not None and member.process.poll() is not None
 
 
 def main() -> int:

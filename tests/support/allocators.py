@@ -63,8 +63,13 @@ class AllocatorProcess:
     def freeze(self) -> None:
         """Stop it (SIGSTOP), every thread of it, until `thaw`."""
         os.kill(self.pid, signal.SIGSTOP)
-        while any(_state_of(task) != "T" for task in Path(f"/proc/{self.pid}/task").iterdir()):
+        while not self.has_ended and any(_state_of(task) != "T" for task in Path(f"/proc/{self.pid}/task").iterdir()):
             pass
+
+    @property
+    def has_ended(self) -> bool:
+        """It was started, and does not run any more."""
+        return self.process is not None and self.process.poll() is not None
 
     def thaw(self) -> None:
         """Let it go on."""
@@ -179,5 +184,5 @@ async def company(folder: Path, count: int, *, devices: int = 6, hint: bool = Tr
                 await asyncio.wait({beating})
         finally:
             for member in members:
-                if member.process is not None and member.process.poll() is None:
+                if member.process is not None and not member.has_ended:
                     member.kill()
