@@ -27,7 +27,7 @@ from tests.support.cluster import free_ports
 HOST: Final = HostName("bench")
 CLUSTER: Final = "bench"
 PRINCIPAL: Final = "bench"
-START_S: Final = 60.0
+START_S: Final = 300.0
 _DEVICES_PER_BUS: Final = 32
 _POLL_S: Final = 0.002
 
@@ -83,6 +83,11 @@ class Bus:
         )  # fmt: skip
         try:
             yield process
+        except BaseException:
+            if process.returncode is not None:
+                log = (self.data / f"{role}.log").read_text()
+                print(f"the {role} has ended with code {process.returncode}:\n{log[-2_000:]}", file=sys.stderr)
+            raise
         finally:
             if process.returncode is None:
                 process.terminate()

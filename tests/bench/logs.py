@@ -7,7 +7,7 @@ from typing import Final, TypedDict
 
 import msgspec
 
-from leasehold.events import inputs
+from leasehold.events import codec, inputs
 from leasehold.events.identities import Holder, HostName, Principal, RequestId
 from leasehold.events.record import event_count
 from leasehold.events.subjects import Subjects
@@ -79,7 +79,8 @@ class LogMaker:
             reporter = Reporter(host, "watcher", 1)
             for message in (reporter.starts(), *reporter.synced({}, picture)):
                 self._observed += 1
-                self.sequencer.observe(self._observed, message)
+                # From the wire, as an allocator has it: hosts share no memory.
+                self.sequencer.observe(self._observed, codec.decode_observed(codec.encode(message)))
                 yield self.record()
 
     def work(self, requests: int) -> bytes:

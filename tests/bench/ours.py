@@ -26,6 +26,15 @@ _TIMEOUT_S: Final = 10.0
 _decoder: Final = msgspec.json.Decoder(Answer)
 
 
+def lease_request(device: str, request_id: RequestId | None = None) -> inputs.LeaseRequest:
+    """A request for this device; without an id, one that nobody has used."""
+    now_ns = time.time_ns()
+    return inputs.LeaseRequest(
+        request_id=request_id or RequestId(f"once-{now_ns}"), issued_at_ns=now_ns, devices=(device,),
+        holder=Holder("bench"), ttl_ms=TTL_MS,
+    )  # fmt: skip
+
+
 class Ours:
     """Leases and releases devices of the bench host, as any principal does it, by request and answer."""
 
@@ -47,10 +56,7 @@ class Ours:
 
     async def lease(self, device: int) -> Answer | None:
         """The grant; `None` if it was refused."""
-        request = inputs.LeaseRequest(
-            request_id=self._id(), issued_at_ns=time.time_ns(), devices=(f"{HOST}/{paper_device(device).key}",),
-            holder=Holder("bench"), ttl_ms=TTL_MS,
-        )  # fmt: skip
+        request = lease_request(f"{HOST}/{paper_device(device).key}", self._id())
         answer = await self._ask(self._lease, request)
         if answer.outcome == "refused":
             return None

@@ -1,0 +1,144 @@
+"""What a still machine costs, and how long a kernel's event takes into the ledger."""
+
+import asyncio
+import contextlib
+import os
+import time
+from pathlib import Path
+from typing import Final
+
+from leasehold.events import codec
+from leasehold.events.devices import DeviceDescription
+from leasehold.events.event_types import DeviceAppeared, DeviceMissing, DeviceReappeared
+from leasehold.events.identities import DeviceKey
+from leasehold.projections.reporting import Picture
+from leasehold.services.ledger.jetstream import JetStreamLedger
+from leasehold.services.watcher.agent import WatcherAgent
+from leasehold.services.watcher.picture import take_picture
+from tests.bench.cluster import HOST, Bus, bus
+from tests.bench.measure import Figure, Part, Plan, Table, figure, percentile
+from tests.support.running import RunningUp
+
+SETTLE_S: Final = 5.0
+"""After a start: until caches are warm and the first snapshot has been thought of."""
+EVENTS: Final = 20
+PAUSE_S: Final = 0.3
+LOOPBACK: Final = Path("/sys/class/net/lo/uevent")
+"""`change` written here makes the kernel tell of the loopback interface, and does nothing else."""
+_PAPER: Final = DeviceDescription(key=DeviceKey("pci/ffff:00:00.0/net/0"), name="net_paper", kind="net")
+_ARRIVE_S: Final = 10.0
+_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+
+
+async def measure(folder: Path, plan: Plan) -> Part:
+    """Idleness under a real `up`; events of the loopback interface."""
+    figures: dict[str, Figure] = {}
+    tables = [await _idle(folder / "up", plan, figures)]
+    tables.append(await _kernel_events(folder / "events", figures))
+    return Part(tables, figures)
+
+
+# --- idleness ---------------------------------------------------------------------------------------------------------
+
+
+def _cpu_s(pid: int) -> float:
+    """User and system time of a process so far, in steps of 10 ms."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+
+
+async def _idle(data: Path, plan: Plan, figures: dict[str, Figure]) -> Table:
+    up = await asyncio.to_thread(RunningUp, data)
+    try:
+        await asyncio.sleep(SETTLE_S)
+        pids = {**up.children(), "up itself": up.process.pid}
+        before = {name: _cpu_s(pid) for name, pid in pids.items()}
+        begun_s = time.monotonic()
+        await asyncio.sleep(plan.idle_s)
+        took_s = time.monotonic() - begun_s
+        spent = {name: _cpu_s(pid) - before[name] for name, pid in pids.items()}
+    finally:
+        await asyncio.to_thread(up.stop)
+    rows = []
+    for name, cpu_s in sorted(spent.items()):
+        share = figures[f"idle {name} %"] = figure([100 * cpu_s / took_s])
+        rows.append((name, f"{share.median:.2f} %", f"{cpu_s * 1_000:.0f} ms"))
+    notes = (f"of one processor, over {took_s:.0f} s of a `leasehold up` that nobody asks anything; counted in 10 ms",)
+    return Table("At rest", ("process", "CPU", "that is"), rows, notes)
+
+
+# --- events -----------------------------------------------------------------------------------------------------------
+
+
+class _Changing:
+    """This machine's real picture, and with it a paper device that comes and goes."""
+
+    def __init__(self) -> None:
+        self.is_there = False
+
+    def look(self) -> Picture:
+        picture = take_picture()
+        return {**picture, _PAPER.key: _PAPER} if self.is_there else picture
+
+
+async def _kernel_events(data: Path, figures: dict[str, Figure]) -> Table:
+    title, columns = "From the kernel's event into the ledger", ("what", "p50 ms", "p99 ms", "max ms")
+    if not os.access(LOOPBACK, os.W_OK):
+        return Table(title, columns, [], ("not measured: only root may have the kernel make an event",))
+    async with bus(data) as found, found.process("allocator"), found.process("query"):
+        took_ms = await _make_events(found)
+    ordered = sorted(took_ms)
+    names = ("p50", "p99", "max")
+    for name, percent in zip(names, (50, 99, 100), strict=True):
+        figures[f"kernel event {name} ms"] = figure([percentile(ordered, percent)])
+    rows = [(f"{EVENTS} events", *(f"{figures[f'kernel event {name} ms'].median:.1f}" for name in names))]
+    notes = (
+        f"clock: from before `change` is written to {LOOPBACK} until a reader of the ledger has the record",
+        "all is real (event, watcher, look at the whole of sysfs, bus, allocator, fsync) but one thing: the loopback "
+        "interface is no device of ours, so with each event a paper device comes or goes in what the watcher sees",
+    )
+    return Table(title, columns, rows, notes)
+
+
+async def _make_events(found: Bus) -> list[float]:
+    arrived: asyncio.Queue[float] = asyncio.Queue()
+    async with found.connected("agent") as agent_connection, found.connected("allocator") as reading:
+        ledger, changing = JetStreamLedger(reading, found.subjects), _Changing()
+        agent = WatcherAgent(agent_connection, found.subjects, HOST, look=changing.look)
+        tasks = [asyncio.create_task(agent.run()), asyncio.create_task(_hear(ledger, arrived))]
+        took_ms = []
+        try:
+            async with asyncio.timeout(60):
+                await agent.reported.wait()
+            for _ in range(EVENTS):
+                await asyncio.sleep(PAUSE_S)
+                changing.is_there = not changing.is_there
+                begun_s = time.perf_counter()
+                LOOPBACK.write_text("change")
+                async with asyncio.timeout(_ARRIVE_S):
+                    took_ms.append((await arrived.get() - begun_s) * 1_000)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            await ledger.close()
+    return took_ms
+
+
+async def _hear(ledger: JetStreamLedger, arrived: "asyncio.Queue[float]") -> None:
+    """Say when a record tells of the paper device."""
+    async with contextlib.aclosing(ledger.follow(0)) as batches:
+        async for entries in batches:
+            now_s = time.perf_counter()
+            for entry in entries:
+                for step in codec.decode_record(entry.body, entry.sequence).steps:
+                    for event in step.events:
+                        match event:
+                            case DeviceAppeared(device=device) | DeviceReappeared(device=device):
+                                key = device.key
+                            case DeviceMissing(key=key):
+                                pass
+                            case _:
+                                continue
+                        if key == _PAPER.key:
+                            arrived.put_nowait(now_s)
