@@ -47,6 +47,7 @@ class SimAllocator:
         self.in_touch_since_ns = 0
         """The judge's own book: since when it has been in touch with the log without an outage."""
         self.drafted_ns = 0
+        self._was_stopped = False
         self._contact_ns = 0
         self._touched_ns = 0
         self._heard: dict[Key, int] = {}
@@ -71,20 +72,20 @@ class SimAllocator:
             return
         if not self.decides:
             self.standby.hear(ticket, Principal(principal), request, self._monotonic_ns)
-            self._heard[principal, request.request_id] = self.sim.now_ns
-        else:
-            self.sequencer.ask(ticket, Principal(principal), request)
+        elif not self.sequencer.ask(ticket, Principal(principal), request):
+            return
+        self._heard[principal, request.request_id] = self.sim.now_ns
         if self.sequencer.waiting > limits.REQUESTS_WAITING_MAX or len(self.standby) > limits.REQUESTS_HEARD_MAX:
             raise ViolationError(f"bounds: {self.sequencer.waiting} and {len(self.standby)} requests wait")
 
-    def kill(self) -> None:
+    def kill(self, *, with_machine: bool = False) -> None:
         """All that was in memory is gone. Sometimes the machine fails with it, or loses its disk."""
         self.sequencer = None
         self.appender = None
         self.decides = False
         self._owed.clear()
         self._heard.clear()
-        if self.sim.rng.random() < 0.4:
+        if with_machine or self.sim.rng.random() < 0.4:
             self.machine.boot(self.sim.now_ns)
         elif self.sim.rng.random() < 0.1:
             self.machine.note = None
@@ -97,7 +98,8 @@ class SimAllocator:
         if rng.random() < faults.killed:
             self.kill()
         if rng.random() < faults.paused:
-            self.paused_until_ns = self.sim.now_ns + rng.randrange(1, 90) * SECOND
+            self.paused_until_ns = self.sim.now_ns + rng.choice((1, 5, 20, 90)) * SECOND
+            self._was_stopped = True
             return
         if self.sequencer is None and self.sim.log.is_reached(self.sim.now_ns):
             self._start()
@@ -134,11 +136,12 @@ class SimAllocator:
             self._append(sequencer, self.appender)
             return
         # Stopped right between looking and deciding, it goes on with what it knew.
-        is_caught = self._contact_ns and self.sim.rng.random() < self.sim.faults.caught_between
-        if not is_caught and not self._keep_contact(sequencer):
-            return
-        if self.sim.hint is not None:
-            self._mind_hint(sequencer)
+        is_caught, self._was_stopped = self._was_stopped and self.sim.rng.random() < 0.5, False
+        if not is_caught:
+            if not self._keep_contact(sequencer):
+                return
+            if self.sim.hint is not None:
+                self._mind_hint(sequencer)
         if not self.decides:
             return
         for sequence in range(sequencer.read_through + 1, len(self.sim.observed) + 1):
@@ -221,7 +224,6 @@ class SimAllocator:
             has_room = sequencer.ask(ticket, asked.principal, asked.request)
         if has_room and not self.sim.is_flooded:
             self._owed = {key for key, at_ns in self._heard.items() if at_ns >= since_ns}
-        self._heard.clear()
 
     def _stand_by(self, sequencer: Sequencer) -> None:
         self.decides = False
@@ -229,7 +231,6 @@ class SimAllocator:
         for pending in sequencer.give_up_requests():
             asked = pending.asked
             self.standby.hear(pending.ticket, asked.principal, asked.request, self._monotonic_ns)
-            self._heard[asked.principal, asked.request.request_id] = self.sim.now_ns
 
     def _settle_debts(self, sequencer: Sequencer) -> None:
         """Who took over and has nothing left to do has decided all that it heard while it stood by."""

@@ -51,6 +51,8 @@ class SimHolder:
     sent: dict[str, Sent] = field(default_factory=dict)
     held: list[Held] = field(default_factory=list)
     count: int = 0
+    is_lazy: bool = False
+    """It hardly renews or releases, and trusts in time."""
     skew_ns: int = 0
     """What its clock is beside the truth: it writes down by it when it asked, and counts nothing on it."""
 
@@ -63,8 +65,9 @@ class SimHolder:
         if open_requests and choice < 0.35:
             self.sim.submit(self, rng.choice(open_requests).request)
         elif living and choice < 0.55:
-            self._renew(rng.choice(living))
-        elif living and choice < 0.68:
+            if not self.is_lazy:
+                self._renew(rng.choice(living))
+        elif living and choice < (0.57 if self.is_lazy else 0.68):
             self.release(rng.choice(living))
         elif choice < 0.72:
             self._misbehave()
@@ -92,7 +95,7 @@ class SimHolder:
             issued_at_ns=self.sim.now_ns + self.skew_ns,
             devices=devices,
             holder=Holder(self.name),
-            ttl_ms=rng.choice((2_000, 10_000, 40_000, 120_000)),
+            ttl_ms=rng.choice((2_000, 10_000, 40_000, 80_000, 120_000)),
         )
         operation = Operation("acquire", devices, self.sim.now_ns, ttl_ns=_counted_ns(request.ttl_ms))
         self.sim.history.append(operation)

@@ -19,6 +19,7 @@ from leasehold.projections.answers import answer_for
 from leasehold.projections.appending import Action, Append, Appender, Read, Said, Won
 from leasehold.projections.sequencer import Draft, Reply, Sequencer
 from leasehold.projections.state import HostState, State
+from tests.sim import shell_mutations
 from tests.sim.run import simulate
 
 _replace: Final = msgspec.structs.replace
@@ -279,6 +280,7 @@ MUTATIONS: Final[dict[str, Callable[[], AbstractContextManager[Any]]]] = {
         no_iommu_rule,
         no_function_rule,
         no_usb_rule,
+        *shell_mutations.MUTATIONS,
     )
 }
 

@@ -34,7 +34,7 @@ class Faults:
     watcher_killed: float = 0.01
     clock_jumps: float = 0.003
     server_jumps: float = 0.003
-    caught_between: float = 0.1
+    power_lost: float = 0.001
     log_down: float = 0.004
     host_cut_off: float = 0.005
     hint_silent: float = 0.004
