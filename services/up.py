@@ -143,6 +143,8 @@ class Up:
             url=url, cluster=options.cluster, data=str(data), own_server=not options.nats,
             credentials=options.credentials,
         )  # fmt: skip
+        if options.nats:
+            _check_keys(info, options.host)
         await _prepare_streams(info, data, options.replicas)
         home.write_connection(data, info)
         home.leave_pointer(data)
@@ -309,6 +311,20 @@ async def _start_server(data: Path, port: int) -> NatsServer:
         server = _server(data, -1)
         await server.start()
     return server
+
+
+def _check_keys(info: home.ConnectionInfo, host: str) -> None:
+    """Raises InvalidInputError or UnavailableError unless the keys for another's server are all there, and are ours."""
+    for role in credentials.OWN_ROLES:
+        path, key = credentials.path_of(info, role), credentials.own_credential(info, role)
+        if (key.role, key.cluster) != (role, info.cluster):
+            raise InvalidInputError(
+                f"{path} is a key of role {key.role} in cluster {key.cluster!r}; "
+                f"needed is one of role {role} in {info.cluster!r}",
+                field="credentials",
+            )
+        if role == "agent" and key.name != host:
+            raise InvalidInputError(f"{path} is for host {key.name!r}; this one is {host!r} (--host)", field="host")
 
 
 async def _prepare_streams(info: home.ConnectionInfo, data: Path, replicas: int) -> None:

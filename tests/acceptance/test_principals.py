@@ -11,6 +11,7 @@ import pytest
 
 from leasehold import Client
 from leasehold.events.errors import InvalidInputError, RefusedError, UnavailableError
+from tests.support.cluster import free_ports
 from tests.support.running import HOST, Done, RunningUp, leasehold, running_up, watching
 
 WAIT_S = 30
@@ -186,3 +187,37 @@ def test_unsafe_or_incomplete_is_refused(tmp_path: Path, arguments: tuple[str, .
     assert done.code == 2, done.err
     assert field in done.err
     assert not (tmp_path / "d" / "nats").exists()
+
+
+def test_up_joins_a_server_that_is_not_its_own(tmp_path: Path) -> None:
+    """With `--nats` and a directory of keys everything works on another's server; with a wrong key it does not start."""
+    data, keys = tmp_path / "nats", tmp_path / "keys"
+    keys.mkdir()
+    (port,) = free_ports(1)
+    url = f"nats://127.0.0.1:{port}"
+    for role in ("keeper", "allocator", "query", "agent", "operator"):
+        name = HOST if role == "agent" else role
+        made = leasehold(
+            None, "credentials", "add", role, name, "--data", str(data), "--cluster", "local", "--url", url,
+            "--out", str(keys / f"{role}.json"),
+        )  # fmt: skip
+        assert made.code == 0, made.err
+        assert "when the server starts" in made.out
+    command = [sys.executable, "-m", "leasehold", "run", "nats", "--data", str(data), "--listen", f"127.0.0.1:{port}"]
+    arguments = ("--nats", url, "--credentials", str(keys))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            assert url in server.stdout.readline()
+            with running_up(tmp_path / "data", *arguments) as up:
+                assert set(up.children()) == {"allocator", "query", "watcher"}
+                lease = leasehold(up.data, "lease", free_device(up), "--for", "x", "--json")
+                assert lease.code == 0, lease.err
+                assert leasehold(up.data, "verify").code == 0
+            wrong = leasehold(tmp_path / "other", "up", *arguments, "--host", "elsewhere")
+            assert wrong.code == 2
+            assert "agent.json is for host" in wrong.err
+            (keys / "query.json").unlink()
+            assert leasehold(tmp_path / "other", "up", *arguments, "--host", HOST).code == 4
+        finally:
+            server.terminate()
