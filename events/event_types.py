@@ -137,6 +137,29 @@ class DeviceReappeared(msgspec.Struct, frozen=True, gc=False, tag_field="type", 
     device: DeviceDescription
 
 
+class SharedPair(msgspec.Struct, frozen=True, gc=False):
+    """Two devices that two leases hold although `rule` says that they cannot be owned apart."""
+
+    device: DeviceId
+    lease: int
+    other: DeviceId
+    other_lease: int
+    rule: str
+
+
+class SharingFound(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="sharing_found.v1"):
+    """By what the host has become, devices of different leases cannot be owned apart any more.
+
+    Nobody loses his lease; until one of each pair has ended, nothing more is granted of what ties them.
+    """
+
+    host: HostName
+    pairs: tuple[SharedPair, ...]
+    """The first ones."""
+    count: int
+    """How many there are."""
+
+
 class LeaseGranted(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="lease_granted.v1"):
     """The devices belong to `holder`. Lease id and fencing token: the position of this event."""
 
@@ -219,6 +242,7 @@ Event = (
     | DeviceReplaced
     | DeviceMissing
     | DeviceReappeared
+    | SharingFound
     | LeaseGranted
     | LeaseRenewed
     | LeaseReleased

@@ -114,7 +114,7 @@ Observation = SourceStarts | DeviceSeen | DeviceGone | PictureComplete | StillHe
 
 
 class Observed(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="observed.v1"):
-    """One message of a source: 1 to 255 observations, in order.
+    """One message of a source: 1 to 254 observations, in order.
 
     `run` is larger for each newer run of the agent on that host; `counter` goes up by one with each message of the
     run and is 0 for `SourceStarts`, which stands alone.

@@ -12,8 +12,10 @@ SEQUENCE_MAX: Final = 2**45 - 1
 """Keeps every position below 2**53, so that JSON readers with doubles see it exactly."""
 
 # --- observations -----------------------------------------------------------------------------------------------
-OBSERVATIONS_PER_MESSAGE_MAX: Final = 255
-"""Each observation makes at most one event, and their acceptance one more: together one record."""
+OBSERVATIONS_PER_MESSAGE_MAX: Final = 254
+"""Each observation makes at most one event, their acceptance one more, and one what is shared by them: one record."""
+SHARED_PAIRS_TOLD_MAX: Final = 16
+"""Pairs of devices that one event names; it says how many there are."""
 OBSERVED_BYTES_MAX: Final = 256 * 1024
 """Input and resulting events stand in one record, so a message may take less than half of it."""
 OBSERVED_KEPT_PER_SOURCE: Final = 512

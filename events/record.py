@@ -9,7 +9,7 @@ from leasehold.events.event_types import Event
 from leasehold.events.inputs import Input
 
 FORMAT: Final = 1
-RULES_VERSION: Final = 1
+RULES_VERSION: Final = 2
 """Raised when the same input would be decided differently; older records are then folded but not decided again."""
 GENESIS_PREV: Final = "0" * 64
 

@@ -233,6 +233,10 @@ def _device_missing(state: State, _position: int, _at_ns: int, event: event_type
     state.put_device(device, _replace(state.devices[device], missing=True))
 
 
+def _sharing_found(_state: State, _position: int, _at_ns: int, _event: event_types.SharingFound) -> None:
+    """It is told of what the devices' rows say already."""
+
+
 def _device_freed(state: State, position: int, at_ns: int, event: event_types.DeviceFreed) -> None:
     row = state.devices[event.device]
     state.put_device(
@@ -439,6 +443,7 @@ _HANDLERS: Final[dict[type[Any], Callable[[State, int, int, Any], None]]] = {
     event_types.DeviceReplaced: _device_replaced,
     event_types.DeviceMissing: _device_missing,
     event_types.DeviceReappeared: _device_changed,
+    event_types.SharingFound: _sharing_found,
     event_types.LeaseGranted: _lease_granted,
     event_types.LeaseRenewed: _lease_renewed,
     event_types.LeaseReleased: _lease_released,

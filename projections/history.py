@@ -74,6 +74,13 @@ def _described(
     return [("device", device_id(event.host, event.device.key)), ("host", event.host)]
 
 
+def _shared(state: State, _position: int, event: event_types.SharingFound) -> _Named:
+    named: _Named = [("host", event.host)]
+    for pair in event.pairs:
+        named += _of_lease(state, pair.lease, (pair.device,)) + _of_lease(state, pair.other_lease, (pair.other,))
+    return named
+
+
 def _of_devices(devices: Iterable[str]) -> _Named:
     named: _Named = []
     for device in devices:
@@ -118,6 +125,7 @@ _SUBJECTS: Final[dict[type[Any], Callable[[State, int, Any], _Named]]] = {
     event_types.DeviceReplaced: _described,
     event_types.DeviceReappeared: _described,
     event_types.DeviceMissing: _missing,
+    event_types.SharingFound: _shared,
     event_types.LeaseGranted: _granted,
     event_types.LeaseRenewed: _renewed,
     event_types.LeaseReleased: _renewed,

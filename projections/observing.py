@@ -7,6 +7,7 @@ from leasehold.events import devices, event_types, inputs, limits
 from leasehold.events.event_types import Event
 from leasehold.events.identities import device_id
 from leasehold.events.inputs import HostHeard, Observed
+from leasehold.projections import sharing
 from leasehold.projections.state import HostState, SourceState, State
 
 Decision = list[Event] | None
@@ -37,6 +38,9 @@ def observed(state: State, given: Observed, _now_ns: int) -> Decision:
                 continue
         if event is not None:
             events.append(event)
+    found = sharing.arisen(state, given.host, events)
+    if found is not None and len(events) < limits.EVENTS_PER_RECORD_MAX:
+        events.append(found)
     return events
 
 

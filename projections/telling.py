@@ -121,6 +121,15 @@ def _device_reappeared(event: event_types.DeviceReappeared, _position: int, _sta
     return f"{event.host}/{event.device.key} is back: {_thing(event)}"
 
 
+def _sharing_found(event: event_types.SharingFound, _position: int, state: State | None) -> str:
+    pairs = "; ".join(
+        f"{pair.device} ({_lease(pair.lease, state)}) and {pair.other} ({_lease(pair.other_lease, state)})"
+        for pair in event.pairs
+    )
+    more = f" and {event.count - len(event.pairs)} more pairs" if event.count > len(event.pairs) else ""
+    return f"cannot be owned apart any more, and nothing more of it is granted: {pairs}{more}"
+
+
 # --- leases -------------------------------------------------------------------------------------------------------
 
 
@@ -175,6 +184,7 @@ _TELLERS: Final[dict[type[Any], Callable[[Any, int, State | None], str]]] = {
     event_types.DeviceReplaced: _device_replaced,
     event_types.DeviceMissing: _device_missing,
     event_types.DeviceReappeared: _device_reappeared,
+    event_types.SharingFound: _sharing_found,
     event_types.LeaseGranted: _lease_granted,
     event_types.LeaseRenewed: _lease_renewed,
     event_types.LeaseReleased: _lease_released,

@@ -1,12 +1,17 @@
 """The state as people see it: one word for each device, computed from its three axes (lease, host, health)."""
 
+from typing import Final
+
 from leasehold.events.identities import DeviceId, HostName, Principal
 from leasehold.events.position import lease_id_text
 from leasehold.events.views import DeviceView, HostView, LeaseView
 from leasehold.projections import conflicts
 from leasehold.projections.answers import lease_word
 from leasehold.projections.reporting import Picture
+from leasehold.projections.sharing import shared
 from leasehold.projections.state import DeviceState, State
+
+SHARED_SHOWN_MAX: Final = 4
 
 
 def device_word(state: State, device: DeviceId) -> tuple[str, str]:
@@ -16,7 +21,9 @@ def device_word(state: State, device: DeviceId) -> tuple[str, str]:
     if row is None:
         return "unleasable", f"it stands for {physical}, which is not known"
     if row.lease:
-        return _held_word(state, row)
+        word, reason = _held_word(state, row)
+        sharing = _shared_text(state, physical)
+        return word, f"{reason}; it {sharing}" if sharing else reason
     if row.missing or state.devices[device].missing:
         return "missing", "it is not there"
     if conflicts.is_unleasable(row):
@@ -42,6 +49,17 @@ def _held_word(state: State, row: DeviceState) -> tuple[str, str]:
     if row.displaced:
         return "lost", f"leased to {lease.holder} ({name}), but another thing sits there now"
     return "leased", f"leased to {lease.holder} ({name})"
+
+
+def _shared_text(state: State, device: DeviceId) -> str:
+    """With what a leased device has come to be shared; mostly empty."""
+    others = [f"{each.because_of} ({each.holder}, {lease_id_text(each.lease)})" for each in shared(state, device)]
+    if not others:
+        return ""
+    if not others:
+        return ""
+    more = f" and {len(others) - SHARED_SHOWN_MAX} more" if len(others) > SHARED_SHOWN_MAX else ""
+    return f"cannot be owned apart from {', '.join(others[:SHARED_SHOWN_MAX])}{more}, which another lease holds"
 
 
 def _related_word(state: State, device: DeviceId) -> tuple[str, str]:
@@ -90,6 +108,10 @@ def lease_view(state: State, lease: int, *, asker: Principal) -> LeaseView:
     """One lease; its token only for the principal it belongs to."""
     row = state.leases[lease]
     lost = [device for device in row.devices if device_word(state, device)[0] == "lost"] if not row.ended else []
+    reasons = [f"lost: {', '.join(lost)}"] if lost else []
+    if not row.ended:
+        texts = ((device, _shared_text(state, device)) for device in row.devices)
+        reasons += [f"{device} {text}" for device, text in texts if text][:SHARED_SHOWN_MAX]
     return LeaseView(
         lease=lease_id_text(lease),
         token=row.token if row.principal == asker else 0,
@@ -101,7 +123,7 @@ def lease_view(state: State, lease: int, *, asker: Principal) -> LeaseView:
         granted_at_ns=row.granted_at_ns,
         expires_at_ns=row.expires_at_ns,
         ttl_ms=row.ttl_ms,
-        reason=f"lost: {', '.join(lost)}" if lost else "",
+        reason="; ".join(reasons),
     )
 
 

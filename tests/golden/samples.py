@@ -122,6 +122,7 @@ _EVENTS: Final[tuple[Event, ...]] = (
     event_types.DeviceReplaced(HOST, DESCRIPTION),
     event_types.DeviceMissing(HOST, KEY),
     event_types.DeviceReappeared(HOST, DESCRIPTION),
+    event_types.SharingFound(HOST, (event_types.SharedPair(DEVICE, 512, USB, 768, "iommu_group"),), 2),
     event_types.LeaseGranted(
         request=REF, holder=HOLDER, devices=(DEVICE, USB), ttl_ms=60_000, expires_at_ns=NS + 60, forced=True
     ),
@@ -145,7 +146,11 @@ _RECORD: Final = Record(
     steps=(
         *(Step(given, (event_types.LeaseExpired(512),)) for given in _INPUTS),
         *(Step(inputs.Asked(PRINCIPAL, request), ()) for request in _REQUESTS[1:]),
-        Step(inputs.Tick("alloc-a"), _EVENTS),
+        # A type that came later has a file of its own; this one stays what it is.
+        Step(
+            inputs.Tick("alloc-a"),
+            tuple(event for event in _EVENTS if not isinstance(event, event_types.SharingFound)),
+        ),
     ),
 )
 _KEY_OF_REQUEST: Final = RequestKey(f"{PRINCIPAL}/{REQUEST}")
