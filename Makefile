@@ -56,8 +56,9 @@ sim: $(STAMP) ## Simulate SEEDS runs of the core (1000), then see that its delib
 	$(PY) -m tests.sim.run --seeds $(SEEDS)
 	$(PY) -m tests.sim.mutations
 
-bench: $(STAMP) ## Measure, in ratios to what the parts can do on this machine
-	$(PY) -m tests.bench
+bench: $(STAMP) ## Measure beside what the parts and others can do; OUT=docs/benchmarks.md writes it there, ARGS=--help
+	@$(PIP) install $(CONSTRAINED) --no-build-isolation --editable '.[bench]' || echo "some peers will be missing"
+	@$(PY) -m tests.bench $(if $(OUT),--write $(OUT)) $(ARGS)
 
 clean: ## Remove the environment and all that was built or cached
 	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

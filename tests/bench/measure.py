@@ -3,7 +3,7 @@
 import asyncio
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -50,7 +50,10 @@ class Table(msgspec.Struct, frozen=True):
         widths = [max(len(row[at]) for row in (self.columns, *self.rows)) for at in range(len(self.columns))]
         lines = [f"\n{self.title}"]
         for row in (self.columns, *self.rows):
-            cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+            cells = [
+                row[0].ljust(widths[0]),
+                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+            ]
             lines.append("  " + "  ".join(cells).rstrip())
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
@@ -124,10 +127,3 @@ async def leasing(contender: Contender, in_flight: int, devices: int, seconds: f
     await asyncio.gather(*(work(number % devices) for number in range(in_flight)))
     took_s = time.perf_counter() - begun_s
     return Round(len(lease_ms) / took_s, refused / took_s, lease_ms)
-
-
-def timed_s(work: Callable[[], object]) -> float:
-    """How long a piece of work takes."""
-    begun_s = time.perf_counter()
-    work()
-    return time.perf_counter() - begun_s

@@ -42,7 +42,7 @@ async def measure(_folder: Path, plan: Plan) -> Part:
     figures: dict[str, Figure] = {}
     rows = []
     for (hosts, devices), rounds in found.items():
-        shown = [f"{hosts:,} × {devices}", figure(each.before_mb for each in rounds).text()]
+        shown = [f"{hosts:,}, {devices}", figure(each.before_mb for each in rounds).text()]
         key = f"{hosts}x{devices}"
         memory = figures[f"{key} MB"] = figure(each.after_mb for each in rounds)
         shown.append(memory.text())
@@ -52,7 +52,7 @@ async def measure(_folder: Path, plan: Plan) -> Part:
                 figures[f"{key} {name} p{percent}"] = each
                 shown.append(each.text())
         rows.append(tuple(shown))
-    columns = ("hosts × devices", "empty, MB", "full, MB", "grant p50 µs", "p99", "release p50 µs", "p99")
+    columns = ("hosts, devices of each", "empty, MB", "full, MB", "grant p50 µs", "p99", "release p50 µs", "p99")
     notes = (
         "resident memory of a process with the core alone, before and after all hosts have told their devices",
         f"of {DECISIONS:,} requests each: decide, fold, encode, hash, answer, one request in a record; nothing is sent",

@@ -94,8 +94,8 @@ async def _kernel_events(data: Path, figures: dict[str, Figure]) -> Table:
     rows = [(f"{EVENTS} events", *(f"{figures[f'kernel event {name} ms'].median:.1f}" for name in names))]
     notes = (
         f"clock: from before `change` is written to {LOOPBACK} until a reader of the ledger has the record",
-        "all is real (event, watcher, look at the whole of sysfs, bus, allocator, fsync) but one thing: the loopback "
-        "interface is no device of ours, so with each event a paper device comes or goes in what the watcher sees",
+        "all is real (event, watcher, its look, bus, allocator, fsync) but for the change: the loopback is no device",
+        "of ours, so with each event a paper device comes or goes in what the watcher sees",
     )
     return Table(title, columns, rows, notes)
 
