@@ -307,7 +307,7 @@ def test_only_the_wall_clock_is_moved(site: Site) -> None:
 
 @pytest.mark.parametrize("off_s", [3_600, -3_600])
 async def test_an_allocator_an_hour_off_leaves_it_to_another(site: Site, off_s: int) -> None:
-    """Its clock jumps: it says why it stops deciding, one with a right clock does, nothing expires; then it may again."""
+    """Its clock jumps: it says why it stops deciding, a right one does, nothing expires; then it may again."""
     first, second = site.machine("first"), site.machine("second")
     async with running(first), site.reported():
         held = await site.lease(0, 60_000)
