@@ -183,6 +183,10 @@ class HintKeeper:
             if revision is None:
                 return
             try:
-                await self._hint.put(revision, "")
+                if await self._hint.put(revision, "") is None:
+                    # A refresh of ours was cut short, and may have been taken.
+                    seat = await self._hint.look()
+                    if seat.writer == self._leading.writer:
+                        await self._hint.put(seat.revision, "")
             except UnavailableError as error:
                 _log.info("the hint is left to time: %s", error)

@@ -114,6 +114,8 @@ async def test_a_clean_stop_hands_over_at_once(url: str) -> None:
         await two.settled()
         async with running_allocator(url, "three", hint=hint) as three:
             await three.until(lambda: three.state.head == two.state.head)
+            # A refresh of which it does not know that it was taken, as when it is told to end in the middle of one.
+            assert await hint.put(hint.seat.revision, "two")
             await two.allocator._hint.give_back()  # type: ignore[union-attr]
             began = asyncio.get_running_loop().time()
             await three.until(lambda: three.allocator.decides or two.allocator.decides)
