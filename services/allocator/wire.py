@@ -229,10 +229,12 @@ class Wire:
         self._hand_over()
 
     def _give_up(self, waiting: Waiting) -> None:
-        if self._may_refuse():
-            outcome, said = self._allocator.not_done, "too much waits to be decided"
-            self._allocator.door.counts["unknown" if outcome == "outcome_unknown" else "unavailable"] += 1
-            self._send(waiting.reply, Answer(outcome=outcome, message=said, retry_after_ms=200))
+        if not self._may_refuse():
+            self._untold += 1
+            return
+        outcome, said = self._allocator.not_done, "too much waits to be decided"
+        self._allocator.door.counts["unknown" if outcome == "outcome_unknown" else "unavailable"] += 1
+        self._send(waiting.reply, Answer(outcome=outcome, message=said, retry_after_ms=200))
 
     # --- heartbeats -------------------------------------------------------------------------------------------------
 

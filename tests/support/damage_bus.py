@@ -77,6 +77,10 @@ class RawBus:
         while (line := self._file.readline()) != b"PONG\r\n":
             assert line, "the server has closed the connection"
 
+    def hang_up(self) -> None:
+        """End the connection, for whoever reads from it too."""
+        self._socket.shutdown(socket.SHUT_RDWR)
+
     def last_words(self) -> bytes:
         """What the server says until it closes the connection."""
         try:
