@@ -222,6 +222,11 @@ class Connection(nats.aio.client.Client):
             # It would end the read loop, and so the connection.
             self.dropped.tell("a message at %r was dropped: not a subject of ours", subject[:120])
 
+    async def _attempt_reconnect(self) -> None:
+        # nats-py would wait until the old socket is closed in good order: with TLS, and nobody there, for 30 s.
+        _abort(self)
+        await super()._attempt_reconnect()
+
     async def _process_err(self, err_msg: str) -> None:
         await self._error_cb(nats.errors.Error(f"nats: {err_msg.strip(chr(39))}"))
 
@@ -389,9 +394,7 @@ async def disconnect(connection: Connection, *, timeout_s: float = CLOSE_TIMEOUT
     done, _ = await asyncio.wait({closing}, timeout=timeout_s)
     # The server may read nothing, or the client may hold a socket that it opened while it counted as closed already:
     # what is left is thrown away.
-    writer = getattr(connection._transport, "_io_writer", None)
-    if writer is not None:
-        writer.transport.abort()
+    _abort(connection)
     if not done:
         closing.cancel()
         await asyncio.wait({closing}, timeout=timeout_s)
@@ -399,6 +402,12 @@ async def disconnect(connection: Connection, *, timeout_s: float = CLOSE_TIMEOUT
         _log.debug("closed the hard way: %s", closing.exception())
     connection.reconnect_listeners.clear()
     connection._taps.clear()
+
+
+def _abort(connection: Connection) -> None:
+    writer = getattr(connection._transport, "_io_writer", None)
+    if writer is not None:
+        writer.transport.abort()
 
 
 async def _drain_and_close(connection: Connection) -> None:

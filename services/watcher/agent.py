@@ -61,6 +61,7 @@ class WatcherAgent:
         self._reporter: Reporter | None = None
         self._pending_since_s: float | None = None
         self._wake = asyncio.Event()
+        self._trouble = ""
         self.reported = asyncio.Event()
         """Set once the log has the whole picture."""
 
@@ -89,9 +90,10 @@ class WatcherAgent:
         """One round: a heartbeat, what its answer calls for, and a look if there is a reason for one."""
         try:
             pause_s = await self._speak()
+            self._trouble = ""
             await self._connection.note(well=True)
         except LeaseholdError as error:
-            _log.info("cannot report now: %s", error)
+            self._complain(error)
             await self._connection.note(well=False)
             pause_s = RETRY_S
         try:
@@ -105,7 +107,13 @@ class WatcherAgent:
                 await self._send_all(self._reporter.look(await asyncio.to_thread(self._look)))
             except LeaseholdError as error:
                 # What is lost shows as a gap at the next heartbeat.
-                _log.info("a change cannot be reported now: %s", error)
+                self._complain(error)
+
+    def _complain(self, error: LeaseholdError) -> None:
+        # Attempts come four a second for as long as the trouble lasts; one line for each kind of it is enough.
+        if str(error) != self._trouble:
+            self._trouble = str(error)
+            _log.info("cannot report now: %s", error)
 
     async def _speak(self) -> float:
         """Say that we live, and do what the answer calls for; how long to wait before the next time."""
