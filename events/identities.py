@@ -109,7 +109,8 @@ def child_key(parent: DeviceKey, subsystem: str, name: str) -> DeviceKey:
 def physical_key(key: DeviceKey) -> DeviceKey:
     """The key of the physical device that `key` stands for: itself, or the parent of a functional child."""
     parts = key.split("/")
-    return DeviceKey("/".join(parts[: 2 if parts[0] == "pci" else 3]))
+    depth = 2 if parts[0] == "pci" else 3
+    return key if len(parts) <= depth else DeviceKey("/".join(parts[:depth]))
 
 
 def parse_device_key(text: str) -> DeviceKey:

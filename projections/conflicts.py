@@ -14,10 +14,11 @@ A functional child (NIC, disk, HBA) stands for its physical parent before any of
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
 from leasehold.events import limits
-from leasehold.events.identities import DeviceId, DeviceKey, device_id, physical_key, split_device_id
+from leasehold.events.identities import DeviceId, DeviceKey, HostName, device_id, physical_key, split_device_id
 from leasehold.events.position import lease_id_text
 from leasehold.events.refusals import Blocker, RefusalCode
 from leasehold.projections.state import DeviceState, State
@@ -60,6 +61,8 @@ def lineage(state: State, device: DeviceId) -> Iterator[DeviceId]:
 
 def descendants(state: State, device: DeviceId) -> Iterator[DeviceId]:
     """The known devices below, breadth first, each once."""
+    if device not in state.indexes.children:
+        return
     waiting, seen = [device], {device}
     while waiting and len(seen) < _RELATED_MAX:
         for child in state.indexes.children.get(waiting.pop(0), ()):
@@ -124,6 +127,11 @@ def group_relatives(state: State, device: DeviceId) -> Iterator[DeviceId]:
         yield mate
         yield from virtual_functions_of(state, mate)
         yield from usb_below(state, mate)
+    yield from carriers_mates(state, device)
+
+
+def carriers_mates(state: State, device: DeviceId) -> Iterator[DeviceId]:
+    """The leased mates of what carries `device`: its physical function, its USB controller."""
     for carrier in (*physical_function_of(state, device), *usb_above(state, device)):
         if carrier in state.devices:
             for mate in group_mates(state, carrier):
@@ -132,9 +140,19 @@ def group_relatives(state: State, device: DeviceId) -> Iterator[DeviceId]:
 
 
 def blockers(
-    state: State, device: DeviceId, *, owner: tuple[str, str], together: frozenset[DeviceId], force: bool
+    state: State,
+    device: DeviceId,
+    *,
+    owner: tuple[str, str],
+    together: frozenset[DeviceId],
+    force: bool,
+    is_group_clear: bool = False,
 ) -> Iterator[Blocker]:
-    """Everything that keeps `device` from being leased by `owner` (principal, holder) along with `together`."""
+    """Everything that keeps `device` from being leased by `owner` (principal, holder) along with `together`.
+
+    `is_group_clear`: nothing stood in the way of a group mate that is among `together`, so the group need not be walked
+    through again; what that mate itself carries was looked at by stricter rules.
+    """
     row = state.devices[device]
     yield from _own_blockers(state, device, row, force=force)
     if row.lease:
@@ -148,8 +166,12 @@ def blockers(
             yield from _relative_blockers(state, device, other, rule, together=together, force=True)
         for other in below(state, device):
             yield from _relative_blockers(state, device, other, rule, together=together, force=force)
-    for mate in group_relatives(state, device):
-        lease = state.leases.get(state.devices[mate].lease)
+    relatives = carriers_mates if is_group_clear else group_relatives
+    for mate in relatives(state, device):
+        other_row = state.devices[mate]
+        if not (other_row.lease or other_row.description.protections or other_row.description.in_use_by):
+            continue  # as most are, and groups may be large
+        lease = state.leases.get(other_row.lease)
         if lease is None or (lease.principal, lease.holder) != owner:
             yield from _relative_blockers(state, device, mate, "iommu_group", together=together, force=force)
 
@@ -222,14 +244,18 @@ _APART: Final = {
 def first_blockers(
     state: State, devices: tuple[DeviceId, ...], *, owner: tuple[str, str], force: bool
 ) -> tuple[Blocker, ...]:
-    """What stands in the way of a lease of all `devices`, up to a bound, gravest rule first."""
+    """What stands in the way of a lease of all `devices`, up to a bound for each, gravest rule first."""
     together = frozenset(devices)
     found: list[Blocker] = []
+    clear: set[tuple[HostName, int]] = set()
     for device in devices:
-        for blocker in blockers(state, device, owner=owner, together=together, force=force):
-            found.append(blocker)
-            if len(found) >= _RELATED_MAX:
-                break
+        row = state.devices[device]
+        group = (row.host, row.description.iommu_group)
+        those = blockers(state, device, owner=owner, together=together, force=force, is_group_clear=group in clear)
+        before = len(found)
+        found += islice(those, limits.BLOCKERS_PER_REFUSAL_MAX)
+        if len(found) == before:
+            clear.add(group)
     ranks = list(CODE_OF_RULE)
     found.sort(key=lambda blocker: (ranks.index(blocker.rule), blocker.device, blocker.because_of))
     return tuple(found[: limits.BLOCKERS_PER_REFUSAL_MAX])
