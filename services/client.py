@@ -125,7 +125,7 @@ class Client:
         """Where to ask. Raises InvalidInputError if the bus would not take it from us, which looked like silence."""
         subject = self._subjects.request(self._principal, verb)
         if self._connection is not None and subject not in self._may:
-            raise InvalidInputError(f"{self._principal} is a key of role {self._role}, which may not {verb}", field="role")
+            raise InvalidInputError(f"{self._principal} has the role {self._role}, which may not {verb}", field="role")
         return subject
 
     def _found(self) -> tuple[Credential, list[str]]:

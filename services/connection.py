@@ -41,8 +41,9 @@ PINGS_OUTSTANDING_MAX: Final = 2
 """With the interval: a silent connection is given up after about six seconds."""
 PENDING_BYTES_MAX: Final = 1024 * 1024
 """What may wait for the socket before a publisher has to wait; one record and its headers fit."""
-MOVE_AFTER_S: Final = 3.0
-"""A server that takes us, but through which nobody answers for this long, is left for another one."""
+MOVE_AFTER_S: Final = 10.0
+"""A server that takes us, but through which nobody answers for this long, is left for another one. The choice of a new
+leader takes up to nine seconds, and who leaves meanwhile only loses the answers that are on their way to him."""
 FLUSH_TIMEOUT_S: Final = 0.25
 CLOSE_TIMEOUT_S: Final = 2.0
 
@@ -352,6 +353,7 @@ class _Ear:
         self._connection = connection
         self._name = name
         self._on_error = on_error
+        self._refused = Complaints(_log, "things were refused by the bus")
 
     async def complain(self, error: Exception) -> None:
         text = str(error).lower()
@@ -360,8 +362,10 @@ class _Ear:
             self.last = error
         if "authorization violation" in text:
             self.refused.set()
-        serious = "violation" in text or "authentication" in text
-        _log.log(logging.WARNING if serious else logging.INFO, "%s: %s: %s", self._name, type(error).__name__, error)
+        if "violation" in text or "authentication" in text:
+            self._refused.tell("%s: %s: %s", self._name, type(error).__name__, error)
+        else:
+            _log.info("%s: %s: %s", self._name, type(error).__name__, error)
         if self._on_error is not None:
             self._on_error(error)
 

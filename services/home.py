@@ -1,7 +1,8 @@
 """Where things lie: the data directory of an `up`, how the others find it, and how they connect.
 
 In the data directory, `connection.json` (mode 0600) says where the bus is; the keys to it lie beside it, in
-`credentials/`. An `up` that runs leaves a pointer to its directory where only the same user can write, so that nobody has to name it.
+`credentials/`. An `up` that runs leaves a pointer to its directory where only the same user can write, so that nobody
+has to name it.
 """
 
 import contextlib
@@ -31,7 +32,8 @@ _NOT_IN_PRINCIPALS: Final = re.compile(r"[^A-Za-z0-9_@-]")
 
 class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
     """How to reach a bus. `url`: one address, or several with commas between them; `credentials`: the directory of the
-    keys, if they are not in `data`; `data`: the directory that this was found in; `own_server`: the log is kept there, too.
+    keys, if they are not in `data`; `data`: the directory that this was found in; `own_server`: the log is kept there,
+    too.
     """
 
     url: str

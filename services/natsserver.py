@@ -59,8 +59,8 @@ class ClusterPeer(msgspec.Struct, frozen=True, kw_only=True):
     """How a server finds the others that keep the same log.
 
     `name`: the cluster's, the same for all; `server_name`: this one's own; `address` and `port`: where it listens for
-    the others; `routes`: where they listen, as `host:port`; `secret`: what they show each other; `advertise`: an address to
-    tell instead of the own one, which also keeps it from telling the others of further ones.
+    the others; `routes`: where they listen, as `host:port`; `secret`: what they show each other; `advertise`: an
+    address to tell instead of the own one, which also keeps it from telling the others of further ones.
     """
 
     name: str

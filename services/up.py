@@ -73,6 +73,9 @@ class Up:
 
     def __init__(self, options: Options, say: Say) -> None:
         """`say` shows a line to whoever started it."""
+        if options.credentials:
+            # Other commands will look for it from elsewhere.
+            options = msgspec.structs.replace(options, credentials=str(Path(options.credentials).absolute()))
         self._options = options
         self._say = say
         self._server: NatsServer | None = None

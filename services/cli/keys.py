@@ -57,11 +57,9 @@ def add(role: str, name: str, out: str | None, cluster: str, url: str, tls_ca: s
     NAME is the principal's; for an agent the host's. The file (mode 0600) is all that it needs:
     `--credentials FILE` or LEASEHOLD_CREDENTIALS.
     """
-    directory = (
-        home.make_private_dir(home.chosen_data_dir(data) or Path(data or home.default_data_dir()))
-        if cluster
-        else _directory(data)
-    )
+    directory = _directory(data)
+    if cluster:
+        home.make_private_dir(directory)
     path = Path(out or f"{name}.json").absolute()
     permissions.principal_of(role, name)
     if path.exists():

@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -114,7 +113,7 @@ async def up(
         cluster=cluster,
         host=host or home.own_host(),
         nats=nats,
-        credentials=os.path.abspath(credentials) if credentials else "",
+        credentials=credentials,
         replicas=replicas,
         allocators=allocators,
     )

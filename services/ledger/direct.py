@@ -1,8 +1,8 @@
 """Reads a stream by asking for its messages, so many at a time: for those who may make no consumer.
 
 A consumer is told where to deliver, which must not be said by just anybody, and what it delivers does not cross from
-one account of the server to another. Answers to a request do. The price is that news have to be asked for: twenty times a
-second at first, less often while nothing comes.
+one account of the server to another. Answers to a request do. The price is that news have to be asked for: twenty
+times a second at first, less often while nothing comes.
 """
 
 import asyncio

@@ -368,13 +368,14 @@ def _waves(data: Path, *, wait: bool) -> Iterator[int]:
     """Requests of one principal in waves, with or without waiting for their answers; yields how many it were so far."""
     garbage = json.dumps(GOOD["lease"] | {"ttl_ms": -1}).encode()
     messages = [garbage, garbage, garbage, json.dumps(GOOD["lease"]).encode()] * (AT_A_TIME // 4)
-    subject, inbox = SUBJECTS.request("flooder", "lease").encode(), b"_INBOX.flood"
-    wave = b"".join(published(subject, message, inbox) for message in messages)
+    subject = SUBJECTS.request("flooder", "lease").encode()
     with RawBus(data, TESTER) as raw:
         if wait:
-            raw.listen(inbox)
+            raw.listen(b"_INBOX.flood.*")
         for sent in range(0, FLOOD, AT_A_TIME):
-            raw.send(wave)
+            # Each answer is allowed once, at its own subject.
+            waiting = enumerate(messages, start=sent)
+            raw.send(b"".join(published(subject, body, b"_INBOX.flood.%d" % number) for number, body in waiting))
             if wait:
                 raw.take(AT_A_TIME)
             yield sent + AT_A_TIME

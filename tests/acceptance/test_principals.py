@@ -14,7 +14,7 @@ from leasehold.events.errors import InvalidInputError, RefusedError, Unavailable
 from tests.support.cluster import free_ports
 from tests.support.running import HOST, Done, RunningUp, leasehold, running_up, watching
 
-WAIT_S = 30
+PEER = ("--cluster-secret", "x" * 9, "--server-name", "a")
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +38,9 @@ def listed(up: RunningUp) -> dict[str, dict[str, object]]:
     return {f"{row['role']} {row['name']}".strip(): row for row in rows}
 
 
-def as_holder(key: Path, *arguments: str, **environment: str) -> Done:
+def as_holder(key: Path, *arguments: str, principal: str = "") -> Done:
     """The command line with a key alone: no data directory is named."""
-    return leasehold(None, *arguments, "--credentials", str(key), **environment)
+    return leasehold(None, *arguments, "--credentials", str(key), LEASEHOLD_PRINCIPAL=principal)
 
 
 def free_device(up: RunningUp) -> str:
@@ -50,7 +50,6 @@ def free_device(up: RunningUp) -> str:
 
 def test_up_makes_keys_for_its_own(up: RunningUp) -> None:
     """Two allocators run, each with its files; the keys are registered, and connection.json holds none."""
-    assert {"allocator", "allocator-2"} <= set(up.children()) | {"allocator-2"}
     assert (up.data / "allocator.sqlite").exists()
     assert (up.data / "allocator-2.sqlite").exists()
     assert {"keeper keeper", "allocator allocator", "query query", f"agent {HOST}"} < set(listed(up))
@@ -72,14 +71,14 @@ def test_another_lease_with_a_guessed_token(up: RunningUp) -> None:
     assert leasehold(up.data, "release", lease["lease"], "--token", str(lease["token"])).code == 0
     own = as_holder(mallory, "lease", name, "--for", "mine", "--json").object
     rows = leasehold(up.data, "history", own["lease"], "--json").objects
-    assert rows[0]["event"]["ref"]["principal"] == "mallory" if "ref" in rows[0]["event"] else "mallory" in str(rows[0])
+    assert "mallory" in str(rows[0]["event"])
     assert as_holder(mallory, "release", own["lease"], "--token", str(own["token"])).code == 0
 
 
 def test_another_name_is_told_before_it_is_sent(up: RunningUp) -> None:
     """Asking in another's name, or for what the role may not, is a usage error that says so, and nothing is refused."""
     carol = add(up, "scheduler", "carol")
-    done = as_holder(carol, "leases", LEASEHOLD_PRINCIPAL="root")
+    done = as_holder(carol, "leases", principal="root")
     assert done.code == 2
     assert "the credential is carol's" in done.err
     done = as_holder(carol, "confirm-free", "pci_x", "--reason", "I say so")
@@ -177,7 +176,7 @@ def test_what_another_server_must_be_told(up: RunningUp) -> None:
         (("run", "nats", "--listen", "127.0.0.1:0", "--tls-cert", "/nothing.pem"), "tls_key"),
         (("run", "nats", "--cluster-route", "127.0.0.1:1"), "cluster_listen"),
         (("run", "nats", "--cluster-listen", "127.0.0.1:0", "--server-name", "a"), "cluster_secret"),
-        (("run", "nats", "--cluster-listen", "0.0.0.0:1", "--cluster-secret", "x" * 9, "--server-name", "a"), "cluster"),
+        (("run", "nats", "--cluster-listen", "0.0.0.0:1", *PEER), "cluster_listen"),
         (("up", "--nats", "nats://127.0.0.1:1"), "nats"),
     ],
 )
@@ -190,7 +189,7 @@ def test_unsafe_or_incomplete_is_refused(tmp_path: Path, arguments: tuple[str, .
 
 
 def test_up_joins_a_server_that_is_not_its_own(tmp_path: Path) -> None:
-    """With `--nats` and a directory of keys everything works on another's server; with a wrong key it does not start."""
+    """With `--nats` and a directory of keys everything works on another's server; with wrong ones it does not start."""
     data, keys = tmp_path / "nats", tmp_path / "keys"
     keys.mkdir()
     (port,) = free_ports(1)

@@ -1,4 +1,4 @@
-"""What the bus refuses is read from the server's log: whole, bounded, and by the right name; three servers by `run nats`."""
+"""What the bus refuses is read from the server's log: whole, bounded, by the right name; and three servers by `run`."""
 
 import asyncio
 import os
@@ -100,7 +100,7 @@ async def test_three_servers_by_themselves(tmp_path: Path) -> None:
                 "--listen", f"127.0.0.1:{ports[number]}", "--cluster-listen", f"127.0.0.1:{ports[3 + number]}", *routes,
             ]  # fmt: skip
             environment = {**os.environ, "LEASEHOLD_CLUSTER_SECRET": "for-a-test-only"}
-            running.append(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL))
+            running.append(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL))  # noqa: ASYNC220
             stack.callback(_end, running[-1])
         async with asyncio.timeout(WAIT_S):
             while True:

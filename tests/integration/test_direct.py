@@ -89,7 +89,8 @@ async def test_a_missing_record_is_named(tmp_path: Path) -> None:
     async with reading_at(tmp_path / "data") as (writer, ledger, _):
         config = {**ledger_config(SUBJECTS, 1), "deny_delete": False}
         for subject, body in (("DELETE", {}), ("CREATE", config)):
-            asked = await writer.ask(f"$JS.API.STREAM.{subject}.{LEDGER_STREAM}", json.dumps(body).encode(), timeout_s=5)
+            api = f"$JS.API.STREAM.{subject}.{LEDGER_STREAM}"
+            asked = await writer.ask(api, json.dumps(body).encode(), timeout_s=5)
             assert b'"error"' not in asked.body, asked.body
         await write(writer, 1, 9)
         gone = await writer.ask(f"$JS.API.STREAM.MSG.DELETE.{LEDGER_STREAM}", b'{"seq":5}', timeout_s=5)

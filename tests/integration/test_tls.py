@@ -23,7 +23,7 @@ def certificates(folder: Path, ca: trustme.CA, *names: str) -> Tls:
     return tls
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0", "10.1.2.3", "::", "example.org"])  # noqa: S104 - refused
+@pytest.mark.parametrize("address", ["0.0.0.0", "10.1.2.3", "::", "example.org"])
 def test_listening_for_others_needs_a_certificate(tmp_path: Path, address: str) -> None:
     """An address that others reach is refused without a certificate, before anything is written."""
     with pytest.raises(InvalidInputError, match="certificate") as refused:
