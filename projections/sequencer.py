@@ -52,6 +52,8 @@ class Sequencer:
     def __init__(self, state: State, *, cluster: str, writer: str) -> None:
         self.state = state
         self.writer = writer
+        self.releases_only = False
+        """There is hardly room for records: only what is asked (the shell lets in nothing but releases) is decided."""
         self.replies: list[Reply] = []
         """Answers that may be given out; the shell takes them away."""
         self._cluster = cluster
@@ -135,13 +137,15 @@ class Sequencer:
 
     def has_work(self, now_ns: int) -> bool:
         """Whether a draft could come out now."""
+        if self.releases_only:
+            return bool(self._requests)
         due = next_work_ns(self.state, self.writer)
         is_due = due is not None and due <= now_ns
         return bool(self._requests or self._observed or self._notes or is_due)
 
     def next_work_ns(self) -> int | None:
         """When time alone will make work; `None` if not in sight."""
-        return next_work_ns(self.state, self.writer)
+        return None if self.releases_only else next_work_ns(self.state, self.writer)
 
     # --- drafting -----------------------------------------------------------------------------------------------
 
@@ -155,7 +159,7 @@ class Sequencer:
         before = self.state.head
         now_ns = max(now_ns, before.decided_at_ns)
         # Looked up before anything is written down, when what renewals left behind can be cleared away.
-        due_ns = next_work_ns(self.state, self.writer)
+        due_ns = self.next_work_ns()
         self.state.journal.begin()
         packing = _Packing(self.state, before, now_ns)
         self._pack(packing, is_due=due_ns is not None and due_ns <= now_ns)
@@ -170,6 +174,16 @@ class Sequencer:
     def _pack(self, packing: "_Packing", *, is_due: bool) -> None:
         if packing.before.sequence == 0:
             packing.add(inputs.LedgerBegins(cluster=self._cluster, writer=self.writer))
+        if not self.releases_only:
+            self._pack_what_is_told(packing)
+        while self._requests and packing.add(self._requests[0].asked):
+            pending = self._requests.popleft()
+            self._drafted.append((pending, self._answer(pending, packing.last_position)))
+        if is_due or (self.state.indexes.freeable and not self.releases_only):
+            packing.add(inputs.Tick(self.writer))
+
+    def _pack_what_is_told(self, packing: "_Packing") -> None:
+        """Notes of our own, and what agents report."""
         while self._notes and packing.add(self._notes[0]):
             self._noted.discard(self._notes[0])
             self._drafted_notes.append(self._notes.popleft())
@@ -179,11 +193,6 @@ class Sequencer:
                 break
             packing.observed_through = max(packing.observed_through, sequence)
             self._drafted_observed.append(self._observed.popleft())
-        while self._requests and packing.add(self._requests[0].asked):
-            pending = self._requests.popleft()
-            self._drafted.append((pending, self._answer(pending, packing.last_position)))
-        if is_due or self.state.indexes.freeable:
-            packing.add(inputs.Tick(self.writer))
 
     def _seal(self, packing: "_Packing", before: Head, now_ns: int) -> Draft:
         record = Record(

@@ -6,8 +6,11 @@ that: while less than a reserve is left, allocators take only releases (they hea
 file, which is removed when the disk fills up all the same, leaves room for these.
 """
 
+import asyncio
 import contextlib
+import logging
 import os
+from collections.abc import Awaitable, Callable
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -16,11 +19,18 @@ import msgspec
 
 from leasehold.events import limits
 
+_log: Final = logging.getLogger(__name__)
+
 BALLAST_FILE: Final = "ballast"
+_MIB: Final = 1024 * 1024
 _BALLAST_SHARE: Final = 4
 """The ballast is one part in so many of the reserve."""
 _CRITICAL_SHARE: Final = 16
 """Less than one part in so many of the reserve: the next append may fail."""
+
+
+RELEASING: Final = frozenset({"release", "confirm_free"})
+"""Verbs of the requests that are taken without room: they lead to there being less in the log's state, not more."""
 
 
 class RoomNotice(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +42,14 @@ class RoomNotice(msgspec.Struct, frozen=True, kw_only=True):
     low: bool
     path: str
     """Where room has to be made."""
+
+    @property
+    def told(self) -> str:
+        """What whoever wants more than a release is told."""
+        return (
+            f"the log's disk is nearly full ({self.free_bytes // _MIB} MiB free, the last {self.reserve_bytes // _MIB} "
+            f"are kept): only releases are taken until there is room again at {self.path} (server {self.server})"
+        )
 
 
 class Step(Enum):
@@ -100,6 +118,46 @@ class Room:
     def drop_ballast(self) -> None:
         """Give the ballast's place back to the disk."""
         self._ballast.unlink(missing_ok=True)
+
+
+class RoomKeeper:
+    """Watches the room of a server's disk, and tells allocators while there is little of it."""
+
+    def __init__(
+        self, room: Room, *, tell: Callable[[RoomNotice], Awaitable[None]], restart: Callable[[], None]
+    ) -> None:
+        """Nothing is done before `run`.
+
+        Args:
+            tell: Sends a notice on; trouble with that is its own.
+            restart: Ends the server, so that it is started again: it writes no more after a write that failed.
+        """
+        self._room = room
+        self._tell = tell
+        self._restart = restart
+
+    async def run(self) -> None:
+        """Look once a second until cancelled."""
+        while True:
+            await self.look()
+            await asyncio.sleep(limits.ROOM_NOTICE_MS / 1_000)
+
+    async def look(self) -> None:
+        """Look once, do what has to be done, and tell of it."""
+        was_low = self._room.is_low
+        notice, step = self._room.look()
+        if step is Step.LAY_BALLAST:
+            await asyncio.to_thread(self._room.lay_ballast)
+        elif step is Step.DROP_BALLAST:
+            _log.error("the disk is full; the ballast is dropped for releases, and the server started again")
+            self._room.drop_ballast()
+            self._restart()
+        if notice.low and not was_low:
+            _log.error("%s", notice.told)
+        elif was_low and not notice.low:
+            _log.warning("there is room again at %s", notice.path)
+        if notice.low or was_low:
+            await self._tell(notice)
 
 
 class Notices:

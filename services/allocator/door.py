@@ -23,7 +23,8 @@ class Door:
         self._waiters: dict[int, _Waiter] = {}
         self._deadlines: list[tuple[float, int]] = []
         self._tickets = 0
-        self.counts = {"asked": 0, "answered": 0, "invalid": 0, "limited": 0, "unavailable": 0, "unknown": 0}
+        self.counts = {"asked": 0, "answered": 0, "invalid": 0, "limited": 0, "unavailable": 0, "unknown": 0,
+                       "no_room": 0}  # fmt: skip
 
     def wait(self, request_id: str, arrived_s: float, respond: Respond) -> int:
         """Let a requester wait; its ticket."""

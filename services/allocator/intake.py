@@ -1,16 +1,28 @@
-"""How much one host may report: a source gone wild takes nobody else's room.
+"""What agents report, from the inbox into the sequencer, and how much of it one host may: a source gone wild takes
+nobody else's room.
 
 What is dropped here is not lost: the next message of that source shows the gap, and it is asked to report all again.
 """
 
+import asyncio
+import contextlib
+import logging
 import time
+from collections.abc import Callable
+from typing import Final
 
-from leasehold.events import limits
+from leasehold.events import codec, limits
 from leasehold.events.errors import InvalidInputError
 from leasehold.events.identities import HostName, device_id
 from leasehold.events.inputs import DeviceSeen, Observed
+from leasehold.events.subjects import Subjects
+from leasehold.projections.sequencer import Sequencer
 from leasehold.projections.state import State
 from leasehold.services.allocator.buckets import Buckets
+from leasehold.services.complaints import Complaints, printable
+from leasehold.services.ledger.observed import ObservedReader
+
+_log: Final = logging.getLogger(__name__)
 
 
 class Intake:
@@ -52,3 +64,77 @@ def surplus(state: State, message: Observed) -> int:
         return 0
     unknown = sum(device_id(message.host, key) not in state.devices for key in keys)
     return max(0, row.device_count + unknown - limits.DEVICES_PER_HOST_MAX)
+
+
+class Inbox:
+    """Hands what is in OBSERVED to the sequencer, in order, as far as there is room."""
+
+    def __init__(
+        self,
+        observed: ObservedReader,
+        subjects: Subjects,
+        sequencer: Sequencer,
+        *,
+        wall_ns: Callable[[], int],
+        arrived: Callable[[], None],
+    ) -> None:
+        """`arrived` is called for each message that was handed over."""
+        self.dropped = Complaints(_log, "messages of the inbox were dropped")
+        self._observed = observed
+        self._subjects = subjects
+        self._sequencer = sequencer
+        self._wall_ns = wall_ns
+        self._arrived = arrived
+        self._intake = Intake()
+        self._room = asyncio.Event()
+
+    def make_room(self) -> None:
+        """Something that waited in the sequencer does so no more."""
+        self._room.set()
+
+    async def run(self, begun: asyncio.Event) -> None:
+        """Hand over what comes until cancelled; only once the ledger has `begun` is it known what was read."""
+        await begun.wait()
+        following = self._observed.follow(self._sequencer.read_through)
+        async with contextlib.aclosing(following) as batches:
+            async for batch in batches:
+                for sequence, subject, body in batch:
+                    while self._sequencer.observed_room <= 0:
+                        self._room.clear()
+                        await self._room.wait()
+                    self._sequencer.observe(sequence, self._read(sequence, subject, body))
+                    self._arrived()
+
+    async def check(self) -> None:
+        """An inbox that has lost its end would give out sequences that count as read: let it go on behind them.
+
+        Raises:
+            UnavailableError: the bus does not answer.
+        """
+        through = self._sequencer.read_through
+        last = await self._observed.last_sequence()
+        if last < through:
+            _log.warning("the inbox ends at %d, but was read through %d: it goes on from there", last, through)
+            await self._observed.move_past(through)
+
+    def _read(self, sequence: int, subject: str, body: bytes) -> Observed | None:
+        try:
+            host, agent = self._subjects.parse_reporter(subject)
+            self._intake.admit(host, len(body))
+            message = codec.decode_observed(body)
+            if (message.host, message.agent) != (host, agent):
+                said = f"{message.agent} of {message.host}, but it came as {agent} of {host}"
+                raise InvalidInputError(said, field="host")
+            if message.run > self._wall_ns() + limits.REQUEST_AHEAD_NS_MAX:
+                # Runs are times by their agents' clocks, and no later run could be above the highest number there is.
+                raise InvalidInputError(f"{message.run} is more than an hour in the future", field="run")
+        except InvalidInputError as error:
+            self.dropped.tell(
+                "message %d of the inbox on %s was dropped: %s", sequence, printable(subject), error
+            )
+            return None
+        left_out = surplus(self._sequencer.state, message)
+        if left_out:
+            said = "%s has %d devices, as many as it may: %d more are left out"
+            self.dropped.tell(said, host, limits.DEVICES_PER_HOST_MAX, left_out)
+        return message

@@ -30,12 +30,12 @@ from leasehold.services.allocator.contact import LogContact, ServerTime, monoton
 from leasehold.services.allocator.door import Door, Respond
 from leasehold.services.allocator.hearing import Hearing
 from leasehold.services.allocator.hint import Hint, HintKeeper
-from leasehold.services.allocator.intake import Intake, surplus
+from leasehold.services.allocator.intake import Inbox
 from leasehold.services.clocknote import ClockKeeper
-from leasehold.services.complaints import Complaints, printable
 from leasehold.services.ledger.appends import append_certainly
-from leasehold.services.ledger.observed import Message, ObservedReader
+from leasehold.services.ledger.observed import ObservedReader
 from leasehold.services.ledger.port import Entry, Ledger
+from leasehold.services.room import RELEASING, Notices, RoomNotice
 
 _log: Final = logging.getLogger(__name__)
 
@@ -78,15 +78,12 @@ class Allocator:
         self.sequencer = Sequencer(state, cluster=subjects.cluster, writer=writer)
         self.door = Door()
         self.hearing = Hearing()
-        self._intake = Intake()
-        self.dropped_observations = Complaints(_log, "messages of the inbox were dropped")
+        self.inbox = Inbox(observed, subjects, self.sequencer, wall_ns=wall_ns, arrived=self._something_waits)
+        self.room = Notices()
         self._ledger = ledger
-        self._observed = observed
-        self._subjects = subjects
         self._on_record = on_record
-        self._wall_ns = wall_ns
         self.contact = LogContact(server_time, wall_ns, clock=clock or LedgerClock(), clocks=clocks)
-        self._hint = None if hint is None else HintKeeper(hint, writer, able=self._unable, moved=self._turn_moved)
+        self._hint = None if hint is None else HintKeeper(hint, writer, able=self._unable, moved=self._something_waits)
         self._standby = Standby()
         self._is_deciding = False
         self._is_urgent = True
@@ -94,7 +91,6 @@ class Allocator:
         self._takeovers = self._lost_appends = 0
         self._trouble = "not started"
         self._work = asyncio.Event()
-        self._room = asyncio.Event()
         self._is_unclear = False
         self._asked = asyncio.Event()
         self.on_settled: Callable[[], None] = lambda: None
@@ -119,7 +115,7 @@ class Allocator:
     def _unable(self) -> str:
         return self.contact.trouble
 
-    def _turn_moved(self) -> None:
+    def _something_waits(self) -> None:
         self._work.set()
 
     def ask(
@@ -129,6 +125,8 @@ class Allocator:
         second from then.
         """
         is_standby = self._hint is not None and (self._trouble != "" or not self._is_deciding)
+        if verb not in RELEASING and self._turns_away(respond, is_standby=is_standby):
+            return
         try:
             request = codec.decode_request(verb, body)
         except InvalidInputError as error:
@@ -151,44 +149,28 @@ class Allocator:
         else:
             self.door.give_up(ticket, self.not_done, _TOO_MANY)
 
+    def _turns_away(self, respond: Respond, *, is_standby: bool) -> bool:
+        notice = self.room.low(time.monotonic())
+        if notice is None:
+            return False
+        if not is_standby:
+            self.door.counts["no_room"] += 1
+            respond(Answer(outcome=self.not_done, message=notice.told, retry_after_ms=limits.ROOM_NOTICE_MS))
+        return True
+
     @property
     def not_done(self) -> str:
         """The outcome of what is not decided here: where others hear it too, it may yet be decided by one of them."""
         return "unavailable" if self._hint is None else "outcome_unknown"
 
-    async def _observe(self, batch: list[Message]) -> None:
-        for sequence, subject, body in batch:
-            while self.sequencer.observed_room <= 0:
-                self._room.clear()
-                await self._room.wait()
-            self.sequencer.observe(sequence, self._read_observed(sequence, subject, body))
-            self._work.set()
-
-    def _read_observed(self, sequence: int, subject: str, body: bytes) -> inputs.Observed | None:
-        try:
-            host, agent = self._subjects.parse_reporter(subject)
-            self._intake.admit(host, len(body))
-            message = codec.decode_observed(body)
-            if (message.host, message.agent) != (host, agent):
-                said = f"{message.agent} of {message.host}, but it came as {agent} of {host}"
-                raise InvalidInputError(said, field="host")
-            if message.run > self._wall_ns() + limits.REQUEST_AHEAD_NS_MAX:
-                # Runs are times by their agents' clocks, and no later run could be above the highest number there is.
-                raise InvalidInputError(f"{message.run} is more than an hour in the future", field="run")
-        except InvalidInputError as error:
-            self.dropped_observations.tell(
-                "message %d of the inbox on %s was dropped: %s", sequence, printable(subject), error
-            )
-            return None
-        left_out = surplus(self.sequencer.state, message)
-        if left_out:
-            said = "%s has %d devices, as many as it may: %d more are left out"
-            self.dropped_observations.tell(said, host, limits.DEVICES_PER_HOST_MAX, left_out)
-        return message
-
     def hear(self, host: HostName, agent: str, run: int) -> None:
         """An agent said that its run lives."""
         self.hearing.heard(self.sequencer.state, host, agent, run, monotonic_ns())
+
+    def hear_room(self, notice: RoomNotice) -> None:
+        """A server of the bus said how much room its disk has."""
+        self.room.hear(notice, time.monotonic())
+        self._work.set()
 
     # --- the loop -------------------------------------------------------------------------------------------------
 
@@ -200,7 +182,7 @@ class Allocator:
         """
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._follow_observed())
+                tasks.create_task(self.inbox.run(self._begun))
                 tasks.create_task(self._sweep())
                 tasks.create_task(self._drive())
                 if self._hint is not None:
@@ -208,13 +190,6 @@ class Allocator:
         finally:
             if self._hint is not None:
                 await self._hint.give_back()
-
-    async def _follow_observed(self) -> None:
-        await self._begun.wait()
-        following = self._observed.follow(self.sequencer.read_through)
-        async with contextlib.aclosing(following) as batches:
-            async for batch in batches:
-                await self._observe(batch)
 
     async def _sweep(self) -> None:
         """Tell those whose time is over that no answer comes in time."""
@@ -268,7 +243,26 @@ class Allocator:
                 await self._hint.give_back()
             return
         self._begin()
+        self._look_for_room()
         await self._decide(now_ns)
+
+    def _look_for_room(self) -> None:
+        """While there is hardly any, nothing but releases goes into the log; above all, nothing expires."""
+        notice = self.room.low(time.monotonic())
+        if (notice is not None) == self.sequencer.releases_only:
+            return
+        self.sequencer.releases_only = notice is not None
+        if notice is None:
+            _log.warning("there is room for the log again")
+            # Renewals were turned away, too.
+            self._note_start("outage")
+            return
+        _log.error("%s", notice.told)
+        for pending in self.sequencer.give_up_requests():
+            if codec.verb_of(pending.asked.request) in RELEASING:
+                self.sequencer.ask(pending.ticket, pending.asked.principal, pending.asked.request)
+            else:
+                self.door.give_up(pending.ticket, self.not_done, notice.told)
 
     async def _wait_for_work(self) -> None:
         if self._is_urgent:
@@ -319,7 +313,7 @@ class Allocator:
     def _end(self) -> None:
         """Another decides: what waits is kept as what a standby has heard."""
         if self._is_deciding:
-            self._is_deciding = False
+            self._is_deciding = self.sequencer.releases_only = False
             _log.info("stands by")
         for pending in self.sequencer.give_up_requests():
             self._keep(pending.ticket, pending.asked.principal, pending.asked.request)
@@ -361,7 +355,7 @@ class Allocator:
                     self._fold(entry)
                 await self._on_record(self.sequencer.state)
                 self._begun.set()
-                self._room.set()
+                self.inbox.make_room()
 
     def _fold(self, entry: Entry) -> None:
         """Take in what another allocator has appended."""
@@ -380,7 +374,7 @@ class Allocator:
             return
         await self.contact.hear_time(self.sequencer.state.head)
         await self._catch_up()
-        await self._check_inbox()
+        await self.inbox.check()
         self.contact.made()
         if self.contact.was_cut_off():
             _log.warning("the log was out of reach for longer than %d ms", limits.OUTAGE_MS)
@@ -405,14 +399,6 @@ class Allocator:
                 if self.sequencer.state.head.sequence >= last:
                     return
 
-    async def _check_inbox(self) -> None:
-        """An inbox that has lost its end would give out sequences that count as read: let it go on behind them."""
-        through = self.sequencer.read_through
-        last = await self._observed.last_sequence()
-        if last < through:
-            _log.warning("the inbox ends at %d, but was read through %d: it goes on from there", last, through)
-            await self._observed.move_past(through)
-
     # --- deciding -------------------------------------------------------------------------------------------------
 
     async def _decide(self, now_ns: int) -> None:
@@ -428,7 +414,7 @@ class Allocator:
         for reply in self.sequencer.replies:
             self.door.answer(reply.ticket, reply.answer)
         self.sequencer.replies.clear()
-        self._room.set()
+        self.inbox.make_room()
         self.on_settled()
 
     async def _append(self, draft: Draft) -> None:
@@ -473,7 +459,7 @@ class Allocator:
             "trouble": self.trouble,
             "takeovers": self._takeovers,
             "lost_appends": self._lost_appends,
-            "dropped_observations": self.dropped_observations.count,
+            "dropped_observations": self.inbox.dropped.count,
             "waiting": self.sequencer.waiting,
             "heard": len(self._standby),
             **self.door.counts,

@@ -30,6 +30,7 @@ from leasehold.services.allocator.service import Allocator
 from leasehold.services.allocator.turns import Turns, Waiting
 from leasehold.services.complaints import Complaints, printable
 from leasehold.services.connection import INBOXES, Connection
+from leasehold.services.room import RoomNotice
 
 _log: Final = logging.getLogger(__name__)
 STOP_WAIT_S: Final = 2.0
@@ -70,7 +71,7 @@ class Wire:
         self._allocator = allocator
         self._name = name
         self._service: Service | None = None
-        self._heartbeats: Subscription | None = None
+        self._listening: list[Subscription] = []
         self._askers: dict[bytes, _Asker] = {}
         self._reporters: dict[bytes, tuple[HostName, str]] = {}
         self._turns = Turns()
@@ -106,7 +107,10 @@ class Wire:
             # Its handler makes a task's work of each request; it stays for a client that subscribes in another way.
             self._connection.tap(subject, self._take)
             await self._service.add_endpoint(endpoint)
-        self._heartbeats = await self._connection.listen(self._subjects.alive_all, self._take_heartbeat)
+        self._listening = [
+            await self._connection.listen(self._subjects.alive_all, self._take_heartbeat),
+            await self._connection.listen(self._subjects.room_all, self._take_room),
+        ]
 
     async def stop(self) -> None:
         """Take nothing more."""
@@ -121,8 +125,8 @@ class Wire:
         try:
             if self._service is not None:
                 await self._service.stop()
-            if self._heartbeats is not None:
-                await self._connection.stop_listening(self._heartbeats)
+            for subscription in self._listening:
+                await self._connection.stop_listening(subscription)
         except (nats.errors.Error, OSError) as error:
             _log.debug("nothing left to stop: %s", error)
 
@@ -270,6 +274,16 @@ class Wire:
             self._replies.append((reply, codec.encode(heard(self._allocator.sequencer.state, host, agent))))
             self._something.set()
         self._unheard.clear()
+
+    # --- room ---------------------------------------------------------------------------------------------------------
+
+    def _take_room(self, subject: bytes, _reply: bytes, body: bytes, _headers: bytes | None) -> None:
+        try:
+            notice = msgspec.json.decode(body, type=RoomNotice)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            self.dropped.tell("a notice of room at %r was dropped: %s", subject[:120], error)
+            return
+        self._allocator.hear_room(notice)
 
     # --- answers ----------------------------------------------------------------------------------------------------
 

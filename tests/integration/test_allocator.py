@@ -328,7 +328,7 @@ async def test_a_run_of_the_future_locks_nobody_out(bench: Bench) -> None:
         await running.settled()
         for run in (2**63 - 1, time.time_ns() + 2 * limits.REQUEST_AHEAD_NS_MAX):
             await publish(bench.client, Reporter(HOST, "watcher", run).starts())
-        await running.until(lambda: running.allocator.dropped_observations.count == 2)
+        await running.until(lambda: running.allocator.inbox.dropped.count == 2)
         await report_cards(bench.client, running, 1, run=time.time_ns())
         assert running.source()[2] == ""
 
