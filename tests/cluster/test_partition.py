@@ -10,6 +10,7 @@ import pytest
 
 from leasehold.events.errors import UnavailableError
 from leasehold.projections.appending import Lost, Said
+from leasehold.services.client import Client
 from leasehold.services.ledger.appends import append_certainly
 from leasehold.services.ledger.jetstream import JetStreamLedger
 from leasehold.services.ledger.port import Entry
@@ -79,11 +80,14 @@ async def test_who_is_connected_to_a_useless_server_leaves_it(tmp_path: Path) ->
         ]
         site.cluster.cut_off(old)
         cut_s = time.monotonic()
-        for client, device in zip(clients, site.devices, strict=False):
+
+        async def use(client: Client, device: str) -> None:
             async with client.lease(device, holder="vm1") as lease:
                 print(f"{client.principal}: granted {time.monotonic() - cut_s:.1f} s after the cut")
                 assert lease.is_valid
             assert client.connection.connected_url != urlparse(site.cluster.urls[old])
+
+        await asyncio.gather(*map(use, clients, site.devices))
         site.cluster.heal()
         assert await site.verify() == []
         assert site.ended() == []
