@@ -8,8 +8,12 @@ from pathlib import Path
 import pytest
 
 from leasehold.events import limits
-from leasehold.services.room import BALLAST_FILE, Notices, Room, RoomNotice, Step, reserve_of
+from leasehold.services.allocator.contact import monotonic_ns
+from leasehold.services.ledger.streams import ensure_streams
+from leasehold.services.room import BALLAST_FILE, Notices, Room, RoomKeeper, RoomNotice, Step, reserve_of
+from tests.support.damage_allocator import lease, release, report_cards, running_allocator
 from tests.support.not_run import not_run
+from tests.support.servers import SUBJECTS, connected, server_at
 
 MIB = 1024 * 1024
 
@@ -34,6 +38,11 @@ def free(path: Path) -> int:
     """Free bytes of a disk."""
     status = os.statvfs(path)
     return status.f_bavail * status.f_frsize
+
+
+def said(server: str, *, low: bool) -> RoomNotice:
+    """A notice of a server."""
+    return RoomNotice(server=server, free_bytes=0, reserve_bytes=1, low=low, path="/data")
 
 
 def test_the_ballast_takes_its_place_and_gives_it_back(small_disk: Path) -> None:
@@ -91,10 +100,6 @@ def test_the_edge_is_no_flicker(tmp_path: Path) -> None:
 def test_what_an_allocator_hears() -> None:
     """One server with little room is enough; what was said long ago, and by too many, counts no more."""
     notices = Notices()
-
-    def said(server: str, *, low: bool) -> RoomNotice:
-        return RoomNotice(server=server, free_bytes=0, reserve_bytes=1, low=low, path="/data")
-
     notices.hear(said("n1", low=False), 0.0)
     assert notices.low(0.0) is None
     notices.hear(said("n2", low=True), 1.0)
@@ -106,3 +111,57 @@ def test_what_an_allocator_hears() -> None:
         notices.hear(said(f"m{number}", low=False), 4.0)
     notices.hear(said("one_more", low=True), 4.0)
     assert notices.low(4.0) is None
+
+
+async def test_a_full_disk_is_told_and_the_server_started_again(small_disk: Path) -> None:
+    """Notices go out while there is little room, and one more when there is enough; the server is ended once."""
+    told: list[bool] = []
+    restarts: list[bool] = []
+
+    async def tell(notice: RoomNotice) -> None:
+        told.append(notice.low)
+
+    keeper = RoomKeeper(Room(small_disk, "n1"), tell=tell, restart=lambda: restarts.append(True))
+    await keeper.look()
+    assert (small_disk / BALLAST_FILE).exists() and not told
+    filler = small_disk / "filler"
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, free(small_disk))
+    await keeper.look()
+    await keeper.look()
+    assert told == [True, True] and restarts == [True]
+    assert not (small_disk / BALLAST_FILE).exists()
+    filler.unlink()
+    await keeper.look()
+    await keeper.look()
+    assert told == [True, True, False]
+    assert (small_disk / BALLAST_FILE).exists()
+
+
+async def test_without_room_only_releases_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lease and a renewal are turned away with the place where room is needed, a release is done, and nothing
+    expires; with room again there is a grace time first, and then everything goes on.
+    """
+    monkeypatch.setattr(limits, "CONTACT_MS", 50)
+    monkeypatch.setattr(limits, "GRACE_MS", 600)
+    async with server_at(tmp_path) as server, connected(server.url) as client:
+        await ensure_streams(client, SUBJECTS)
+        async with running_allocator(server.url) as running:
+            await running.settled()
+            await report_cards(client, running, 3)
+            held = await running.decided("alice", lease(1, "held"))
+            short = await running.decided("alice", lease(2, "short", ttl_ms=1_000))
+            running.allocator.hear_room(said("n1", low=True))
+            refused = await running.ask("alice", lease(3, "more"))
+            assert refused.outcome == "unavailable"
+            assert "only releases" in refused.message and "/data" in refused.message
+            assert (await running.ask("alice", release(held, "back"))).outcome == "released"
+            clock = running.allocator.contact.clock
+            await running.until(lambda: (clock.now_ns(monotonic_ns()) or 0) > short.expires_at_ns)
+            assert running.state.leases[short.lease].ended == ""
+            before_ns = running.state.head.grace_until_ns
+            running.allocator.hear_room(said("n1", low=False))
+            await running.until(lambda: running.state.head.grace_until_ns > before_ns)
+            assert running.state.leases[short.lease].ended == ""
+            assert (await running.ask("alice", lease(3, "more"))).outcome == "granted"
+            await running.until(lambda: running.state.leases[short.lease].ended)
