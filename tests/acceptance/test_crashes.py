@@ -83,7 +83,7 @@ class Load:
 async def under_load(up: RunningUp, seed: int) -> AsyncIterator[Load]:
     """Workers on devices of a host that exists on paper, beside this machine's own."""
     info = home.read_connection(up.data)
-    async with Client(up.data, principal="load", patience_s=WAIT_S) as client:
+    async with Client(up.data, patience_s=WAIT_S) as client:
         subjects = Subjects(info.cluster)
         reporter = await report_devices(client.connection, subjects, DEVICES)
         beating = asyncio.create_task(beat(client.connection, subjects, reporter))
@@ -102,7 +102,7 @@ async def under_load(up: RunningUp, seed: int) -> AsyncIterator[Load]:
 
 
 async def _check(client: Client, load: Load) -> None:
-    living = {int(row.lease[1:]) for row in await client.leases() if row.principal == "load"}
+    living = {int(row.lease[1:]) for row in await client.leases() if row.principal == client.principal}
     assert living == load.living(), "ownership is not what was answered"
     for request, answer in load.answered.values():
         again = await client.answer_to(request)
