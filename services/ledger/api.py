@@ -116,6 +116,14 @@ async def call(connection: Connection, subject: str, request: object, kind: type
     Raises:
         UnavailableError: no answer, or one that only says that the server cannot answer now.
     """
+    try:
+        return await _call(connection, subject, request, kind)
+    except UnavailableError:
+        await connection.note(well=False)
+        raise
+
+
+async def _call(connection: Connection, subject: str, request: object, kind: type[Kind]) -> Kind:
     body = b"" if request is None else msgspec.json.encode(request)
     reply = await connection.ask(f"{connection.api_prefix}.{subject}", body, timeout_s=API_TIMEOUT_S)
     if reply.status:
@@ -136,14 +144,11 @@ async def stream_info(connection: Connection, stream: str) -> StreamInfo:
         UnavailableError: it cannot be known now. A server that was cut off from the others goes on answering: for up to
             twenty seconds as the leader that it was, then as none. Neither is believed.
     """
-    try:
-        info = await call(connection, f"STREAM.INFO.{stream}", None, StreamInfo)
-        if info.error is None and info.cluster is not None and not info.cluster.has_quorum:
-            raise UnavailableError(f"{stream} has no leader now that the other servers listen to")
-    except UnavailableError:
-        await connection.note(well=False)
-        raise
-    await connection.note(well=True)
+    info = await call(connection, f"STREAM.INFO.{stream}", None, StreamInfo)
+    is_led = info.error is not None or info.cluster is None or info.cluster.has_quorum
+    await connection.note(well=is_led)
+    if not is_led:
+        raise UnavailableError(f"{stream} has no leader now that the other servers listen to")
     return info
 
 

@@ -55,10 +55,14 @@ class JetStreamLedger:
         try:
             reply = await self._connection.ask(self._subjects.ledger, body, timeout_s=timeout_s, headers=headers)
         except UnavailableError as error:
+            await self._connection.note(well=False)
             self._complain(str(error))
             return Said.NOTHING, 0
         said, sequence, complaint = _judge(reply)
         self._complain(complaint)
+        if said is not Said.REFUSED:
+            # A refusal may come from a leader that is none any more.
+            await self._connection.note(well=said is Said.STORED)
         if said is Said.REFUSED and 0 < sequence < expected:
             return await self._refused_as_shorter()
         check_stored(said, sequence, expected)

@@ -15,6 +15,8 @@ RECOVERED_S: Final = 60.0
 BETWEEN: Final = 60
 """Requests that are decided between two faults."""
 
+_POLL_S: Final = 0.02
+
 Fault = Callable[[Site], Awaitable[int]]
 """Does it; returns since when (ns, monotonic) decisions count as made after it."""
 
@@ -78,7 +80,7 @@ async def _decided(load: Load, count: int) -> None:
     async with asyncio.timeout(RECOVERED_S):
         # The load has a pace of its own, and tells nobody how far it is.
         while len(load.asked) < goal:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(_POLL_S)
 
 
 async def judged(folder: Path, faults: Sequence[Fault], seed: int) -> tuple[Figures, list[str]]:

@@ -26,6 +26,7 @@ ALLOCATORS: Final = 2
 WORKERS: Final = 6
 DEVICES: Final = 4
 _STOP_S: Final = 10.0
+_POLL_S: Final = 0.1
 
 
 class Site:
@@ -69,11 +70,22 @@ class Site:
         stack.push_async_callback(self._stop)
         for number in range(ALLOCATORS):
             await self.start_allocator(number, self.cluster.urls)
+        await self._heard_from(ALLOCATORS)
         agent = await stack.enter_async_context(self.connect(Principal(f"agent-{HOST}")))
         async with asyncio.timeout(60):
             reporter = await report_devices(agent, SUBJECTS, DEVICES)
         beating = asyncio.create_task(beat(agent, SUBJECTS, reporter))
         stack.callback(beating.cancel)
+
+    async def _heard_from(self, count: int) -> None:
+        """Wait until so many allocators answer, as micro services do."""
+        writers: set[bytes] = set()
+        inbox = self.clients[0].new_inbox()
+        await self.clients[0].listen(inbox, lambda _subject, _reply, body, _headers: writers.add(body))
+        async with asyncio.timeout(60):
+            while len(writers) < count:
+                await self.clients[0].publish("$SRV.PING.leasehold-allocator", reply=inbox)
+                await asyncio.sleep(_POLL_S)
 
     async def start_allocator(self, number: int, urls: list[str]) -> None:
         """An allocator as on a machine of its own: with its own data directory."""
