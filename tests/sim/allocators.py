@@ -56,9 +56,9 @@ class SimAllocator:
         self._starts = 0
 
     @property
-    def is_up(self) -> bool:
-        """Whether it would take a request now."""
-        return self.sequencer is not None and self.sim.now_ns >= self.paused_until_ns
+    def is_there(self) -> bool:
+        """Whether requests reach it; one that is stopped finds them when it wakes up."""
+        return self.sequencer is not None
 
     @property
     def _monotonic_ns(self) -> int:

@@ -24,6 +24,11 @@ class SimServerClock:
     forward_ns: int = 0
     """How far it has stepped forward in all."""
 
+    def step_forward(self) -> None:
+        """Step forward by an hour."""
+        self.error_ns += HOUR
+        self.forward_ns += HOUR
+
     def jump(self, rng: random.Random) -> None:
         """Step back or forth, at most to an hour beside the truth."""
         step_ns = rng.choice((-HOUR, -30 * SECOND, -SECOND, SECOND // 2, 30 * SECOND, HOUR, -self.error_ns))

@@ -53,6 +53,7 @@ class SimHolder:
     count: int = 0
     is_lazy: bool = False
     """It hardly renews or releases, and trusts in time."""
+    ttls_ms: tuple[int, ...] = (2_000, 10_000, 40_000, 80_000, 120_000)
     skew_ns: int = 0
     """What its clock is beside the truth: it writes down by it when it asked, and counts nothing on it."""
 
@@ -95,7 +96,7 @@ class SimHolder:
             issued_at_ns=self.sim.now_ns + self.skew_ns,
             devices=devices,
             holder=Holder(self.name),
-            ttl_ms=rng.choice((2_000, 10_000, 40_000, 80_000, 120_000)),
+            ttl_ms=rng.choice(self.ttls_ms),
         )
         operation = Operation("acquire", devices, self.sim.now_ns, ttl_ns=_counted_ns(request.ttl_ms))
         self.sim.history.append(operation)

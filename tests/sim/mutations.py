@@ -23,7 +23,7 @@ from tests.sim import shell_mutations
 from tests.sim.run import simulate
 
 _replace: Final = msgspec.structs.replace
-SEEDS_MAX: Final = 400
+SEEDS_MAX: Final = 1_500
 
 
 Mutate = Callable[[Callable[..., Any], State, Any, int], Any]

@@ -15,7 +15,7 @@ from leasehold.events import limits
 from leasehold.events.answers import Answer
 from leasehold.events.identities import DeviceId, HostName, RequestKey
 from leasehold.events.inputs import HostHeard, Observed, Request
-from leasehold.projections import evolve
+from leasehold.projections import evolve, leading
 from leasehold.projections.fencing import check_token
 from leasehold.projections.replay import Replay
 from leasehold.projections.snapshots import encode_state
@@ -54,6 +54,8 @@ class Simulation:
         self.hint = SimHint(self.rng, self.faults) if self.rng.random() < 0.85 else None
         """Without it everybody decides."""
         self.is_flooded = self.rng.random() < 0.1
+        self.planned: dict[int, tuple[Callable[[], object], ...]] = {}
+        """What is done after certain steps."""
         self._choose_faults()
         self.log = SimLog(stored=self._stored)
         self.observed: list[Observed] = []
@@ -69,6 +71,8 @@ class Simulation:
             holder.is_lazy = self.rng.random() < 0.3
         if self.is_flooded:
             self.holders.append(SimFlooder(self, "c", "c-flood"))
+        if self.hint is not None and self.rng.random() < 0.25:
+            self._plan_a_step_forward()
         self.left_open = 0
         """Leases that ended early in the one case that no rule covers."""
         self._asked = 0
@@ -84,6 +88,43 @@ class Simulation:
         # Leases last until a decider has been at work for a grace time: some runs let it.
         faults.killed, faults.paused = rng.choice(((0.004, 0.01), (0.004, 0.01), (0.02, 0.0), (0.001, 0.002)))
 
+    def _plan_a_step_forward(self) -> None:
+        """A quiet run, but that the server steps forward and allocators fail where it hurts most."""
+        rng = self.rng
+        self.faults.heal()
+        self.is_flooded = False
+        for holder in self.holders:
+            holder.is_lazy, holder.ttls_ms = True, (80_000,)
+        step = rng.randrange(15, 40)
+        failed = rng.choice((self._lose_all, self._lose_standbys, self._lose_a_standby))
+        self.planned[step] = (self.server.step_forward, failed)
+        for _ in range(rng.choice((0, 1, 2, 2))):
+            step += rng.randrange(5, 50)
+            self.planned[step] = (rng.choice((self._lose_decider, self._stop_decider)),)
+
+    def _lose_all(self) -> None:
+        for allocator in self.allocators:
+            allocator.kill(with_machine=True)
+
+    def _lose_standbys(self) -> None:
+        for allocator in self.allocators:
+            if not allocator.decides:
+                allocator.kill(with_machine=True)
+
+    def _lose_a_standby(self) -> None:
+        for allocator in [each for each in self.allocators if not each.decides][:1]:
+            allocator.kill(with_machine=True)
+
+    def _lose_decider(self) -> None:
+        for allocator in self.allocators:
+            if allocator.decides:
+                allocator.kill(with_machine=True)
+
+    def _stop_decider(self) -> None:
+        for allocator in self.allocators:
+            if allocator.decides:
+                allocator.paused_until_ns = self.now_ns + 90 * SECOND
+
     # --- what actors use ------------------------------------------------------------------------------------------
 
     def later(self, due_ns: int, act: Callable[[], object]) -> None:
@@ -95,7 +136,7 @@ class Simulation:
         if is_trick and request == holder.sent[request.request_id].request:
             return
         for allocator in self.allocators:
-            if allocator.is_up and self.rng.random() >= self.faults.request_lost:
+            if allocator.is_there and self.rng.random() >= self.faults.request_lost:
                 self._asked += 1
                 ticket = self._asked
                 self._tickets[ticket] = (holder, request, len(self.log.bodies))
@@ -128,8 +169,10 @@ class Simulation:
         Raises:
             ViolationError: a promise was broken.
         """
-        for _ in range(STEPS):
+        for number in range(STEPS + 100 * bool(self.planned)):
             self._step()
+            for act in self.planned.get(number, ()):
+                act()
         self._heal()
         self._check_end()
 
@@ -161,8 +204,7 @@ class Simulation:
         if rng.random() < faults.power_lost:
             # And what was a wrong clock is a right one afterwards.
             self.server.jump(rng)
-            for allocator in self.allocators:
-                allocator.kill(with_machine=True)
+            self._lose_all()
         if rng.random() < faults.log_down:
             self.log.down_until_ns = self.now_ns + rng.randrange(1, 40) * SECOND
         if rng.random() < faults.host_cut_off:
@@ -296,6 +338,8 @@ def bounded() -> Iterator[None]:
     with ExitStack() as stack:
         for name, value in BOUNDS.items():
             stack.enter_context(patch.object(limits, name, value))
+        # Here a turn of a loop takes up to seconds.
+        stack.enter_context(patch.object(leading, "_STILL_NS", 5 * SECOND))
         yield
 
 

@@ -142,17 +142,6 @@ def clock_of_another_boot() -> AbstractContextManager[Any]:
     return patch.object(ClockNote, "refused", refused)
 
 
-def clock_carried_past_another() -> AbstractContextManager[Any]:
-    """A clock is carried on although another has decided since."""
-
-    def refused(self: ClockNote, *, boot_id: str, head: Head, monotonic_ns: int) -> str:
-        note = _replace(self, writer=head.decider)
-        return original(note, boot_id=boot_id, head=head, monotonic_ns=monotonic_ns)
-
-    original = ClockNote.refused
-    return patch.object(ClockNote, "refused", refused)
-
-
 def machine_time_decides() -> AbstractContextManager[Any]:
     """Decisions bear the time of the machine that makes them."""
 
@@ -230,10 +219,13 @@ MUTATIONS: Final = (
     new_clock_counts_as_old,
     clock_runs_before_the_log,
     clock_of_another_boot,
-    clock_carried_past_another,
     machine_time_decides,
     log_time_goes_back,
     requests_named_by_id_alone,
     time_of_request_ignored,
     queue_without_bound,
 )
+RARE: Final = frozenset(
+    {"deposed_forgets_an_outage", "short_grace_replaces_a_long_one", "woken_answers_from_old_state"}
+)
+"""Those that need several things to come together, and so more seeds than a short run has."""
