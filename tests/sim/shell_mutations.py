@@ -52,11 +52,6 @@ def standby_does_not_catch_up() -> AbstractContextManager[Any]:
     )
 
 
-def woken_answers_from_old_state() -> AbstractContextManager[Any]:
-    """Who was stopped answers what was asked before from what it knew then."""
-    return patch.object(SimAllocator, "_look_before_answering", lambda _self, _sequencer: None)
-
-
 def standby_forgets() -> AbstractContextManager[Any]:
     """A standby keeps nothing of what it hears."""
     return patch.object(Standby, "hear", lambda *_args: None)
@@ -208,7 +203,6 @@ def _all(*patches: AbstractContextManager[Any]) -> Iterator[None]:
 MUTATIONS: Final = (
     hint_instead_of_fence,
     standby_does_not_catch_up,
-    woken_answers_from_old_state,
     standby_forgets,
     deposed_drops_what_waits,
     deposed_forgets_an_outage,
