@@ -1,11 +1,13 @@
 """Faults of the core that were found once, by the simulator or by reading. Each stays mended."""
 
+from unittest.mock import patch
+
 import msgspec
 import pytest
 
-from leasehold.events import codec, event_types, inputs
+from leasehold.events import codec, event_types, inputs, limits
 from leasehold.events.errors import CorruptLedgerError
-from leasehold.events.identities import DeviceKey, HostName
+from leasehold.events.identities import DeviceKey, HostName, RequestId
 from leasehold.events.record import Record, Step
 from leasehold.projections import evolve
 from leasehold.projections.fencing import check_token
@@ -176,3 +178,24 @@ def test_words_behind_a_gap_do_not_make_a_picture_whole() -> None:
     assert not ledger.state.hosts[H1].sources["watcher"].complete
     ledger.observe(inputs.PictureComplete(since=source.gap + 2))
     assert ledger.state.hosts[H1].sources["watcher"].complete
+
+
+def test_lost_drafts_do_not_let_the_queue_grow() -> None:
+    """Requests in a draft that may be lost keep their places: however often records are lost, no more wait than may."""
+    one, two = ledger_with_hosts(), ledger_with_hosts()
+    with patch.object(limits, "REQUESTS_WAITING_MAX", 5):
+        for turn in range(4):
+            for number in range(10):
+                request = one.request("nothing", request_id=RequestId(f"r{turn}-{number}"))
+                one.sequencer.ask(100 * turn + number, A, request)
+            assert one.sequencer.waiting == 5
+            assert one.sequencer.draft(one.now_ns) is not None
+            for number in range(10):
+                request = one.request("nothing", request_id=RequestId(f"s{turn}-{number}"))
+                one.sequencer.ask(1_000 + 100 * turn + number, A, request)
+            assert one.sequencer.waiting == 5
+            two.sequencer.note(inputs.DeciderStarts(f"two{turn}", "start"))
+            draft = two.sequencer.draft(two.now_ns)
+            assert draft is not None
+            two.sequencer.committed()
+            one.sequencer.lost(draft.expected + 1, draft.body)
