@@ -3,7 +3,8 @@
 | subject | what |
 |---|---|
 | `leasehold.<cluster>.ledger` | the ledger; only allocators write |
-| `leasehold.<cluster>.obs.<host>.<agent>` | observations of one agent of one host |
+| `leasehold.<cluster>.obs.<host>.<agent>` | observations of one agent of one host, for the allocator that decides |
+| `leasehold.<cluster>.inbox.<host>.<agent>` | the same as they are kept in the inbox; only allocators write |
 | `leasehold.<cluster>.req.<principal>.<verb>` | a request, or a question, of one principal |
 | `leasehold.<cluster>.alive.<host>.<agent>` | an agent's heartbeat, answered with what the ledger has of it |
 | `leasehold.<cluster>.room.<server>` | how much room is left on the disk of a server of the bus |
@@ -21,6 +22,7 @@ LEDGER_STREAM: Final = "LEDGER"
 OBSERVED_STREAM: Final = "OBSERVED"
 
 _CLUSTER: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+_REPORTING: Final = ("obs", "inbox", "alive")
 _TOKEN: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
@@ -42,12 +44,21 @@ class Subjects(msgspec.Struct, frozen=True):
 
     @property
     def observed_all(self) -> str:
-        """All observations."""
+        """All observations, as agents report them."""
         return f"leasehold.{self.cluster}.obs.*.*"
 
     def observed(self, host: str, agent: str) -> str:
         """Where one agent reports."""
         return f"leasehold.{self.cluster}.obs.{identities.parse_host(host)}.{_token(agent, 'agent')}"
+
+    def inbox(self, host: str, agent: str) -> str:
+        """Where what one agent reports is kept, in OBSERVED."""
+        return f"leasehold.{self.cluster}.inbox.{identities.parse_host(host)}.{_token(agent, 'agent')}"
+
+    @property
+    def inbox_all(self) -> str:
+        """The whole inbox."""
+        return f"leasehold.{self.cluster}.inbox.*.*"
 
     def request(self, principal: str, verb: str) -> str:
         """Where one principal asks."""
@@ -68,7 +79,7 @@ class Subjects(msgspec.Struct, frozen=True):
 
     def room(self, server: str) -> str:
         """Where the launcher of one server says how much room its disk has."""
-        return f"leasehold.{self.cluster}.room.{_token(server, 'server')}"
+        return f"leasehold.{self.cluster}.room.{identities.parse_principal(server)}"
 
     @property
     def room_all(self) -> str:
@@ -90,7 +101,8 @@ class Subjects(msgspec.Struct, frozen=True):
         Raises:
             InvalidInputError: it is not one of this cluster's.
         """
-        kind = "alive" if subject.startswith(f"leasehold.{self.cluster}.alive.") else "obs"
+        parts = subject.split(".", 3)
+        kind = parts[2] if len(parts) == 4 and parts[2] in _REPORTING else "obs"
         host, agent = self._last_two(subject, kind)
         return identities.parse_host(host), _token(agent, "agent")
 

@@ -205,15 +205,25 @@ def ensure_own(data: Path, *, cluster: str, host: str, operator: str) -> Registe
     info = ConnectionInfo(url="", cluster=cluster, data=str(data))
     with changing(data, cluster) as register:
         for role in OWN_ROLES:
-            name, path = names.get(role, role), path_of(info, role)
-            found = read_credential(path) if path.exists() else None
-            credential = found
-            if found is None or (found.role, found.name, found.cluster) != (role, name, cluster):
-                credential = new_credential(role, name, cluster)
-                write_credential(path, credential)
-            assert credential is not None
-            _replace(register, found, credential)
+            _ensure(register, path_of(info, role), role, names.get(role, role), cluster)
         return register
+
+
+def ensure_launcher(data: Path, cluster: str, server: str) -> Credential:
+    """Make the credential with which the launcher of a server tells of its disk, unless it is there. Raises as above."""
+    (data / FOLDER).mkdir(mode=0o700, exist_ok=True)
+    with changing(data, cluster) as register:
+        path = path_of(ConnectionInfo(url="", cluster=cluster, data=str(data)), "launcher")
+        return _ensure(register, path, "launcher", server, cluster)
+
+
+def _ensure(register: Register, path: Path, role: str, name: str, cluster: str) -> Credential:
+    found = credential = read_credential(path) if path.exists() else None
+    if credential is None or (credential.role, credential.name, credential.cluster) != (role, name, cluster):
+        credential = new_credential(role, name, cluster)
+        write_credential(path, credential)
+    _replace(register, found, credential)
+    return credential
 
 
 def _replace(register: Register, old: Credential | None, new: Credential) -> None:

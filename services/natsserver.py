@@ -138,7 +138,7 @@ class NatsServer:
             port: -1 for a free one; a fixed one lets clients find a restarted server again.
             peer: Keep the log together with other servers.
             monitor: Serve the monitoring pages (HTTP, unauthenticated) on a free port of loopback.
-            file_store_bytes_max: Bound of the store; by default three quarters of the file system.
+            file_store_bytes_max: Bound of the store; by default the size of its disk (`room` looks after that).
 
         Raises:
             InvalidInputError: the directory's name cannot stand in a configuration, or TLS is missing.
@@ -230,6 +230,11 @@ class NatsServer:
         assert self._process is not None, "not started"
         _signal(self._process, signal.SIGKILL)
 
+    def terminate(self) -> None:
+        """Ask the server to end (SIGTERM); `wait`, then `stop`, still have to follow."""
+        assert self._process is not None, "not started"
+        _signal(self._process, signal.SIGTERM)
+
     async def stop(self) -> None:
         """End the server (it gets 5 s to do so itself) and let go of the store. Does nothing if it is not running."""
         try:
@@ -299,7 +304,7 @@ class NatsServer:
     def _store(self) -> dict[str, object]:
         store: dict[str, object] = {
             "store_dir": str(self._data),
-            "max_file": self._file_store_bytes_max or _three_quarters_of_disk(self._data),
+            "max_file": self._file_store_bytes_max or _whole_disk(self._data),
         }
         # What is named later counts. Only tests that look at something else give up the syncing.
         return store if self._sync_always else store | {"sync_interval": "2m"}
@@ -464,6 +469,6 @@ def _tail(path: Path, start: int) -> str:
         return ""
 
 
-def _three_quarters_of_disk(path: Path) -> int:
+def _whole_disk(path: Path) -> int:
     status = os.statvfs(path)
-    return max(status.f_frsize * status.f_blocks * 3 // 4, FILE_STORE_BYTES_MIN)
+    return max(status.f_frsize * status.f_blocks, FILE_STORE_BYTES_MIN)

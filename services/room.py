@@ -18,11 +18,16 @@ from typing import Final
 import msgspec
 
 from leasehold.events import limits
+from leasehold.events.errors import LeaseholdError
+from leasehold.events.subjects import Subjects
+from leasehold.services.connection import connect, disconnect
+from leasehold.services.credentials import Credential
 
 _log: Final = logging.getLogger(__name__)
 
 BALLAST_FILE: Final = "ballast"
 _MIB: Final = 1024 * 1024
+_TELL_WAIT_S: Final = 2.0
 _BALLAST_SHARE: Final = 4
 """The ballast is one part in so many of the reserve."""
 _CRITICAL_SHARE: Final = 16
@@ -158,6 +163,32 @@ class RoomKeeper:
             _log.warning("there is room again at %s", notice.path)
         if notice.low or was_low:
             await self._tell(notice)
+
+
+async def keep_room(data: Path, launcher: Credential, url: Callable[[], str], restart: Callable[[], None]) -> None:
+    """Watch the disk of our own server until cancelled; see `RoomKeeper`.
+
+    Args:
+        launcher: Who tells of it; its name is the server's.
+        url: Where the server is now.
+    """
+    subject = Subjects(launcher.cluster).room(launcher.name)
+
+    async def tell(notice: RoomNotice) -> None:
+        # Each time anew: it is rarely needed, and the server may just have been started again.
+        try:
+            connection = await connect(url(), credential=launcher, name="room", timeout_s=_TELL_WAIT_S)
+        except LeaseholdError as error:
+            _log.info("it cannot be told: %s", error)
+            return
+        try:
+            await connection.publish(subject, msgspec.json.encode(notice))
+        except LeaseholdError as error:
+            _log.info("it cannot be told: %s", error)
+        finally:
+            await disconnect(connection)
+
+    await RoomKeeper(Room(data, launcher.name), tell=tell, restart=restart).run()
 
 
 class Notices:

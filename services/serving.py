@@ -6,19 +6,21 @@ import logging
 import re
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from leasehold.events.errors import InvalidInputError
 from leasehold.services import credentials, home, permissions
 from leasehold.services.bus import Refusals
 from leasehold.services.natsserver import ClusterPeer, NatsServer, Tls, check_tls
+from leasehold.services.room import keep_room
 
 _log: Final = logging.getLogger(__name__)
 
 CALM_S: Final = 10.0
 RESTART_S: Final = 1.0
+SERVER_NAME: Final = "nats"
 CLUSTER_NAME: Final = "leasehold"
 _SECRET: Final = re.compile(r"[A-Za-z0-9_-]{8,128}")
 _SERVER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -87,29 +89,32 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     logging.basicConfig(level=logging.WARNING, format="leasehold: %(message)s")
-    register = credentials.registered(data)
+    cluster = credentials.registered(data).cluster
+    launcher = credentials.ensure_launcher(data, cluster, peer.server_name if peer is not None else SERVER_NAME)
     while not stopping.is_set():
+        register = credentials.registered(data)
         users = permissions.render(register.users, register.cluster)
         server = NatsServer(data, users=users, address=address, port=port, tls=tls, peer=peer)
         refusals = Refusals(data)
         started_s = time.monotonic()
         async with server:
             say(f"listening on {server.url}")
-            await _until_end(server, refusals, stopping)
+            await _until_end(server, refusals, keep_room(data, launcher, lambda: server.url, server.terminate), stopping)
         if not stopping.is_set():
             _log.error("nats-server has ended; starting it again")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RESTART_S if time.monotonic() - started_s < CALM_S else 0):
                     await stopping.wait()
-            register = credentials.registered(data)
 
 
-async def _until_end(server: NatsServer, refusals: Refusals, stopping: asyncio.Event) -> None:
+async def _until_end(
+    server: NatsServer, refusals: Refusals, room: Coroutine[Any, Any, None], stopping: asyncio.Event
+) -> None:
     tasks = [asyncio.ensure_future(work) for work in (server.wait(), stopping.wait())]
-    reading = asyncio.ensure_future(refusals.run())
+    beside = [asyncio.ensure_future(work) for work in (refusals.run(), room)]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in (*tasks, reading):
+        for task in (*tasks, *beside):
             task.cancel()
-        await asyncio.wait({*tasks, reading})
+        await asyncio.wait({*tasks, *beside})

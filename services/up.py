@@ -38,6 +38,7 @@ from leasehold.services.ledger.streams import ensure_streams
 from leasehold.services.lifeline import tied_to_us
 from leasehold.services.natsserver import NatsServer
 from leasehold.services.processes import EXIT_CORRUPT, EXIT_IN_USE, ROLES
+from leasehold.services.room import keep_room
 from leasehold.services.verify import check_chain, check_heads, heads_in
 
 _log: Final = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ RESTART_S_MIN: Final = 0.1
 RESTART_S_MAX: Final = 5.0
 STOP_WAIT_S: Final = 5.0
 ALLOCATORS_MAX: Final = 8
+SERVER_NAME: Final = "up"
+"""What our own server is called where it speaks of its disk."""
 CALM_S: Final = 10.0
 """A child that lived for so long is started again at once when it ends."""
 
@@ -113,7 +116,7 @@ class Up:
             async with asyncio.TaskGroup() as tasks:
                 working = [self._tend(title) for title in self.titles] + [self._announce(on_ready), self._check_chain()]
                 if self._server is not None:
-                    working += [self._tend_server(self._server), Refusals(self._options.data).run()]
+                    working += [self._tend_server(self._server), Refusals(self._options.data).run(), self._keep_room()]
                 running = [tasks.create_task(self._guard(work)) for work in working]
                 await self._stopping.wait()
                 for task in running:
@@ -140,6 +143,7 @@ class Up:
             url = options.nats
         else:
             credentials.ensure_own(data, cluster=options.cluster, host=options.host, operator=home.own_principal())
+            credentials.ensure_launcher(data, options.cluster, SERVER_NAME)
             self._server = await _start_server(data, _port_of(before))
             url = self._server.url
         info = home.ConnectionInfo(
@@ -166,6 +170,15 @@ class Up:
             self._server = server = _server(self._options.data, port)
             await server.start()
             # What it has lost of the log, if anything, the readers see.
+
+    async def _keep_room(self) -> None:
+        data = self._options.data
+        launcher = credentials.own_credential(self._info, "launcher")
+        await keep_room(data, launcher, lambda: self._info.url, self._restart_server)
+
+    def _restart_server(self) -> None:
+        if self._server is not None:
+            self._server.terminate()
 
     async def _check_chain(self) -> None:
         """Go over the whole log once. The services begin at their snapshots, so what is older would go unnoticed.

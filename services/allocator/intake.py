@@ -85,7 +85,6 @@ class Inbox:
         self._sequencer = sequencer
         self._wall_ns = wall_ns
         self._arrived = arrived
-        self._intake = Intake()
         self._room = asyncio.Event()
 
     def make_room(self) -> None:
@@ -120,7 +119,6 @@ class Inbox:
     def _read(self, sequence: int, subject: str, body: bytes) -> Observed | None:
         try:
             host, agent = self._subjects.parse_reporter(subject)
-            self._intake.admit(host, len(body))
             message = codec.decode_observed(body)
             if (message.host, message.agent) != (host, agent):
                 said = f"{message.agent} of {message.host}, but it came as {agent} of {host}"

@@ -26,6 +26,7 @@ from leasehold.events.identities import HostName, Principal
 from leasehold.events.subjects import Subjects
 from leasehold.projections.answers import heard
 from leasehold.services.allocator.buckets import Buckets
+from leasehold.services.allocator.gate import Gate
 from leasehold.services.allocator.service import Allocator
 from leasehold.services.allocator.turns import Turns, Waiting
 from leasehold.services.complaints import Complaints, printable
@@ -89,6 +90,7 @@ class Wire:
         self._heard = dict.fromkeys(codec.VERBS, 0)
         self._untold = 0
         self.dropped = Complaints(_log, "messages were dropped")
+        self._gate = Gate(connection, subjects, allocator)
         allocator.on_settled = self._settled
 
     async def start(self) -> None:
@@ -111,6 +113,7 @@ class Wire:
             await self._connection.listen(self._subjects.alive_all, self._take_heartbeat),
             await self._connection.listen(self._subjects.room_all, self._take_room),
         ]
+        await self._gate.start()
 
     async def stop(self) -> None:
         """Take nothing more."""
@@ -125,6 +128,7 @@ class Wire:
         try:
             if self._service is not None:
                 await self._service.stop()
+            await self._gate.stop()
             for subscription in self._listening:
                 await self._connection.stop_listening(subscription)
         except (nats.errors.Error, OSError) as error:
@@ -141,6 +145,7 @@ class Wire:
             "queued": len(self._turns),
             "dropped_messages": self.dropped.count + self._connection.dropped.count,
             "dropped_unanswered": self._untold,
+            "refused_reports": self._gate.refused.count,
         }
 
     # --- requests ---------------------------------------------------------------------------------------------------

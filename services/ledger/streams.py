@@ -73,7 +73,7 @@ def observed_config(subjects: Subjects, replicas: int) -> dict[str, object]:
     """
     return {
         "name": OBSERVED_STREAM,
-        "subjects": [subjects.observed_all],
+        "subjects": [subjects.inbox_all],
         "storage": "file",
         "retention": "limits",
         "discard": "old",

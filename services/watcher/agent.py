@@ -18,7 +18,7 @@ from leasehold.events.errors import LeaseholdError, UnavailableError
 from leasehold.events.identities import HostName
 from leasehold.events.inputs import Observed
 from leasehold.events.questions import Reading, Sync
-from leasehold.events.subjects import OBSERVED_STREAM, Subjects
+from leasehold.events.subjects import Subjects
 from leasehold.projections.reporting import Need, Picture, Reporter
 from leasehold.services.connection import Connection
 from leasehold.services.ledger import api
@@ -195,17 +195,11 @@ class WatcherAgent:
             await self._send(message)
 
     async def _send(self, message: Observed) -> None:
-        """Publish into the inbox. What is lost here shows as a gap, and is then reported again."""
-        headers = {
-            "Nats-Msg-Id": f"{message.host}/{message.agent}/{message.run}/{message.counter}",
-            "Nats-Expected-Stream": OBSERVED_STREAM,
-        }
+        """Have it put into the inbox. What is lost here shows as a gap, and is then reported again."""
         subject = self._subjects.observed(message.host, message.agent)
-        reply = await self._connection.ask(
-            subject, codec.encode(message), timeout_s=PUBLISH_TIMEOUT_S, headers=headers
-        )
+        reply = await self._connection.ask(subject, codec.encode(message), timeout_s=PUBLISH_TIMEOUT_S)
         if reply.status:
-            raise UnavailableError(f"the inbox does not answer (status {reply.status})")
+            raise UnavailableError(f"no allocator takes reports (status {reply.status})")
         answer = msgspec.json.decode(reply.body, type=api.PublishReply)
         if answer.error is not None:
             raise UnavailableError(f"the inbox refused a report: {answer.error.description}")

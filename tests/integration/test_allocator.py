@@ -337,7 +337,7 @@ async def test_a_run_of_the_future_locks_nobody_out(bench: Bench) -> None:
 
 ELSEWHERE = (
     SUBJECTS.ledger,
-    SUBJECTS.observed(HOST, "watcher"),
+    SUBJECTS.inbox(HOST, "watcher"),
     f"$JS.API.STREAM.DELETE.{LEDGER_STREAM}",
     f"$JS.API.STREAM.DELETE.{OBSERVED_STREAM}",
     SUBJECTS.request("bob", "lease"),

@@ -105,7 +105,7 @@ async def test_an_inbox_of_another_cluster_is_refused(client: Connection) -> Non
     await make(client, observed_config(SUBJECTS, 1) | {"max_bytes": 10**6})
     await ensure_streams(client, SUBJECTS)
     assert "error" not in await ask(client, "STREAM.DELETE.OBSERVED", {})
-    await make(client, observed_config(SUBJECTS, 1) | {"subjects": ["leasehold.other.obs.*.*"]})
+    await make(client, observed_config(SUBJECTS, 1) | {"subjects": ["leasehold.other.inbox.*.*"]})
     with pytest.raises(InvalidInputError, match="subjects"):
         await ensure_streams(client, SUBJECTS)
 
@@ -155,7 +155,7 @@ async def test_the_inbox_may_have_gaps(client: Connection) -> None:
     await ensure_streams(client, SUBJECTS)
     reader = ObservedReader(client)
     assert (await reader.first_sequence(), await reader.last_sequence()) == (1, 0)
-    subject = SUBJECTS.observed("alpha", "watcher")
+    subject = SUBJECTS.inbox("alpha", "watcher")
     for number in range(1, 7):
         await client.ask(subject, b"%d" % number, timeout_s=5)
     assert "error" not in await ask(client, "STREAM.PURGE.OBSERVED", {"seq": 3})

@@ -126,7 +126,7 @@ async def running_allocator(
 
 async def publish(client: Connection, message: Observed) -> None:
     """Put a message into the inbox."""
-    subject = SUBJECTS.observed(message.host, message.agent)
+    subject = SUBJECTS.inbox(message.host, message.agent)
     reply = await client.ask(subject, codec.encode(message), timeout_s=5)
     assert reply.status == 0
     assert b"error" not in reply.body, reply.body
