@@ -68,6 +68,8 @@ async def _measure(names: Sequence[str], plan: Plan, *, quiet: bool) -> Report:
 
     begun_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="leasehold-bench-") as made:
+        # PostgreSQL, as another user, must reach its own directory; what lies beside that is private by itself.
+        Path(made).chmod(0o711)
         add(machine.describe(Path(made)))
         for name in names:
             folder = Path(made) / name

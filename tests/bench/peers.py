@@ -119,8 +119,6 @@ async def command(*words: str, folder: Path, user: str | None) -> None:
 
 
 def hand_over(folder: Path, user: str | None) -> None:
-    """Let a directory, and the way to it, be the other user's."""
+    """Let a directory be the other user's."""
     if user is not None:
         os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
-        # The bench's own directory was made for its user alone; what lies in it is private by itself.
-        folder.parent.chmod(0o711)

@@ -27,6 +27,7 @@ SMALL_EVENTS: Final = 40_000
 PACKED: Final = 64
 """Requests in a record of a busy log; a log of single requests has one."""
 STARTS: Final = 3
+START_S: Final = 600.0
 _ROLES: Final = ("allocator", "query")
 
 
@@ -164,10 +165,11 @@ async def _start(found: Bus, title: str, figures: dict[str, Figure], key: str) -
                 verb, body, kind = "lease", codec.encode(lease_request("none")), Answer
             else:
                 verb, body, kind = "status", codec.encode(Status()), Reading
+            subject = found.subjects.request(PRINCIPAL, verb)
             begun_s = time.perf_counter()
             async with found.process(role):
                 while True:
-                    answer = await ask_until(connection, found.subjects.request(PRINCIPAL, verb), body, kind)
+                    answer = await ask_until(connection, subject, body, kind, START_S)
                     if answer.outcome != "unavailable":
                         return time.perf_counter() - begun_s
                     await asyncio.sleep(0.005)

@@ -6,6 +6,7 @@ from typing import Final
 
 from tests.bench import etcd, postgres, redis_
 from tests.bench.cluster import cluster
+from tests.bench.machine import SYNCS, sync_ms
 from tests.bench.measure import Contender, Figure, Part, Plan, Round, Table, figure, leasing, percentile, ratio
 from tests.bench.ours import Ours, bare
 from tests.bench.peers import NotInstalledError
@@ -38,15 +39,18 @@ async def measure(folder: Path, plan: Plan) -> Part:
                 contenders.append(await stack.enter_async_context(peer.run(own, max(IN_FLIGHT))))
             except NotInstalledError as error:
                 missing[peer.name] = f"not installed: {error}"
-        rounds = await _by_turns(contenders, plan)
+        rounds, synced_ms = await _by_turns(contenders, plan, folder)
     names = [each.name for each in contenders]
     tables = [_apart(rounds, names), _fight(rounds, names), _who(missing)]
-    return Part(tables, _figures(rounds, names))
+    return Part(tables, {**_figures(rounds, names), "fsync p50 ms": figure(synced_ms)})
 
 
-async def _by_turns(contenders: list[Contender], plan: Plan) -> Rounds:
+async def _by_turns(contenders: list[Contender], plan: Plan, folder: Path) -> tuple[Rounds, list[float]]:
+    """All rounds of all, and beside them what one fsync took, p50 of each round, ms."""
     rounds: Rounds = {}
+    synced_ms: list[float] = []
     for number in range(-1, plan.rounds):
+        synced_ms.append(percentile(sorted(sync_ms(folder / "sync", SYNCS)), 50))
         for in_flight in IN_FLIGHT:
             for contender in contenders:
                 for fight in (False, True):
@@ -58,7 +62,12 @@ async def _by_turns(contenders: list[Contender], plan: Plan) -> Rounds:
                     found = await leasing(contender, in_flight, devices, seconds)
                     if number >= 0:
                         rounds.setdefault((contender.name, in_flight, fight), []).append(found)
-    return rounds
+    return rounds, synced_ms
+
+
+def like(name: str) -> str:
+    """Which of ours does what this one does: on one server, or on three."""
+    return R3 if name.endswith("R3") else R1
 
 
 def _rates(rounds: list[Round]) -> list[float]:
@@ -124,7 +133,7 @@ def _figures(rounds: Rounds, names: list[str]) -> dict[str, Figure]:
         figures[f"{key} pairs/s"] = figure(_rates(found))
         if any(each.lease_ms for each in found):
             figures[f"{key} p50 ms"], figures[f"{key} p99 ms"] = _times(found)
-        if name != R1:
-            ours = _rates(rounds[R1, in_flight, fight])
+        if name not in {R1, R3}:
+            ours = _rates(rounds[like(name), in_flight, fight])
             figures[f"{key} ours to it"] = ratio(ours, _rates(found))
     return figures

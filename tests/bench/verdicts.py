@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from tests.bench.measure import Figure, Table
-from tests.bench.requests import BARE, IN_FLIGHT, PEERS, R1, R3
+from tests.bench.requests import BARE, IN_FLIGHT, PEERS, R1, like
 
 HALF_OF_BARE: Final = 0.5
 RECORDS_PER_S_MIN: Final = 60_000
@@ -36,13 +36,9 @@ def _verdict(what: str, wanted: str, measured: str, *, holds: bool) -> Verdict:
 def _against_peers(figures: Figures) -> Iterator[Verdict]:
     for in_flight in IN_FLIGHT:
         for peer in PEERS:
-            ours = R3 if peer.name.endswith("R3") else R1
-            mine, other = (figures.get(f"apart {name} {in_flight} pairs/s") for name in (ours, peer.name))
-            if mine is None or other is None:
-                continue
-            share = mine.median / other.median
-            what = f"{ours} to {peer.name}, {in_flight} in flight"
-            yield _verdict(what, "above 1", f"{share:.2f}", holds=share > 1)
+            if share := figures.get(f"apart {peer.name} {in_flight} ours to it"):
+                what = f"{like(peer.name)} to {peer.name}, {in_flight} in flight"
+                yield _verdict(what, "above 1", share.text(2), holds=share.median > 1)
 
 
 def _against_bare(figures: Figures) -> Iterator[Verdict]:
