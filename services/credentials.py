@@ -210,7 +210,7 @@ def ensure_own(data: Path, *, cluster: str, host: str, operator: str) -> Registe
 
 
 def ensure_launcher(data: Path, cluster: str, server: str) -> Credential:
-    """Make the credential with which the launcher of a server tells of its disk, unless it is there. Raises as above."""
+    """Make the credential with which the launcher of a server tells of its disk. Raises as `ensure_own` does."""
     (data / FOLDER).mkdir(mode=0o700, exist_ok=True)
     with changing(data, cluster) as register:
         path = path_of(ConnectionInfo(url="", cluster=cluster, data=str(data)), "launcher")

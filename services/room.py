@@ -165,19 +165,19 @@ class RoomKeeper:
             await self._tell(notice)
 
 
-async def keep_room(data: Path, launcher: Credential, url: Callable[[], str], restart: Callable[[], None]) -> None:
+async def keep_room(data: Path, launcher: Credential, *, url: str, restart: Callable[[], None]) -> None:
     """Watch the disk of our own server until cancelled; see `RoomKeeper`.
 
     Args:
         launcher: Who tells of it; its name is the server's.
-        url: Where the server is now.
+        url: Where the server is, also after it was started again.
     """
     subject = Subjects(launcher.cluster).room(launcher.name)
 
     async def tell(notice: RoomNotice) -> None:
         # Each time anew: it is rarely needed, and the server may just have been started again.
         try:
-            connection = await connect(url(), credential=launcher, name="room", timeout_s=_TELL_WAIT_S)
+            connection = await connect(url, credential=launcher, name="room", timeout_s=_TELL_WAIT_S)
         except LeaseholdError as error:
             _log.info("it cannot be told: %s", error)
             return

@@ -99,7 +99,9 @@ async def serve(
         started_s = time.monotonic()
         async with server:
             say(f"listening on {server.url}")
-            await _until_end(server, refusals, keep_room(data, launcher, lambda: server.url, server.terminate), stopping)
+            url = server.url
+            room = keep_room(data, launcher, url=url, restart=server.terminate)
+            await _until_end(server, refusals, room, stopping)
         if not stopping.is_set():
             _log.error("nats-server has ended; starting it again")
             with contextlib.suppress(TimeoutError):

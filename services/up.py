@@ -174,7 +174,7 @@ class Up:
     async def _keep_room(self) -> None:
         data = self._options.data
         launcher = credentials.own_credential(self._info, "launcher")
-        await keep_room(data, launcher, lambda: self._info.url, self._restart_server)
+        await keep_room(data, launcher, url=self._info.url, restart=self._restart_server)
 
     def _restart_server(self) -> None:
         if self._server is not None:

@@ -2,8 +2,8 @@
 
 Whoever may publish to a subject of a stream also chooses the headers, and these are orders to the server. Tried with
 nats-server 2.15.1: one report with a wrong `Nats-Expected-Last-Msg-Id` stops a replicated stream for good, and one with
-the `Nats-Msg-Id` of another host's next report has that taken for a repetition. So an agent asks at `obs.<host>.<agent>`,
-and the allocator that decides passes the body on to `inbox.<host>.<agent>`, with headers of its own, and the stream's
+the `Nats-Msg-Id` of another host's next report has that taken for a repetition. So an agent asks at its subject of
+`obs`, and the allocator that decides passes the body on to that of `inbox`, with headers of its own, and the stream's
 answer back. Reports come a few a minute; they can bear the hop.
 """
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import msgspec
@@ -10,8 +11,7 @@ from leasehold.events import codec, inputs
 from leasehold.events.answers import Answer
 from leasehold.events.identities import Holder, RequestId
 from leasehold.events.subjects import Subjects
-from leasehold.services.connection import Connection, disconnect
-from tests.bench.__main__ import connect_like
+from leasehold.services.connection import Connection
 from tests.bench.cluster import HOST, cluster, paper_device
 
 CLIENTS = 64
@@ -27,14 +27,11 @@ async def _ask(connection: Connection, subjects: Subjects, principal: str, reque
 async def test_one_winner_each_round(tmp_path: Path) -> None:
     """64 clients with a connection and a principal each race for one device, 200 times: exactly one wins each time."""
     device = f"{HOST}/{paper_device(0).key}"
-    async with cluster(tmp_path / "data", 2) as (connection, subjects):
-        clients = [await connect_like(connection) for _ in range(CLIENTS)]
-        try:
-            for number in range(ROUNDS):
-                await _race(clients, subjects, device, number)
-        finally:
-            for client in clients:
-                await disconnect(client)
+    async with AsyncExitStack() as stack:
+        found = await stack.enter_async_context(cluster(tmp_path / "data", 2))
+        clients = [await stack.enter_async_context(found.connected("anybody")) for _ in range(CLIENTS)]
+        for number in range(ROUNDS):
+            await _race(clients, found.subjects, device, number)
 
 
 async def _race(clients: list[Connection], subjects: Subjects, device: str, number: int) -> None:

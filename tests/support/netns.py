@@ -60,9 +60,10 @@ class Machine:
     def start(self, *command: str, output: Path) -> "subprocess.Popen[bytes]":
         """Start a process that is ended with the machine."""
         with output.open("wb") as file:
-            process = subprocess.Popen(  # noqa: PLW1509 - nothing here has threads
-                self._inside(command), stdin=subprocess.DEVNULL, stdout=file, stderr=file, preexec_fn=tied_to_us()
-            )
+            process = subprocess.Popen(
+                self._inside(command), stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+                preexec_fn=tied_to_us(),  # noqa: PLW1509 - nothing here has threads
+            )  # fmt: skip
         self._processes.append(process)
         return process
 
