@@ -53,7 +53,8 @@ class Sequencer:
         self.state = state
         self.writer = writer
         self.releases_only = False
-        """There is hardly room for records: only what is asked (the shell lets in nothing but releases) is decided."""
+        """There is hardly room for records: only what is asked (the shell lets in nothing but releases) is decided, and
+        before it who decides."""
         self.replies: list[Reply] = []
         """Answers that may be given out; the shell takes them away."""
         self._cluster = cluster
@@ -131,8 +132,13 @@ class Sequencer:
 
     def note(self, given: Input) -> None:
         """Let a note of the allocator itself wait (a tick, a host heard); one like it that waits already is enough."""
-        if given not in self._noted:
-            self._noted.add(given)
+        if given in self._noted:
+            return
+        self._noted.add(given)
+        if isinstance(given, inputs.DeciderStarts):
+            # No record of a new decider, and so none of its clock's times, stands in the log before this.
+            self._notes.appendleft(given)
+        else:
             self._notes.append(given)
 
     def has_work(self, now_ns: int) -> bool:
@@ -174,6 +180,7 @@ class Sequencer:
     def _pack(self, packing: "_Packing", *, is_due: bool) -> None:
         if packing.before.sequence == 0:
             packing.add(inputs.LedgerBegins(cluster=self._cluster, writer=self.writer))
+        self._pack_notes(packing)
         if not self.releases_only:
             self._pack_what_is_told(packing)
         while self._requests and packing.add(self._requests[0].asked):
@@ -182,11 +189,17 @@ class Sequencer:
         if is_due or (self.state.indexes.freeable and not self.releases_only):
             packing.add(inputs.Tick(self.writer))
 
-    def _pack_what_is_told(self, packing: "_Packing") -> None:
-        """Notes of our own, and what agents report."""
-        while self._notes and packing.add(self._notes[0]):
-            self._noted.discard(self._notes[0])
+    def _pack_notes(self, packing: "_Packing") -> None:
+        """Notes of our own; without room only who decides, since others follow the time of what is decided."""
+        while self._notes:
+            note = self._notes[0]
+            if (self.releases_only and not isinstance(note, inputs.DeciderStarts)) or not packing.add(note):
+                return
+            self._noted.discard(note)
             self._drafted_notes.append(self._notes.popleft())
+
+    def _pack_what_is_told(self, packing: "_Packing") -> None:
+        """What agents report."""
         while self._observed:
             sequence, message = self._observed[0]
             if message is not None and not packing.add(message):

@@ -302,6 +302,8 @@ class Allocator:
             if head.decider != self.sequencer.writer:
                 self._takeovers += not is_first
                 _log.info("decides from record %d on, after %s", head.sequence + 1, head.decider or "nobody")
+        # While neither log nor hint could be reached, nobody took over and nobody forgot.
+        self._forget_old()
         for ticket, asked in self._standby.take_over():
             if not self.sequencer.ask(ticket, asked.principal, asked.request):
                 self.door.give_up(ticket, "outcome_unknown", _TOO_MANY)
@@ -323,6 +325,9 @@ class Allocator:
         if forgotten is not None:
             self.door.give_up(forgotten, "outcome_unknown", _TOO_MANY)
 
+    def _forget_old(self) -> None:
+        self._standby.forget(monotonic_ns() - limits.REQUEST_HEARD_MS * 1_000_000)
+
     async def _stand_by(self) -> None:
         """Follow the log and hear everybody, until it is our turn."""
         assert self._hint is not None
@@ -339,7 +344,7 @@ class Allocator:
                     self._set_trouble(f"the log does not answer ({error})")
                 if not self.contact.trouble and not self._hint.decider:
                     await self._hint.look()
-                self._standby.forget(monotonic_ns() - limits.REQUEST_HEARD_MS * 1_000_000)
+                self._forget_old()
                 self._work.clear()
                 if not self._leads():
                     await self._wait(limits.HINT_LOOK_MS / 1_000)

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from leasehold.events import codec, limits
+from leasehold.events.errors import UnavailableError
 from leasehold.events.event_types import GraceStarted
+from leasehold.services.allocator.contact import monotonic_ns
 from leasehold.services.allocator.hint import KvHint, MemoryHint
 from leasehold.services.ledger.streams import HINT_STREAM, ensure_streams
 from leasehold.services.verify import check_ledger
@@ -220,3 +222,28 @@ async def test_a_standby_started_late_takes_over(url: str) -> None:
         assert [(each.outcome, each.lease) for each in again] == [(each.outcome, each.lease) for each in first]
         assert two.state.hosts[HOST].device_count == CARDS
     assert await _starts(url) == [("one", "start"), ("two", "takeover")]
+
+
+async def test_what_was_heard_long_ago_is_decided_by_nobody(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where neither the log nor the hint answers, the decider keeps what it hears for as long as a standby does."""
+    monkeypatch.setattr(limits, "REQUEST_HEARD_MS", 1_000)
+    hint = MemoryHint()
+    async with running_allocator(url, "one", hint=hint) as one:
+        await one.settled()
+        await report_cards(one.connection, one, CARDS)
+        contact, server_time = one.allocator.contact, one.allocator.contact._server_time
+
+        async def silent() -> int:
+            raise UnavailableError("silent")
+
+        hint.is_silent, contact._server_time = True, silent
+        contact.want()
+        await one.until(lambda: "does not answer" in one.allocator.trouble)
+        assert (await one.ask("alice", lease(1, "old"))).outcome == "outcome_unknown"
+        assert one.allocator.status()["heard"] == 1
+        forgotten_ns = monotonic_ns() + limits.REQUEST_HEARD_MS * 1_000_000
+        await one.until(lambda: monotonic_ns() > forgotten_ns)
+        contact._server_time = server_time
+        assert (await one.decided("alice", lease(2, "new"))).outcome == "granted"
+        assert "alice/new" in one.state.answers
+        assert "alice/old" not in one.state.answers

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leasehold.events import codec, inputs, limits
+from leasehold.events import codec, event_types, inputs, limits
 from leasehold.events.answers import Heard
 from leasehold.events.errors import CorruptLedgerError
 from leasehold.events.identities import HostName
@@ -224,6 +224,27 @@ def test_large_inputs_do_not_share_a_record() -> None:
         ledger.commit()
         assert len(ledger.bodies[-1]) <= limits.RECORD_BYTES_MAX
     assert len(ledger.sequencer.replies) == 60
+
+
+def test_who_decides_stands_before_all_that_is_decided() -> None:
+    """However much is noted before, and though there is room for releases only: others follow the time of a record."""
+    ledger = ledger_with_hosts()
+    lease = ledger.granted("01:00.0")
+    sequencer, state = ledger.sequencer, ledger.state
+    run = state.hosts[H1].sources["watcher"].run
+    sequencer.note(inputs.HostHeard(H1, "watcher", run, alive=False))
+    sequencer.note(inputs.DeciderStarts(sequencer.writer, "takeover", 0))
+    sequencer.releases_only = True
+    assert not sequencer.has_work(ledger.now_ns)
+    given = inputs.ReleaseRequest(request_id=ledger.new_id(), issued_at_ns=ledger.now_ns, lease=lease, token=lease)
+    assert sequencer.ask(1, A, given)
+    ledger.commit()
+    assert [type(event) for event in ledger.events][:2] == [event_types.GraceStarted, event_types.LeaseReleased]
+    assert not state.hosts[H1].stale
+    sequencer.note(inputs.DeciderStarts(sequencer.writer, "outage", 0))
+    sequencer.releases_only = False
+    ledger.commit()
+    assert [type(event) for event in ledger.events][:2] == [event_types.GraceStarted, event_types.HostWentStale]
 
 
 def test_too_many_requests_are_not_taken() -> None:
