@@ -33,6 +33,9 @@ _VIOLATION: Final = re.compile(
     rb' - "(?:ledger|world)/nkey:(?P<key>U[A-Z2-7]{55})" - (?P<kind>Publish|Subscription) Violation - '
     rb'(?:Subject|Reply) "(?P<subject>(?:[^"\\]|\\.)*)'
 )
+# From the beginning of a line: a client may bear these very words as its name.
+_RELOADED: Final = re.compile(rb"^\[\d+\] [\d/]+ [\d:.]+ \[INF\] Reloaded server configuration", re.MULTILINE)
+_FAILED: Final = re.compile(rb"^\[\d+\] [\d/]+ [\d:.]+ \[ERR\] Failed to reload(?P<why>.*)\n", re.MULTILINE)
 _NOT_LET_IN: Final = re.compile(rb"authentication error", re.IGNORECASE)
 
 
@@ -52,17 +55,12 @@ def refused_in(data: Path) -> dict[str, Refused]:
         return {}
 
 
-class Refusals:
-    """Reads in the server's log whom it has refused what; tells it by name, and counts it."""
+class _LogReader:
+    """What a server writes into its log from now on; it begins another one when that is full."""
 
-    def __init__(self, data: Path) -> None:
-        """Begins at the end of the log as it is now."""
-        self.counts = refused_in(data)
-        self._data = data
-        self._path = data / LOG_NAME
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._file = self._open(at_end=True)
-        self._rest = b""
-        self._complaints = Complaints(_log, "refusals by the bus")
 
     def _open(self, *, at_end: bool) -> int | None:
         try:
@@ -73,6 +71,38 @@ class Refusals:
             os.lseek(file, 0, os.SEEK_END)
         return file
 
+    def read(self) -> bytes:
+        """The next piece, of a bounded length; empty if there is nothing new."""
+        if self._file is None:
+            self._file = self._open(at_end=False)
+            return os.read(self._file, LOOK_BYTES_MAX) if self._file is not None else b""
+        new = os.read(self._file, LOOK_BYTES_MAX)
+        if not new:
+            with contextlib.suppress(FileNotFoundError):
+                now, open_one = self._path.stat(), os.fstat(self._file)
+                if (now.st_dev, now.st_ino) != (open_one.st_dev, open_one.st_ino):
+                    # The log was full, and another took its place; the old one has been read to its end.
+                    self.close()
+                    return self.read()
+        return new
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+class Refusals:
+    """Reads in the server's log whom it has refused what; tells it by name, and counts it."""
+
+    def __init__(self, data: Path) -> None:
+        """Begins at the end of the log as it is now."""
+        self.counts = refused_in(data)
+        self._data = data
+        self._log = _LogReader(data / LOG_NAME)
+        self._rest = b""
+        self._complaints = Complaints(_log, "refusals by the bus")
+
     async def run(self) -> None:
         """Look once a second until cancelled."""
         try:
@@ -81,13 +111,11 @@ class Refusals:
                 self.look()
         finally:
             self.look()
-            if self._file is not None:
-                os.close(self._file)
-                self._file = None
+            self._log.close()
 
     def look(self) -> None:
         """Take in what was written since the last time: so much at most, and of a flood the rest later."""
-        new = self._read()
+        new = self._log.read()
         if not new:
             return
         lines = (self._rest + new).split(b"\n")
@@ -98,21 +126,6 @@ class Refusals:
                 write_private(self._data / REFUSED_FILE, msgspec.json.encode(self.counts))
             except OSError as error:
                 _log.debug("what was refused cannot be kept: %s", error)
-
-    def _read(self) -> bytes:
-        if self._file is None:
-            self._file = self._open(at_end=False)
-            return os.read(self._file, LOOK_BYTES_MAX) if self._file is not None else b""
-        new = os.read(self._file, LOOK_BYTES_MAX)
-        if not new:
-            with contextlib.suppress(FileNotFoundError):
-                now, open_one = self._path.stat(), os.fstat(self._file)
-                if (now.st_dev, now.st_ino) != (open_one.st_dev, open_one.st_ino):
-                    # The log was full, and another took its place; the old one has been read to its end.
-                    os.close(self._file)
-                    self._file = None
-                    return self._read()
-        return new
 
     def _take(self, lines: list[bytes]) -> bool:
         try:
@@ -144,24 +157,38 @@ def take_up(data: Path) -> bool:
         UnavailableError: it does not take it up in time.
         InvalidInputError: a user cannot stand in its configuration.
     """
-    register = credentials.registered(data)
-    texts = permissions.render(register.users, register.cluster)
-    pid = server_pid(data)
-    if pid is None:
-        return False
-    log = data / LOG_NAME
-    before = log.stat().st_size if log.exists() else 0
-    write_users(data, texts)
-    os.kill(pid, signal.SIGHUP)
+    # One at a time, from reading on: else an older register could be the last one that the server is told.
+    with credentials.locked(data):
+        register = credentials.registered(data)
+        texts = permissions.render(register.users, register.cluster)
+        pid = server_pid(data)
+        if pid is None:
+            return False
+        log = _LogReader(data / LOG_NAME)
+        try:
+            write_users(data, texts)
+            os.kill(pid, signal.SIGHUP)
+            _until_taken_up(log, pid)
+        finally:
+            log.close()
+    return True
+
+
+def _until_taken_up(log: _LogReader, pid: int) -> None:
+    said = b""
     give_up_s = time.monotonic() + RELOAD_WAIT_S
     while time.monotonic() < give_up_s:
-        said = _since(log, before)
-        if b"Reloaded server configuration" in said:
-            return True
-        if b"Failed to reload" in said:
-            why = said.partition(b"Failed to reload")[2].partition(b"\n")[0].decode(errors="replace")
-            raise UnavailableError(f"the server does not take it up{why}")
-        time.sleep(_POLL_S)
+        new = log.read()
+        said += new
+        failed = _FAILED.search(said)
+        if failed is not None:
+            raise UnavailableError(f"the server does not take it up{failed['why'].decode(errors='replace')}")
+        if _RELOADED.search(said):
+            return
+        # A line may be there by half.
+        said = said[said.rfind(b"\n") + 1 :]
+        if not new:
+            time.sleep(_POLL_S)
     raise UnavailableError(f"the server (pid {pid}) does not say within {RELOAD_WAIT_S:g} s that it has taken it up")
 
 
@@ -169,11 +196,3 @@ def write_users(data: Path, texts: Mapping[str, str]) -> None:
     """Write who is let in, for the server's next start or reload."""
     for account, text in texts.items():
         write_private(data / CONFIG_FOLDER / f"users-{account}.conf", text.encode())
-
-
-def _since(path: Path, start: int) -> bytes:
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        # Shorter than before: another file has taken its place.
-        file.seek(start if file.seek(0, os.SEEK_END) >= start else 0)
-        return file.read(LOOK_BYTES_MAX)
-    return b""

@@ -4,12 +4,14 @@ A credential is a file of mode 0600 that holds one principal's secret key. The d
 `principals.json`, from which the server's users are made.
 """
 
+import asyncio
 import contextlib
 import fcntl
+import logging
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -22,10 +24,14 @@ from leasehold.services import permissions
 from leasehold.services.home import ConnectionInfo, write_private
 from leasehold.services.permissions import User
 
+_log: Final = logging.getLogger(__name__)
+
 FOLDER: Final = "credentials"
 REGISTER_FILE: Final = "principals.json"
 CREDENTIAL_BYTES_MAX: Final = 64 * 1024
 _SEED_BYTES: Final = 32
+LOCK_WAIT_S: Final = 10.0
+_POLL_S: Final = 0.02
 OWN_ROLES: Final = ("keeper", "allocator", "query", "agent", "operator")
 """Whose credentials `up` makes and keeps in its data directory."""
 
@@ -163,9 +169,7 @@ def changing(data: Path, cluster: str = "") -> Iterator[Register]:
         UnavailableError: there is none, and `cluster` is not given; or it cannot be read.
         InvalidInputError: it is another cluster's.
     """
-    lock = os.open(data / f".{REGISTER_FILE}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(data):
         is_new = bool(cluster) and not (data / REGISTER_FILE).exists()
         register = Register(cluster=cluster) if is_new else registered(data)
         if cluster and register.cluster != cluster:
@@ -174,6 +178,44 @@ def changing(data: Path, cluster: str = "") -> Iterator[Register]:
         yield register
         if is_new or msgspec.json.encode(register) != before:
             write_private(data / REGISTER_FILE, msgspec.json.format(msgspec.json.encode(register)) + b"\n")
+
+
+def _open_lock(data: Path) -> int:
+    return os.open(data / f".{REGISTER_FILE}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+@contextlib.contextmanager
+def locked(data: Path) -> Iterator[None]:
+    """Nobody else changes the register of a data directory, or has a server take it up."""
+    lock = _open_lock(data)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+@contextlib.asynccontextmanager
+async def unchanged(data: Path) -> AsyncIterator[Register]:
+    """The register, and while a server starts with it, nobody changes it: whoever does so later finds the server, and
+    has it take up the change. Somebody who keeps it locked for very long is not waited for.
+
+    Raises:
+        UnavailableError: there is none, or it cannot be read.
+    """
+    lock = _open_lock(data)
+    try:
+        give_up_s = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > give_up_s:
+                    _log.warning("%s is kept locked by somebody; a server starts with it as it is", REGISTER_FILE)
+                    break
+            await asyncio.sleep(_POLL_S)
+        yield registered(data)
     finally:
         os.close(lock)
 

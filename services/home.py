@@ -10,6 +10,7 @@ import getpass
 import logging
 import os
 import re
+import secrets
 import socket
 import stat
 from pathlib import Path
@@ -91,8 +92,9 @@ def make_private_dir(path: Path) -> Path:
 
 def write_private(path: Path, body: bytes) -> None:
     """Write a file of mode 0600, all or nothing."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.new")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    # A name that nobody can foresee: in a directory like /tmp another user could lay a file or a link of his there.
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(body)

@@ -63,7 +63,7 @@ def peer_of(listen: str, routes: Sequence[str], secret: str, server_name: str) -
         address_of(route, "cluster_route")
     if not _SECRET.fullmatch(secret):
         raise InvalidInputError(
-            "8 to 128 letters, digits, - and _ (or LEASEHOLD_CLUSTER_SECRET)", field="cluster_secret"
+            "LEASEHOLD_CLUSTER_SECRET must hold 8 to 128 letters, digits, - and _", field="cluster_secret"
         )
     if not _SERVER_NAME.fullmatch(server_name):
         raise InvalidInputError("each server of a cluster needs a name of its own", field="server_name")
@@ -92,16 +92,18 @@ async def serve(
     cluster = credentials.registered(data).cluster
     launcher = credentials.ensure_launcher(data, cluster, peer.server_name if peer is not None else SERVER_NAME)
     while not stopping.is_set():
-        register = credentials.registered(data)
-        users = permissions.render(register.users, register.cluster)
-        server = NatsServer(data, users=users, address=address, port=port, tls=tls, peer=peer)
-        refusals = Refusals(data)
-        started_s = time.monotonic()
-        async with server:
+        async with credentials.unchanged(data) as register:
+            users = permissions.render(register.users, register.cluster)
+            server = NatsServer(data, users=users, address=address, port=port, tls=tls, peer=peer)
+            refusals = Refusals(data)
+            started_s = time.monotonic()
+            await server.start()
+        try:
             say(f"listening on {server.url}")
-            url = server.url
-            room = keep_room(data, launcher, url=url, restart=server.terminate)
+            room = keep_room(data, launcher, url=server.url, restart=server.terminate)
             await _until_end(server, refusals, room, stopping)
+        finally:
+            await server.stop()
         if not stopping.is_set():
             _log.error("nats-server has ended; starting it again")
             with contextlib.suppress(TimeoutError):

@@ -167,8 +167,9 @@ class Up:
             if time.monotonic() - started_s < CALM_S:
                 await asyncio.sleep(RESTART_S_MIN)
             port = urlparse(self._info.url).port or -1
-            self._server = server = _server(self._options.data, port)
-            await server.start()
+            async with credentials.unchanged(self._options.data) as register:
+                self._server = server = _server(self._options.data, register, port)
+                await server.start()
             # What it has lost of the log, if anything, the readers see.
 
     async def _keep_room(self) -> None:
@@ -311,21 +312,21 @@ def _port_of(info: home.ConnectionInfo | None) -> int:
     return port
 
 
-def _server(data: Path, port: int) -> NatsServer:
-    register = credentials.registered(data)
+def _server(data: Path, register: credentials.Register, port: int) -> NatsServer:
     keeper = credentials.own_credential(home.ConnectionInfo(url="", cluster=register.cluster, data=str(data)), "keeper")
     return NatsServer(data, users=permissions.render(register.users, register.cluster), probe=keeper, port=port)
 
 
 async def _start_server(data: Path, port: int) -> NatsServer:
-    server = _server(data, port)
-    try:
-        await server.start()
-    except ServerStartError:
-        if port == -1:
-            raise
-        server = _server(data, -1)
-        await server.start()
+    async with credentials.unchanged(data) as register:
+        server = _server(data, register, port)
+        try:
+            await server.start()
+        except ServerStartError:
+            if port == -1:
+                raise
+            server = _server(data, register, -1)
+            await server.start()
     return server
 
 

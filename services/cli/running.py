@@ -1,6 +1,7 @@
 """`leasehold run`: the processes behind `up`, each by itself."""
 
 import asyncio
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -87,7 +88,6 @@ def keeper(nats: str, credentials: str, replicas: int) -> None:
 @click.option("--tls-ca", metavar="FILE", help="Whose certificates the other servers must show.")
 @click.option("--cluster-listen", default="", metavar="ADDRESS:PORT", help="For the other servers of a cluster.")
 @click.option("--cluster-route", multiple=True, metavar="ADDRESS:PORT", help="Where another server listens; repeated.")
-@click.option("--cluster-secret", default="", envvar="LEASEHOLD_CLUSTER_SECRET", help="What they show each other.")
 @click.option("--server-name", default="", help="This server's own name in the cluster.")
 def nats(
     data: str,
@@ -97,16 +97,17 @@ def nats(
     tls_ca: str | None,
     cluster_listen: str,
     cluster_route: tuple[str, ...],
-    cluster_secret: str,
     server_name: str,
 ) -> None:
     """Run our NATS server alone; three of them keep a log that survives the loss of one.
 
     Who is let in: `leasehold credentials add --data DIR --cluster NAME ROLE NAME`. All servers of a cluster need the
-    same principals.json.
+    same principals.json, and show each other what LEASEHOLD_CLUSTER_SECRET holds.
     """
     from leasehold.services import serving
 
     tls = serving.tls_of(tls_cert, tls_key, tls_ca)
-    peer = serving.peer_of(cluster_listen, cluster_route, cluster_secret, server_name)
+    # Not an option: whoever is on this machine can read the words of a command.
+    secret = os.environ.get("LEASEHOLD_CLUSTER_SECRET", "")
+    peer = serving.peer_of(cluster_listen, cluster_route, secret, server_name)
     asyncio.run(serving.serve(Path(data).absolute(), listen=listen, tls=tls, peer=peer, say=click.echo))

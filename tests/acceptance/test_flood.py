@@ -156,21 +156,6 @@ FLOODER = SUBJECTS.request("flooder", "lease").encode()
 ANSWERS = b"_INBOX_flooder.a"
 
 
-@contextmanager
-def answers_taken(bus: Bus) -> Iterator[None]:
-    """The flooder hears his answers: of what nobody waits for the server drops more on the way between accounts."""
-    with bus.raw("flooder") as ear:
-        ear.listen(ANSWERS)
-        ear.settle()
-        reading = threading.Thread(target=ear.last_words)
-        reading.start()
-        try:
-            yield
-        finally:
-            ear.hang_up()
-            reading.join(30)
-
-
 @pytest.mark.parametrize(("per_s", "kind"), [(10_000, "distinct"), (40_000, "same"), (40_000, "garbage")])
 def test_a_flood_of_requests(bus: Bus, per_s: int, kind: str) -> None:
     """Ten thousand new ids a second, or more than can be decided: each calm request within a second; it is counted."""
@@ -179,7 +164,7 @@ def test_a_flood_of_requests(bus: Bus, per_s: int, kind: str) -> None:
     fixed = {"same": published(FLOODER, asked("same"), ANSWERS), "garbage": published(FLOODER, b"x" * 200, ANSWERS)}
 
     def flood(end: threading.Event) -> None:
-        with answers_taken(bus), bus.raw("flooder") as raw:
+        with bus.raw("flooder") as raw:
             sent.append(
                 paced(
                     raw, end, per_s, 3.0,
@@ -194,8 +179,8 @@ def test_a_flood_of_requests(bus: Bus, per_s: int, kind: str) -> None:
     while (after := bus.status())["queued"]:
         assert time.monotonic() < deadline_s, "what waits is never decided"
     counted = {key: after[key] - before[key] for key in COUNTED}
-    # Not all: under such a load some that come from another account do not arrive.
-    assert sum(counted.values()) > sent[0] / 2
+    # All of them, and the calm one's.
+    assert sum(counted.values()) >= sent[0]
     assert kind != "same" or counted["limited"] > 0 < counted["dropped_unanswered"]
     print(f"sent {sent[0]}: {counted}")
     bus.all_is_well()
@@ -243,6 +228,7 @@ def test_an_agent_gone_wild(bus: Bus) -> None:
         published(
             SUBJECTS.observed("ghost", f"agent{number % 50}").encode(),
             json.dumps(words | {"agent": f"agent{number % 50}", "counter": number}).encode(),
+            b"_INBOX_agent-ghost.a",
         )
         for number in range(200)
     ]
@@ -254,8 +240,8 @@ def test_an_agent_gone_wild(bus: Bus) -> None:
 
     assert max(served_beside(bus, flood)) < 1
     deadline_s = time.monotonic() + 20
-    while bus.status()["dropped_observations"] <= before["dropped_observations"]:
-        assert time.monotonic() < deadline_s, "nothing of the surplus was dropped"
+    while bus.status()["refused_reports"] <= before["refused_reports"]:
+        assert time.monotonic() < deadline_s, "nothing of the surplus was refused"
     bus.all_is_well()
 
 

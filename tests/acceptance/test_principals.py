@@ -14,7 +14,7 @@ from leasehold.events.errors import InvalidInputError, RefusedError, Unavailable
 from tests.support.cluster import free_ports
 from tests.support.running import HOST, Done, RunningUp, leasehold, running_up, watching
 
-PEER = ("--cluster-secret", "x" * 9, "--server-name", "a")
+SECRET = "x" * 9
 
 
 @pytest.fixture(scope="module")
@@ -175,17 +175,28 @@ def test_what_another_server_must_be_told(up: RunningUp) -> None:
         (("run", "nats", "--listen", "nonsense"), "listen"),
         (("run", "nats", "--listen", "127.0.0.1:0", "--tls-cert", "/nothing.pem"), "tls_key"),
         (("run", "nats", "--cluster-route", "127.0.0.1:1"), "cluster_listen"),
-        (("run", "nats", "--cluster-listen", "127.0.0.1:0", "--server-name", "a"), "cluster_secret"),
-        (("run", "nats", "--cluster-listen", "0.0.0.0:1", *PEER), "cluster_listen"),
+        (("run", "nats", "--cluster-listen", "127.0.0.1:0"), "server_name"),
+        (("run", "nats", "--cluster-listen", "0.0.0.0:1", "--server-name", "a"), "cluster_listen"),
+        (("run", "nats", "--cluster-listen", "127.0.0.1:1", "--cluster-secret", SECRET), "--cluster-secret"),
         (("up", "--nats", "nats://127.0.0.1:1"), "nats"),
     ],
 )
 def test_unsafe_or_incomplete_is_refused(tmp_path: Path, arguments: tuple[str, ...], field: str) -> None:
-    """Addresses that others reach without TLS, and halves of what is needed: a usage error, and nothing is written."""
-    done = leasehold(tmp_path / "data", *arguments, *(() if arguments[0] == "up" else ("--data", str(tmp_path / "d"))))
+    """Addresses that others reach without TLS, halves of what is needed, and a secret that every user of the machine
+    could read: a usage error, and nothing is written.
+    """
+    where = () if arguments[0] == "up" else ("--data", str(tmp_path / "d"))
+    done = leasehold(tmp_path / "data", *arguments, *where, LEASEHOLD_CLUSTER_SECRET=SECRET)
     assert done.code == 2, done.err
     assert field in done.err
     assert not (tmp_path / "d" / "nats").exists()
+
+
+def test_servers_of_a_cluster_need_a_secret(tmp_path: Path) -> None:
+    """Without one, anybody on the machine could join as a server, and write what he likes."""
+    arguments = ("run", "nats", "--cluster-listen", "127.0.0.1:1", "--server-name", "a", "--data", str(tmp_path / "d"))
+    done = leasehold(None, *arguments)
+    assert done.code == 2 and "cluster_secret" in done.err and "LEASEHOLD_CLUSTER_SECRET" in done.err
 
 
 def test_up_joins_a_server_that_is_not_its_own(tmp_path: Path) -> None:

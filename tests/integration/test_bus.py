@@ -5,19 +5,26 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import pytest
+
 from leasehold.events.errors import UnavailableError
 from leasehold.projections.appending import Said
-from leasehold.services import connection
-from leasehold.services.bus import LOOK_BYTES_MAX, Refusals
+from leasehold.services import connection, credentials, home, permissions
+from leasehold.services.bus import LOOK_BYTES_MAX, Refusals, take_up
 from leasehold.services.credentials import changing, let_in, new_credential
 from leasehold.services.ledger.jetstream import JetStreamLedger
 from leasehold.services.ledger.streams import make_streams
-from leasehold.services.natsserver import LOG_NAME, server_pid
+from leasehold.services.natsserver import LOG_NAME, NatsServer, server_pid
+from leasehold.services.permissions import User
+from leasehold.services.up import _start_server
 from tests.integration.test_permissions import SUBJECTS, bus_at
 from tests.support.cluster import free_ports
+from tests.support.damage_bus import RawBus, published
 from tests.support.servers import wait_until_gone
 
 WAIT_S = 60.0
@@ -127,3 +134,86 @@ async def test_three_servers_by_themselves(tmp_path: Path) -> None:
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     process.wait(20)
+
+
+async def test_who_is_removed_while_a_server_starts(tmp_path: Path) -> None:
+    """A server that starts has read the register before somebody was removed: he is not let in all the same."""
+    data = tmp_path / "data"
+    data.mkdir()
+    keys = credentials.ensure_own(data, cluster="test", host="h1", operator="olga")
+    gone = new_credential("scheduler", "gone", "test")
+    with changing(data) as register:
+        let_in(register, gone.user)
+    users = permissions.render(keys.users, "test")
+    async with AsyncExitStack() as stack:
+        before = NatsServer(data, users=users)
+        await before.start()
+        stack.push_async_callback(before.stop)
+        # It waits until the one before it has let go of the store.
+        starting = asyncio.ensure_future(_start_server(data, -1))
+        await asyncio.wait({starting}, timeout=0.1)
+        removing = asyncio.ensure_future(asyncio.to_thread(_remove, data, "gone"))
+        await asyncio.wait({removing}, timeout=0.5)
+        await before.stop()
+        server = await starting
+        stack.push_async_callback(server.stop)
+        assert await removing
+        with pytest.raises(UnavailableError, match="does not let 'gone' in"):
+            await connection.connect(server.url, credential=gone, name="gone")
+
+
+def _remove(data: Path, name: str) -> bool:
+    with changing(data) as register:
+        register.users = [user for user in register.users if user.name != name]
+    return take_up(data)
+
+
+async def test_changes_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One who adds somebody is slow with telling the server, another removes somebody meanwhile: the removal stays."""
+    async with bus_at(tmp_path / "data") as bus:
+        reading, go_on = threading.Event(), threading.Event()
+        render = permissions.render
+
+        def slow(users: Iterable[User], cluster: str) -> dict[str, str]:
+            if not reading.is_set():
+                users = list(users)
+                reading.set()
+                go_on.wait(WAIT_S)
+            return render(users, cluster)
+
+        monkeypatch.setattr(permissions, "render", slow)
+        adding = asyncio.ensure_future(asyncio.to_thread(take_up, bus.data))
+        await asyncio.to_thread(reading.wait, WAIT_S)
+        removing = asyncio.ensure_future(asyncio.to_thread(_remove, bus.data, "sched"))
+        await asyncio.wait({removing}, timeout=0.5)
+        go_on.set()
+        assert await adding and await removing
+        with pytest.raises(UnavailableError, match="does not let 'sched' in"):
+            await connection.connect(bus.server.url, credential=bus.credentials["scheduler"], name="sched")
+
+
+async def test_the_servers_word_and_nobody_elses(tmp_path: Path) -> None:
+    """A client that is called as the server speaks, and is refused without a pause: what it says is not believed, and
+    what the server says behind a megabyte of it is heard.
+    """
+    async with bus_at(tmp_path / "data") as bus:
+        home.write_connection(bus.data, home.ConnectionInfo(url=bus.server.url, cluster="test"))
+        words = "Failed to reload [1] 2026/11/21 00:00:00.0 [ERR] Failed to reload"
+        with RawBus(bus.data, bus.credentials["scheduler"], name=words) as raw:
+            refused = published(b"x" * 2_000, b"") * 200
+            stop = threading.Event()
+
+            def flood() -> None:
+                while not stop.is_set():
+                    raw.send(refused)
+                    raw.settle()
+
+            flooding = asyncio.ensure_future(asyncio.to_thread(flood))
+            try:
+                for _ in range(5):
+                    assert await asyncio.to_thread(take_up, bus.data)
+            finally:
+                stop.set()
+                await flooding
+        said = (bus.data / LOG_NAME).read_bytes()
+        assert words.encode() in said

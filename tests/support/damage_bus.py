@@ -20,8 +20,8 @@ CONTROL_LINE_MAX = 4096
 class RawBus:
     """A socket to the server that says what it likes."""
 
-    def __init__(self, data: Path, credential: Credential) -> None:
-        """Connects to the bus of the data directory, and signs in."""
+    def __init__(self, data: Path, credential: Credential, name: str = "") -> None:
+        """Connects to the bus of the data directory, and signs in; `name` is what it calls itself."""
         info = home.read_connection(data)
         url = urlparse(info.url)
         self._socket = socket.create_connection((url.hostname or "", url.port or 0), timeout=10)
@@ -30,10 +30,10 @@ class RawBus:
         assert told.startswith(b"INFO ")
         signed = nkeys.from_seed(bytearray(credential.seed.encode())).sign(json.loads(told[5:])["nonce"].encode())
         options = {
-            "verbose": False, "pedantic": False, "headers": True,
+            "verbose": False, "pedantic": False, "headers": True, "name": name,
             "nkey": credential.user.public_key, "sig": base64.urlsafe_b64encode(signed).decode().rstrip("="),
         }  # fmt: skip
-        self.send(b"CONNECT " + json.dumps(options).encode() + b"\r\nPING\r\n")
+        self.send(b"CONNECT " + json.dumps(options).encode() + b"\r\n")
         self.settle()
 
     def __enter__(self) -> Self:
