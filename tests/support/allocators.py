@@ -15,11 +15,13 @@ from leasehold.events import codec
 from leasehold.events.answers import Heard, Heartbeat
 from leasehold.events.errors import UnavailableError
 from leasehold.events.identities import HostName
+from leasehold.events.inputs import Observed
 from leasehold.projections.reporting import Reporter
 from leasehold.services import home
 from leasehold.services.allocator.hint import KvHint
 from leasehold.services.connection import Connection
 from leasehold.services.credentials import new_credential, write_credential
+from leasehold.services.ledger import api
 from leasehold.services.ledger.jetstream import JetStreamLedger
 from leasehold.services.ledger.streams import ensure_streams
 from leasehold.services.lifeline import tied_to_us
@@ -130,16 +132,26 @@ async def heard(client: Connection, reporter: Reporter) -> Heard:
             await asyncio.sleep(_POLL_S)
 
 
+async def _say(client: Connection, message: Observed) -> None:
+    """Report this, again and again until the inbox has it: as long as nobody decides, nobody passes it on."""
+    while True:
+        with suppress(UnavailableError):
+            reply = await client.ask(SUBJECTS.observed(HOST, "watcher"), codec.encode(message), timeout_s=BEAT_S)
+            if not reply.status and msgspec.json.decode(reply.body, type=api.PublishReply).seq:
+                return
+        await asyncio.sleep(_POLL_S)
+
+
 async def _report(client: Connection, reporter: Reporter, count: int) -> None:
     """Report so many cards as a watcher would, and wait until the ledger has them."""
-    subject = SUBJECTS.observed(HOST, "watcher")
-    await client.ask(subject, codec.encode(reporter.starts()), timeout_s=WAIT_S)
-    while (await heard(client, reporter)).run != reporter.run:
-        pass
-    for message in reporter.synced({}, {card.key: card for card in map(pci, range(1, count + 1))}):
-        await client.ask(subject, codec.encode(message), timeout_s=WAIT_S)
-    while not (await heard(client, reporter)).complete:
-        pass
+    async with asyncio.timeout(WAIT_S):
+        await _say(client, reporter.starts())
+        while (await heard(client, reporter)).run != reporter.run:
+            pass
+        for message in reporter.synced({}, {card.key: card for card in map(pci, range(1, count + 1))}):
+            await _say(client, message)
+        while not (await heard(client, reporter)).complete:
+            pass
 
 
 async def _beat(client: Connection, reporter: Reporter) -> None:
