@@ -98,13 +98,17 @@ class Sequencer:
         return withdrawn
 
     def give_up_requests(self) -> list[Pending]:
-        """Take back all that waits, in order, and the notes with it: another decides. Nothing may be in flight."""
+        """Take back all requests that wait, in order. Nothing may be in flight."""
         assert self._draft is None
         given_up = list(self._requests)
         self._requests.clear()
+        return given_up
+
+    def give_up_notes(self) -> None:
+        """Take back all notes: another decides. Nothing may be in flight."""
+        assert self._draft is None
         self._notes.clear()
         self._noted.clear()
-        return given_up
 
     def reconsider(self) -> None:
         """The log goes on behind what the last `draft`, which came to nothing, was based on: its replies go back to

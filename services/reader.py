@@ -20,7 +20,7 @@ from leasehold.projections import evolve
 from leasehold.projections.history import IndexRow, index_rows
 from leasehold.projections.snapshots import freeze
 from leasehold.projections.state import Head, State
-from leasehold.services.ledger.port import Entry, Ledger
+from leasehold.services.ledger.port import Entry, Ledger, last_beyond_doubt
 from leasehold.services.store import FoldStore, NotedHead, encode_gently
 
 _log: Final = logging.getLogger(__name__)
@@ -32,9 +32,6 @@ UNNOTED_ROWS_MAX: Final = 50_000
 """Index rows that may wait for the disk; folding waits for it then."""
 SNAPSHOT_SHARE: Final = 20
 """A snapshot that took a second is followed by another after this many at the earliest."""
-DOUBTS_MAX: Final = 20
-DOUBT_PAUSE_S: Final = 0.1
-"""A log that looks shorter than it was is looked at again for two seconds: a replica may not have caught up yet."""
 PROOF_S: Final = 10.0
 """How long `start` takes at most to go over what has been read since the snapshot; behind that it goes on by itself."""
 SAVE_POLL_S: Final = 1.0
@@ -113,14 +110,9 @@ class LedgerReader:
 
     async def _check_log(self, noted: NotedHead | None, snapshot: Head | None) -> int:
         """Compare the log with what was read of it before; its last sequence."""
-        last = await self._ledger.last_sequence()
         if noted is None or not noted.sequence:
-            return last
-        for _ in range(DOUBTS_MAX):
-            if last >= noted.sequence:
-                break
-            await asyncio.sleep(DOUBT_PAUSE_S)
-            last = await self._ledger.last_sequence()
+            return await self._ledger.last_sequence()
+        last = await last_beyond_doubt(self._ledger, noted.sequence)
         if last < noted.sequence:
             raise CorruptLedgerError(
                 f"the log ends at {last}, but record {noted.sequence} was read from it before", sequence=last + 1

@@ -34,7 +34,7 @@ from leasehold.services.allocator.intake import Inbox
 from leasehold.services.clocknote import ClockKeeper
 from leasehold.services.ledger.appends import append_certainly
 from leasehold.services.ledger.observed import ObservedReader
-from leasehold.services.ledger.port import Entry, Ledger
+from leasehold.services.ledger.port import Entry, Ledger, last_beyond_doubt
 from leasehold.services.room import RELEASING, Notices, RoomNotice
 
 _log: Final = logging.getLogger(__name__)
@@ -317,6 +317,7 @@ class Allocator:
         if self._is_deciding:
             self._is_deciding = self.sequencer.releases_only = False
             _log.info("stands by")
+        self.sequencer.give_up_notes()
         for pending in self.sequencer.give_up_requests():
             self._keep(pending.ticket, pending.asked.principal, pending.asked.request)
 
@@ -391,8 +392,8 @@ class Allocator:
 
     async def _catch_up(self) -> None:
         """Fold what other allocators have appended."""
-        last = await self._ledger.last_sequence()
         head = self.sequencer.state.head.sequence
+        last = await last_beyond_doubt(self._ledger, head)
         if last < head:
             raise CorruptLedgerError(f"the log ends at {last}, but {head} was read from it before", sequence=last + 1)
         if last == head:

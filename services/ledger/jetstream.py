@@ -14,14 +14,11 @@ from leasehold.events.subjects import LEDGER_STREAM, Subjects
 from leasehold.projections.appending import Said
 from leasehold.services.connection import Connection, Reply
 from leasehold.services.ledger import api
-from leasehold.services.ledger.port import Entry, check_body, check_stored
+from leasehold.services.ledger.port import DOUBTS_MAX, Entry, check_body, check_stored, last_beyond_doubt
 from leasehold.services.ledger.tail import Arrival, Tail
 
 _log: Final = logging.getLogger(__name__)
 
-DOUBTS_MAX: Final = 20
-DOUBT_PAUSE_S: Final = 0.1
-"""A log that looks shorter than it was is looked at again for two seconds: a replica may not have caught up yet."""
 _LAST: Final = re.compile(r"wrong last sequence: ([0-9]+)")
 
 
@@ -64,14 +61,14 @@ class JetStreamLedger:
             # A refusal may come from a leader that is none any more.
             await self._connection.note(well=said is Said.STORED)
         if said is Said.REFUSED and 0 < sequence < expected:
-            return await self._refused_as_shorter()
+            return await self._refused_as_shorter(expected)
         check_stored(said, sequence, expected)
         return said, sequence
 
-    async def _refused_as_shorter(self) -> tuple[Said, int]:
+    async def _refused_as_shorter(self, expected: int) -> tuple[Said, int]:
         """A log that has lost its end says so, but so does a server that was cut off from the others."""
         try:
-            return Said.REFUSED, await self.last_sequence()
+            return Said.REFUSED, await last_beyond_doubt(self, expected)
         except UnavailableError as error:
             self._complain(str(error))
             return Said.NOTHING, 0

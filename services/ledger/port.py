@@ -1,13 +1,18 @@
 """What a ledger is, whatever keeps it. `tests/conformance/test_ledger.py` holds every implementation to this page."""
 
+import asyncio
 from collections.abc import AsyncGenerator
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from leasehold.events import limits
 from leasehold.events.errors import InvalidInputError
 from leasehold.projections.appending import Said
+
+DOUBTS_MAX: Final = 20
+DOUBT_PAUSE_S: Final = 0.1
+"""A log that looks shorter than it was is looked at again for two seconds: a replica may not have caught up yet."""
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -80,3 +85,18 @@ def check_stored(said: Said, sequence: int, expected: int) -> None:
     """Raises InvalidInputError if an append behind `expected` was taken for a repetition of another one."""
     if said is Said.STORED and sequence != expected + 1:
         raise InvalidInputError(f"the very same bytes already stand at {sequence}", field="record")
+
+
+async def last_beyond_doubt(ledger: Ledger, known: int) -> int:
+    """The sequence of the last record. Less than `known`, which was read from the log before, only if it stays so.
+
+    Raises:
+        UnavailableError: it cannot be known now.
+    """
+    last = await ledger.last_sequence()
+    for _ in range(DOUBTS_MAX):
+        if last >= known:
+            break
+        await asyncio.sleep(DOUBT_PAUSE_S)
+        last = await ledger.last_sequence()
+    return last

@@ -20,7 +20,7 @@ from leasehold.projections.appending import Said
 from leasehold.projections.history import IndexRow, index_rows
 from leasehold.projections.state import Head, State
 from leasehold.services import reader as reading
-from leasehold.services.ledger import api
+from leasehold.services.ledger import api, port
 from leasehold.services.ledger.memory import MemoryLedger, MemoryLog
 from leasehold.services.ledger.port import Ledger
 from leasehold.services.ledger.streams import ensure_streams
@@ -79,7 +79,7 @@ async def log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[L
 
 @pytest.fixture(autouse=True)
 def _short_doubts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "DOUBT_PAUSE_S", 0.005)
+    monkeypatch.setattr(port, "DOUBT_PAUSE_S", 0.005)
 
 
 @asynccontextmanager

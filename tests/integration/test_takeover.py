@@ -13,6 +13,7 @@ from leasehold.events.event_types import GraceStarted
 from leasehold.services.allocator.contact import monotonic_ns
 from leasehold.services.allocator.hint import KvHint, MemoryHint
 from leasehold.services.ledger.streams import HINT_STREAM, ensure_streams
+from leasehold.services.room import RoomNotice
 from leasehold.services.verify import check_ledger
 from tests.support.damage_allocator import (
     HOST,
@@ -247,3 +248,38 @@ async def test_what_was_heard_long_ago_is_decided_by_nobody(url: str, monkeypatc
         assert (await one.decided("alice", lease(2, "new"))).outcome == "granted"
         assert "alice/new" in one.state.answers
         assert "alice/old" not in one.state.answers
+
+
+async def test_who_takes_over_without_room_says_so_first(url: str) -> None:
+    """While only releases are taken, the first record of a new decider begins with who it is."""
+    low = RoomNotice(server="n1", free_bytes=1, reserve_bytes=2, low=True, path="/data")
+    async with pair(url, MemoryHint()) as (one, two):
+        granted = await one.ask("alice", lease(1, "a"))
+        one.allocator.hear_room(low)
+        two.allocator.hear_room(low)
+        one.allocator._hint._able = lambda: "killed"  # type: ignore[union-attr]
+        await two.until(lambda: two.allocator.decides)
+        assert (await two.ask("alice", lease(2, "b"))).outcome == "outcome_unknown"
+        assert (await two.ask("alice", release(granted, "c"))).outcome == "released"
+        assert two.state.head.decider == "two"
+    assert await _starts(url) == [("one", "start"), ("two", "takeover")]
+
+
+async def test_a_log_that_looks_shorter_for_a_moment_ends_nobody(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leader that is new may not have caught up: only a log that stays shorter is a corrupt one."""
+    looks = 0
+    async with running_allocator(url, "one") as one:
+        await one.settled()
+        await report_cards(one.connection, one, CARDS)
+        ledger = one.allocator._ledger
+        last_sequence = ledger.last_sequence
+
+        async def shorter() -> int:
+            nonlocal looks
+            looks += 1
+            return await last_sequence() - (looks <= 3)
+
+        monkeypatch.setattr(ledger, "last_sequence", shorter)
+        one.allocator.contact.want()
+        assert (await one.decided("alice", lease(1, "a"))).outcome == "granted"
+        assert looks > 3

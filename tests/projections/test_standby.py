@@ -106,4 +106,7 @@ def test_what_was_drafted_into_nothing_can_be_decided_again() -> None:
     other.ask(2, B, request)
     other.note(inputs.Tick("other"))
     assert [pending.ticket for pending in other.give_up_requests()] == [2]
+    assert other.has_work(ledger.now_ns)
+    other.give_up_notes()
+    assert not other.has_work(ledger.now_ns)
     assert other.draft(ledger.now_ns) is None

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from leasehold.events import inputs, limits
-from leasehold.events.identities import Principal
+from leasehold.events.answers import Heard
+from leasehold.events.identities import HostName, Principal
 from leasehold.events.inputs import Request
+from leasehold.projections.answers import heard
 from leasehold.projections.appending import Append, Appender, Lost, Read, Said, Won
 from leasehold.projections.leading import Leading
 from leasehold.projections.sequencer import Sequencer
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from tests.sim.run import Simulation
 
 MS = 1_000_000
+FRESH_NS = 3 * SECOND
+"""Here a turn of a loop takes up to seconds, so what counts as just looked at is older than in the shell."""
+RELEASING = (inputs.ReleaseRequest, inputs.ConfirmFreeRequest)
 Key = tuple[str, str]
 """Principal and request id."""
 
@@ -64,11 +69,22 @@ class SimAllocator:
     def _monotonic_ns(self) -> int:
         return self.machine.monotonic_ns(self.sim.now_ns)
 
+    @property
+    def _is_low(self) -> bool:
+        return self.sim.now_ns < self.sim.low_until_ns
+
+    def heard(self, host: HostName) -> Heard | None:
+        """What it answers the heartbeat of a watcher; `None` if it must not."""
+        is_fresh = self.sim.now_ns - self._touched_ns <= FRESH_NS and self.sim.now_ns >= self.paused_until_ns
+        if self.sequencer is None or self.appender is not None or not self.decides or not is_fresh:
+            return None
+        return heard(self.sequencer.state, host, "watcher")
+
     # --- what happens to it ---------------------------------------------------------------------------------------
 
     def ask(self, ticket: int, principal: str, request: Request) -> None:
         """A request arrives."""
-        if self.sequencer is None:
+        if self.sequencer is None or (self._is_low and not isinstance(request, RELEASING)):
             return
         if not self.decides:
             self.standby.hear(ticket, Principal(principal), request, self._monotonic_ns)
@@ -148,9 +164,23 @@ class SimAllocator:
             if sequencer.observed_room <= 0:
                 break
             sequencer.observe(sequence, self.sim.observed[sequence - 1])
+        self._look_for_room(sequencer)
         now_ns = self.clock.now_ns(self._monotonic_ns)
         if now_ns is not None:
             self._draft(sequencer, now_ns)
+
+    def _look_for_room(self, sequencer: Sequencer) -> None:
+        """While there is hardly any, only releases are decided; then all have a grace time."""
+        if sequencer.releases_only == self._is_low:
+            return
+        sequencer.releases_only = self._is_low
+        if not self._is_low:
+            sequencer.note(inputs.DeciderStarts(sequencer.writer, "outage", self.clock.age_ms(self._monotonic_ns)))
+            return
+        self._owed.clear()
+        for pending in sequencer.give_up_requests():
+            if isinstance(pending.asked.request, RELEASING):
+                sequencer.ask(pending.ticket, pending.asked.principal, pending.asked.request)
 
     def _keep_contact(self, sequencer: Sequencer) -> bool:
         """Once a second: the server's time, what others have appended."""
@@ -226,8 +256,9 @@ class SimAllocator:
             self._owed = {key for key, at_ns in self._heard.items() if at_ns >= since_ns}
 
     def _stand_by(self, sequencer: Sequencer) -> None:
-        self.decides = False
+        self.decides = sequencer.releases_only = False
         self._owed.clear()
+        sequencer.give_up_notes()
         for pending in sequencer.give_up_requests():
             asked = pending.asked
             self.standby.hear(pending.ticket, asked.principal, asked.request, self._monotonic_ns)

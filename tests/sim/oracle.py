@@ -45,9 +45,12 @@ class Oracle:
     """Its own picture of the ledger, checked record by record."""
 
     chain: str = "0" * 64
+    writer: str = ""
     decided_at_ns: int = 0
     observed_through: int = 0
     grace: tuple[str, int] = ("", 0)
+    announced: set[str] = field(default_factory=set)
+    """Who has said that it decides from now on."""
     devices: dict[str, _Device] = field(default_factory=dict)
     leases: dict[int, _Lease] = field(default_factory=dict)
     sources: dict[str, _Source] = field(default_factory=dict)
@@ -64,6 +67,7 @@ class Oracle:
         _must(record["observed_through"] >= self.observed_through, "intake", "the place in OBSERVED goes back")
         self.chain = hashlib.sha256(body).hexdigest()
         self.decided_at_ns = record["decided_at_ns"]
+        self.writer = record["writer"]
         self.observed_through = record["observed_through"]
         index = 0
         for step in record["steps"]:
@@ -123,6 +127,7 @@ class Oracle:
     def _grace_started(self, _p: int, event: dict[str, Any], _g: dict[str, Any], record: dict[str, Any]) -> None:
         _must(event["until_ns"] >= record["decided_at_ns"] + GRACE_NS, "grace", "too short")
         self.grace = (event["writer"], event["until_ns"])
+        self.announced.add(event["writer"])
 
     def _lease_granted(
         self, position: int, event: dict[str, Any], given: dict[str, Any], record: dict[str, Any]

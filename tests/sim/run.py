@@ -48,6 +48,11 @@ class Simulation:
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
+        self.side_rng = random.Random(f"side {seed}")
+        """For what came later, so that what a seed leads to stays the same without it."""
+        self.has_small_disk = self.side_rng.random() < 0.25
+        self.low_until_ns = 0
+        """Up to then there is hardly room for the log, and all that decide have been told so."""
         self.faults = Faults()
         self.now_ns = 1_700_000_000 * SECOND
         self.server = SimServerClock()
@@ -156,6 +161,8 @@ class Simulation:
 
     def _stored(self, sequence: int, body: bytes) -> None:
         self.oracle.record(sequence, body)
+        if self.oracle.writer not in self.oracle.announced:
+            raise ViolationError(f"time: {self.oracle.writer} decided before it said so")
         check_expiries(self, body)
         evolve.fold(self.reader, sequence, body)
         if self.rng.random() < 0.02:
@@ -207,6 +214,8 @@ class Simulation:
             self._lose_all()
         if rng.random() < faults.log_down:
             self.log.down_until_ns = self.now_ns + rng.randrange(1, 40) * SECOND
+        if self.has_small_disk and self.side_rng.random() < 0.02:
+            self.low_until_ns = self.now_ns + self.side_rng.randrange(1, 40) * SECOND
         if rng.random() < faults.host_cut_off:
             rng.choice(self.watchers).cut_off_until_ns = self.now_ns + rng.randrange(1, 60) * SECOND
         if self.hint is not None:
@@ -247,7 +256,8 @@ class Simulation:
         self.faults.heal()
         for allocator in self.allocators:
             allocator.machine.skew_ns = allocator.paused_until_ns = 0
-        self.log.down_until_ns = 0
+        self.log.down_until_ns = self.low_until_ns = 0
+        self.has_small_disk = False
         if self.hint is not None:
             self.hint.silent_until_ns = 0
         # Where the log is ahead of the server, it waits: nobody needs to watch that second by second.

@@ -93,6 +93,14 @@ def no_grace_at_takeover() -> AbstractContextManager[Any]:
     return _starts(starts)
 
 
+def unannounced_without_room() -> AbstractContextManager[Any]:
+    """Who begins to decide while only releases are taken says so when there is room again."""
+    original = Sequencer._pack_notes
+    return patch.object(
+        Sequencer, "_pack_notes", lambda self, packing: None if self.releases_only else original(self, packing)
+    )
+
+
 def no_grace_at_outage() -> AbstractContextManager[Any]:
     """That the log was out of reach is not noticed."""
     return patch.object(Contact, "reached", lambda _self, _now_ns: False)
@@ -207,6 +215,7 @@ MUTATIONS: Final = (
     deposed_drops_what_waits,
     deposed_forgets_an_outage,
     no_grace_at_takeover,
+    unannounced_without_room,
     no_grace_at_outage,
     short_grace_replaces_a_long_one,
     clock_taken_at_once,

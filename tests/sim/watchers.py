@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from leasehold.events import codec
-from leasehold.events.answers import Answer
+from leasehold.events.answers import Answer, Heard
 from leasehold.events.inputs import Observed
 from leasehold.projections import evolve
 from leasehold.projections.answers import heard
@@ -37,7 +37,7 @@ class SimWatcher:
             return
         if self.sim.now_ns < self.cut_off_until_ns:
             return
-        known = heard(self.sim.reader, self.host.name, "watcher")
+        known = self._known()
         if self.reporter is None:
             # The host's clock may be wrong by an hour, but it does not stand still between two runs.
             clock_ns = self.sim.now_ns + rng.choice((0, 0, -3_600, 3_600)) * SECOND
@@ -58,6 +58,12 @@ class SimWatcher:
         elif need is Need.NOTHING:
             for message in self.reporter.look(self.host.picture()):
                 self._send(message)
+
+    def _known(self) -> Heard:
+        """The answer to a heartbeat: of one that decides, or thinks that it does."""
+        answers = [allocator.heard(self.host.name) for allocator in self.sim.allocators]
+        told = [answer for answer in answers if answer is not None]
+        return self.sim.side_rng.choice(told or [heard(self.sim.reader, self.host.name, "watcher")])
 
     def _send(self, message: Observed) -> None:
         rng, faults = self.sim.rng, self.sim.faults
