@@ -5,13 +5,17 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from leasehold.events import codec, limits
+from leasehold.events.answers import Answer
 from leasehold.events.errors import UnavailableError
 from leasehold.events.event_types import GraceStarted
+from leasehold.events.identities import Principal
 from leasehold.services.allocator.contact import monotonic_ns
 from leasehold.services.allocator.hint import KvHint, MemoryHint
+from leasehold.services.allocator.wire import Wire
 from leasehold.services.ledger.streams import HINT_STREAM, ensure_streams
 from leasehold.services.room import RoomNotice
 from leasehold.services.verify import check_ledger
@@ -283,3 +287,30 @@ async def test_a_log_that_looks_shorter_for_a_moment_ends_nobody(url: str, monke
         one.allocator.contact.want()
         assert (await one.decided("alice", lease(1, "a"))).outcome == "granted"
         assert looks > 3
+
+
+async def test_who_asks_again_is_told_in_time_that_nothing_is_known(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a repetition is answered the log is looked at; while that takes long, who waits is told so in a second."""
+    async with AsyncExitStack() as stack:
+        one = await stack.enter_async_context(running_allocator(url, "one", hint=MemoryHint()))
+        door = await stack.enter_async_context(connected(url, "door"))
+        client = await stack.enter_async_context(connected(url, "client"))
+        wire = Wire(door, SUBJECTS, one.allocator, name="one")
+        await wire.start()
+        stack.push_async_callback(wire.stop)
+        sending = asyncio.create_task(wire.send_replies())
+        stack.callback(sending.cancel)
+        await one.settled()
+        await report_cards(one.connection, one, CARDS)
+        subject, body = SUBJECTS.request(Principal("alice"), "lease"), codec.encode(lease(1, "a"))
+        reply = await client.ask(subject, body, timeout_s=2.0)
+        assert msgspec.json.decode(reply.body, type=Answer).outcome == "granted"
+
+        async def silent() -> int:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        monkeypatch.setattr(one.allocator._ledger, "last_sequence", silent)
+        one.allocator.contact.made()
+        reply = await client.ask(subject, body, timeout_s=limits.REQUEST_TIMEOUT_MS / 1_000)
+        assert msgspec.json.decode(reply.body, type=Answer).outcome == "outcome_unknown"
