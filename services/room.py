@@ -63,6 +63,7 @@ class Step(Enum):
     NOTHING = "nothing"
     DROP_BALLAST = "drop the ballast and start the server again"
     LAY_BALLAST = "lay the ballast"
+    RESTART = "start the server again"
 
 
 def reserve_of(disk_bytes: int) -> int:
@@ -76,6 +77,7 @@ class Room:
     def __init__(self, data: Path, server: str) -> None:
         """Nothing is looked at or written yet; `server` names whose disk it is."""
         self.is_low = False
+        self._is_stuck = False
         self._data = data
         self._server = server
         self._ballast = data / BALLAST_FILE
@@ -93,9 +95,14 @@ class Room:
         has_ballast = self._ballast.exists()
         # Once low, it takes more than the reserve to be so no longer: it must not change with every record.
         self.is_low = free < (reserve + ballast if self.is_low else reserve)
+        is_critical = free < reserve // _CRITICAL_SHARE
         step = Step.NOTHING
-        if has_ballast and free < reserve // _CRITICAL_SHARE:
-            step = Step.DROP_BALLAST
+        if is_critical:
+            step = Step.DROP_BALLAST if has_ballast else Step.NOTHING
+            # Without a ballast there is no way out now; and the server may have given up a stream.
+            self._is_stuck = not has_ballast
+        elif self._is_stuck and free >= ballast:
+            self._is_stuck, step = False, Step.RESTART
         elif not has_ballast and free > reserve + ballast:
             step = Step.LAY_BALLAST
         notice = RoomNotice(
@@ -156,6 +163,9 @@ class RoomKeeper:
         elif step is Step.DROP_BALLAST:
             _log.error("the disk is full; the ballast is dropped for releases, and the server started again")
             self._room.drop_ballast()
+            self._restart()
+        elif step is Step.RESTART:
+            _log.error("the disk was full, and there was no ballast left: the server is started again")
             self._restart()
         if notice.low and not was_low:
             _log.error("%s", notice.told)

@@ -138,6 +138,15 @@ async def test_a_full_disk_is_told_and_the_server_started_again(small_disk: Path
     assert (small_disk / BALLAST_FILE).exists()
 
 
+def test_a_disk_that_is_full_without_a_ballast(tmp_path: Path) -> None:
+    """The server may have given up a stream then: with a little room again it is started anew, and only once."""
+    room, disk = Room(tmp_path, "n1"), 1_000 * MIB
+    reserve = reserve_of(disk)
+    frees = (reserve, 0, reserve // 16, reserve // 4, reserve // 4, reserve * 2)
+    told = [room.look(free, disk)[1] for free in frees]
+    assert told == [Step.NOTHING, Step.NOTHING, Step.NOTHING, Step.RESTART, Step.NOTHING, Step.LAY_BALLAST]
+
+
 async def test_without_room_only_releases_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lease and a renewal are turned away with the place where room is needed, a release is done, and nothing
     expires; with room again there is a grace time first, and then everything goes on.
