@@ -166,7 +166,7 @@ def changing(data: Path, cluster: str = "") -> Iterator[Register]:
         cluster: Of a register that is begun now; of one that is there, it can only be the same.
 
     Raises:
-        UnavailableError: there is none, and `cluster` is not given; or it cannot be read.
+        UnavailableError: there is none, and `cluster` is not given; or it cannot be read or written.
         InvalidInputError: it is another cluster's.
     """
     with locked(data):
@@ -177,7 +177,14 @@ def changing(data: Path, cluster: str = "") -> Iterator[Register]:
         before = msgspec.json.encode(register)
         yield register
         if is_new or msgspec.json.encode(register) != before:
-            write_private(data / REGISTER_FILE, msgspec.json.format(msgspec.json.encode(register)) + b"\n")
+            _write_register(data / REGISTER_FILE, register)
+
+
+def _write_register(path: Path, register: Register) -> None:
+    try:
+        write_private(path, msgspec.json.format(msgspec.json.encode(register)) + b"\n")
+    except OSError as error:
+        raise UnavailableError(f"{path} cannot be written ({error.strerror})") from error
 
 
 def _open_lock(data: Path) -> int:

@@ -64,13 +64,21 @@ def add(role: str, name: str, out: str | None, cluster: str, url: str, tls_ca: s
     permissions.principal_of(role, name)
     if path.exists():
         raise InvalidInputError(f"{path} is there already; name another file", field="out")
-    with credentials.changing(directory, cluster) as register:
-        made = credentials.new_credential(
-            role, name, register.cluster, urls=_reached(directory, url), ca_pem=_pem(tls_ca)
-        )
-        credentials.let_in(register, made.user)
-        # First the file: who is registered without a key could never come in, and would be in the way.
-        credentials.write_credential(path, made)
+    is_written = False
+    try:
+        with credentials.changing(directory, cluster) as register:
+            made = credentials.new_credential(
+                role, name, register.cluster, urls=_reached(directory, url), ca_pem=_pem(tls_ca)
+            )
+            credentials.let_in(register, made.user)
+            # First the file: who is registered without a key could never come in, and would be in the way.
+            credentials.write_credential(path, made)
+            is_written = True
+    except UnavailableError:
+        if is_written:
+            # Nobody knows this key.
+            path.unlink(missing_ok=True)
+        raise
     is_running = bus.take_up(directory)
     render.line(f"{role} {name}: {path}" + ("" if is_running else " (let in when the server starts)"))
 

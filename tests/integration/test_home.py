@@ -4,8 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from leasehold.services import home
+from leasehold.events.errors import UnavailableError
+from leasehold.services import credentials, home
+from leasehold.services.cli import keys
 
 
 def test_nobody_else_holds_the_file_of_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,3 +33,24 @@ def test_nobody_else_holds_the_file_of_a_secret(tmp_path: Path, monkeypatch: pyt
     assert len({path for path, _ in opened}) == len(opened) == 2
     assert all(flags & os.O_EXCL for _, flags in opened)
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_key_that_cannot_be_registered_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk of the register is full: it is told which file could not be written, and no key lies about."""
+    data, out = tmp_path / "data", tmp_path / "x.json"
+    arguments = ["add", "scheduler", "x", "--data", str(data), "--cluster", "test", "--out", str(out)]
+    real = home.write_private
+
+    def full(path: Path, body: bytes) -> None:
+        if path.name == credentials.REGISTER_FILE:
+            raise OSError(28, "No space left on device")
+        real(path, body)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(credentials, "write_private", full)
+        done = CliRunner().invoke(keys.keys, arguments)
+        assert isinstance(done.exception, UnavailableError)
+        assert "principals.json cannot be written (No space left" in str(done.exception)
+        assert not out.exists()
+    assert CliRunner().invoke(keys.keys, arguments).exit_code == 0
+    assert out.exists()
