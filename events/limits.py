@@ -48,7 +48,7 @@ REQUESTS_KEPT_PER_PRINCIPAL_MAX: Final = 50_000
 """Answers of ended matters remembered for one principal. Past it the oldest goes, and whatever this principal issued
 before that one is refused as too old: asking again stays safe."""
 RENEWALS_KEPT_PER_LEASE: Final = 8
-"""Renewals of a living lease whose answers are remembered; a later repeat of an older one only renews again."""
+"""Renewals of a lease whose answers are remembered; a repeat of an older one is refused as too old."""
 PRINCIPALS_MAX: Final = 10_000
 HOSTS_MAX: Final = 10_000
 AGENTS_PER_HOST_MAX: Final = 8

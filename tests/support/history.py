@@ -31,6 +31,7 @@ from leasehold.events.errors import UnavailableError
 from leasehold.events.identities import Holder, Principal, RequestId, request_key
 from leasehold.events.inputs import Request
 from leasehold.events.position import end_of_record
+from leasehold.events.refusals import RefusalCode
 from leasehold.events.subjects import Subjects
 from leasehold.projections import evolve
 from leasehold.projections.answers import answer_for
@@ -238,7 +239,7 @@ class Load:
     def _check_same(self) -> list[str]:
         problems = []
         for asked in self.asked:
-            said = {_core(each.answer) for each in asked.told if each.answer.outcome not in NOT_FINAL}
+            said = {_core(each.answer) for each in asked.told if not _says_nothing(asked.request, each.answer)}
             if len(said) > 1:
                 self._doubled += 1
                 problems.append(f"{asked.principal}/{asked.request.request_id} was told {sorted(map(str, said))}")
@@ -301,6 +302,12 @@ class Load:
     def pace_s(self) -> float:
         """The pause between two requests of a worker, on average."""
         return self._pace_s
+
+
+def _says_nothing(request: Request, answer: Answer) -> bool:
+    """No decision, or of a renewal only that it is remembered no more: of each lease the last few are."""
+    is_forgotten = answer.refusal is not None and answer.refusal.code == RefusalCode.REQUEST_TOO_OLD
+    return answer.outcome in NOT_FINAL or (is_forgotten and isinstance(request, inputs.RenewRequest))
 
 
 def _core(answer: Answer) -> tuple[object, ...]:
