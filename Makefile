@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 SEEDS ?= 1000
+MINUTES ?= 5
+ROUNDS ?= 1
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed-for-$(shell printf %s "$(CURDIR)" | cksum | cut -d " " -f 1)
@@ -9,7 +11,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 CONSTRAINED := --quiet --constraint deploy/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check format lint types layers tidy sim bench clean
+.PHONY: help install run test check format lint types layers tidy sim soak cluster bench clean
 
 help: ## Show what can be done
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -55,6 +57,12 @@ tidy: $(STAMP)
 sim: $(STAMP) ## Simulate SEEDS runs of the core (1000), then see that its deliberate faults are found
 	$(PY) -m tests.sim.run --seeds $(SEEDS)
 	$(PY) -m tests.sim.mutations
+
+soak: $(STAMP) ## Kill, stop and resume allocators under load for MINUTES (5); every answer is judged
+	$(PY) -m tests.soak.takeover --minutes $(MINUTES)
+
+cluster: $(STAMP) ## Three servers under load: leaders killed, stepped down, cut off, all killed; every answer is judged
+	$(PY) -m tests.cluster $(ROUNDS)
 
 bench: $(STAMP) ## Measure beside what the parts and others can do; OUT=docs/benchmarks.md writes it there, ARGS=--help
 	@$(PIP) install $(CONSTRAINED) --no-build-isolation --editable '.[bench]' || echo "some peers will be missing"
