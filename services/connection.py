@@ -1,6 +1,6 @@
 """A connection to the bus, with the settings that all of ours share.
 
-Three habits of nats-py are changed here, by overriding methods whose names carry an underscore; that is why its minor
+Four habits of nats-py are changed here, by overriding methods whose names carry an underscore; that is why its minor
 version is pinned and why `tests/integration/test_connection.py` checks each of them:
 
 - It keeps what is published while disconnected and sends it later, after the caller's time-out: here that is refused.
@@ -8,16 +8,19 @@ version is pinned and why `tests/integration/test_connection.py` checks each of 
   reported, and the end of the socket leads to a new connection as for any other reason.
 - It makes an object and parses the headers of each message and hands it over through a queue: `listen` and `ask` take
   messages from the read loop directly, and `services/parser.py` reads them several times as fast.
+- It hands what is sent to a task of its own: `ask` and `publish_all` write into a socket that is free themselves, what
+  is asked in one turn of the loop in one piece. What a busy socket does not take goes the client's own way, in order.
 """
 
 import asyncio
 import ipaddress
 import logging
+import math
 import random
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlparse
 
 import msgspec
@@ -26,6 +29,7 @@ import nats.errors
 from nats.aio.subscription import Subscription
 
 from leasehold.events.errors import InvalidInputError, UnavailableError
+from leasehold.services.commands import Questions, publications
 from leasehold.services.complaints import Complaints
 from leasehold.services.credentials import Credential
 from leasehold.services.parser import BlockParser, Handler
@@ -64,6 +68,15 @@ class Reply(msgspec.Struct, frozen=True):
     body: bytes
 
 
+class _Asked(NamedTuple):
+    """A question that waits; `deadline_s` by the loop's clock."""
+
+    answer: asyncio.Future[Reply]
+    deadline_s: float
+    subject: str
+    timeout_s: float
+
+
 class Connection(nats.aio.client.Client):
     """A NATS client that sends now or not at all."""
 
@@ -78,9 +91,13 @@ class Connection(nats.aio.client.Client):
         self._taps: dict[int, Handler] = {}
         self._taps_to_come: dict[str, Handler] = {}
         self._ps = BlockParser(self, self._taps, self._process_msg)
-        self._answers: dict[bytes, asyncio.Future[Reply]] = {}
+        self._answers: dict[bytes, _Asked] = {}
         self._asked = 0
-        self._answer_prefix = ""
+        self._questions = Questions()
+        self._alarm: asyncio.TimerHandle | None = None
+        """One for all questions, at the earliest of their deadlines or before."""
+        self._sending: asyncio.Handle | None = None
+        self._answer_prefix = b""
         self._answer_subscription: asyncio.Future[Subscription] | None = None
         self._in_vain_since_s: float | None = None
 
@@ -114,13 +131,46 @@ class Connection(nats.aio.client.Client):
         Raises:
             UnavailableError: not connected; nothing was sent and nothing will be.
         """
+        if not self.publish_at_once(messages):
+            await self._send_command(publications(messages))
+            await self._wake_flusher()
+
+    def publish_at_once(self, messages: Sequence[tuple[bytes, bytes]]) -> bool:
+        """As `publish_all`, if the socket is free; else `False`, and nothing was sent.
+
+        Raises:
+            UnavailableError: not connected; nothing was sent and nothing will be.
+        """
         if not self.is_connected:
             raise UnavailableError("not connected to the bus")
-        await self._send_now(b"".join([b"PUB %b %d\r\n%b\r\n" % (to, len(body), body) for to, body in messages]))
+        transport = self._free_socket()
+        if transport is None:
+            return False
+        transport.write(self._taken_pending() + publications(messages))
+        return True
 
-    async def _send_now(self, command: bytes) -> None:
-        # As `publish` does it: into what waits for the socket, within its bound, and the flusher is woken once.
-        await self._send_command(command)
+    def _free_socket(self) -> asyncio.WriteTransport | None:
+        """The socket, if it has taken all that was written so far; so what waits in it is bounded."""
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is None or writer.transport.get_write_buffer_size():
+            return None
+        transport: asyncio.WriteTransport = writer.transport
+        return transport
+
+    def _send_pending(self) -> None:
+        """Write what was asked in this turn of the loop, with what was published before it."""
+        self._sending = None
+        transport = self._free_socket() if self.is_connected else None
+        if transport is not None:
+            transport.write(self._taken_pending())
+        elif self._flush_queue is not None and self._flush_queue.empty():
+            self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
+
+    def _taken_pending(self) -> bytes:
+        pending, self._pending, self._pending_data_size = self._pending, [], 0
+        return b"".join(pending)
+
+    async def _wake_flusher(self) -> None:
         if self._flush_queue is not None and self._flush_queue.empty():
             await self._flush_pending()
 
@@ -165,42 +215,69 @@ class Connection(nats.aio.client.Client):
         Raises:
             UnavailableError: not connected (nothing was sent), or no answer in time (anything may have happened).
         """
-        if not self.is_connected:
+        if not self.is_connected or self.is_draining:
             raise UnavailableError("not connected to the bus")
         await self._prepare_answers()
         self._asked += 1
-        inbox = f"{self._answer_prefix}{self._asked}"
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Reply] = loop.create_future()
-        self._answers[inbox.encode()] = answer
-        timer = loop.call_later(timeout_s, _give_up, answer, subject, timeout_s)
+        inbox = b"%b%d" % (self._answer_prefix, self._asked)
         try:
-            await self.publish(subject, body, inbox, None if headers is None else dict(headers))
-            return await answer
+            command = self._questions.command(subject, inbox, body, headers)
+            if len(body) > self.max_payload:
+                raise nats.errors.MaxPayloadError
         except nats.errors.Error as error:
             raise UnavailableError(f"{subject} cannot be sent: {error}") from error
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Reply] = loop.create_future()
+        deadline_s = loop.time() + timeout_s
+        self._answers[inbox] = _Asked(answer, deadline_s, subject, timeout_s)
+        self._wake_by(loop, deadline_s)
+        try:
+            await self._send_command(command)
+            if len(self._answers) == 1:
+                # Nobody else asks: there is nothing to wait for.
+                self._send_pending()
+            elif self._sending is None:
+                self._sending = loop.call_soon(self._send_pending)
+            return await answer
         finally:
-            timer.cancel()
             answer.cancel()
-            self._answers.pop(inbox.encode(), None)
+            self._answers.pop(inbox, None)
+
+    def _wake_by(self, loop: asyncio.AbstractEventLoop, deadline_s: float) -> None:
+        if self._alarm is None or deadline_s < self._alarm.when():
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._alarm = loop.call_at(deadline_s, self._give_up_overdue, loop)
+
+    def _give_up_overdue(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._alarm = None
+        now_s, next_s = loop.time(), math.inf
+        for asked in self._answers.values():
+            if asked.deadline_s > now_s:
+                next_s = min(next_s, asked.deadline_s)
+            elif not asked.answer.done():
+                said = f"no answer from {asked.subject} within {asked.timeout_s:g} s"
+                asked.answer.set_exception(UnavailableError(said))
+        if next_s < math.inf:
+            self._wake_by(loop, next_s)
 
     async def _prepare_answers(self) -> None:
         if self._answer_subscription is None:
-            self._answer_prefix = f"{self.new_inbox()}."
-            subscribing = asyncio.ensure_future(self.listen(f"{self._answer_prefix}*", self._take_answer))
-            self._answer_subscription = subscribing
+            prefix = f"{self.new_inbox()}."
+            self._answer_prefix = prefix.encode()
+            self._answer_subscription = asyncio.ensure_future(self.listen(f"{prefix}*", self._take_answer))
         await asyncio.shield(self._answer_subscription)
 
     def fail_answers(self, reason: str) -> None:
         """Let all who wait for an answer know that none will come: the connection that it was to come on is gone."""
-        for answer in self._answers.values():
-            if not answer.done():
-                answer.set_exception(UnavailableError(reason))
+        for asked in self._answers.values():
+            if not asked.answer.done():
+                asked.answer.set_exception(UnavailableError(reason))
 
     def _take_answer(self, subject: bytes, _reply: bytes, body: bytes, headers: bytes | None) -> None:
-        answer = self._answers.get(subject)
-        if answer is not None and not answer.done():
-            answer.set_result(Reply(status_of(headers), headers or b"", body))
+        asked = self._answers.get(subject)
+        if asked is not None and not asked.answer.done():
+            asked.answer.set_result(Reply(status_of(headers), headers or b"", body))
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         handler = self._taps.get(sid)
@@ -236,11 +313,6 @@ def status_of(headers: bytes | None) -> int:
     """The status in the first line of raw headers (`NATS/1.0 503`), 0 if there is none."""
     text = headers[9:12] if headers else b""
     return int(text) if text.isdigit() else 0
-
-
-def _give_up(answer: asyncio.Future[Reply], subject: str, timeout_s: float) -> None:
-    if not answer.done():
-        answer.set_exception(UnavailableError(f"no answer from {subject} within {timeout_s:g} s"))
 
 
 def is_loopback(host: str) -> bool:
@@ -406,6 +478,8 @@ async def disconnect(connection: Connection, *, timeout_s: float = CLOSE_TIMEOUT
         _log.debug("closed the hard way: %s", closing.exception())
     connection.reconnect_listeners.clear()
     connection._taps.clear()
+    if connection._alarm is not None:
+        connection._alarm.cancel()
 
 
 def _abort(connection: Connection) -> None:

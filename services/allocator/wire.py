@@ -9,6 +9,7 @@ import logging
 import time
 from collections import deque
 from functools import partial
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -81,7 +82,7 @@ class Wire:
             burst=limits.LIMITED_ANSWERS_PER_PRINCIPAL_PER_S,
             keys_max=limits.PRINCIPALS_MAX,
         )
-        self._call: asyncio.TimerHandle | None = None
+        self._call: asyncio.Handle | None = None
         self._paused_until_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._replies: deque[tuple[bytes, bytes]] = deque()
@@ -204,8 +205,8 @@ class Wire:
 
     def _call_hand_over(self, now_s: float) -> None:
         if self._call is None:
-            pause_s = max(0.0, self._paused_until_s - now_s)
-            self._call = asyncio.get_running_loop().call_later(pause_s, self._hand_over)
+            pause_s, loop = self._paused_until_s - now_s, asyncio.get_running_loop()
+            self._call = loop.call_later(pause_s, self._hand_over) if pause_s > 0 else loop.call_soon(self._hand_over)
 
     def _hand_over(self) -> None:
         """Hand over whose turn it is, as far as there is room behind the door."""
@@ -294,13 +295,29 @@ class Wire:
 
     def _settled(self) -> None:
         self.answer_heartbeats()
+        self._send_at_once()
         if self._turns:
             self._hand_over()
         self._paused_until_s = 0.0
 
     def _send(self, reply: bytes, answer: Answer) -> None:
         self._replies.append((reply, codec.encode(answer)))
+        # Those of a record are sent by `_settled`; but others may have to go while those wait for a word of the log.
         self._something.set()
+
+    def _send_at_once(self) -> None:
+        """Without a turn of the loop, if the socket is free: whoever asks alone waits for just this."""
+        try:
+            while self._replies and self._connection.publish_at_once(self._next_replies()):
+                for _ in range(min(REPLIES_AT_ONCE, len(self._replies))):
+                    self._replies.popleft()
+        except UnavailableError as error:
+            _log.debug("answers could not be sent: %s", error)
+        if self._replies:
+            self._something.set()
+
+    def _next_replies(self) -> list[tuple[bytes, bytes]]:
+        return list(islice(self._replies, REPLIES_AT_ONCE))
 
     async def send_replies(self) -> None:
         """Send answers until cancelled, many in one piece."""
@@ -308,7 +325,9 @@ class Wire:
             await self._something.wait()
             self._something.clear()
             while self._replies:
-                batch = [self._replies.popleft() for _ in range(min(REPLIES_AT_ONCE, len(self._replies)))]
+                batch = self._next_replies()
+                for _ in batch:
+                    self._replies.popleft()
                 try:
                     await self._connection.publish_all(batch)
                 except (UnavailableError, nats.errors.Error) as error:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -139,3 +140,81 @@ async def test_an_unreachable_server_is_told_in_time() -> None:
     """Where nobody listens, connecting ends with its bound and says why."""
     with pytest.raises(UnavailableError, match=r"within 0\.3 s"):
         await connection.connect("nats://127.0.0.1:1", credential=TESTER, name="lost", timeout_s=0.3)
+
+
+async def test_what_is_sent_keeps_its_order_and_its_bound() -> None:
+    """Questions and messages of one turn of the loop and of many go out in the order of their sending, also behind a
+    socket that is full; then nothing is written past what waits, and no more waits than the bound and one message.
+    """
+    release, everything = asyncio.Event(), asyncio.Event()
+    received = bytearray()
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"max_payload": 1048576}\r\nPONG\r\n')
+        await release.wait()
+        while data := await reader.read(1 << 20):
+            received.extend(data)
+            if b"#last#" in received[-100:]:
+                everything.set()
+        writer.transport.abort()
+
+    # A small buffer on the reading side, so that the socket is full at once.
+    listener = await asyncio.start_server(slow, "127.0.0.1", 0, limit=1_024)
+    port = listener.sockets[0].getsockname()[1]
+    client = await connection.connect(f"nats://127.0.0.1:{port}", credential=TESTER, name="hasty")
+    asking: list[asyncio.Task[connection.Reply]] = []
+    count = full = 0
+    try:
+        async with asyncio.timeout(20):
+            with pytest.raises(UnavailableError, match="no answer"):
+                await client.ask("a.question", b"the first one subscribes", timeout_s=0.01)
+            for size in (1, 1, 1, *[700_000] * 10, 1, 1, 1):
+                await client.publish("a.subject", b"x" * size + b"#%d#" % count)
+                questions = [client.ask("a.question", b"#%d#" % (count + i), timeout_s=20) for i in (1, 2)]
+                asking += map(asyncio.create_task, questions)
+                await asyncio.sleep(0)
+                await client.publish_all([(b"a.subject", b"#%d#" % (count + 3))])
+                full += not client.publish_at_once([(b"a.subject", b"#%d#" % (count + 4))])
+                count += 5
+                assert client.pending_data_size <= connection.PENDING_BYTES_MAX + 701_000
+            await client.publish_all([(b"a.subject", b"#last#")])
+            release.set()
+            await everything.wait()
+    finally:
+        for task in asking:
+            task.cancel()
+        await client.close()
+        listener.close()
+        await listener.wait_closed()
+    assert 0 < full < 16, "the socket was never full, or always"
+    numbers = [int(each) for each in re.findall(rb"#([0-9]+)#", received)]
+    assert numbers == sorted(numbers)
+    assert len(numbers) == count - full, "what was not sent at once was not to be sent at all"
+
+
+async def test_a_subject_that_is_none_is_not_sent(tmp_path: Path) -> None:
+    """What would break the protocol is refused, as is what the server would drop us for; the connection goes on."""
+    async with server_at(tmp_path / "data") as server, connected(server.url) as client:
+        for subject in ("", "two words", "a line\r\nPING", " padded"):
+            with pytest.raises(UnavailableError, match="subject"):
+                await client.ask(subject, timeout_s=5)
+        with pytest.raises(UnavailableError, match="payload"):
+            await client.ask("some.subject", b"x" * (client.max_payload + 1), timeout_s=5)
+        assert (await client.ask("nobody.here", timeout_s=5)).status == 503
+
+
+async def test_each_question_ends_at_its_own_time(tmp_path: Path) -> None:
+    """One timer serves all questions: a short one behind a long one ends first, and a long one is not forgotten."""
+    async with server_at(tmp_path / "data") as server, connected(server.url) as client:
+        await client.listen("silent.one", lambda *_: None)
+        ended: list[float] = []
+
+        async def ask(timeout_s: float) -> None:
+            with pytest.raises(UnavailableError, match="silent"):
+                await client.ask("silent.one", timeout_s=timeout_s)
+            ended.append(timeout_s)
+
+        begun_s = asyncio.get_running_loop().time()
+        await asyncio.wait_for(asyncio.gather(*(ask(each) for each in (0.3, 0.1, 0.2, 0.1))), 20)
+        assert ended == [0.1, 0.1, 0.2, 0.3]
+        assert asyncio.get_running_loop().time() - begun_s >= 0.3
