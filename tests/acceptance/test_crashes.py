@@ -16,9 +16,10 @@ from leasehold.events.inputs import Request
 from leasehold.events.subjects import Subjects
 from leasehold.services import home
 from leasehold.services.client import Client
+from leasehold.services.credentials import read_credential
 from tests.bench.cluster import HOST, beat, paper_device, report_devices
 from tests.support.running import RunningUp, leasehold
-from tests.support.servers import wait_until_gone
+from tests.support.servers import connected, wait_until_gone
 
 DEVICES = 24
 WORKERS = 12
@@ -82,11 +83,16 @@ class Load:
 @asynccontextmanager
 async def under_load(up: RunningUp, seed: int) -> AsyncIterator[Load]:
     """Workers on devices of a host that exists on paper, beside this machine's own."""
-    info = home.read_connection(up.data)
-    async with Client(up.data, patience_s=WAIT_S) as client:
-        subjects = Subjects(info.cluster)
-        reporter = await report_devices(client.connection, subjects, DEVICES)
-        beating = asyncio.create_task(beat(client.connection, subjects, reporter))
+    key = up.data.parent / "agent.json"
+    added = await asyncio.to_thread(leasehold, up.data, "credentials", "add", "agent", HOST, "--out", str(key))
+    assert added.code == 0, added.err
+    credential = read_credential(key)
+    urls = home.read_connection(up.data).urls
+    async with Client(up.data, patience_s=WAIT_S) as client, connected(urls, "agent", credential) as agent:
+        subjects = Subjects(credential.cluster)
+        async with asyncio.timeout(WAIT_S):
+            reporter = await report_devices(agent, subjects, DEVICES)
+        beating = asyncio.create_task(beat(agent, subjects, reporter))
         load = Load(client, seed)
         workers = [asyncio.create_task(load.work(number)) for number in range(WORKERS)]
         try:
