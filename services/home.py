@@ -80,11 +80,13 @@ def make_private_dir(path: Path) -> Path:
         raise InvalidInputError(f"{str(path)!r} has characters that cannot be shown", field="data")
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        owner = path.stat().st_uid
+        status = path.stat()
     except OSError as error:
         raise InvalidInputError(f"{path} cannot be used ({error.strerror})", field="data") from error
-    if owner != os.geteuid():
+    if status.st_uid != os.geteuid():
         raise InvalidInputError(f"{path} belongs to another user", field="data")
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise InvalidInputError(f"others can write to {path}, where keys lie: chmod go-w", field="data")
     if not os.access(path, os.W_OK | os.X_OK):
         raise InvalidInputError(f"{path} cannot be written to", field="data")
     return path

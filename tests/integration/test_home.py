@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from leasehold.events.errors import UnavailableError
+from leasehold.events.errors import InvalidInputError, UnavailableError
 from leasehold.services import credentials, home
 from leasehold.services.cli import keys
 
@@ -54,3 +54,14 @@ def test_a_key_that_cannot_be_registered_is_not_left_behind(tmp_path: Path, monk
         assert not out.exists()
     assert CliRunner().invoke(keys.keys, arguments).exit_code == 0
     assert out.exists()
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
+def test_a_directory_that_others_can_write_to_holds_no_keys(tmp_path: Path, mode: int) -> None:
+    """Who can write there could put his own files in the place of ours: it is refused, with what would help."""
+    tmp_path.chmod(mode)
+    with pytest.raises(InvalidInputError, match="chmod go-w") as caught:
+        home.make_private_dir(tmp_path)
+    assert caught.value.field == "data"
+    tmp_path.chmod(0o755)
+    assert home.make_private_dir(tmp_path) == tmp_path
