@@ -1,7 +1,7 @@
 """The allocator on the bus: requests through a discoverable service, heartbeats, and replies in order.
 
-Requests are taken straight from the read loop and wait here, as bytes, until it is their principal's turn; then they
-are decoded and handed over, no more at a time than the next records hold. So a flood takes the flooder's own places.
+Requests are taken straight from the read loop and handed over at once, as long as there are no more than the next
+records hold. The others wait here, as bytes, until it is their principal's turn: a flood takes the flooder's places.
 """
 
 import asyncio
@@ -41,8 +41,8 @@ HANDED_MAX: Final = 128
 longer records: while one is drafted nothing is read, and what a flood keeps waiting in the server delays others there.
 """
 PAUSE_S: Final = 0.003
-"""Between two times that requests are handed over, unless a record has been settled: what is invalid takes no place in
-one, and is decoded no faster than this.
+"""Within it no more than HANDED_MAX requests are handed over, unless a record has been settled: what is invalid takes no
+place in one, and is decoded no faster than this.
 """
 DEAF_S: Final = 0.005
 """So long nothing is heard of a principal whose surplus is not even told: counting costs a tenth of refusing."""
@@ -84,6 +84,8 @@ class Wire:
         )
         self._call: asyncio.Handle | None = None
         self._paused_until_s = 0.0
+        self._straight = 0
+        """How many may still be handed over until then as they come."""
         self._timer: asyncio.TimerHandle | None = None
         self._replies: deque[tuple[bytes, bytes]] = deque()
         self._something = asyncio.Event()
@@ -168,10 +170,22 @@ class Wire:
             # Who waits for nothing is told apart before anything is decided; and nobody has us write where he says.
             self.dropped.tell("a request on %r was dropped: no inbox for its answer", subject[:120])
             return
-        if self._turns.put(Waiting(asker.principal, asker.verb, body, reply, now_s)):
+        if not self._turns and self._has_place(now_s):
+            self._allocator.ask(asker.principal, asker.verb, body, partial(self._send, reply), now_s)
+        elif self._turns.put(Waiting(asker.principal, asker.verb, body, reply, now_s)):
             self._call_hand_over(now_s)
         else:
             self._turn_away(asker, reply, now_s)
+
+    def _has_place(self, now_s: float) -> bool:
+        """Whether what comes now may go behind the door at once, nobody being before it; it is counted, then."""
+        if now_s >= self._paused_until_s:
+            self._paused_until_s, self._straight = now_s + PAUSE_S, HANDED_MAX
+        is_full = self._allocator.sequencer.waiting >= HANDED_MAX or len(self._replies) >= REPLIES_WAITING_MAX
+        if is_full or not self._straight:
+            return False
+        self._straight -= 1
+        return True
 
     def _meet(self, subject: bytes, reply: bytes) -> _Asker | None:
         try:
@@ -214,7 +228,7 @@ class Wire:
             self._call.cancel()
             self._call = None
         now_s = time.monotonic()
-        self._paused_until_s = now_s + PAUSE_S
+        self._paused_until_s, self._straight = now_s + PAUSE_S, 0
         sequencer, patience_from_s = self._allocator.sequencer, now_s - PATIENCE_S
         for _ in range(HANDED_MAX):
             if sequencer.waiting >= HANDED_MAX or len(self._replies) >= REPLIES_WAITING_MAX:
