@@ -41,8 +41,8 @@ HANDED_MAX: Final = 128
 longer records: while one is drafted nothing is read, and what a flood keeps waiting in the server delays others there.
 """
 PAUSE_S: Final = 0.003
-"""Within it no more than HANDED_MAX requests are handed over, unless a record has been settled: what is invalid takes no
-place in one, and is decoded no faster than this.
+"""Within it no more than HANDED_MAX requests are handed over, unless a record has been settled: what is invalid takes
+no place in one, and is decoded no faster than this.
 """
 DEAF_S: Final = 0.005
 """So long nothing is heard of a principal whose surplus is not even told: counting costs a tenth of refusing."""
