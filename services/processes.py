@@ -24,6 +24,7 @@ from leasehold.events import identities, limits
 from leasehold.events.errors import CorruptLedgerError, InvalidInputError, LeaseholdError, StorageError, StoreInUseError
 from leasehold.events.identities import HostName
 from leasehold.events.subjects import LEDGER_STREAM, Subjects
+from leasehold.projections.snapshots import Frozen, freeze
 from leasehold.projections.state import Head, State
 from leasehold.services import home
 from leasehold.services.allocator.contact import monotonic_ns
@@ -38,7 +39,7 @@ from leasehold.services.ledger.jetstream import JetStreamLedger
 from leasehold.services.ledger.observed import ObservedReader
 from leasehold.services.ledger.port import Ledger
 from leasehold.services.reader import LedgerReader
-from leasehold.services.store import FoldStore
+from leasehold.services.store import FoldStore, encode_gently
 
 _log: Final = logging.getLogger(__name__)
 
@@ -135,6 +136,7 @@ async def _decide(allocator: Allocator, wire: Wire, keeper: "Keeper", asked_on: 
             tasks.create_task(allocator.run())
             tasks.create_task(wire.send_replies())
             tasks.create_task(keeper.run())
+            tasks.create_task(keeper.save())
             tasks.create_task(api.stay_in_touch(asked_on, LEDGER_STREAM))
     finally:
         await wire.stop()
@@ -170,6 +172,8 @@ class Keeper:
         self._moved = asyncio.Event()
         self._saved_s = time.monotonic()
         self._saved_sequence = 0
+        self._frozen: Frozen | None = None
+        self._is_due = asyncio.Event()
         self._complaint = ""
 
     async def after_record(self, state: State) -> None:
@@ -177,9 +181,23 @@ class Keeper:
         self._head = state.head
         self._moved.set()
         is_many = self._head.sequence - self._saved_sequence >= limits.SNAPSHOT_RECORDS
-        if is_many and time.monotonic() - self._saved_s > limits.SNAPSHOT_INTERVAL_MS / 1_000:
-            self._saved_s, self._saved_sequence = time.monotonic(), self._head.sequence
-            await self._try(self._store.save_snapshot(state))
+        is_time = time.monotonic() - self._saved_s > limits.SNAPSHOT_INTERVAL_MS / 1_000
+        if is_many and is_time and self._frozen is None:
+            self._frozen = freeze(state)
+            self._is_due.set()
+
+    async def save(self) -> None:
+        """Write down the whole state when that is due, until cancelled. It takes seconds: decisions go on meanwhile."""
+        while True:
+            await self._is_due.wait()
+            self._is_due.clear()
+            assert self._frozen is not None
+            await self._try(self._save(self._frozen))
+            # Counted from its end, so that most of the time none is being written.
+            self._saved_s, self._saved_sequence, self._frozen = time.monotonic(), self._frozen.head.sequence, None
+
+    async def _save(self, frozen: Frozen) -> None:
+        await self._store.save_frozen(frozen.head, await encode_gently(frozen))
 
     async def run(self) -> None:
         """Note the head until cancelled: the last record, too, that nothing follows for a long time."""

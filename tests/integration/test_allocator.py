@@ -400,6 +400,50 @@ async def test_the_last_head_is_noted_though_nothing_follows(tmp_path: Path) -> 
         await store.close()
 
 
+async def test_decisions_go_on_while_the_state_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A snapshot is of the state at its record, however far that has moved on when the disk takes it; nobody waits for
+    it, and the next one is begun only when it is done.
+    """
+    monkeypatch.setattr(limits, "SNAPSHOT_RECORDS", 1)
+    monkeypatch.setattr(limits, "SNAPSHOT_INTERVAL_MS", 0)
+    store = _SlowDisk()
+    keeper = Keeper(store)  # type: ignore[arg-type]
+    saving = asyncio.create_task(keeper.save())
+    state = State()
+
+    async def move_to(sequence: int) -> None:
+        state.set_head(Head(ledger_id="l", sequence=sequence, chain="c"))
+        await keeper.after_record(state)
+
+    try:
+        async with asyncio.timeout(BUSY_S):
+            for sequence in (1, 2, 3):
+                await move_to(sequence)
+                await store.begun.wait()
+            store.free.set()
+            while len(store.saved) < 2:
+                await asyncio.sleep(0)
+                await move_to(state.head.sequence + 1)
+    finally:
+        saving.cancel()
+        await asyncio.wait({saving})
+    assert store.saved[0] == 1, "the state of the record behind which it was due"
+    assert store.saved[1] > 3, "what was due meanwhile was not to be kept back"
+
+
+class _SlowDisk:
+    """A store that takes a snapshot only when it is told to."""
+
+    def __init__(self) -> None:
+        self.begun, self.free = asyncio.Event(), asyncio.Event()
+        self.saved: list[int] = []
+
+    async def save_frozen(self, head: Head, _pieces: list[bytes]) -> None:
+        self.begun.set()
+        await self.free.wait()
+        self.saved.append(head.sequence)
+
+
 async def test_a_full_disk_stops_no_decision() -> None:
     """What cannot be noted is told once, not with every record, and nothing is raised."""
     store = _FullDisk()
