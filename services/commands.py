@@ -34,9 +34,11 @@ class Questions:
         return b"H%b%b %d %d\r\n%b%b\r\n" % (beginning, inbox, len(head), len(head) + len(body), head, body)
 
     def _meet(self, subject: str) -> bytes:
-        if subject.split() != [subject]:
+        encoded = subject.encode()
+        # Only what is a space in bytes ends a word on the wire.
+        if encoded.split() != [encoded]:
             raise BadSubjectError
         if len(self._beginnings) >= SUBJECTS_KEPT:
             self._beginnings.clear()
-        self._beginnings[subject] = beginning = f"PUB {subject} ".encode()
+        self._beginnings[subject] = beginning = b"PUB %b " % encoded
         return beginning
