@@ -49,6 +49,7 @@ MOVE_AFTER_S: Final = 10.0
 """A server that takes us, but through which nobody answers for this long, is left for another one. The choice of a new
 leader takes up to nine seconds, and who leaves meanwhile only loses the answers that are on their way to him."""
 FLUSH_TIMEOUT_S: Final = 0.25
+FLUSH_WAIT_S: Final = 10
 CLOSE_TIMEOUT_S: Final = 2.0
 
 INBOXES: Final = (b"_INBOX", b"_R_.")
@@ -148,6 +149,12 @@ class Connection(nats.aio.client.Client):
             return False
         transport.write(self._taken_pending() + publications(messages))
         return True
+
+    async def flush(self, timeout: int = FLUSH_WAIT_S) -> None:
+        """As nats-py's, but behind all that was sent before: its ping would go ahead of what waits for the socket."""
+        if self.is_connected and self._pending and self._transport is not None:
+            self._transport.write(self._taken_pending())
+        await super().flush(timeout)
 
     def _free_socket(self) -> asyncio.WriteTransport | None:
         """The socket, if it has taken all that was written so far; so what waits in it is bounded."""

@@ -218,3 +218,19 @@ async def test_each_question_ends_at_its_own_time(tmp_path: Path) -> None:
         await asyncio.wait_for(asyncio.gather(*(ask(each) for each in (0.3, 0.1, 0.2, 0.1))), 20)
         assert ended == [0.1, 0.1, 0.2, 0.3]
         assert asyncio.get_running_loop().time() - begun_s >= 0.3
+
+
+async def test_a_flush_is_behind_what_was_sent_before(tmp_path: Path) -> None:
+    """Who has subscribed and flushed hears what another asks right afterwards, however often that is tried."""
+    heard: list[bytes] = []
+    async with contextlib.AsyncExitStack() as stack:
+        server = await stack.enter_async_context(server_at(tmp_path / "data"))
+        listener = await stack.enter_async_context(connected(server.url, "listener"))
+        asker = await stack.enter_async_context(connected(server.url, "asker"))
+        for number in range(50):
+            await listener.listen(f"flush.{number}", lambda subject, _reply, _body, _headers: heard.append(subject))
+            await listener.flush()
+            await asker.publish(f"flush.{number}", b"at once")
+            await asker.flush()
+            await listener.flush()
+            assert heard[-1:] == [f"flush.{number}".encode()]
