@@ -13,27 +13,25 @@ version is pinned and why `tests/integration/test_connection.py` checks each of 
 """
 
 import asyncio
-import ipaddress
 import logging
 import math
 import random
-import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlparse
 
 import msgspec
 import nats.aio.client
 import nats.errors
 from nats.aio.subscription import Subscription
 
-from leasehold.events.errors import InvalidInputError, UnavailableError
+from leasehold.events.errors import UnavailableError
 from leasehold.services.commands import Questions, publications
 from leasehold.services.complaints import Complaints
 from leasehold.services.credentials import Credential
 from leasehold.services.parser import BlockParser, Handler
 from leasehold.services.permissions import inbox_of
+from leasehold.services.tls import tls_for
 
 _log: Final = logging.getLogger(__name__)
 
@@ -322,39 +320,6 @@ def status_of(headers: bytes | None) -> int:
     return int(text) if text.isdigit() else 0
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine is reached at an address; of names, only `localhost` is believed."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _tls_for(urls: Sequence[str], credential: Credential) -> ssl.SSLContext | None:
-    """How to tell the right server from another, if that has to be told.
-
-    Raises:
-        InvalidInputError: an address of another machine would be spoken to in the clear, or the CA is none.
-    """
-    parts = [urlparse(url) for url in urls]
-    secured = bool(credential.ca_pem) or all(each.scheme == "tls" for each in parts)
-    for each in parts:
-        if not secured and not is_loopback(each.hostname or ""):
-            raise InvalidInputError(
-                f"{each.hostname} is another machine: it is spoken to with TLS only (a tls:// address, or a credential "
-                "that names whose certificates to believe)",
-                field="url",
-            )
-    if not secured:
-        return None
-    try:
-        return ssl.create_default_context(cadata=credential.ca_pem or None)
-    except ssl.SSLError as error:
-        raise InvalidInputError(f"not a certificate in PEM ({error})", field="ca_pem") from error
-
-
 async def connect(
     url: str | Sequence[str],
     *,
@@ -379,7 +344,7 @@ async def connect(
     urls = [url] if isinstance(url, str) else list(url)
     # Each begins somewhere, and then goes round: shuffled again and again, one would come back to a useless server.
     random.shuffle(urls)
-    tls = _tls_for(urls, credential)
+    tls = tls_for(urls, credential.ca_pem)
     connection = Connection()
     if credential.user.account != "ledger":
         connection.api_prefix = READ_PREFIX

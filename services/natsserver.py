@@ -33,10 +33,10 @@ import msgspec
 
 from leasehold.events.errors import InvalidInputError, ServerStartError, StoreInUseError, UnavailableError
 from leasehold.services import connection, permissions
-from leasehold.services.connection import is_loopback
 from leasehold.services.credentials import Credential
 from leasehold.services.home import write_private
 from leasehold.services.lifeline import tied_to_us
+from leasehold.services.tls import is_loopback
 
 LOOPBACK: Final = "127.0.0.1"
 LOCK_WAIT_S: Final = 5.0
