@@ -1,35 +1,22 @@
 """A disk that fills up under a real `up`: releases still work, nothing answered is lost, and the way out is told."""
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.not_run import not_run
+from tests.support.disks import small_disk_at
 from tests.support.running import RunningUp, leasehold, running_up
-
-DISK = "size=160m"
-WAIT = "120"
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of its own for the data directory."""
-    if os.geteuid():
-        not_run("mounting a small disk needs root")
     disk = tmp_path / "disk"
     disk.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", DISK, "leasehold-test", str(disk)], check=False, capture_output=True
-    )
-    if made.returncode:
-        not_run(f"a small disk cannot be mounted: {made.stderr.decode().strip()}")
-    try:
+    with small_disk_at(disk, 160):
         yield disk
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def fill(disk: Path, leave_bytes: int) -> Path:

@@ -1,7 +1,6 @@
 """Room on the disk: told in time, with a ballast that really takes, and gives back, its place."""
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from leasehold.services.allocator.contact import monotonic_ns
 from leasehold.services.ledger.streams import ensure_streams
 from leasehold.services.room import BALLAST_FILE, Notices, Room, RoomKeeper, RoomNotice, Step, reserve_of
 from tests.support.damage_allocator import lease, release, report_cards, running_allocator
-from tests.support.not_run import not_run
+from tests.support.disks import small_disk_at
 from tests.support.servers import SUBJECTS, connected, server_at
 
 MIB = 1024 * 1024
@@ -21,17 +20,8 @@ MIB = 1024 * 1024
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 64 MiB of its own."""
-    if os.geteuid():
-        not_run("mounting a small disk needs root")
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64m", "leasehold-test", str(tmp_path)], check=False, capture_output=True
-    )
-    if made.returncode:
-        not_run(f"a small disk cannot be mounted: {made.stderr.decode().strip()}")
-    try:
+    with small_disk_at(tmp_path, 64):
         yield tmp_path
-    finally:
-        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 
 
 def free(path: Path) -> int:
