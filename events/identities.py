@@ -195,6 +195,12 @@ def parse_principal(text: str) -> Principal:
     return Principal(_named(text, _PRINCIPAL, "principal", "a principal is letters, digits, _@-, like scheduler-1"))
 
 
+def tenant_of(principal: Principal) -> Principal:
+    """The tenant that a principal's holders belong to: what stands behind the `@` of its name, else itself."""
+    name, _, tenant = principal.rpartition("@")
+    return Principal(tenant) if name and tenant else principal
+
+
 def parse_holder(text: str) -> Holder:
     """For whom a lease is: a domain, a job, a person."""
     return Holder(_named(text, _HOLDER, "holder", "a holder is up to 128 letters, digits, blanks, ._:/@+-"))

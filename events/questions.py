@@ -12,7 +12,16 @@ from leasehold.events.answers import Answer
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.identities import HostName
 from leasehold.events.refusals import Blocker
-from leasehold.events.views import DeviceView, HistoryRow, HostView, LeaseView
+from leasehold.events.views import (
+    CauseView,
+    ChangeView,
+    DeviceView,
+    HistoryRow,
+    HostView,
+    LeaseView,
+    OwnerView,
+    UsageView,
+)
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -87,6 +96,100 @@ class Status(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How it stands."""
 
 
+class Moment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A place in the log: behind the event at `position`, or at the time `ns` (since 1970, UTC, of the ledger's clock):
+    behind the last record decided then or before. Neither: as far as it has been read. Both are too much.
+    """
+
+    position: int = 0
+    ns: int = 0
+
+
+class Owners(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who had which device then, in the order of device ids, from behind `after`; what had no owner is left out.
+
+    `device`: any name that this device had then, or its id.
+    """
+
+    at: Moment = Moment()
+    host: str = ""
+    device: str = ""
+    after: str = ""
+    limit: int = 1_000
+
+
+class DevicesAt(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The devices as they were then, in the order of their ids, from behind `after`."""
+
+    at: Moment = Moment()
+    host: str = ""
+    after: str = ""
+    limit: int = 1_000
+
+
+class Diff(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What was different at `to` from `since`, in the order of device ids, from behind device `after`."""
+
+    since: Moment
+    to: Moment = Moment()
+    host: str = ""
+    after: str = ""
+    limit: int = 1_000
+
+
+class Who(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who had a device between two moments, oldest first, from behind the grant at position `after`."""
+
+    device: str
+    host: str = ""
+    since: Moment = Moment()
+    to: Moment = Moment()
+    after: int = 0
+    limit: int = 1_000
+
+
+class Blame(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The chain of causes of how a request was decided. `principal`: whose request; empty: the asker's own, else the
+    only one of that id.
+    """
+
+    request_id: str
+    principal: str = ""
+    depth: int = 8
+
+
+class Utilisation(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much devices were held (`by` `device`), or holders held devices (`by` `holder`), between two moments.
+
+    `every_ns`: in spans of so much time each, else in one; `after`: behind this name (all spans of a name stand
+    together and are not parted by a page).
+    """
+
+    by: str = "device"
+    since: Moment
+    to: Moment = Moment()
+    every_ns: int = 0
+    host: str = ""
+    device: str = ""
+    holder: str = ""
+    after: str = ""
+    limit: int = 1_000
+
+
+class Archived(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How it stands with an archive: answered with `archive`."""
+
+
+PAST_QUESTIONS: Final[dict[str, type[Question]]] = {
+    "owners": Owners,
+    "devices_at": DevicesAt,
+    "diff": Diff,
+    "who": Who,
+    "blame": Blame,
+    "utilisation": Utilisation,
+    "archived": Archived,
+}
+"""By the verb in the subject: answered by archives."""
 QUESTIONS: Final[dict[str, type[Question]]] = {
     "list_devices": ListDevices,
     "list_leases": ListLeases,
@@ -121,6 +224,18 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     blockers: list[Blocker] = []
     answer: Answer | None = None
     status: "StatusView | None" = None
+    owners: list[OwnerView] = []
+    changes: list[ChangeView] = []
+    causes: list[CauseView] = []
+    usage: list[UsageView] = []
+    at_position: int = 0
+    """Which place in the log a question of the past came to: behind this position. Of two moments, the later one."""
+    at_ns: int = 0
+    """When the record that holds it was decided."""
+    since_position: int = 0
+    """Of two moments, the earlier one."""
+    since_ns: int = 0
+    archive: "ArchiveView | None" = None
     more: bool = False
     field: str = ""
     message: str = ""
@@ -143,3 +258,20 @@ class StatusView(msgspec.Struct, frozen=True, kw_only=True):
     living_leases: int
     ending_devices: int
     hosts_stale: list[HostName]
+
+
+class ArchiveView(msgspec.Struct, frozen=True, kw_only=True):
+    """How it stands with an archive."""
+
+    ledger_id: str
+    era: int
+    sequence: int
+    """Of the last record that it keeps."""
+    chain: str
+    decided_at_ns: int
+    segments: int
+    bytes: int
+    modelled: int
+    """Up to which record its read models go."""
+    trouble: str
+    """Why it does not go on at the moment; empty: it does."""

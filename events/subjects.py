@@ -8,6 +8,11 @@
 | `leasehold.<cluster>.req.<principal>.<verb>` | a request, or a question, of one principal |
 | `leasehold.<cluster>.alive.<host>.<agent>` | an agent's heartbeat, answered with what the ledger has of it |
 | `leasehold.<cluster>.room.<server>` | how much room is left on the disk of a server of the bus |
+| `leasehold.<cluster>.evt.<host>.<kind>.<device>.<lease>.<tenant>` | one event of the feed |
+
+In the feed's subjects `_` stands where an event has none: no host, device, lease or tenant. `<kind>` is the event's
+type without its version (`lease_granted`), `<device>` a key with `%2E` for each dot and `%25` for each `%`, `<lease>`
+like `L4352`.
 """
 
 import re
@@ -17,13 +22,27 @@ import msgspec
 
 from leasehold.events import identities
 from leasehold.events.errors import InvalidInputError
+from leasehold.events.position import lease_id_text, parse_lease_id
 
 LEDGER_STREAM: Final = "LEDGER"
 OBSERVED_STREAM: Final = "OBSERVED"
+EVENTS_STREAM: Final = "EVENTS"
+NONE: Final = "_"
+"""Stands in a subject of the feed for what an event does not have."""
 
 _CLUSTER: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _REPORTING: Final = ("obs", "inbox", "alive")
 _TOKEN: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
+
+
+class EventSubject(msgspec.Struct, frozen=True, kw_only=True):
+    """What the subject of an event of the feed says; empty where it has none. `device` is a key."""
+
+    host: str
+    kind: str
+    device: str
+    lease: str
+    tenant: str
 
 
 class Subjects(msgspec.Struct, frozen=True):
@@ -86,6 +105,40 @@ class Subjects(msgspec.Struct, frozen=True):
         """The room of all servers."""
         return f"leasehold.{self.cluster}.room.*"
 
+    def event(self, *, host: str, kind: str, device: str, lease: str, tenant: str) -> str:
+        """Where one event of the feed is told; each part may be empty (there is none) or `*` (of whatever), all but
+        `kind` for a message. `device` is a key (without its host), `lease` like `L4352`.
+        """
+        parts = (
+            host if host in ("", "*") else identities.parse_host(host),
+            kind if kind == "*" else _token(kind, "kind"),
+            device if device in ("", "*") else _escaped(device),
+            lease if lease in ("", "*") else lease_id_text(parse_lease_id(lease)),
+            tenant if tenant in ("", "*") else identities.parse_principal(tenant),
+        )
+        return ".".join(("leasehold", self.cluster, "evt", *(part or NONE for part in parts)))
+
+    @property
+    def events_all(self) -> str:
+        """The whole feed."""
+        return f"leasehold.{self.cluster}.evt.>"
+
+    def events_of(self, host: str) -> str:
+        """All that is told of one host; `""`: what is told of no host, but of the whole cluster."""
+        return f"leasehold.{self.cluster}.evt.{identities.parse_host(host) if host else NONE}.>"
+
+    def parse_event(self, subject: str) -> "EventSubject":
+        """The parts of a subject of the feed, empty where it has none.
+
+        Raises:
+            InvalidInputError: it is not one of this cluster's.
+        """
+        parts = subject.split(".")
+        if len(parts) != 8 or parts[:3] != ["leasehold", self.cluster, "evt"]:
+            raise InvalidInputError(f"{subject[:120]!r} is not leasehold.{self.cluster}.evt.*.*.*.*.*", field="subject")
+        host, kind, device, lease, tenant = ("" if part == NONE else part for part in parts[3:])
+        return EventSubject(host=host, kind=kind, device=_unescaped(device), lease=lease, tenant=tenant)
+
     def parse_request(self, subject: str) -> tuple[identities.Principal, str]:
         """Principal and verb of a request's subject.
 
@@ -111,6 +164,15 @@ class Subjects(msgspec.Struct, frozen=True):
         if len(parts) != 5 or parts[:3] != ["leasehold", self.cluster, kind]:
             raise InvalidInputError(f"{subject[:120]!r} is not leasehold.{self.cluster}.{kind}.*.*", field="subject")
         return parts[3], parts[4]
+
+
+def _escaped(key: str) -> str:
+    """A device's key where a dot would part two words of a subject."""
+    return identities.parse_device_key(key).replace("%", "%25").replace(".", "%2E")
+
+
+def _unescaped(text: str) -> str:
+    return text.replace("%2E", ".").replace("%25", "%")
 
 
 def _token(text: str, field: str) -> str:

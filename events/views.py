@@ -72,3 +72,78 @@ class HistoryRow(msgspec.Struct, frozen=True, kw_only=True):
     type: str
     text: str
     event: msgspec.Raw
+
+
+# --- the past -----------------------------------------------------------------------------------------------------
+
+
+class OwnerView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Who had a device, and from when to when.
+
+    From its grant until `ended_*` the lease lives (`state` is `leased`); from there until `freed_*` nothing shows that
+    the device is free, and nobody else gets it (`ending`). 0 and empty: not yet, as far as was read.
+    """
+
+    device: DeviceId
+    lease: str
+    holder: str
+    principal: str
+    tenant: str
+    state: str
+    from_position: int
+    from_ns: int
+    ended: str = ""
+    """`released` or `expired`."""
+    ended_position: int = 0
+    ended_ns: int = 0
+    freed_position: int = 0
+    freed_ns: int = 0
+    evidence: str = ""
+    forced: bool = False
+
+
+class ChangeView(msgspec.Struct, frozen=True, kw_only=True):
+    """What is different of one device between two places of the log.
+
+    `what`: `owner`, `presence`, or the name of a field of its description; `before` and `after` as texts, empty for
+    nothing (no owner, no device).
+    """
+
+    device: DeviceId
+    what: str
+    before: str
+    after: str
+    position: int
+    """Of the last event that made it so."""
+    at_ns: int
+
+
+class CauseView(msgspec.Struct, frozen=True, kw_only=True):
+    """One link of a chain of causes. `depth` 0 is what was asked about; each deeper one is why the one above is so."""
+
+    depth: int
+    position: int
+    at_ns: int
+    type: str
+    text: str
+    """A sentence."""
+    because: str = ""
+    """How it bears on the one above: `held by`, `granted by`, `freed by`, `asked by`, …"""
+
+
+class UsageView(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of a span of time a device was held, or a holder held devices.
+
+    `leased_ns` while leases lived, `ending_ns` behind their ends; of a holder summed over its devices. `leases`: how
+    many touched the span.
+    """
+
+    name: str
+    """The device's id, or the holder."""
+    from_ns: int
+    to_ns: int
+    leased_ns: int
+    ending_ns: int
+    leases: int
+    devices: int
+    """1 for a device; for a holder, how many different ones."""
