@@ -12,6 +12,8 @@ import pytest
 
 from leasehold.events import codec
 from leasehold.events.errors import CorruptLedgerError, CorruptSnapshotError, UnknownFormatError
+from leasehold.events.event_types import DeviceAppeared
+from leasehold.events.position import position_of
 from leasehold.events.record import Record
 from leasehold.projections import evolve
 from leasehold.projections.replay import Replay
@@ -130,8 +132,55 @@ def test_another_decision_is_found() -> None:
         if difference is not None:
             assert "90000" in difference.recorded
             assert "60000" in difference.decided
+            assert '"lease.v1"' in difference.given
+            assert difference.position == position_of(len(ledger.bodies), 0)
             assert str(difference).startswith(f"record {len(ledger.bodies)}, step 0")
         assert replay.folded_only == (0 if is_found else 1)
+
+
+def test_the_first_event_that_differs_is_named() -> None:
+    """Of many events of a step the one that is not the same is shown, and of a long one the place where it is not."""
+    ledger = ledger_with_hosts()
+    at, body = next((at, body) for at, body in enumerate(ledger.bodies, 1) if body.count(b"device_appeared") > 9)
+    record = codec.decode_record(body, at)
+    events = list(record.steps[0].events)
+    changed = next(index for index in range(3, len(events)) if isinstance(events[index], DeviceAppeared))
+    event = events[changed]
+    assert isinstance(event, DeviceAppeared)
+    attributes = {"a" * 900: "before", "b": "planted"}
+    events[changed] = _replace(event, device=_replace(event.device, attributes=attributes))
+    forged = _replace(record, steps=(_replace(record.steps[0], events=tuple(events)), *record.steps[1:]))
+    replay = Replay()
+    for sequence, earlier in enumerate(ledger.bodies[: at - 1], 1):
+        assert replay.step(sequence, earlier) is None
+    difference = replay.step(at, codec.encode(forged))
+    assert difference is not None
+    assert (difference.step, difference.position) == (0, position_of(at, changed))
+    assert "aaa" in difference.recorded
+    assert max(len(difference.recorded), len(difference.decided), len(difference.given)) < 500
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda body: b" " + body,
+        lambda body: body[:-1] + b',"zzz":1}',
+        lambda body: body.replace(b'"era":0,', b"", 1)[:-1] + b',"era":0}',
+    ],
+    ids=["blank", "unknown field", "order"],
+)
+def test_other_bytes_for_the_same_decision_are_found(written: Callable[[bytes], bytes]) -> None:
+    """A record that says the same in other bytes than would be written is a difference, although it can be read."""
+    bodies = play().bodies
+    replay = Replay()
+    for sequence, body in enumerate(bodies[:-1], 1):
+        assert replay.step(sequence, body) is None
+    last = written(bodies[-1])
+    assert last != bodies[-1]
+    difference = replay.step(len(bodies), last)
+    assert difference is not None
+    assert difference.step == -1
+    assert "how it is written" in str(difference)
 
 
 Change = Callable[[list[bytes]], None]
