@@ -35,6 +35,7 @@ ROLES: Final = {
     "allocator": "allocator",
     "launcher": "n1",
     "query": "query",
+    "archive": "archive",
     "scheduler": "sched",
     "operator": "olga",
     "auditor": "audit",
@@ -45,16 +46,18 @@ OWN: Final = {role: f"agent-{name}" if role == "agent" else name for role, name 
 
 REQUESTS: Final = ("lease", "renew", "release")
 QUESTIONS: Final = ("list_devices", "list_leases", "list_hosts", "show", "history", "explain", "status", "sync")
+PAST_QUESTIONS: Final = ("owners", "devices_at", "diff", "who", "blame", "utilisation", "archived")
 CLIENTS: Final = {"scheduler", "operator", "auditor"}
 READERS: Final = {"operator", "auditor"}
-OURS: Final = {"keeper", "allocator", "query"}
-FOLLOWERS: Final = {"allocator", "query"}
+OURS: Final = {"keeper", "allocator", "query", "archive"}
+FOLLOWERS: Final = {"allocator", "query", "archive"}
 
 # What can be published, and by which roles. {own} is who tries.
 PUBLISH: Final[dict[str, set[str]]] = {
     **{f"leasehold.test.req.{{own}}.{verb}": {"scheduler", "operator"} for verb in REQUESTS},
     "leasehold.test.req.{own}.confirm_free": {"operator"},
     **{f"leasehold.test.req.{{own}}.{verb}": CLIENTS for verb in QUESTIONS if verb != "sync"},
+    **{f"leasehold.test.req.{{own}}.{verb}": CLIENTS for verb in PAST_QUESTIONS},
     "leasehold.test.req.{own}.sync": CLIENTS | {"agent"},
     # In another's name.
     **{f"leasehold.test.req.victim.{verb}": set() for verb in (*REQUESTS, "confirm_free", "show", "sync")},
@@ -141,6 +144,7 @@ LISTEN: Final[dict[str, set[str]]] = {
     "leasehold.test.req.*.*": set(),
     **{f"leasehold.test.req.*.{verb}": {"allocator"} for verb in (*REQUESTS, "confirm_free")},
     **{f"leasehold.test.req.*.{verb}": {"query"} for verb in QUESTIONS},
+    **{f"leasehold.test.req.*.{verb}": {"archive"} for verb in PAST_QUESTIONS},
     "$SRV.PING": FOLLOWERS,
 }
 
