@@ -1,0 +1,141 @@
+"""A lease in a program's hands: renewed by itself, released at the end."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from leasehold.events import inputs, limits
+from leasehold.events.answers import Answer
+from leasehold.events.errors import (
+    InvalidInputError,
+    LeaseholdError,
+    LeaseLostError,
+    RefusedError,
+    UnavailableError,
+)
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Asker(Protocol):
+    """Who asks for it: `client.Client`."""
+
+    async def ask(self, request: inputs.Request) -> Answer:
+        """As `Client.ask`."""
+        ...
+
+    async def renew(self, lease: int, token: int) -> Answer:
+        """As `Client.renew`."""
+        ...
+
+    async def release(self, lease: int, token: int) -> Answer:
+        """As `Client.release`."""
+        ...
+
+
+def counted_s(ttl_ms: int) -> float:
+    """How long a holder may count on a lease from the moment he sent for it: less than its time, because the ledger's
+    clock may run a little faster than ours, drawn to its server's, and allocators' clocks agree so far and no more.
+    """
+    return ttl_ms / 1_000 * (1 - 1 / limits.CLOCK_SLEW_DIVISOR) - limits.CLOCK_TOLERANCE_NS / 10**9
+
+
+class Lease:
+    """A lease that renews itself while it is held, and is released at the end of its `async with`."""
+
+    def __init__(self, client: Asker, request: inputs.LeaseRequest) -> None:
+        self._client = client
+        self._request = request
+        self._answer = Answer(outcome="")
+        self._renewing: asyncio.Task[None] | None = None
+        self._valid_until_s = 0.0
+        self.lost = asyncio.Event()
+        """Set when the lease can be counted on no more."""
+        self.why_lost = ""
+
+    @property
+    def id(self) -> int:
+        """The lease's id, as people see it: `L` and this number."""
+        return self._answer.lease
+
+    @property
+    def token(self) -> int:
+        """The fencing token: shown to whoever acts on the devices."""
+        return self._answer.token
+
+    @property
+    def devices(self) -> Sequence[str]:
+        """The ids of the devices."""
+        return self._answer.devices
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether it can be counted on now: by our own clock, since the last request that succeeded was sent."""
+        return not self.lost.is_set() and time.monotonic() < self._valid_until_s
+
+    def check(self) -> None:
+        """Raises LeaseLostError unless the lease can be counted on now."""
+        if not self.is_valid:
+            raise LeaseLostError(self.why_lost or "its time is over, and no renewal succeeded")
+
+    async def __aenter__(self) -> Self:
+        """Ask for it. Raises as `Client.ask` does."""
+        sent_s = time.monotonic()
+        answer = await self._client.ask(self._request)
+        if answer.state != "living":
+            raise LeaseLostError(f"lease L{answer.lease} of this request was ended ({answer.ended})")
+        self._answer = answer
+        self._valid_until_s = sent_s + counted_s(self._request.ttl_ms)
+        self._renewing = asyncio.create_task(self._keep_renewing())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._renewing is not None:
+            self._renewing.cancel()
+            await asyncio.wait({self._renewing})
+        if self.lost.is_set():
+            if kind is None:
+                raise LeaseLostError(self.why_lost)
+            return
+        try:
+            await self._client.release(self.id, self.token)
+        except LeaseholdError as release_error:
+            # It ends by itself; what happened inside matters more than that.
+            if kind is None:
+                raise
+            _log.warning("lease L%d was not released: %s", self.id, release_error)
+
+    async def _keep_renewing(self) -> None:
+        """Renew when a third of the time is over, and sooner again after a failure."""
+        ttl_s = self._request.ttl_ms / 1_000
+        pause_s = ttl_s / 3
+        while True:
+            left_s = self._valid_until_s - time.monotonic()
+            if left_s <= 0:
+                self._lose("its time is over, and no renewal succeeded")
+                return
+            await asyncio.sleep(min(pause_s, left_s))
+            sent_s = time.monotonic()
+            try:
+                async with asyncio.timeout(self._valid_until_s - sent_s):
+                    await self._client.renew(self.id, self.token)
+            except TimeoutError:
+                continue
+            except (RefusedError, InvalidInputError) as error:
+                self._lose(str(error))
+                return
+            except UnavailableError as error:
+                _log.warning("lease L%d could not be renewed: %s", self.id, error)
+                pause_s = min(1.0, ttl_s / 10)
+            else:
+                self._valid_until_s = sent_s + counted_s(self._request.ttl_ms)
+                pause_s = ttl_s / 3
+
+    def _lose(self, why: str) -> None:
+        self.why_lost = why
+        self.lost.set()
