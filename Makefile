@@ -4,6 +4,7 @@ PYTHON ?= python3
 SEEDS ?= 1000
 MINUTES ?= 5
 ROUNDS ?= 1
+EVENTS ?= 100000
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed-for-$(shell printf %s "$(CURDIR)" | cksum | cut -d " " -f 1)
@@ -11,7 +12,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 CONSTRAINED := --quiet --constraint deploy/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check format lint types layers tidy sim soak cluster bench clean
+.PHONY: help install run test check format lint types layers tidy sim soak day cluster bench schemas clean
 
 help: ## Show what can be done
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -61,12 +62,18 @@ sim: $(STAMP) ## Simulate SEEDS runs of the core (1000), then see that its delib
 soak: $(STAMP) ## Kill, stop and resume allocators under load for MINUTES (5); every answer is judged
 	$(PY) -m tests.soak.takeover --minutes $(MINUTES)
 
+day: $(STAMP) ## Kill every part under load until EVENTS (100000) are in the log; then ask the past, and hold it against brute force
+	$(PY) -m tests.day --events $(EVENTS)
+
 cluster: $(STAMP) ## Three servers under load: leaders killed, stepped down, cut off, all killed; every answer is judged
 	$(PY) -m tests.cluster $(ROUNDS)
 
 bench: $(STAMP) ## Measure beside what the parts and others can do; OUT=docs/benchmarks.md writes it there, ARGS=--help
 	@$(PIP) install $(CONSTRAINED) --no-build-isolation --editable '.[bench]' || echo "some peers will be missing"
 	@$(PY) -m tests.bench $(if $(OUT),--write $(OUT)) $(ARGS)
+
+schemas: $(STAMP) ## Write docs/asyncapi.json and docs/schemas/ anew from the types
+	$(PY) -m leasehold.services.describing docs
 
 clean: ## Remove the environment and all that was built or cached
 	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
