@@ -9,10 +9,11 @@ from typing import Any, Final
 
 import msgspec
 
-from leasehold.events import identities, inputs, limits
+from leasehold.events import event_types, identities, inputs, limits
 from leasehold.events.errors import CorruptLedgerError, InvalidInputError, UnknownFormatError
-from leasehold.events.inputs import Observed, Request
-from leasehold.events.record import FORMAT, Record
+from leasehold.events.event_types import Event, OldEvent
+from leasehold.events.inputs import Input, Observed, Request
+from leasehold.events.record import FORMAT, Record, Step
 
 _encoder: Final = msgspec.json.Encoder(order="sorted")
 _record_decoder: Final = msgspec.json.Decoder(Record)
@@ -54,6 +55,8 @@ _request_decoders: Final = {verb: msgspec.json.Decoder(kind) for verb, kind in _
 VERBS: Final = tuple(_STRICT)
 """The requests that change something, by the verb in their subject."""
 
+_RULES_OF_OLD_EVENTS: Final = 2
+"""Newer records hold none of the old events."""
 _MSGSPEC_PATH: Final = re.compile(r" - at `\$\.?([^`]*)`$")
 _MSGSPEC_FIELD: Final = re.compile(r"(?:required|unknown) field `([^`]+)`")
 
@@ -107,12 +110,58 @@ def decode_record(body: bytes, sequence: int) -> Record:
     try:
         record = _record_decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise UnknownFormatError(f"this build cannot read it ({error})", sequence=sequence) from error
+        old = _decode_old(body)
+        if old is None:
+            raise UnknownFormatError(f"this build cannot read it ({error})", sequence=sequence) from error
+        record = old
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CorruptLedgerError(f"not a record ({error})", sequence=sequence) from error
     if record.format != FORMAT:
         raise UnknownFormatError(f"format {record.format}; this build reads {FORMAT}", sequence=sequence)
     return record
+
+
+class _OldStep(msgspec.Struct, frozen=True, gc=False):
+    input: Input
+    events: tuple[Event | OldEvent, ...]
+
+
+class _OldRecord(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    format: int
+    ledger_id: str
+    era: int
+    prev: str
+    writer: str
+    decided_at_ns: int
+    rules_version: int
+    observed_through: int
+    steps: tuple[_OldStep, ...]
+
+
+_old_record_decoder: Final = msgspec.json.Decoder(_OldRecord)
+
+
+def _decode_old(body: bytes) -> Record | None:
+    """A record with events of older versions, which are replaced by today's; `None` if it is not that either.
+
+    Only records that are no other pay for this.
+    """
+    try:
+        old = _old_record_decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if old.rules_version > _RULES_OF_OLD_EVENTS:
+        return None
+    steps = tuple(Step(step.input, tuple(_upcast(event) for event in step.events)) for step in old.steps)
+    fields = {name: getattr(old, name) for name in old.__struct_fields__ if name != "steps"}
+    return Record(steps=steps, **fields)
+
+
+def _upcast(event: Event | OldEvent) -> Event:
+    if not isinstance(event, event_types.LeaseGrantedV1):
+        return event
+    fields = {name: getattr(event, name) for name in event.__struct_fields__}
+    return event_types.LeaseGranted(tenant=identities.tenant_of(event.request.principal), **fields)
 
 
 def decode_observed(body: bytes) -> Observed:

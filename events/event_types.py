@@ -28,6 +28,23 @@ class LedgerStarted(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag
     era: int
 
 
+class LedgerRestored(
+    msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="ledger_restored.v1"
+):
+    """The ledger was written back from an archive. What stood in the old one behind record `through` is lost.
+
+    Each lease has the token of the new era, each floor is in it: all older tokens are dead. Each host must report
+    again. No lease expires before `until_ns`, nor before somebody has said that he decides.
+    """
+
+    writer: str
+    era: int
+    through: int
+    """The sequence of the last record of the era before."""
+    reason: str
+    until_ns: int
+
+
 class GraceStarted(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="grace_started.v1"):
     """`writer` decides from here on; no lease expires before `until_ns`."""
 
@@ -160,8 +177,21 @@ class SharingFound(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag=
     """How many there are."""
 
 
-class LeaseGranted(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="lease_granted.v1"):
-    """The devices belong to `holder`. Lease id and fencing token: the position of this event."""
+class LeaseGranted(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="lease_granted.v2"):
+    """The devices belong to `holder`. The lease's id is the position of this event, its token the same in its era."""
+
+    request: RequestRef
+    tenant: Principal
+    """Whose matter it is, by the name of the principal that asked (`identities.tenant_of`)."""
+    holder: Holder
+    devices: tuple[DeviceId, ...]
+    ttl_ms: int
+    expires_at_ns: int
+    forced: bool = False
+
+
+class LeaseGrantedV1(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="lease_granted.v1"):
+    """As it was written up to rules version 2; whoever reads the log gets a `LeaseGranted` for it."""
 
     request: RequestRef
     holder: Holder
@@ -228,6 +258,7 @@ class RefusalsRepeated(
 
 Event = (
     LedgerStarted
+    | LedgerRestored
     | GraceStarted
     | HostRegistered
     | HostWentStale
@@ -251,3 +282,6 @@ Event = (
     | RequestRefused
     | RefusalsRepeated
 )
+
+OldEvent = LeaseGrantedV1
+"""Versions that are read, and no longer written; `codec.decode_record` gives today's events for them."""

@@ -138,6 +138,19 @@ class LedgerBegins(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_fiel
     era: int = 0
 
 
+class LedgerRestores(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="ledger_restores.v1"):
+    """The records before this one were written back from an archive: the ledger goes on in a new era.
+
+    The first input of its record; nothing else may raise the era.
+    """
+
+    cluster: str
+    writer: str
+    era: int
+    """The one that begins: one more than that of the record before."""
+    reason: str
+
+
 class DeciderStarts(
     msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="type", tag="decider_starts.v1"
 ):
@@ -164,4 +177,4 @@ class HostHeard(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="ho
     alive: bool
 
 
-Input = Asked | Observed | LedgerBegins | DeciderStarts | Tick | HostHeard
+Input = Asked | Observed | LedgerBegins | LedgerRestores | DeciderStarts | Tick | HostHeard

@@ -8,8 +8,10 @@ EVENTS_PER_RECORD_MAX: Final = 256
 STEPS_PER_RECORD_MAX: Final = 256
 RECORD_BYTES_MAX: Final = 896 * 1024
 """Below the server's message bound (1 MiB) by more than the headers that go with an append."""
-SEQUENCE_MAX: Final = 2**45 - 1
-"""Keeps every position below 2**53, so that JSON readers with doubles see it exactly."""
+SEQUENCE_MAX: Final = 2**39 - 1
+"""Keeps every position below 2**47, and every token below 2**53, which JSON readers with doubles see exactly."""
+ERA_MAX: Final = 63
+"""So often can a ledger be restored."""
 
 # --- observations -----------------------------------------------------------------------------------------------
 OBSERVATIONS_PER_MESSAGE_MAX: Final = 254
@@ -130,3 +132,9 @@ ROOM_SILENT_MS: Final = 10_000
 """What was told of room longer ago counts no more."""
 SERVERS_MAX: Final = 16
 """Servers of one bus."""
+
+# --- following the feed -----------------------------------------------------------------------------------------
+FEED_WAITING_MAX: Final = 4_096
+"""Events that wait for one reader; what comes while so many do is read from the stream later."""
+FEED_LOOK_MS: Final = 2_000
+"""A reader that hears nothing for so long asks whether there is something: the last message may have been lost."""

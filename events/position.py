@@ -1,18 +1,21 @@
 """A position: one place in the log, as one integer (`record sequence * 256 + index of the event in its record`).
 
 Lease ids, fencing tokens and event ids derive from the position of the grant, so none of them can be guessed at
-random, none needs a generator, and a later one is always larger.
+random, none needs a generator, and a later one is always larger. Tokens have the era of the ledger in front: those
+of a ledger that was restored are above all that were ever given out before.
 """
 
 import re
 from typing import Final, NewType
 
 from leasehold.events.errors import InvalidInputError
-from leasehold.events.limits import EVENTS_PER_RECORD_MAX, SEQUENCE_MAX
+from leasehold.events.limits import ERA_MAX, EVENTS_PER_RECORD_MAX, SEQUENCE_MAX
 
 Position = NewType("Position", int)
 """0 stands before the first event."""
 
+_POSITION_BITS: Final = 47
+assert EVENTS_PER_RECORD_MAX * (SEQUENCE_MAX + 1) == 1 << _POSITION_BITS
 _LEASE_ID: Final = re.compile(r"L([1-9][0-9]{0,15})")
 
 
@@ -36,6 +39,23 @@ def index_of(position: int) -> int:
 def end_of_record(sequence: int) -> Position:
     """The last position that the record at `sequence` could hold: what "everything up to here" means as `as_of`."""
     return Position(sequence * EVENTS_PER_RECORD_MAX + EVENTS_PER_RECORD_MAX - 1)
+
+
+def token_of(era: int, position: int) -> int:
+    """The fencing token (or floor) that `position` stands for in `era`; in era 0 the position itself."""
+    assert 0 <= era <= ERA_MAX, era
+    assert 0 <= position < 1 << _POSITION_BITS, position
+    return era << _POSITION_BITS | position
+
+
+def era_of_token(token: int) -> int:
+    """The era that gave the token out."""
+    return token >> _POSITION_BITS
+
+
+def position_of_token(token: int) -> Position:
+    """The position that the token (or floor) stands for."""
+    return Position(token & (1 << _POSITION_BITS) - 1)
 
 
 def lease_id_text(position: int) -> str:

@@ -10,15 +10,16 @@ from typing import Any, Final
 
 from leasehold.events import codec, event_types, inputs, limits
 from leasehold.events.event_types import Event, RequestRef
-from leasehold.events.identities import DeviceId, request_key
+from leasehold.events.identities import DeviceId, request_key, tenant_of
 from leasehold.events.inputs import Asked, Input, Request
-from leasehold.events.position import lease_id_text
+from leasehold.events.position import era_of_token, lease_id_text
 from leasehold.events.record import ledger_id_of
 from leasehold.events.refusals import Refusal, RefusalCode
 from leasehold.projections import conflicts, observing
 from leasehold.projections.evolve import refusal_fingerprint
+from leasehold.projections.fencing import HELP_RESTORED
 from leasehold.projections.naming import Resolved, resolve
-from leasehold.projections.state import LeaseState, State
+from leasehold.projections.state import State
 
 Decision = list[Event] | None
 _NS_PER_MS: Final = 1_000_000
@@ -42,17 +43,35 @@ def _ledger_begins(state: State, given: inputs.LedgerBegins, now_ns: int) -> Dec
     return [event_types.LedgerStarted(ledger_id, given.cluster, given.era)]
 
 
+def _ledger_restores(state: State, given: inputs.LedgerRestores, now_ns: int) -> Decision:
+    head = state.head
+    if not head.sequence or given.cluster != head.cluster or given.era != head.era + 1 or given.era > limits.ERA_MAX:
+        return None
+    # Whoever decides next has a clock of his own; how much time went by meanwhile nobody can tell.
+    until_ns = _grace_until_ns(state, now_ns, clock_age_ms=0)
+    return [
+        event_types.LedgerRestored(
+            writer=given.writer, era=given.era, through=head.sequence, reason=given.reason, until_ns=until_ns
+        )
+    ]
+
+
 # --- time ---------------------------------------------------------------------------------------------------------
 
 
 def _decider_starts(state: State, given: inputs.DeciderStarts, now_ns: int) -> Decision:
+    until_ns = _grace_until_ns(state, now_ns, clock_age_ms=given.clock_age_ms)
+    return [event_types.GraceStarted(given.writer, given.reason, until_ns)]
+
+
+def _grace_until_ns(state: State, now_ns: int, *, clock_age_ms: int | None) -> int:
+    """Until when nothing expires, if somebody begins to decide now."""
     grace_ms = limits.GRACE_MS
-    if given.clock_age_ms is not None and given.clock_age_ms < limits.NEW_CLOCK_GRACE_MS_MAX:
+    if clock_age_ms is not None and clock_age_ms < limits.NEW_CLOCK_GRACE_MS_MAX:
         # Time as it was before may have been another: from when this clock began, each lease gets its whole time.
         longest_ms = max((lease.ttl_ms for lease in state.leases.values() if not lease.ended), default=0)
-        grace_ms = max(grace_ms, min(longest_ms, limits.NEW_CLOCK_GRACE_MS_MAX) - given.clock_age_ms)
-    until_ns = max(now_ns + grace_ms * _NS_PER_MS, state.head.grace_until_ns)
-    return [event_types.GraceStarted(given.writer, given.reason, until_ns)]
+        grace_ms = max(grace_ms, min(longest_ms, limits.NEW_CLOCK_GRACE_MS_MAX) - clock_age_ms)
+    return max(now_ns + grace_ms * _NS_PER_MS, state.head.grace_until_ns)
 
 
 def _tick(state: State, given: inputs.Tick, now_ns: int) -> Decision:
@@ -68,7 +87,7 @@ def _tick(state: State, given: inputs.Tick, now_ns: int) -> Decision:
             return _decider_starts(state, inputs.DeciderStarts(given.writer, "takeover"), now_ns)
     elif now_ns >= state.head.grace_until_ns:
         for lease in state.expired_by(now_ns, limit=limits.EVENTS_PER_RECORD_MAX):
-            ending = _ending(state, event_types.LeaseExpired(lease), state.leases[lease])
+            ending = _ending(state, event_types.LeaseExpired(lease))
             if len(events) + len(ending) > limits.EVENTS_PER_RECORD_MAX:
                 break
             events.extend(ending)
@@ -91,14 +110,14 @@ def _expiry_work_ns(state: State, writer: str) -> int | None:
     return max(expiry_ns, state.head.grace_until_ns) + late_ns
 
 
-def _ending(state: State, end: Event, lease: LeaseState) -> list[Event]:
+def _ending(state: State, end: event_types.LeaseReleased | event_types.LeaseExpired) -> list[Event]:
     """The end of a lease, and at once the freeing of what is known to be unused."""
-    events = [end]
-    for device in lease.devices:
+    events: list[Event] = [end]
+    for device in state.leases[end.lease].devices:
         row = state.devices[device]
         evidence = state.evidence_of_free(row)
         if evidence:
-            events.append(event_types.DeviceFreed(device=device, lease=lease.token, evidence=evidence))
+            events.append(event_types.DeviceFreed(device=device, lease=end.lease, evidence=evidence))
     return events
 
 
@@ -178,6 +197,7 @@ def _lease(state: State, ref: RequestRef, request: inputs.LeaseRequest, now_ns: 
         return _refuse(state, ref, request, devices, refusal, now_ns)
     granted = event_types.LeaseGranted(
         request=ref,
+        tenant=tenant_of(ref.principal),
         holder=request.holder,
         devices=devices,
         ttl_ms=request.ttl_ms,
@@ -216,10 +236,12 @@ def _of_lease(state: State, ref: RequestRef, request: inputs.RenewRequest | inpu
             help="only the principal that asked for a lease can renew or release it",
         )
     if request.token != lease.token:
+        is_older = era_of_token(request.token) < state.head.era
         return Refusal(
             code=RefusalCode.TOKEN_STALE,
-            message=f"token {request.token} is not the token of lease {name}",
-            help="use the token that the grant was answered with",
+            message=f"token {request.token} is not the token of lease {name}"
+            + (": it is from before the ledger was restored" if is_older else ""),
+            help=HELP_RESTORED if is_older else "use the token that the grant was answered with",
         )
     if lease.ended:
         return Refusal(
@@ -245,8 +267,7 @@ def _release(state: State, ref: RequestRef, request: inputs.ReleaseRequest, now_
     refusal = _of_lease(state, ref, request)
     if refusal is not None:
         return _refuse(state, ref, request, (lease_id_text(request.lease),), refusal, now_ns)
-    end = event_types.LeaseReleased(request=ref, lease=request.lease)
-    return _ending(state, end, state.leases[request.lease])
+    return _ending(state, event_types.LeaseReleased(request=ref, lease=request.lease))
 
 
 def _confirm_free(state: State, ref: RequestRef, request: inputs.ConfirmFreeRequest, now_ns: int) -> Decision:
@@ -274,6 +295,7 @@ _REQUEST_DECIDERS: Final[dict[type[Any], Callable[[State, RequestRef, Any, int],
 }
 _DECIDERS: Final[dict[type[Any], Callable[[State, Any, int], Decision]]] = {
     inputs.LedgerBegins: _ledger_begins,
+    inputs.LedgerRestores: _ledger_restores,
     inputs.DeciderStarts: _decider_starts,
     inputs.Tick: _tick,
     inputs.HostHeard: observing.host_heard,

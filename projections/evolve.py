@@ -8,11 +8,11 @@ from typing import Any, Final
 
 import msgspec
 
-from leasehold.events import codec, event_types, limits
+from leasehold.events import codec, event_types, inputs, limits
 from leasehold.events.errors import CorruptLedgerError
 from leasehold.events.event_types import Event, RequestRef
 from leasehold.events.identities import HostName, Principal, RequestKey, device_id, request_key
-from leasehold.events.position import index_of, position_of, sequence_of
+from leasehold.events.position import index_of, position_of, position_of_token, sequence_of, token_of
 from leasehold.events.record import Record, chain_hash, event_count
 from leasehold.events.refusals import Refusal
 from leasehold.projections.state import (
@@ -59,7 +59,7 @@ def check_belongs(state: State, sequence: int, record: Record) -> None:
             f"it follows a record with hash {record.prev[:12]}…, but the one before has {head.chain[:12]}…",
             sequence=sequence,
         )
-    if sequence > 1 and (record.ledger_id, record.era) != (head.ledger_id, head.era):
+    if sequence > 1 and (record.ledger_id, record.era) != (head.ledger_id, head.era + _raises_era(record)):
         raise CorruptLedgerError(
             f"of ledger {record.ledger_id}, era {record.era}; not {head.ledger_id}, era {head.era}", sequence=sequence
         )
@@ -67,6 +67,11 @@ def check_belongs(state: State, sequence: int, record: Record) -> None:
         raise CorruptLedgerError("its time or its place in OBSERVED goes back", sequence=sequence)
     if not 1 <= event_count(record) <= limits.EVENTS_PER_RECORD_MAX:
         raise CorruptLedgerError(f"holds {event_count(record)} events", sequence=sequence)
+
+
+def _raises_era(record: Record) -> bool:
+    """Whether a record that says so begins the next era: nothing but a restore may, and only in the first place."""
+    return bool(record.steps) and isinstance(record.steps[0].input, inputs.LedgerRestores)
 
 
 def fold_record(state: State, sequence: int, record: Record, chain: str, then: Then | None = None) -> None:
@@ -102,12 +107,19 @@ def evolve_recorded(
 
 
 def seal(state: State, sequence: int, record: Record, chain: str) -> None:
-    """Set the head to a record whose events have been folded."""
+    """Set the head to a record whose events have been folded.
+
+    Raises:
+        CorruptLedgerError: the record's era is not the one that its events have led to.
+    """
+    if state.head.era != record.era:
+        raise CorruptLedgerError(
+            f"it is of era {record.era}, but its events lead to {state.head.era}", sequence=sequence
+        )
     state.set_head(
         _replace(
             state.head,
             ledger_id=record.ledger_id,
-            era=record.era,
             sequence=sequence,
             chain=chain,
             decided_at_ns=record.decided_at_ns,
@@ -123,6 +135,26 @@ def evolve(state: State, position: int, decided_at_ns: int, event: Event) -> Non
 
 def _ledger_started(state: State, _position: int, _at_ns: int, event: event_types.LedgerStarted) -> None:
     state.set_head(_replace(state.head, ledger_id=event.ledger_id, cluster=event.cluster, era=event.era))
+
+
+def _ledger_restored(state: State, _position: int, _at_ns: int, event: event_types.LedgerRestored) -> None:
+    """Everybody keeps what he has, under a new token; no host is believed before it has reported again."""
+    era = event.era
+    assert era == state.head.era + 1, f"era {era} after {state.head.era}"
+    state.set_head(_replace(state.head, era=era, decider=event.writer, grace_until_ns=event.until_ns))
+    for lease, row in list(state.leases.items()):
+        state.put_lease(lease, _replace(row, token=token_of(era, lease)))
+    for device, device_row in list(state.devices.items()):
+        floor = token_of(era, position_of_token(device_row.floor))
+        state.put_device(device, _replace(device_row, floor=floor))
+    for host, host_row in list(state.hosts.items()):
+        sources = {agent: _as_restored(source) for agent, source in host_row.sources.items()}
+        state.put_host(host, _replace(host_row, sources=sources))
+
+
+def _as_restored(source: SourceState) -> SourceState:
+    # What it said in the lost records is told anew, in one report or in several: none that began before counts.
+    return _replace(source, gap=source.counter, complete=False, wants_report=True, stale="the ledger was restored")
 
 
 def _grace_started(state: State, _position: int, _at_ns: int, event: event_types.GraceStarted) -> None:
@@ -216,7 +248,7 @@ def _device_replaced(state: State, position: int, _at_ns: int, event: event_type
     device = device_id(event.host, event.device.key)
     row = state.devices[device]
     # The token was for the thing that is gone: it must not act on the new one.
-    floor = position if row.lease else row.floor
+    floor = token_of(state.head.era, position) if row.lease else row.floor
     after = _replace(
         row,
         description=event.device,
@@ -263,11 +295,12 @@ def _device_freed(state: State, position: int, at_ns: int, event: event_types.De
 def _lease_granted(state: State, position: int, at_ns: int, event: event_types.LeaseGranted) -> None:
     ref = event.request
     key = request_key(ref.principal, ref.request_id)
+    token = token_of(state.head.era, position)
     row = LeaseState(
         principal=ref.principal,
         holder=event.holder,
         devices=event.devices,
-        token=position,
+        token=token,
         ttl_ms=event.ttl_ms,
         granted_at_ns=at_ns,
         expires_at_ns=event.expires_at_ns,
@@ -280,7 +313,7 @@ def _lease_granted(state: State, position: int, at_ns: int, event: event_types.L
         before = state.devices[device]
         state.put_device(
             device,
-            _replace(before, lease=position, ending=False, floor=position, since_position=position, since_ns=at_ns),
+            _replace(before, lease=position, ending=False, floor=token, since_position=position, since_ns=at_ns),
         )
     answer = AnswerState(
         body_hash=ref.body_hash, verb="lease", position=position, issued_at_ns=ref.issued_at_ns, lease=position
@@ -326,11 +359,12 @@ def _lease_expired(state: State, position: int, at_ns: int, event: event_types.L
 
 def _end(state: State, position: int, at_ns: int, lease: int, how: str) -> None:
     row = state.leases[lease]
+    floor = token_of(state.head.era, position)
     state.put_lease(lease, _replace(row, ended=how, ended_at_ns=at_ns, ended_position=position, renewals=()))
     for device in row.devices:
         before = state.devices[device]
         state.put_device(
-            device, _replace(before, ending=True, floor=position, since_position=position, since_ns=at_ns)
+            device, _replace(before, ending=True, floor=floor, since_position=position, since_ns=at_ns)
         )
     for key in (row.grant_key, *row.renewals):
         _fade(state, at_ns, row.principal, key)
@@ -429,6 +463,7 @@ def _forget(state: State, key: RequestKey) -> None:
 
 _HANDLERS: Final[dict[type[Any], Callable[[State, int, int, Any], None]]] = {
     event_types.LedgerStarted: _ledger_started,
+    event_types.LedgerRestored: _ledger_restored,
     event_types.GraceStarted: _grace_started,
     event_types.HostRegistered: _host_registered,
     event_types.HostWentStale: _host_went_stale,

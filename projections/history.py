@@ -32,6 +32,11 @@ def _nothing(_state: State, _position: int, _event: Any) -> _Named:
     return []
 
 
+def _restored(state: State, _position: int, _event: event_types.LedgerRestored) -> _Named:
+    leases = [("lease", lease_id_text(lease)) for lease in sorted(state.leases)]
+    return [*(("host", host) for host in sorted(state.hosts)), *leases]
+
+
 def _granted(state: State, position: int, event: event_types.LeaseGranted) -> _Named:
     return [("principal", event.request.principal), *_of_lease(state, position, event.devices)]
 
@@ -118,6 +123,7 @@ def _of_asked_lease(state: State, name: str) -> _Named:
 
 _SUBJECTS: Final[dict[type[Any], Callable[[State, int, Any], _Named]]] = {
     event_types.LedgerStarted: _nothing,
+    event_types.LedgerRestored: _restored,
     event_types.GraceStarted: _nothing,
     event_types.ObservationsAccepted: _nothing,
     event_types.DeviceAppeared: _described,

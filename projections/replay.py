@@ -8,7 +8,7 @@ import msgspec
 from leasehold.events import codec
 from leasehold.events.event_types import Event
 from leasehold.events.position import position_of
-from leasehold.events.record import RULES_VERSION, Record, Step, chain_hash
+from leasehold.events.record import RULES_DECIDED, RULES_VERSION, Record, Step, chain_hash
 from leasehold.projections import evolve
 from leasehold.projections.decide import decide
 from leasehold.projections.state import State
@@ -59,7 +59,7 @@ class Replay:
         return difference
 
     def _walk(self, sequence: int, record: Record) -> Difference | None:
-        decides = record.rules_version == RULES_VERSION
+        decides = record.rules_version in RULES_DECIDED
         self.folded_only += not decides
         difference: Difference | None = None
         begun = position_of(sequence, 0)

@@ -75,13 +75,13 @@ class DeviceState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     displaced: bool = False
     """Another thing sits here than the one that was leased."""
     floor: int = 0
-    """Position of the last grant or end: a token below acts no more."""
+    """Token of the last grant, end or replacement, in today's era: a token below acts no more."""
     since_position: int = 0
     since_ns: int = 0
 
 
 class LeaseState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """A lease, living or ended. Its id and its token are the position of the grant."""
+    """A lease, living or ended. Its id is the position of the grant; so is its token, in the ledger's era."""
 
     principal: Principal
     holder: Holder

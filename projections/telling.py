@@ -46,6 +46,13 @@ def _ledger_started(event: event_types.LedgerStarted, _position: int, _state: St
     return f"ledger {event.ledger_id} of cluster {event.cluster} began (era {event.era})"
 
 
+def _ledger_restored(event: event_types.LedgerRestored, _position: int, _state: State | None) -> str:
+    return (
+        f"the ledger was restored up to record {event.through} ({event.reason}): era {event.era} begins, all tokens "
+        "from before are dead, and all hosts must report again"
+    )
+
+
 def _grace_started(event: event_types.GraceStarted, _position: int, _state: State | None) -> str:
     return f"{event.writer} decides from here on ({event.reason}); nothing expires before a grace time is over"
 
@@ -170,6 +177,7 @@ def _refusals_repeated(event: event_types.RefusalsRepeated, _position: int, _sta
 
 _TELLERS: Final[dict[type[Any], Callable[[Any, int, State | None], str]]] = {
     event_types.LedgerStarted: _ledger_started,
+    event_types.LedgerRestored: _ledger_restored,
     event_types.GraceStarted: _grace_started,
     event_types.HostRegistered: _host_registered,
     event_types.HostWentStale: _host_went_stale,

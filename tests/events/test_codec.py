@@ -353,8 +353,8 @@ def record(**changes: Any) -> bytes:
 
 def test_fields_of_later_versions_are_passed_over() -> None:
     """A record with fields that this build does not know, at any depth, is read without them."""
-    body = json.loads(file_of("record.v1").read_bytes())
-    assert codec.decode_record(json.dumps(_with_more(body)).encode(), 7) == SAMPLES["record.v1"][0]
+    body = json.loads(file_of("record.v1+rules_3").read_bytes())
+    assert codec.decode_record(json.dumps(_with_more(body)).encode(), 7) == SAMPLES["record.v1+rules_3"][0]
 
 
 def _with_more(value: Any) -> Any:
@@ -431,7 +431,7 @@ def test_chain_covers_all_before() -> None:
     def chained(writers: list[str]) -> str:
         prev = GENESIS_PREV
         for writer in writers:
-            body = codec.encode(msgspec.structs.replace(SAMPLES["record.v1"][0], prev=prev, writer=writer))
+            body = codec.encode(msgspec.structs.replace(SAMPLES["record.v1+rules_3"][0], prev=prev, writer=writer))
             prev = chain_hash(body)
         return prev
 

@@ -7,7 +7,7 @@ import msgspec
 
 from leasehold.events import event_types, inputs
 from leasehold.events.devices import DeviceDescription
-from leasehold.events.event_types import Event, RequestRef
+from leasehold.events.event_types import Event, OldEvent, RequestRef
 from leasehold.events.identities import DeviceId, DeviceKey, Holder, HostName, Principal, RequestId, RequestKey
 from leasehold.events.inputs import Input, Observation, Request
 from leasehold.events.record import Record, Step
@@ -102,12 +102,16 @@ _INPUTS: Final[tuple[Input, ...]] = (
     inputs.Asked(PRINCIPAL, _REQUESTS[0]),
     inputs.Observed(host=HOST, agent="watcher", run=NS, counter=4, observations=_OBSERVATIONS[1:]),
     inputs.LedgerBegins(cluster="lab", writer="alloc-a", era=2),
+    inputs.LedgerRestores(cluster="lab", writer="restore-1", era=3, reason="the store was wiped"),
     inputs.DeciderStarts("alloc-a", "start"),
     inputs.Tick("alloc-a"),
     inputs.HostHeard(HOST, "watcher", NS, alive=False),
 )
 _EVENTS: Final[tuple[Event, ...]] = (
     event_types.LedgerStarted("0123456789abcdef", "lab", 2),
+    event_types.LedgerRestored(
+        writer="restore-1", era=3, through=41, reason="the store was wiped", until_ns=NS + 30
+    ),
     event_types.GraceStarted("alloc-a", "takeover", NS + 30),
     event_types.HostRegistered(HOST, "watched"),
     event_types.HostWentStale(HOST, "watcher", "it has not been heard for 15 s"),
@@ -124,7 +128,13 @@ _EVENTS: Final[tuple[Event, ...]] = (
     event_types.DeviceReappeared(HOST, DESCRIPTION),
     event_types.SharingFound(HOST, (event_types.SharedPair(DEVICE, 512, USB, 768, "iommu_group"),), 2),
     event_types.LeaseGranted(
-        request=REF, holder=HOLDER, devices=(DEVICE, USB), ttl_ms=60_000, expires_at_ns=NS + 60, forced=True
+        request=REF,
+        tenant=Principal("the-tenant"),
+        holder=HOLDER,
+        devices=(DEVICE, USB),
+        ttl_ms=60_000,
+        expires_at_ns=NS + 60,
+        forced=True,
     ),
     event_types.LeaseRenewed(request=REF, lease=512, ttl_ms=90_000, expires_at_ns=NS + 90),
     event_types.LeaseReleased(request=REF, lease=512),
@@ -134,7 +144,24 @@ _EVENTS: Final[tuple[Event, ...]] = (
     event_types.RefusalsRepeated(request=REF, first=1_024, count=3),
 )
 
-_RECORD: Final = Record(
+_OLD_EVENTS: Final[tuple[OldEvent, ...]] = (
+    event_types.LeaseGrantedV1(
+        request=REF, holder=HOLDER, devices=(DEVICE, USB), ttl_ms=60_000, expires_at_ns=NS + 60, forced=True
+    ),
+)
+
+_LATER: Final = (event_types.SharingFound, event_types.LedgerRestored, inputs.LedgerRestores)
+"""Types that came later: a record that is kept stays what it is."""
+
+
+def _read_now(event: Event) -> Event:
+    """As the record's reader gives it: the tenant by the principal's name."""
+    if isinstance(event, event_types.LeaseGranted):
+        return msgspec.structs.replace(event, tenant=PRINCIPAL)
+    return event
+
+
+OLD_RECORD: Final = Record(
     format=1,
     ledger_id="0123456789abcdef",
     era=2,
@@ -144,13 +171,19 @@ _RECORD: Final = Record(
     rules_version=1,
     observed_through=41,
     steps=(
+        *(Step(given, (event_types.LeaseExpired(512),)) for given in _INPUTS if not isinstance(given, _LATER)),
+        *(Step(inputs.Asked(PRINCIPAL, request), ()) for request in _REQUESTS[1:]),
+        Step(inputs.Tick("alloc-a"), tuple(_read_now(event) for event in _EVENTS if not isinstance(event, _LATER))),
+    ),
+)
+"""What `record.v1` is read as: it was written by rules 1, with events of older versions."""
+_RECORD: Final = msgspec.structs.replace(
+    OLD_RECORD,
+    rules_version=3,
+    steps=(
         *(Step(given, (event_types.LeaseExpired(512),)) for given in _INPUTS),
         *(Step(inputs.Asked(PRINCIPAL, request), ()) for request in _REQUESTS[1:]),
-        # A type that came later has a file of its own; this one stays what it is.
-        Step(
-            inputs.Tick("alloc-a"),
-            tuple(event for event in _EVENTS if not isinstance(event, event_types.SharingFound)),
-        ),
+        Step(inputs.Tick("alloc-a"), _EVENTS),
     ),
 )
 _KEY_OF_REQUEST: Final = RequestKey(f"{PRINCIPAL}/{REQUEST}")
@@ -242,20 +275,23 @@ UNIONS: Final[dict[Any, tuple[Any, ...]]] = {
     Observation: _OBSERVATIONS,
     Input: _INPUTS,
     Event: _EVENTS,
+    OldEvent: _OLD_EVENTS,
 }
 """Samples of all members of the unions that stand in a log."""
 SAMPLES: Final[dict[str, tuple[Any, Any]]] = {
     **{_tag(value): (value, union) for union, values in UNIONS.items() for value in values},
     "decider_starts.v1+clock_age_ms": (inputs.DeciderStarts("alloc-a", "start", 1_500), Input),
-    "record.v1": (_RECORD, Record),
+    "record.v1+rules_3": (_RECORD, Record),
     "snapshot.v1": (_SNAPSHOT, Snapshot),
 }
-"""Name of the file -> the value and the type that it is read as. Behind a plus: the field that came later."""
+"""Name of the file -> the value and the type that it is read as. Behind a plus: what came later."""
+ONLY_READ: Final = frozenset({"record.v1"})
+"""Files of what is no longer written as it was."""
 
 
 def tags_of(union: Any) -> set[str]:
     """The tags of all members of a union."""
-    return {str(member.__struct_config__.tag) for member in get_args(union)}
+    return {str(member.__struct_config__.tag) for member in get_args(union) or (union,)}
 
 
 def file_of(name: str) -> Path:
