@@ -189,3 +189,20 @@ def refusal_object(answer: Answer) -> dict[str, object]:
         "position": answer.position,
         "request_id": answer.request_id,
     }
+
+
+def answered(answer: Answer, *, as_json: bool) -> None:
+    """How a request was decided, for people or as an object."""
+    if answer.outcome == "refused":
+        if as_json:
+            json_line(refusal_object(answer))
+        else:
+            refused(answer)
+    elif answer.outcome == "invalid":
+        line(answer.message, err=True)
+    elif as_json:
+        json_line(lease_object(answer))
+    elif answer.outcome in ("granted", "renewed"):
+        granted(answer)
+    else:
+        line(f"{answer.outcome}: {', '.join(answer.devices)} ({answer.state or 'done'})")

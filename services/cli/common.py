@@ -1,0 +1,66 @@
+"""What the commands have in common: exit codes, options, a client, completion of names."""
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, ParamSpec
+
+import click
+
+from leasehold.events.errors import LeaseholdError
+from leasehold.services.client import Client
+
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_REFUSED: Final = 3
+EXIT_UNAVAILABLE: Final = 4
+
+_CREDENTIALS: Final = "leasehold.credentials"
+
+P = ParamSpec("P")
+
+
+def _keep_credentials(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    context.meta[_CREDENTIALS] = value
+
+
+def client_of(data: str | None) -> Client:
+    """A client with the key that was named, or that of the data directory."""
+    return Client(data, credentials=click.get_current_context().meta.get(_CREDENTIALS))
+
+
+def common(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--data`, `--credentials` and `--json`, which most commands take."""
+    function = click.option(
+        "--credentials", metavar="FILE", expose_value=False, callback=_keep_credentials,
+        help="Key made by `leasehold credentials add` (or LEASEHOLD_CREDENTIALS).",
+    )(function)  # fmt: skip
+    function = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")(function)
+    help_text = "Data directory of the `up` to talk to (or LEASEHOLD_DATA)."
+    return click.option("--data", metavar="DIR", help=help_text)(function)
+
+
+def asynchronous(function: Callable[P, Awaitable[None]]) -> Callable[P, None]:
+    """Run a coroutine as a command."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        async def awaited() -> None:
+            await function(*args, **kwargs)
+
+        asyncio.run(awaited())
+
+    return run
+
+
+def complete_device(_context: click.Context, _parameter: click.Parameter, text: str) -> list[str]:
+    """Names of devices that begin with `text`; nothing if nobody answers at once."""
+
+    async def names() -> list[str]:
+        async with Client(patience_s=0.5) as client:
+            return [row.name for row in await client.devices()]
+
+    try:
+        return [name for name in asyncio.run(names()) if name.startswith(text)]
+    except LeaseholdError:
+        return []
