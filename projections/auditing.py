@@ -1,0 +1,292 @@
+"""What must hold in any log, whoever decided it and by whichever rules: told from the events alone, without the fold.
+
+- No two leases hold a device at the same time; a device is held from its grant until it is freed.
+- At no grant was a device held that cannot be owned apart from the granted one, as far as the log tells: what is above
+  or below it (a physical function, the hubs and the controller of a USB device), and, under another holder, what its
+  IOMMU group ties to it. What came to be shared later, by what a host did to its devices, is no fault.
+- A lease ends once, by its own principal or when its time is over, and never in a grace time; a device becomes free
+  behind the end of the lease that held it.
+- Whatever answers a request stands in the step of that request: same principal, same id, same body.
+
+Written apart from `conflicts` and `evolve`, so that a mistake there is not made here, too. Where the order of two
+grants matters to these rules, the milder reading is taken: what is found here is wrong by all of them.
+"""
+
+from typing import Final, TypeVar
+
+import msgspec
+
+from leasehold.events import codec, event_types
+from leasehold.events.devices import DeviceDescription
+from leasehold.events.errors import CorruptLedgerError
+from leasehold.events.event_types import Event, RequestRef
+from leasehold.events.identities import DeviceId, DeviceKey, HostName, device_id
+from leasehold.events.inputs import Asked, Input, LeaseRequest
+from leasehold.events.position import lease_id_text, position_of, sequence_of
+from leasehold.events.record import Record
+
+_LINEAGE_MAX: Final = 64
+
+K = TypeVar("K")
+Group = tuple[HostName, int]
+
+
+class _Ties(msgspec.Struct, frozen=True, gc=False):
+    """Of a device, what ties it to others."""
+
+    group: int
+    parent: str
+    physical_function: str
+    is_usb: bool
+    is_pci: bool
+    carries_only: bool
+    """A bridge or a root hub, which nobody is given."""
+
+
+class _Lease(msgspec.Struct, kw_only=True):
+    """A lease that still holds something."""
+
+    principal: str
+    holder: str
+    held: int
+    expires_at_ns: int
+    has_ended: bool = False
+
+
+class _Hold(msgspec.Struct, frozen=True):
+    """A device that is held, and where it is found by what is tied to it."""
+
+    lease: int
+    group: Group | None
+    carriers: tuple[DeviceId, ...]
+    carriers_groups: tuple[Group, ...]
+
+
+class Audit:
+    """A walk through a ledger's records, from its beginning. It keeps what is known of devices, and what is held."""
+
+    def __init__(self) -> None:
+        self.granted = 0
+        """How many leases were granted so far."""
+        self.answered = 0
+        """How many events answered a request."""
+        self._ties: dict[DeviceId, _Ties] = {}
+        self._leases: dict[int, _Lease] = {}
+        self._holds: dict[DeviceId, _Hold] = {}
+        self._by_group: dict[Group, dict[DeviceId, None]] = {}
+        self._by_carrier: dict[DeviceId, dict[DeviceId, None]] = {}
+        self._by_carriers_group: dict[Group, dict[DeviceId, None]] = {}
+        self._grace_until_ns = 0
+        self._at_ns = 0
+
+    def step(self, sequence: int, record: Record) -> None:
+        """Look at the next record, which stands at `sequence`.
+
+        Raises:
+            CorruptLedgerError: something in it cannot be; the text says what.
+        """
+        position: int = position_of(sequence, 0)
+        self._at_ns = record.decided_at_ns
+        for step in record.steps:
+            for event in step.events:
+                self._take(position, step.input, event)
+                position += 1
+
+    def _take(self, position: int, given: Input, event: Event) -> None:
+        ref: RequestRef | None = getattr(event, "request", None)
+        if ref is not None:
+            self._check_request(position, given, event, ref)
+        match event:
+            case (
+                event_types.DeviceAppeared()
+                | event_types.DeviceChanged()
+                | event_types.DeviceReplaced()
+                | event_types.DeviceReappeared()
+            ):
+                self._describe(event.host, event.device)
+            case event_types.LeaseGranted():
+                self._grant(position, given, event)
+            case event_types.LeaseRenewed():
+                lease = self._living(position, event.lease, event.request)
+                lease.expires_at_ns = event.expires_at_ns
+            case event_types.LeaseReleased():
+                self._living(position, event.lease, event.request).has_ended = True
+            case event_types.LeaseExpired():
+                self._expire(position, event)
+            case event_types.DeviceFreed():
+                self._free(position, event)
+            case event_types.GraceStarted():
+                self._grace_until_ns = event.until_ns
+
+    # --- requests -------------------------------------------------------------------------------------------------
+
+    def _check_request(self, position: int, given: Input, event: Event, ref: RequestRef) -> None:
+        self.answered += 1
+        what = event.__struct_config__.tag
+        if not isinstance(given, Asked):
+            raise _wrong(position, f"{what} answers request {ref.request_id} of {ref.principal}, but nobody asked here")
+        asked = (given.principal, given.request.request_id, given.request.issued_at_ns)
+        if asked != (ref.principal, ref.request_id, ref.issued_at_ns):
+            raise _wrong(
+                position,
+                f"{what} answers request {ref.request_id} of {ref.principal}, but asked was {given.request.request_id} "
+                f"by {given.principal}",
+            )
+        if ref.body_hash != codec.body_hash(given.request):
+            raise _wrong(position, f"{what} answers another request under the id {ref.request_id} than was asked here")
+
+    # --- leases ---------------------------------------------------------------------------------------------------
+
+    def _grant(self, position: int, given: Input, event: event_types.LeaseGranted) -> None:
+        self.granted += 1
+        request = given.request if isinstance(given, Asked) else None
+        if not isinstance(request, LeaseRequest) or (request.holder, request.ttl_ms) != (event.holder, event.ttl_ms):
+            raise _wrong(position, f"a lease for {event.holder} is granted, but not as it was asked for")
+        if not event.devices or len(set(event.devices)) != len(event.devices):
+            raise _wrong(position, f"a lease of the devices {event.devices} is granted")
+        self._leases[position] = _Lease(
+            principal=event.request.principal,
+            holder=event.holder,
+            held=len(event.devices),
+            expires_at_ns=event.expires_at_ns,
+        )
+        holds = {device: self._hold(position, device) for device in event.devices}
+        for device, hold in holds.items():
+            self._check_free(position, device, hold)
+        for device, hold in holds.items():
+            self._put(device, hold)
+
+    def _check_free(self, position: int, device: DeviceId, hold: _Hold) -> None:
+        """Raises CorruptLedgerError if somebody holds `device`, or what cannot be owned apart from it."""
+        if device in self._holds:
+            raise self._held(position, device, device, "")
+        for other in (*hold.carriers, *self._by_carrier.get(device, ())):
+            if other in self._holds:
+                raise self._held(position, device, other, "is above or below it")
+        tied = [
+            *(self._by_group.get(hold.group, ()) if hold.group else ()),
+            *(self._by_carriers_group.get(hold.group, ()) if hold.group else ()),
+            *(other for group in hold.carriers_groups for other in self._by_group.get(group, ())),
+        ]
+        mine = self._leases[position]
+        for other in tied:
+            theirs = self._leases[self._holds[other].lease]
+            if (theirs.principal, theirs.holder) != (mine.principal, mine.holder):
+                raise self._held(position, device, other, "is tied to it by an IOMMU group")
+
+    def _held(self, position: int, device: DeviceId, other: DeviceId, how: str) -> CorruptLedgerError:
+        lease = self._holds[other].lease
+        held_by = f"held by {self._leases[lease].holder} ({lease_id_text(lease)}) and not free"
+        which = f"{other}, which {how}, is" if how else "it is"
+        granted = f"{device} is granted to {self._leases[position].holder} ({lease_id_text(position)})"
+        return _wrong(position, f"{granted}, but {which} {held_by}")
+
+    def _living(self, position: int, lease: int, by: RequestRef) -> _Lease:
+        row = self._leases.get(lease)
+        if row is None or row.has_ended:
+            raise _wrong(position, f"lease {lease_id_text(lease)} is renewed or released, but does not live")
+        if row.principal != by.principal:
+            raise _wrong(position, f"{by.principal} acts on lease {lease_id_text(lease)}, which is {row.principal}'s")
+        return row
+
+    def _expire(self, position: int, event: event_types.LeaseExpired) -> None:
+        row = self._leases.get(event.lease)
+        if row is None or row.has_ended:
+            raise _wrong(position, f"lease {lease_id_text(event.lease)} expires, but does not live")
+        if self._at_ns < max(row.expires_at_ns, self._grace_until_ns):
+            raise _wrong(position, f"lease {lease_id_text(event.lease)} expires before its time, or in a grace time")
+        row.has_ended = True
+
+    def _free(self, position: int, event: event_types.DeviceFreed) -> None:
+        hold = self._holds.get(event.device)
+        if hold is None or hold.lease != event.lease:
+            raise _wrong(
+                position, f"{event.device} becomes free of {lease_id_text(event.lease)}, which does not hold it"
+            )
+        row = self._leases[event.lease]
+        if not row.has_ended:
+            raise _wrong(position, f"{event.device} becomes free, but its lease {lease_id_text(event.lease)} lives")
+        self._drop(event.device)
+        row.held -= 1
+        if not row.held:
+            del self._leases[event.lease]
+
+    # --- what is tied to what -------------------------------------------------------------------------------------
+
+    def _describe(self, host: HostName, description: DeviceDescription) -> None:
+        device = device_id(host, description.key)
+        is_usb = description.kind == "usb_device"
+        ties = _Ties(
+            group=description.iommu_group,
+            parent=description.parent,
+            physical_function=description.physical_function,
+            is_usb=is_usb,
+            is_pci=description.kind == "pci",
+            carries_only=description.bridge or (is_usb and description.key.endswith("-0")),
+        )
+        if self._ties.get(device) == ties:
+            return
+        self._ties[device] = ties
+        moved = [device] if device in self._holds else []
+        for other in (*moved, *self._by_carrier.get(device, ())):
+            lease = self._holds[other].lease
+            self._drop(other)
+            self._put(other, self._hold(lease, other))
+
+    def _hold(self, lease: int, device: DeviceId) -> _Hold:
+        carriers = self._carriers(device)
+        groups = [self._group(each) for each in carriers if each in self._ties and not self._ties[each].carries_only]
+        return _Hold(lease, self._group(device), carriers, tuple(dict.fromkeys(each for each in groups if each)))
+
+    def _group(self, device: DeviceId) -> Group | None:
+        ties = self._ties.get(device)
+        return (_host_of(device), ties.group) if ties is not None and ties.group >= 0 else None
+
+    def _carriers(self, device: DeviceId) -> tuple[DeviceId, ...]:
+        """The physical function of a virtual one; the hubs and the controller that a USB device hangs on."""
+        ties = self._ties.get(device)
+        if ties is None:
+            return ()
+        host = _host_of(device)
+        found = [device_id(host, DeviceKey(ties.physical_function))] if ties.physical_function else []
+        for _ in range(_LINEAGE_MAX if ties.is_usb else 0):
+            if ties is None or not ties.parent:
+                break
+            above = device_id(host, DeviceKey(ties.parent))
+            found.append(above)
+            ties = self._ties.get(above)
+            if ties is not None and ties.is_pci:
+                break
+        return tuple(dict.fromkeys(each for each in found if each != device))
+
+    def _put(self, device: DeviceId, hold: _Hold) -> None:
+        self._holds[device] = hold
+        if hold.group is not None:
+            self._by_group.setdefault(hold.group, {})[device] = None
+        for carrier in hold.carriers:
+            self._by_carrier.setdefault(carrier, {})[device] = None
+        for group in hold.carriers_groups:
+            self._by_carriers_group.setdefault(group, {})[device] = None
+
+    def _drop(self, device: DeviceId) -> None:
+        hold = self._holds.pop(device)
+        if hold.group is not None:
+            _discard(self._by_group, hold.group, device)
+        for carrier in hold.carriers:
+            _discard(self._by_carrier, carrier, device)
+        for group in hold.carriers_groups:
+            _discard(self._by_carriers_group, group, device)
+
+
+def _host_of(device: DeviceId) -> HostName:
+    return HostName(device.partition("/")[0])
+
+
+def _discard(members: dict[K, dict[DeviceId, None]], key: K, device: DeviceId) -> None:
+    del members[key][device]
+    if not members[key]:
+        del members[key]
+
+
+def _wrong(position: int, text: str) -> CorruptLedgerError:
+    return CorruptLedgerError(f"at position {position}, {text}", sequence=sequence_of(position))
