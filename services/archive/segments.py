@@ -26,7 +26,7 @@ HEAD_FILE: Final = "head.json"
 READ_WAIT_S: Final = 5.0
 """How long a reader waits for a lock; only the moment in which a segment is sealed takes one."""
 _NAME: Final = re.compile(r"([0-9]{20})-([0-9]{4}-[0-9]{2}-[0-9]{2})\.sqlite")
-_SEALED_MODE: Final = 0o400
+SEALED_MODE: Final = 0o400
 _SECONDS_MAX: Final = 253_402_300_799
 """The last second of the year 9999."""
 
@@ -48,7 +48,7 @@ class Segment(msgspec.Struct, frozen=True, order=True):
     @property
     def is_sealed(self) -> bool:
         """Whether nothing is to be written to it any more."""
-        return self.path.stat().st_mode & 0o777 == _SEALED_MODE
+        return self.path.stat().st_mode & 0o777 == SEALED_MODE
 
 
 class Meta(msgspec.Struct, frozen=True):
