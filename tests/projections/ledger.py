@@ -179,7 +179,9 @@ class Ledger:
         )
 
     def _of(self, lease: int) -> dict[str, Any]:
-        return {"request_id": self.new_id(), "issued_at_ns": self.now_ns, "lease": lease, "token": lease}
+        row = self.state.leases.get(lease)
+        token = row.token if row is not None else lease
+        return {"request_id": self.new_id(), "issued_at_ns": self.now_ns, "lease": lease, "token": token}
 
     def observe(self, *observations: Observation, host: HostName = H1, run: int = 1, skip: int = 0) -> None:
         """The host's watcher reports; `skip` messages of it are lost before."""
