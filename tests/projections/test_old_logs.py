@@ -78,7 +78,8 @@ def test_another_decision_in_an_old_log_is_found() -> None:
     replay = Replay()
     for sequence, body in enumerate(bodies[:at], 1):
         assert replay.step(sequence, body) is None
-    forged = bodies[at].replace(b'"ttl_ms":60000,"type":"lease_granted.v1"', b'"ttl_ms":90000,"type":"lease_granted.v1"')
+    old, new = (b'"ttl_ms":%d,"type":"lease_granted.v1"' % ttl_ms for ttl_ms in (60_000, 90_000))
+    forged = bodies[at].replace(old, new)
     assert forged != bodies[at]
     difference = replay.step(at + 1, forged)
     assert difference is not None
