@@ -9,6 +9,7 @@
 | `leasehold.<cluster>.alive.<host>.<agent>` | an agent's heartbeat, answered with what the ledger has of it |
 | `leasehold.<cluster>.room.<server>` | how much room is left on the disk of a server of the bus |
 | `leasehold.<cluster>.evt.<host>.<kind>.<device>.<lease>.<tenant>` | one event of the feed |
+| `leasehold.<cluster>.told.…` | the same on its way into the feed; only feeds write |
 
 In the feed's subjects `_` stands where an event has none: no host, device, lease or tenant. `<kind>` is the event's
 type without its version (`lease_granted`), `<device>` a key with `%2E` for each dot and `%25` for each `%`, `<lease>`
@@ -122,6 +123,11 @@ class Subjects(msgspec.Struct, frozen=True):
     def events_all(self) -> str:
         """The whole feed."""
         return f"leasehold.{self.cluster}.evt.>"
+
+    @property
+    def told_all(self) -> str:
+        """Where feeds tell; what the stream has taken comes out at `events_all`."""
+        return f"leasehold.{self.cluster}.told.>"
 
     def events_of(self, host: str) -> str:
         """All that is told of one host; `""`: what is told of no host, but of the whole cluster."""

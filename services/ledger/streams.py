@@ -5,7 +5,7 @@ from typing import Final
 
 from leasehold.events import limits
 from leasehold.events.errors import InvalidInputError, UnavailableError
-from leasehold.events.subjects import LEDGER_STREAM, OBSERVED_STREAM, Subjects
+from leasehold.events.subjects import EVENTS_STREAM, LEDGER_STREAM, OBSERVED_STREAM, Subjects
 from leasehold.services.connection import Connection, connect, disconnect
 from leasehold.services.credentials import Credential
 from leasehold.services.ledger import api
@@ -18,6 +18,8 @@ HINT_STREAM: Final = "KV_HINT"
 HINT_AGE_NS_MAX: Final = 10 * 10**9
 OBSERVED_BYTES_TOTAL_MAX: Final = 512 * 1024 * 1024
 OBSERVED_AGE_NS_MAX: Final = 7 * 24 * 3_600 * 10**9
+EVENTS_BYTES_TOTAL_MAX: Final = 384 * 1024 * 1024
+"""Some 300,000 events. The server sets a stream's bytes aside; with those of OBSERVED they must fit into 1 GiB."""
 
 _NEVER_LOSES: Final[Mapping[str, object]] = {
     "storage": "file",
@@ -89,6 +91,34 @@ def observed_config(subjects: Subjects, replicas: int) -> dict[str, object]:
     }
 
 
+def events_config(subjects: Subjects, replicas: int) -> dict[str, object]:
+    """EVENTS, the feed: bounded, since all of it can be told again from LEDGER.
+
+    Feeds publish to `told`; what the stream has taken is kept and sent on as `evt`, in its order and once, to everybody
+    who listens. So a message that was refused, because another feed was faster, reaches nobody. It is bounded in bytes
+    and not in age: its last message says how far was told, and must not go away.
+    """
+    config: dict[str, object] = {
+        "name": EVENTS_STREAM,
+        "subjects": [subjects.told_all],
+        "subject_transform": {"src": subjects.told_all, "dest": subjects.events_all},
+        "republish": {"src": subjects.events_all, "dest": subjects.events_all},
+        "storage": "file",
+        "retention": "limits",
+        "discard": "old",
+        "max_consumers": -1,
+        "max_msgs": -1,
+        "max_bytes": EVENTS_BYTES_TOTAL_MAX,
+        "max_age": 0,
+        "max_msgs_per_subject": -1,
+        "max_msg_size": limits.RECORD_BYTES_MAX + HEADERS_BYTES_MAX,
+        "num_replicas": replicas,
+        "allow_direct": True,
+    }
+    # What a killed server forgets of it is told again. With several servers none of them may acknowledge early.
+    return config | {"persist_mode": "async"} if replicas == 1 else config
+
+
 def hint_config(replicas: int) -> dict[str, object]:
     """The hint who decides: in memory, since nothing depends on it, and a full disk does not matter to it."""
     return {
@@ -115,6 +145,7 @@ async def ensure_streams(connection: Connection, subjects: Subjects, *, replicas
     """
     await _ensure(connection, ledger_config(subjects, replicas))
     await _ensure(connection, observed_config(subjects, replicas))
+    await _ensure(connection, events_config(subjects, replicas))
     await _ensure(connection, hint_config(replicas))
 
 
@@ -160,6 +191,12 @@ def _differences(existing: Mapping[str, object], wanted: Mapping[str, object]) -
     ]
     found += [
         f"{key} is missing, must be {value!r}" for key, value in needed.items() if value is True and key not in existing
+    ]
+    # What the server leaves out here, it does not do.
+    found += [
+        f"{key} is {existing.get(key)!r}, must be {wanted[key]!r}"
+        for key in ("subject_transform", "republish")
+        if key in wanted and existing.get(key) != wanted[key]
     ]
     return found + _too_small(existing, wanted)
 

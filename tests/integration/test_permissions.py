@@ -36,6 +36,8 @@ ROLES: Final = {
     "launcher": "n1",
     "query": "query",
     "archive": "archive",
+    "feed": "feed",
+    "subscriber": "dash",
     "scheduler": "sched",
     "operator": "olga",
     "auditor": "audit",
@@ -47,10 +49,11 @@ OWN: Final = {role: f"agent-{name}" if role == "agent" else name for role, name 
 REQUESTS: Final = ("lease", "renew", "release")
 QUESTIONS: Final = ("list_devices", "list_leases", "list_hosts", "show", "history", "explain", "status", "sync")
 PAST_QUESTIONS: Final = ("owners", "devices_at", "diff", "who", "blame", "utilisation", "archived")
-CLIENTS: Final = {"scheduler", "operator", "auditor"}
+CLIENTS: Final = {"scheduler", "operator", "auditor", "subscriber"}
 READERS: Final = {"operator", "auditor"}
-OURS: Final = {"keeper", "allocator", "query", "archive"}
-FOLLOWERS: Final = {"allocator", "query", "archive"}
+OURS: Final = {"keeper", "allocator", "query", "archive", "feed"}
+ANSWERING: Final = {"allocator", "query", "archive"}
+FOLLOWERS: Final = ANSWERING | {"feed"}
 
 # What can be published, and by which roles. {own} is who tries.
 PUBLISH: Final[dict[str, set[str]]] = {
@@ -80,6 +83,11 @@ PUBLISH: Final[dict[str, set[str]]] = {
     "leasehold.other.ledger": set(),
     "$KV.HINT.decider": {"allocator"},
     "$KV.HINT.other": set(),
+    # The feed: on its way in; and as it comes out, which only the server does.
+    "leasehold.test.told.h1.lease_granted._._._": {"feed"},
+    "leasehold.other.told.h1.lease_granted._._._": set(),
+    "leasehold.test.evt.h1.lease_granted._._._": set(),
+    "leasehold.test.evt._.grace_started._._._": set(),
     # Answers to others, and inboxes of others.
     "_INBOX_victim.x": set(),
     "_R_.abcdef.ghijkl": set(),
@@ -88,6 +96,10 @@ PUBLISH: Final[dict[str, set[str]]] = {
     "leasehold-read.STREAM.MSG.GET.LEDGER": READERS,
     "leasehold-read.DIRECT.GET.LEDGER": READERS,
     "leasehold-read.STREAM.INFO.OBSERVED": set(),
+    "leasehold-read.STREAM.INFO.EVENTS": CLIENTS,
+    "leasehold-read.DIRECT.GET.EVENTS": CLIENTS,
+    "leasehold-read.DIRECT.GET.EVENTS.leasehold.test.evt.>": set(),
+    "leasehold-read.STREAM.PURGE.EVENTS": set(),
     "$JS.API.DIRECT.GET.LEDGER": set(),
     # JetStream's own subjects.
     "$JS.API.INFO": OURS,
@@ -100,6 +112,11 @@ PUBLISH: Final[dict[str, set[str]]] = {
     "$JS.API.STREAM.CREATE.LEDGER": {"keeper"},
     "$JS.API.STREAM.CREATE.OBSERVED": {"keeper"},
     "$JS.API.STREAM.CREATE.KV_HINT": {"keeper", "allocator"},
+    "$JS.API.STREAM.CREATE.EVENTS": {"keeper"},
+    "$JS.API.STREAM.INFO.EVENTS": {"keeper", "feed"},
+    "$JS.API.STREAM.MSG.GET.EVENTS": {"feed"},
+    "$JS.API.STREAM.PURGE.EVENTS": {"feed"},
+    "$JS.API.CONSUMER.CREATE.EVENTS": set(),
     "$JS.API.STREAM.CREATE.OVERLAPS": set(),
     "$JS.API.STREAM.PURGE.OBSERVED": {"allocator"},
     "$JS.API.CONSUMER.CREATE.LEDGER": FOLLOWERS,
@@ -111,7 +128,7 @@ PUBLISH: Final[dict[str, set[str]]] = {
     **{
         f"$JS.API.STREAM.{verb}.{stream}": set()
         for verb in ("UPDATE", "DELETE", "MSG.DELETE", "RESTORE", "SNAPSHOT", "LEADER.STEPDOWN", "PEER.REMOVE")
-        for stream in ("LEDGER", "OBSERVED", "KV_HINT")
+        for stream in ("LEDGER", "OBSERVED", "EVENTS", "KV_HINT")
     },
     "$JS.API.STREAM.PURGE.LEDGER": set(),
     "$JS.API.STREAM.NAMES": set(),
@@ -137,6 +154,15 @@ LISTEN: Final[dict[str, set[str]]] = {
     "$JS.API.>": set(),
     "leasehold.>": set(),
     "leasehold.test.ledger": set(),
+    "leasehold.test.told.>": set(),
+    "leasehold.test.evt.>": CLIENTS,
+    "leasehold.test.evt.*.*.*.L512.*": CLIENTS,
+    "leasehold.test.evt.h1.>": CLIENTS | {"agent"},
+    "leasehold.test.evt.h1.lease_granted.*.*.*": CLIENTS | {"agent"},
+    "leasehold.test.evt._.>": CLIENTS | {"agent"},
+    "leasehold.test.evt.h2.>": CLIENTS,
+    "leasehold.test.evt.*.lease_granted.>": CLIENTS,
+    "leasehold.other.evt.h1.>": set(),
     "leasehold.test.obs.*.*": {"allocator"},
     "leasehold.test.inbox.*.*": set(),
     "leasehold.test.room.*": {"allocator"},
@@ -145,7 +171,7 @@ LISTEN: Final[dict[str, set[str]]] = {
     **{f"leasehold.test.req.*.{verb}": {"allocator"} for verb in (*REQUESTS, "confirm_free")},
     **{f"leasehold.test.req.*.{verb}": {"query"} for verb in QUESTIONS},
     **{f"leasehold.test.req.*.{verb}": {"archive"} for verb in PAST_QUESTIONS},
-    "$SRV.PING": FOLLOWERS,
+    "$SRV.PING": ANSWERING,
 }
 
 
@@ -259,7 +285,7 @@ def test_nothing_is_allowed_that_the_table_does_not_have() -> None:
             tried = {subject.format(own=OWN[name]) for subject, allowed in table.items() if name in allowed}
             for pattern in of_kind["allow"]:
                 assert any(_matches(pattern, subject) for subject in tried), f"{name} may {kind} {pattern}: not tried"
-        assert ("allow_responses" in told) == (name in FOLLOWERS) == role.answers
+        assert ("allow_responses" in told) == (name in ANSWERING) == role.answers
 
 
 def _matches(pattern: str, subject: str) -> bool:
