@@ -16,16 +16,17 @@ from leasehold.events import codec, event_types, limits, questions
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.errors import InvalidInputError
 from leasehold.events.event_types import Event
-from leasehold.events.identities import HostName
+from leasehold.events.identities import DeviceId, HostName
 from leasehold.events.position import end_of_record, position_of
 from leasehold.events.questions import QUESTIONS, Reading
-from leasehold.events.views import DeviceView
+from leasehold.events.views import ChangeView, DeviceView
 from leasehold.projections import telling
+from leasehold.services import questioning
 from leasehold.services.ledger.memory import MemoryLedger, MemoryLog
-from leasehold.services.query import service as serving
 from leasehold.services.query.decoding import decode_question
 from leasehold.services.query.orders import DeviceOrder, LeaseOrder
-from leasehold.services.query.service import QueryService, fitted
+from leasehold.services.query.service import QueryService
+from leasehold.services.questioning import fitted
 from leasehold.services.reader import LedgerReader
 from leasehold.services.store import FoldStore
 from tests.integration.asking import DEVICE, WAIT_S, Running, asking_at
@@ -101,7 +102,7 @@ async def test_too_many_questions_at_once(running: Running) -> None:
         assert reading.outcome == "unavailable"
         return reading.message, loop.time() - begun_s
 
-    asking = [asyncio.ensure_future(ask()) for _ in range(serving.IN_WORK_PER_PRINCIPAL_MAX + 10)]
+    asking = [asyncio.ensure_future(ask()) for _ in range(questioning.IN_WORK_PER_PRINCIPAL_MAX + 10)]
     await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
     assert (await running.ask(questions.Status(), "alice")).outcome == "ok"
     answers = await asyncio.gather(*asking)
@@ -119,8 +120,10 @@ _json = st.recursive(
 )
 _fields = sorted({field for kind in QUESTIONS.values() for field in kind.__struct_fields__})
 _questions = st.dictionaries(st.sampled_from(_fields) | st.text(max_size=8), _json, max_size=4)
-_garbage = st.binary(max_size=200) | _json.map(lambda value: json.dumps(value).encode()) | _questions.map(
-    lambda value: json.dumps(value).encode()
+_garbage = (
+    st.binary(max_size=200)
+    | _json.map(lambda value: json.dumps(value).encode())
+    | _questions.map(lambda value: json.dumps(value).encode())
 )
 
 
@@ -212,7 +215,6 @@ async def test_several_share_the_load(running: Running, tmp_path: Path) -> None:
             await second.start()
             for _ in range(50):
                 assert (await running.ask(questions.Status())).outcome == "ok"
-            assert second._service is not None
             first_had, second_had = _answered(running.service), _answered(second)
             assert first_had + second_had == 50
             assert min(first_had, second_had) > 0
@@ -227,8 +229,9 @@ async def test_several_share_the_load(running: Running, tmp_path: Path) -> None:
 
 
 def _answered(service: QueryService) -> int:
-    assert service._service is not None
-    return sum(endpoint.num_requests for endpoint in service._service.stats().endpoints)
+    listening = service.listening._service
+    assert listening is not None
+    return sum(endpoint.num_requests for endpoint in listening.stats().endpoints)
 
 
 async def test_answers_fit_into_a_message(running: Running) -> None:
@@ -256,6 +259,18 @@ def test_cutting_keeps_the_beginning(count: int, bytes_max: int) -> None:
     assert left.descriptions == rows[: len(left.descriptions)]
     assert left.more == (len(left.descriptions) < count)
     assert left.descriptions or not rows
+
+
+@given(st.lists(st.integers(1, 4), max_size=12), st.integers(300, 2_000))
+def test_cutting_parts_nothing_that_belongs_together(sizes: list[int], bytes_max: int) -> None:
+    """Of rows that a page names together, like the changes of one device, all are left or none."""
+    names = [f"h1/pci/0000:00:{index:02x}.0" for index, size in enumerate(sizes) for _ in range(size)]
+    rows = [ChangeView(device=DeviceId(name), what="x", before="", after="", position=1, at_ns=1) for name in names]
+    left = msgspec.json.decode(fitted(Reading(outcome="ok", changes=rows), bytes_max), type=Reading)
+    kept = [row.device for row in left.changes]
+    assert kept == names[: len(kept)]
+    assert not set(kept) & set(names[len(kept) :])
+    assert left.outcome == "unavailable" or left.more == (len(kept) < len(names))
 
 
 # --- orders and sentences -----------------------------------------------------------------------------------------
