@@ -1,4 +1,4 @@
-"""The processes behind `leasehold up`: allocator, query service, watcher; each can also be started alone.
+"""The processes behind `leasehold up`: allocator, query service, archive, watcher; each can also be started alone.
 
 `python -m leasehold.services.processes ROLE --data DIR` is what `leasehold run ROLE` does.
 """
@@ -247,6 +247,18 @@ async def run_query(bus: _Bus, _host: HostName) -> None:
         await store.close()
 
 
+async def run_archive(bus: _Bus, _host: HostName) -> None:
+    """Archive the ledger, and answer questions of the past, until cancelled."""
+    from leasehold.services.archive.service import ArchiveService  # noqa: PLC0415 - each process loads only what it needs
+
+    ledger = JetStreamLedger(bus.connection, bus.subjects)
+    in_touch = asyncio.create_task(api.stay_in_touch(bus.connection, LEDGER_STREAM))
+    try:
+        await ArchiveService(bus.connection, bus.subjects, ledger, bus.store.with_suffix("")).run()
+    finally:
+        in_touch.cancel()
+
+
 async def run_watcher(bus: _Bus, host: HostName) -> None:
     """Watch this machine until cancelled."""
     from leasehold.services.watcher.agent import WatcherAgent  # noqa: PLC0415 - each process loads only what it needs
@@ -257,6 +269,7 @@ async def run_watcher(bus: _Bus, host: HostName) -> None:
 _RUNNERS: Final[dict[str, Callable[[_Bus, HostName], Awaitable[None]]]] = {
     "allocator": run_allocator,
     "query": run_query,
+    "archive": run_archive,
     "watcher": run_watcher,
 }
 ROLES: Final = tuple(_RUNNERS)

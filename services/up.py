@@ -1,7 +1,7 @@
 """`leasehold up`: everything on one machine, as one thing that starts, is watched over, and ends whole.
 
-It starts the NATS server, then one process each for allocator, query service and watcher, starts again what ends by
-itself, and takes everything down with it.
+It starts the NATS server, then one process each for allocator, query service, archive and watcher, starts again what
+ends by itself, and takes everything down with it.
 """
 
 import asyncio
@@ -30,6 +30,7 @@ from leasehold.events.errors import (
 from leasehold.events.questions import Sync
 from leasehold.events.subjects import Subjects
 from leasehold.services import credentials, home, permissions
+from leasehold.services.archive.ledger import ArchivedLedger
 from leasehold.services.bus import Refusals
 from leasehold.services.client import Client
 from leasehold.services.connection import connect, disconnect
@@ -39,7 +40,7 @@ from leasehold.services.lifeline import tied_to_us
 from leasehold.services.natsserver import NatsServer
 from leasehold.services.processes import EXIT_CORRUPT, EXIT_IN_USE, ROLES
 from leasehold.services.room import keep_room
-from leasehold.services.verify import check_chain, check_heads, heads_in
+from leasehold.services.verify import Witness, check_chain, check_heads, heads_in
 
 _log: Final = logging.getLogger(__name__)
 
@@ -350,7 +351,7 @@ async def _prepare_streams(info: home.ConnectionInfo, data: Path, replicas: int)
     Raises:
         LeaseholdError: the log is not the one that was read before, or cannot be used.
     """
-    heads = await heads_in(data)
+    heads = [*await heads_in(data), *await _archived(data)]
     keeper = credentials.own_credential(info, "keeper")
     connection = await connect(info.urls, credential=keeper, name="up")
     subjects = Subjects(info.cluster)
@@ -360,6 +361,21 @@ async def _prepare_streams(info: home.ConnectionInfo, data: Path, replicas: int)
         await ensure_streams(connection, subjects, replicas=replicas)
     finally:
         await disconnect(connection)
+
+
+async def _archived(data: Path) -> list[Witness]:
+    """How far the archive has gone, if there is one; what is wrong with it is no reason not to go on without it."""
+    directory = data / "archive"
+    if not directory.is_dir():
+        return []
+    try:
+        view = await ArchivedLedger(directory).view()
+    except LeaseholdError as error:
+        _log.error("the archive cannot be read: %s", error)
+        return []
+    if not view.sequence:
+        return []
+    return [Witness(name="the archive", ledger_id=view.ledger_id, sequence=view.sequence, chain=view.chain)]
 
 
 def _check(options: Options) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from leasehold.events.errors import CorruptLedgerError, InvalidInputError
+from leasehold.events.questions import ArchiveView
 from leasehold.projections.appending import Said
+from leasehold.services.archive.chain import Tip, tip_of
 from leasehold.services.archive.segments import (
     End,
     Head,
@@ -77,6 +79,23 @@ class ArchivedLedger:
             if end is not None:
                 return end
         return None
+
+    async def view(self, *, modelled: int = 0, trouble: str = "") -> ArchiveView:
+        """How it stands with it; how far read models go, and what is wrong, is told from outside."""
+        found = self.segments()
+        body = await self.read(end.sequence) if (end := await self.end()) else None
+        tip = tip_of(end.sequence, body) if end and body else Tip()
+        return ArchiveView(
+            ledger_id=tip.ledger_id,
+            era=tip.era,
+            sequence=tip.sequence,
+            chain=tip.chain,
+            decided_at_ns=tip.decided_at_ns,
+            segments=len(found),
+            bytes=sum(segment.path.stat().st_size for segment in found),
+            modelled=modelled,
+            trouble=trouble,
+        )
 
     async def last_sequence(self) -> int:
         """See `port.Ledger`."""

@@ -63,6 +63,13 @@ def query(data: str | None, nats: str, credentials: str, host: str, name: str) -
 
 @run.command()
 @_process
+def archive(data: str | None, nats: str, credentials: str, host: str, name: str) -> None:
+    """Keep the ledger's records again in files, and answer questions of the past."""
+    _run("archive", data, nats, credentials, host, name)
+
+
+@run.command()
+@_process
 def watcher(data: str | None, nats: str, credentials: str, host: str, name: str) -> None:
     """Watch this machine's devices, and report them."""
     _run("watcher", data, nats, credentials, host, name)
