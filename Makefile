@@ -72,7 +72,8 @@ bench: $(STAMP) ## Measure beside what the parts and others can do; OUT=docs/ben
 	@$(PIP) install $(CONSTRAINED) --no-build-isolation --editable '.[bench]' || echo "some peers will be missing"
 	@$(PY) -m tests.bench $(if $(OUT),--write $(OUT)) $(ARGS)
 
-schemas: $(STAMP) ## Write docs/asyncapi.json and docs/schemas/ anew from the types
+schemas: $(STAMP) ## Write docs/asyncapi.json and docs/schemas/ anew from the types, unless that breaks what was published
+	$(PY) -m tests.schemas.published
 	$(PY) -m leasehold.services.describing docs
 
 clean: ## Remove the environment and all that was built or cached

@@ -36,6 +36,13 @@ _PRINCIPAL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_@-]{0,62}")
 _HOLDER: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9 ._:/@+-]{{0,{limits.HOLDER_CHARS_MAX - 1}}}")
 _REQUEST_ID: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:-]{{0,{limits.REQUEST_ID_CHARS_MAX - 1}}}")
 _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9]")
+NAME_PATTERNS: Final = {
+    HostName: _HOST.pattern,
+    Principal: _PRINCIPAL.pattern,
+    Holder: _HOLDER.pattern,
+    RequestId: _REQUEST_ID.pattern,
+}
+"""What a name matches as a whole, for those who describe it to others."""
 
 
 class PciAddress(msgspec.Struct, frozen=True, gc=False, order=True):

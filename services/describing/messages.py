@@ -1,0 +1,68 @@
+"""Which messages there are, by the names under which they are published, and what each is made of."""
+
+from enum import StrEnum
+from typing import Any, Final, get_args
+
+import msgspec
+
+from leasehold.events import inputs
+from leasehold.events.answers import Answer, Heard, Heartbeat
+from leasehold.events.event_types import Event, OldEvent
+from leasehold.events.inputs import Observed, Request
+from leasehold.events.questions import PAST_QUESTIONS, QUESTIONS, Reading
+from leasehold.services.ledger.api import PublishReply
+
+
+class Way(StrEnum):
+    """Who says it. What is allowed to change of a type depends on it."""
+
+    TOLD = "told"
+    """By Leasehold: events, answers. It may say more than before, in the same words."""
+    ASKED = "asked"
+    """By others, and read strictly: requests, questions. It may be asked for less than before."""
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A kind of message. `name` ends in a version."""
+
+    name: str
+    kind: Any
+    way: Way
+
+
+def _tag(kind: Any) -> str:
+    return str(kind.__struct_config__.tag)
+
+
+def _members(union: Any) -> tuple[Any, ...]:
+    return get_args(union) or (union,)
+
+
+EVENTS: Final[dict[str, Any]] = {_tag(kind): kind for kind in (*_members(Event), *_members(OldEvent))}
+"""By tag; the older versions, too, which stand in old records."""
+REQUESTS: Final[dict[str, str]] = {
+    "lease": _tag(inputs.LeaseRequest),
+    "renew": _tag(inputs.RenewRequest),
+    "release": _tag(inputs.ReleaseRequest),
+    "confirm_free": _tag(inputs.ConfirmFreeRequest),
+}
+"""Verb -> name of the message."""
+ASKABLE: Final[dict[str, str]] = {verb: f"question_{verb}.v1" for verb in (*QUESTIONS, *PAST_QUESTIONS)}
+"""Verb of a question -> name of the message."""
+ANSWER: Final = "answer.v1"
+READING: Final = "reading.v1"
+REPORT: Final = _tag(Observed)
+KEPT: Final = "kept.v1"
+HEARTBEAT: Final = "heartbeat.v1"
+HEARD: Final = "heard.v1"
+
+
+def messages() -> dict[str, Message]:
+    """All of them, by name."""
+    told: dict[str, Any] = {**EVENTS, ANSWER: Answer, READING: Reading, KEPT: PublishReply, HEARD: Heard}
+    asked: dict[str, Any] = {_tag(kind): kind for kind in get_args(Request)}
+    asked |= {ASKABLE[verb]: kind for verb, kind in (QUESTIONS | PAST_QUESTIONS).items()}
+    asked |= {REPORT: Observed, HEARTBEAT: Heartbeat}
+    found = [Message(name, kind, Way.TOLD) for name, kind in told.items()]
+    found += [Message(name, kind, Way.ASKED) for name, kind in asked.items()]
+    return {message.name: message for message in sorted(found, key=lambda message: message.name)}

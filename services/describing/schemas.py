@@ -1,0 +1,191 @@
+"""JSON Schemas (2020-12) of the messages, made from their types.
+
+    schemas()["lease_granted.v2"]  # the schema, as a dict
+
+A schema says what msgspec reads, and besides it the bounds that the door checks where a schema can say them, and what
+the sources say about each field. It stands alone: what it needs is in its `$defs`.
+"""
+
+import ast
+import functools
+import inspect
+import sys
+import typing
+from collections.abc import Iterable
+from typing import Any, Final, get_args, get_origin
+
+import msgspec
+
+from leasehold.events import identities, inputs, limits
+from leasehold.events.cloudevents import SCHEMA_PREFIX
+from leasehold.events.inputs import Observed, Request
+from leasehold.events.questions import Question, Sync
+from leasehold.services.describing.messages import messages
+
+DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+POSITION_MAX: Final = 2**53 - 1
+INT64_MAX: Final = 2**63 - 1
+
+Schema = dict[str, Any]
+
+_DEFS: Final = "#/$defs/{name}"
+_HOST: Final = identities.NAME_PATTERNS[identities.HostName]
+_POSITION: Final = {"minimum": 1, "maximum": POSITION_MAX}
+_TIME: Final = {"minimum": 0, "maximum": INT64_MAX}
+_TTL: Final = {"minimum": limits.LEASE_TTL_MS_MIN, "maximum": limits.LEASE_TTL_MS_MAX}
+_HOST_OR_NONE: Final = {"pattern": f"^(?:|{_HOST})$"}
+_DEVICE: Final = {"minLength": 1, "maxLength": limits.DEVICE_TEXT_CHARS_MAX}
+_BOUNDS: Final[dict[type, dict[str, Schema]]] = {
+    inputs.LeaseRequest: {
+        "issued_at_ns": _TIME,
+        "devices": {"minItems": 1, "maxItems": limits.DEVICES_PER_LEASE_MAX, "items": _DEVICE},
+        "ttl_ms": _TTL,
+        "host": _HOST_OR_NONE,
+    },
+    inputs.RenewRequest: {
+        "issued_at_ns": _TIME,
+        "lease": _POSITION,
+        "token": _POSITION,
+        "ttl_ms": {"anyOf": [{"const": 0}, _TTL]},
+    },
+    inputs.ReleaseRequest: {"issued_at_ns": _TIME, "lease": _POSITION, "token": _POSITION},
+    inputs.ConfirmFreeRequest: {
+        "issued_at_ns": _TIME,
+        "device": _DEVICE,
+        "reason": {"minLength": 1, "maxLength": limits.REASON_CHARS_MAX},
+        "host": _HOST_OR_NONE,
+    },
+    Observed: {
+        "run": {"minimum": 1, "maximum": INT64_MAX},
+        "counter": {"minimum": 0, "maximum": POSITION_MAX},
+        "observations": {"minItems": 1, "maxItems": limits.OBSERVATIONS_PER_MESSAGE_MAX},
+    },
+    Question: {
+        "min_position": {"minimum": 0, "maximum": POSITION_MAX},
+        "limit": {"minimum": 1, "maximum": limits.LIST_ROWS_MAX},
+    },
+    Sync: {"host": {"pattern": f"^(?:{_HOST})$"}},
+}
+"""By type and field: what the door checks beside the type."""
+
+
+def schemas() -> dict[str, Schema]:
+    """The schemas of all messages, by the messages' names."""
+    return {name: _alone(name, message.kind) for name, message in messages().items()}
+
+
+def _alone(name: str, kind: Any) -> Schema:
+    components = described([kind], _DEFS)
+    own = components.pop(kind.__name__)
+    return {"$schema": DIALECT, "$id": f"{SCHEMA_PREFIX}{name}", **own, **({"$defs": components} if components else {})}
+
+
+def described(kinds: Iterable[Any], ref_template: str) -> dict[str, Schema]:
+    """The schemas of these types and of all that they are made of, by name; they refer to each other as told."""
+    _, components = msgspec.json.schema_components(kinds, ref_template=ref_template)
+    found = {each.__name__: each for each in _structs(kinds)}
+    for name, schema in components.items():
+        _tidied(schema)
+        if name in found:
+            _complete(schema, found[name])
+    return dict(sorted(components.items()))
+
+
+def _tidied(schema: Any) -> None:
+    """Texts without the sources' indents; one value is `const`; what parts a union is seen from its members."""
+    if isinstance(schema, list):
+        for each in schema:
+            _tidied(each)
+    if not isinstance(schema, dict):
+        return
+    if "anyOf" in schema:
+        schema.pop("discriminator", None)
+    values = schema.get("enum")
+    if isinstance(values, list):
+        schema["type"] = "string"
+        if len(values) == 1:
+            schema["const"] = values[0]
+            del schema["enum"]
+    if isinstance(schema.get("description"), str):
+        schema["description"] = inspect.cleandoc(schema["description"])
+    if "default" in schema:
+        schema["default"] = msgspec.json.decode(msgspec.json.encode(schema["default"]))
+    for each in schema.values():
+        _tidied(each)
+
+
+def _complete(schema: Schema, struct: type[msgspec.Struct]) -> None:
+    """What the sources say about the fields, and their bounds."""
+    if struct in get_args(Request):
+        # The door takes no field that it does not know; the type itself tolerates them, for the log.
+        schema["additionalProperties"] = False
+    hints = typing.get_type_hints(struct)
+    texts = _texts_of(struct)
+    properties: dict[str, Schema] = schema.get("properties", {})
+    for name, field in properties.items():
+        if name in texts:
+            field["description"] = texts[name]
+        if name.endswith("_ns"):
+            field["format"] = "int64"
+        _merge(field, _facets(hints.get(name)))
+        for base in reversed(struct.__mro__):
+            _merge(field, _BOUNDS.get(base, {}).get(name, {}))
+
+
+def _facets(hint: Any) -> Schema:
+    """What a type says that msgspec does not carry over: the shape of names."""
+    if hint in identities.NAME_PATTERNS:
+        return {"pattern": f"^(?:{identities.NAME_PATTERNS[hint]})$"}
+    if get_origin(hint) in (tuple, list):
+        items = _facets(get_args(hint)[0])
+        return {"items": items} if items else {}
+    return {}
+
+
+def _merge(schema: Schema, more: Schema) -> None:
+    for keyword, value in more.items():
+        if keyword == "items":
+            _merge(schema[keyword], value)
+        else:
+            schema[keyword] = value
+
+
+def _structs(kinds: Iterable[Any]) -> set[type[msgspec.Struct]]:
+    """All structs that these types are made of, themselves among them."""
+    found: set[type[msgspec.Struct]] = set()
+    waiting = list(kinds)
+    while waiting:
+        kind = waiting.pop()
+        waiting += get_args(kind)
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind not in found:
+            found.add(kind)
+            waiting += typing.get_type_hints(kind).values()
+    return found
+
+
+def _texts_of(struct: type[msgspec.Struct]) -> dict[str, str]:
+    """The texts below the fields of a struct and of those that it extends."""
+    texts: dict[str, str] = {}
+    for base in reversed(struct.__mro__):
+        if base.__module__.startswith("leasehold."):
+            texts |= _texts_in(base.__module__).get(base.__name__, {})
+    return texts
+
+
+@functools.cache
+def _texts_in(module: str) -> dict[str, dict[str, str]]:
+    """Class -> field -> the text that stands below the field."""
+    root = ast.parse(inspect.getsource(sys.modules[module]))
+    return {node.name: _texts_below(node) for node in root.body if isinstance(node, ast.ClassDef)}
+
+
+def _texts_below(node: ast.ClassDef) -> dict[str, str]:
+    texts = {}
+    for field, text in zip(node.body, node.body[1:], strict=False):
+        match field, text:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(said))),
+            ):
+                texts[name] = inspect.cleandoc(said)
+    return texts
