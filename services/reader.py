@@ -1,13 +1,14 @@
 """Reads the ledger from a snapshot on and stays with it: the state, for every service that folds.
 
 A log that is not the one that was read before is never read on: `start` refuses it and names the first record that does
-not fit. A snapshot that is damaged, or of another version of the fold, is built anew from the log, if that is sound.
+not fit; unless it was restored from an archive, which its era says: then all is built anew. A snapshot that is damaged,
+or of another version of the fold, is built anew from the log, if that is sound.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -84,7 +85,13 @@ class LedgerReader:
         """
         noted = await self._store.head()
         state = await self._load()
-        self.goal = await self._check_log(noted, state.head if state else None)
+        try:
+            self.goal = await self._check_log(noted, state.head if state else None)
+        except CorruptLedgerError as error:
+            if not await self._was_restored(noted):
+                raise
+            _log.warning("the log was restored from an archive, and all is built anew from it: %s", error)
+            self.goal, state, noted = await self._ledger.last_sequence(), None, None
         if state is None:
             if noted is not None:
                 _log.warning("%s: everything is built anew from the log", self._store.path)
@@ -94,7 +101,7 @@ class LedgerReader:
         self._anchor = self._noted = self._saved = state.head.sequence
         self._vouched = noted.sequence if noted else 0
         self._advanced()
-        self._tasks = [asyncio.create_task(self._guard(work)) for work in (self._follow(), self._note(), self._save())]
+        self._tasks = [asyncio.create_task(self._guard(work)) for work in (self._follow, self._note, self._save)]
         if self._anchor:
             await self.wait_for(end_of_record(self._vouched), PROOF_S)
             if self.failure is not None:
@@ -129,6 +136,14 @@ class LedgerReader:
         await self._check_record(noted.sequence, noted.chain, known=known)
         return last
 
+    async def _was_restored(self, noted: NotedHead | None) -> bool:
+        """Whether a log that is not as it was noted is a later era of the same ledger."""
+        last = await self._ledger.last_sequence()
+        if noted is None or not last:
+            return False
+        record = codec.decode_record(await self._read(last), last)
+        return record.ledger_id == noted.ledger_id and record.era > noted.era
+
     async def _check_record(self, sequence: int, chain: str, *, known: int) -> None:
         found = chain_hash(await self._read(sequence))
         if found != chain:
@@ -159,10 +174,10 @@ class LedgerReader:
             if self._state.head.sequence > self._saved:
                 await self._store.save_snapshot(self._state)
 
-    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _guard(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run one of the tasks; its failure ends them all."""
         try:
-            await work
+            await work()
         except LeaseholdError as error:
             self._fail(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, readers must hear of it instead of waiting

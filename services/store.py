@@ -1,7 +1,8 @@
 """What a service keeps of its fold, in one SQLite file: a snapshot, how far the log was read, the index of the past.
 
 Everything in it can be built anew from the log, but for one thing: the head. It is the memory of how far the log went,
-by which a log that has since been cut or replaced is found out; so it never goes back, even when the rest is cleared.
+by which a log that has since been cut or replaced is found out; so it never goes back, even when the rest is cleared,
+unless the log was restored from an archive and is of a higher era.
 
 One process has the file at a time: SQLite's exclusive lock is held as long as it is open.
 """
@@ -25,7 +26,9 @@ from leasehold.projections import snapshots
 from leasehold.projections.history import IndexRow
 from leasehold.projections.state import FOLD_VERSION, Head, State
 
-SCHEMA_VERSION: Final = 1
+_SCHEMA: Final = ("store.sql", "store-2.sql")
+"""What makes schema 1, and each further one of the one before."""
+SCHEMA_VERSION: Final = len(_SCHEMA)
 APPLICATION_ID: Final = 0x4C534844
 """`LSHD`, in the file's header: another program's database is not taken for ours."""
 LOCK_WAIT_S: Final = 5.0
@@ -35,9 +38,10 @@ WAL_BYTES_MAX: Final = 64 * 1024 * 1024
 """What the write-ahead log is cut back to after a checkpoint."""
 
 _PUT_HEAD: Final = """
-INSERT INTO head (id, ledger_id, sequence, chain) VALUES (1, ?, ?, ?)
-ON CONFLICT (id) DO UPDATE SET ledger_id = excluded.ledger_id, sequence = excluded.sequence, chain = excluded.chain
-WHERE excluded.sequence >= head.sequence
+INSERT INTO head (id, ledger_id, sequence, chain, era) VALUES (1, ?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET
+    ledger_id = excluded.ledger_id, sequence = excluded.sequence, chain = excluded.chain, era = excluded.era
+WHERE (excluded.era, excluded.sequence) >= (head.era, head.sequence)
 """
 _PUT_ROW: Final = "INSERT OR IGNORE INTO past (kind, name, position) VALUES (?, ?, ?)"
 _PUT_SNAPSHOT: Final = """
@@ -54,11 +58,12 @@ _Work = tuple[str, Sequence[Sequence[Any]]]
 
 
 class NotedHead(msgspec.Struct, frozen=True):
-    """The last record that was read from a log: which log, which record, and its chain hash."""
+    """The last record that was read from a log: which log, which record, its chain hash and its era."""
 
     ledger_id: str
     sequence: int
     chain: str
+    era: int = 0
 
 
 class FoldStore:
@@ -95,18 +100,22 @@ class FoldStore:
         if await self._pragma("application_id") != APPLICATION_ID:
             if await self._pragma("schema_version"):
                 raise StorageError(f"{self.path} is another program's database")
-            await self._create()
+            await self._migrate(0)
         version = await self._pragma("user_version")
-        if version != SCHEMA_VERSION:
+        if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
             raise StorageError(f"{self.path} has schema {version}; this build knows {SCHEMA_VERSION}")
+        if version < SCHEMA_VERSION:
+            await self._migrate(version)
         await self._pragma("journal_mode = WAL")
         await self._pragma("synchronous = NORMAL")
         await self._pragma(f"cache_size = -{CACHE_KIB}")
         await self._pragma(f"journal_size_limit = {WAL_BYTES_MAX}")
         await self._transact([])
 
-    async def _create(self) -> None:
-        script = resources.files("leasehold.services").joinpath("store.sql").read_text(encoding="utf-8")
+    async def _migrate(self, version: int) -> None:
+        """From schema `version` (0: nothing yet) to today's, wholly or not at all."""
+        folder = resources.files("leasehold.services")
+        script = "\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in _SCHEMA[version:])
         await self._database.executescript(
             f"BEGIN IMMEDIATE; {script}\nPRAGMA application_id = {APPLICATION_ID};"
             f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
@@ -126,7 +135,7 @@ class FoldStore:
 
     async def head(self) -> NotedHead | None:
         """How far the log has ever been read; `None` if it never was."""
-        row = await self._row("SELECT ledger_id, sequence, chain FROM head")
+        row = await self._row("SELECT ledger_id, sequence, chain, era FROM head")
         return NotedHead(*row) if row else None
 
     async def load(self) -> State | None:
@@ -160,8 +169,7 @@ class FoldStore:
 
         Rows that are there already do no harm, and a head below the noted one leaves it as it is.
         """
-        put_head = (head.ledger_id, head.sequence, head.chain)
-        await self._transact([(_PUT_ROW, list(rows)), (_PUT_HEAD, [put_head])])
+        await self._transact([(_PUT_ROW, list(rows)), (_PUT_HEAD, [_noted(head)])])
 
     async def save_snapshot(self, state: State) -> None:
         """Keep the state as it is now; it may move on meanwhile. Rows up to it must have been noted before."""
@@ -171,10 +179,9 @@ class FoldStore:
     async def save_frozen(self, head: Head, pieces: Sequence[bytes]) -> None:
         """Keep the encoded state of `head`, given in pieces, with the hash of the whole, and the head with it."""
         snapshot = (FOLD_VERSION, head.sequence, head.chain, await asyncio.to_thread(_sha256, pieces))
-        put_head = (head.ledger_id, head.sequence, head.chain)
         put_pieces = (_PUT_PIECE, list(enumerate(pieces)))
         await self._transact(
-            [(_DROP_PIECES, [()]), put_pieces, (_PUT_SNAPSHOT, [snapshot]), (_PUT_HEAD, [put_head])]
+            [(_DROP_PIECES, [()]), put_pieces, (_PUT_SNAPSHOT, [snapshot]), (_PUT_HEAD, [_noted(head)])]
         )
 
     async def clear(self) -> None:
@@ -194,6 +201,10 @@ class FoldStore:
                 with suppress(sqlite3.Error):
                     await self._database.rollback()
                 raise
+
+
+def _noted(head: Head) -> tuple[str, int, str, int]:
+    return head.ledger_id, head.sequence, head.chain, head.era
 
 
 async def encode_gently(frozen: snapshots.Frozen) -> list[bytes]:

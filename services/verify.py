@@ -59,6 +59,7 @@ class Witness(msgspec.Struct, frozen=True, kw_only=True):
     ledger_id: str
     sequence: int
     chain: str
+    era: int = 0
     state: bytes = b""
 
 
@@ -119,6 +120,8 @@ async def check_chain(ledger: Ledger) -> int:
 async def check_heads(ledger: Ledger, witnesses: list[Witness]) -> None:
     """Whether the records that were read last are still there and the same, to be asked before anybody appends.
 
+    A log of a higher era was restored from an archive since: it may end before what was read, or go on otherwise.
+
     Raises:
         CorruptLedgerError: the log is shorter than it was, or another one.
         UnavailableError: it cannot be read now.
@@ -126,10 +129,11 @@ async def check_heads(ledger: Ledger, witnesses: list[Witness]) -> None:
     last = await ledger.last_sequence()
     if last:
         ledger_id = codec.decode_record(await _read(ledger, 1), 1).ledger_id
-        codec.decode_record(await _read(ledger, last), last)
+        era = codec.decode_record(await _read(ledger, last), last).era
         for witness in witnesses:
             if witness.sequence and witness.ledger_id != ledger_id:
                 raise CorruptLedgerError(_other_ledger(ledger_id, witness), sequence=1)
+        witnesses = [witness for witness in witnesses if witness.era >= era]
     for witness in sorted(witnesses, key=lambda each: each.sequence):
         if witness.sequence > last:
             raise CorruptLedgerError(_cut(last, witness), sequence=last + 1)
@@ -344,7 +348,7 @@ async def _head_of(store: FoldStore, name: str) -> list[Witness]:
     head = await store.head()
     if head is None:
         return []
-    return [Witness(name=name, ledger_id=head.ledger_id, sequence=head.sequence, chain=head.chain)]
+    return [Witness(name=name, ledger_id=head.ledger_id, sequence=head.sequence, chain=head.chain, era=head.era)]
 
 
 async def _snapshot_of(store: FoldStore, name: str) -> list[Witness]:
@@ -353,7 +357,7 @@ async def _snapshot_of(store: FoldStore, name: str) -> list[Witness]:
         return []
     at = state.head
     name, body = f"the snapshot in {name}", encode_state(state)
-    return [Witness(name=name, ledger_id=at.ledger_id, sequence=at.sequence, chain=at.chain, state=body)]
+    return [Witness(name=name, ledger_id=at.ledger_id, sequence=at.sequence, chain=at.chain, era=at.era, state=body)]
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ import resource
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from importlib import resources
 from pathlib import Path
 
 import msgspec
@@ -15,7 +16,7 @@ from leasehold.projections import snapshots
 from leasehold.projections.snapshots import freeze
 from leasehold.projections.state import Head, State
 from leasehold.services.ledger.memory import MemoryLedger, MemoryLog
-from leasehold.services.store import FoldStore, NotedHead, encode_gently
+from leasehold.services.store import APPLICATION_ID, SCHEMA_VERSION, FoldStore, NotedHead, encode_gently
 from tests.integration.growing import Grower, pci
 
 
@@ -106,6 +107,36 @@ async def test_the_head_never_goes_back(store: FoldStore) -> None:
     assert await store.head() == NotedHead("l", 7, "seven")
     assert await store.positions("host", "h1", 0, 10) == []
     assert await store.load() is None
+
+
+async def test_a_higher_era_is_further_than_any_record(store: FoldStore) -> None:
+    """A log that was restored is shorter than before, and noted all the same; the era before is not noted again."""
+    await store.note(head_at(7, "seven"))
+    restored = msgspec.structs.replace(head_at(5, "five"), era=1)
+    await store.note(restored)
+    assert await store.head() == NotedHead("l", 5, "five", era=1)
+    await store.note(head_at(9, "nine"))
+    assert await store.head() == NotedHead("l", 5, "five", era=1)
+
+
+async def test_a_store_of_schema_1_is_brought_along(tmp_path: Path) -> None:
+    """What an older build has noted is read by this one, as of era 0, and is gone on with."""
+    path = tmp_path / "old.sqlite"
+    with edited(path) as database:
+        database.executescript(resources.files("leasehold.services").joinpath("store.sql").read_text())
+        database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        database.execute("PRAGMA user_version = 1")
+        database.execute("INSERT INTO head VALUES (1, 'l', 7, 'seven')")
+        database.execute("INSERT INTO past VALUES ('host', 'h1', 1792)")
+    for _ in range(2):
+        store = await FoldStore.open(path)
+        try:
+            assert await store.head() == NotedHead("l", 7, "seven", era=0)
+            assert await store.positions("host", "h1", 0, 10) == [1_792]
+        finally:
+            await store.close()
+    with edited(path) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
 
 
 async def test_positions_come_in_order_and_pages(store: FoldStore) -> None:
