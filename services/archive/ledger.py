@@ -23,19 +23,15 @@ from leasehold.services.archive.segments import (
     meta_of,
     read_head,
     reading,
+    rows_behind,
     segments_in,
 )
 from leasehold.services.ledger.port import Entry
 
-BATCH_RECORDS_MAX: Final = 1_024
-BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
-"""A batch ends before it is larger; one record alone may be."""
 POLL_S_MIN: Final = 0.05
 POLL_S_MAX: Final = 0.5
 """How often is looked for news at the end of an archive that somebody else may be writing."""
 
-_SIZES: Final = "SELECT length(body) FROM records WHERE sequence > ? ORDER BY sequence LIMIT ?"
-_RECORDS: Final = "SELECT sequence, body FROM records WHERE sequence > ? ORDER BY sequence LIMIT ?"
 _BEFORE: Final = """
 SELECT sequence, decided_at_ns FROM records WHERE decided_at_ns <= ? ORDER BY decided_at_ns DESC, sequence DESC LIMIT 1
 """
@@ -190,7 +186,8 @@ class ArchivedLedger:
             if segments:
                 raise CorruptLedgerError(f"missing; the archive begins at {segments[0].first}", sequence=after + 1)
             return []
-        entries = await _batch(segment, after)
+        async with reading(segment) as database:
+            entries = [Entry(row.sequence, row.body) for row in await rows_behind(database, after)]
         for index, entry in enumerate(entries):
             if entry.sequence != after + 1 + index:
                 raise CorruptLedgerError(f"missing in segment {segment.name}", sequence=after + 1 + index)
@@ -203,16 +200,3 @@ def _holding(segments: list[Segment], sequence: int) -> Segment | None:
     """The segment in which `sequence` stands, if it stands anywhere."""
     before = [segment for segment in segments if segment.first <= sequence]
     return before[-1] if before else None
-
-
-async def _batch(segment: Segment, after: int) -> list[Entry]:
-    async with reading(segment) as database:
-        sizes = await database.execute_fetchall(_SIZES, (after, BATCH_RECORDS_MAX))
-        count, room = 0, BATCH_BYTES_MAX
-        for (size,) in sizes:
-            room -= size
-            if room < 0 and count:
-                break
-            count += 1
-        rows = await database.execute_fetchall(_RECORDS, (after, count)) if count else ()
-    return [Entry(*row) for row in rows]

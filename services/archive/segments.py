@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import aiosqlite
 import msgspec
@@ -25,10 +25,17 @@ APPLICATION_ID: Final = 0x4C534841
 HEAD_FILE: Final = "head.json"
 READ_WAIT_S: Final = 5.0
 """How long a reader waits for a lock; only the moment in which a segment is sealed takes one."""
+BATCH_RECORDS_MAX: Final = 1_024
+BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
+"""What is read at a time is not larger; one record alone may be."""
 _NAME: Final = re.compile(r"([0-9]{20})-([0-9]{4}-[0-9]{2}-[0-9]{2})\.sqlite")
 SEALED_MODE: Final = 0o400
 _SECONDS_MAX: Final = 253_402_300_799
 """The last second of the year 9999."""
+_SIZES: Final = "SELECT length(body) FROM records WHERE sequence > ? ORDER BY sequence LIMIT ?"
+_ROWS: Final = """
+SELECT sequence, decided_at_ns, chain, body FROM records WHERE sequence > ? ORDER BY sequence LIMIT ?
+"""
 
 
 class Segment(msgspec.Struct, frozen=True, order=True):
@@ -69,6 +76,15 @@ class End(msgspec.Struct, frozen=True):
     sequence: int
     decided_at_ns: int
     chain: str
+
+
+class Row(NamedTuple):
+    """One record as it stands in a segment."""
+
+    sequence: int
+    decided_at_ns: int
+    chain: bytes
+    body: bytes
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
@@ -204,6 +220,18 @@ async def end_of(database: aiosqlite.Connection) -> End | None:
     sql = "SELECT sequence, decided_at_ns, lower(hex(chain)) FROM records ORDER BY sequence DESC LIMIT 1"
     row = await first_row(database, sql)
     return End(*row) if row else None
+
+
+async def rows_behind(database: aiosqlite.Connection, after: int) -> list[Row]:
+    """The next records of a segment behind `after`, in order, as many as are read at a time; none at its end."""
+    sizes = await database.execute_fetchall(_SIZES, (after, BATCH_RECORDS_MAX))
+    count, room = 0, BATCH_BYTES_MAX
+    for (size,) in sizes:
+        room -= size
+        if room < 0 and count:
+            break
+        count += 1
+    return list(map(Row._make, await database.execute_fetchall(_ROWS, (after, count)))) if count else []
 
 
 async def first_row(

@@ -78,21 +78,7 @@ class ArchiveWriter:
             InvalidInputError: the directory cannot be used.
         """
         make_private_dir(self.directory)
-        descriptor = os.open(self.directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        give_up_s = time.monotonic() + wait_s
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > give_up_s:
-                    os.close(descriptor)
-                    raise StoreInUseError(f"{self.directory} is written to by another process") from None
-            except BaseException:
-                os.close(descriptor)
-                raise
-            await asyncio.sleep(_LOCK_POLL_S)
-        self._lock = descriptor
+        self._lock = await take_lock(self.directory, wait_s)
 
     async def load(self) -> None:
         """Go over the segments: whether each follows the one before, and where the last one ends.
@@ -109,10 +95,10 @@ class ArchiveWriter:
 
     async def _load(self) -> None:
         found = segments.segments_in(self.directory)
-        tip = Tip()
+        tip, previous = Tip(), ""
         self._unsealed = []
         for segment in found:
-            end = await check_link(segment, found, tip)
+            end = await check_link(segment, previous, tip)
             if end is None and segment is found[-1]:
                 # Made by one that was killed before it wrote a record there.
                 _remove(segment)
@@ -120,7 +106,7 @@ class ArchiveWriter:
                 break
             if end is None:
                 raise CorruptLedgerError(f"segment {segment.name} is empty", sequence=segment.first)
-            tip = end
+            tip, previous = end, segment.name
             if segment is not found[-1] and not segment.is_sealed:
                 self._unsealed.append(segment)
         self.tip = tip
@@ -294,6 +280,33 @@ class ArchiveWriter:
         self._noted = tip.sequence
 
 
+async def take_lock(directory: Path, wait_s: float) -> int:
+    """Be the only one that writes to an archive, until the descriptor that is returned is closed.
+
+    Raises:
+        StoreInUseError: another process does, and still did after `wait_s`.
+        StorageError: the file that tells it cannot be opened.
+    """
+    try:
+        descriptor = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StorageError(f"{directory} cannot be written to ({error.strerror})") from error
+    give_up_s = time.monotonic() + wait_s
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > give_up_s:
+                    raise StoreInUseError(f"{directory} is written to by another process") from None
+            else:
+                return descriptor
+            await asyncio.sleep(_LOCK_POLL_S)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
 def write_head(directory: Path, tip: Tip) -> None:
     """Note that the archive in `directory` goes to `tip`.
 
@@ -367,19 +380,18 @@ async def seal(segment: Segment) -> bool:
     return True
 
 
-async def check_link(segment: Segment, all_of_them: Sequence[Segment], before: Tip) -> Tip | None:
-    """The last record of a segment which follows `before`; `None` if it has none.
+async def check_link(segment: Segment, previous: str, before: Tip) -> Tip | None:
+    """The last record of a segment, which should follow record `before` in the segment named `previous` (none: empty);
+    `None` if it has no record.
 
     Raises:
         CorruptLedgerError: it does not follow; or its last record is not the one that it was.
     """
-    at = all_of_them.index(segment)
-    previous = all_of_them[at - 1].name if at else ""
+    if segment.first != before.sequence + 1:
+        where = f"segment {segment.name} does not follow {previous}" if previous else f"{segment.name} is the first"
+        raise CorruptLedgerError(f"missing: {where}", sequence=before.sequence + 1)
     async with segments.reading(segment) as database:
         meta = await segments.meta_of(database, segment)
-        if segment.first != before.sequence + 1:
-            where = f"segment {segment.name} does not follow {previous}" if previous else f"{segment.name} is the first"
-            raise CorruptLedgerError(f"missing: {where}", sequence=before.sequence + 1)
         if (meta.first, meta.follows, meta.previous) != (segment.first, before.chain, previous):
             raise CorruptLedgerError(
                 f"segment {segment.name} says that it begins with record {meta.first}, behind {meta.follows[:12]}… in "

@@ -1,0 +1,154 @@
+"""Copies of an archive, also of one that is being written to; each copy is gone over before it takes its place."""
+
+import asyncio
+import os
+import shutil
+from pathlib import Path
+
+import aiosqlite
+import msgspec
+
+from leasehold.events.errors import CorruptLedgerError, InvalidInputError
+from leasehold.services.archive import segments
+from leasehold.services.archive.chain import Tip, advance
+from leasehold.services.archive.segments import Head, Segment
+from leasehold.services.archive.writer import LOCK_FILE, check_link, sync_directory, take_lock, write_head
+from leasehold.services.home import make_private_dir
+
+
+class Copied(msgspec.Struct, frozen=True, kw_only=True):
+    """What a copy holds now, and how many of its segments had to be copied for that."""
+
+    ledger_id: str
+    era: int
+    records: int
+    chain: str
+    segments: int
+    copied: int
+
+
+async def back_up(source: Path, destination: Path) -> Copied:
+    """Copy the archive in `source` to `destination`: an empty directory, or one with an earlier copy, which is brought
+    up to date. Every record of the copy is gone over.
+
+    Raises:
+        InvalidInputError: there is no archive in `source`, or something else in `destination`.
+        CorruptLedgerError: the archive is damaged; the record is named. What was copied before stays as it was.
+        StorageError: it cannot be read or written.
+        StoreInUseError: somebody writes to `destination`.
+    """
+    names = {segment.name for segment in segments.segments_in(source)}
+    return await _copy(source, destination, may_hold=names | {segments.HEAD_FILE, LOCK_FILE})
+
+
+async def restore(source: Path, destination: Path) -> Copied:
+    """Copy a copy of an archive to where it is to be gone on with: an empty directory. Raises as `back_up` does."""
+    return await _copy(source, destination, may_hold={LOCK_FILE})
+
+
+async def _copy(source: Path, destination: Path, *, may_hold: set[str]) -> Copied:
+    # Read first: the archive goes on meanwhile, and never stands before what is noted of it.
+    head = segments.read_head(source)
+    found = segments.segments_in(source)
+    if not found:
+        raise InvalidInputError(f"{source} holds no archive", field="archive")
+    make_private_dir(destination)
+    lock = await take_lock(destination, wait_s=0)
+    try:
+        _check_place(destination, may_hold)
+        tip, previous, copied = Tip(), "", 0
+        for segment in found:
+            there = Segment(segment.first, segment.date, destination / segment.name)
+            if not _is_same(segment, there):
+                copied += 1
+                end = await _replace(segment, there, previous, tip, head)
+            else:
+                end = await check_records(there, previous, tip, head)
+            if end.sequence == tip.sequence and segment is not found[-1]:
+                raise CorruptLedgerError(f"segment {segment.name} is empty", sequence=segment.first)
+            tip, previous = end, segment.name
+        _check_reach(tip, head)
+        write_head(destination, tip)
+    finally:
+        os.close(lock)
+    return Copied(
+        ledger_id=tip.ledger_id, era=tip.era, records=tip.sequence, chain=tip.chain, segments=len(found), copied=copied
+    )
+
+
+def _check_place(directory: Path, may_hold: set[str]) -> None:
+    others = sorted(path.name for path in directory.iterdir() if path.name not in may_hold)
+    # What a copy that was interrupted has left.
+    others = [name for name in others if not name.endswith((".new", ".new-journal"))]
+    if others:
+        raise InvalidInputError(f"{directory} holds something else: {others[0]}", field="directory")
+
+
+def _is_same(segment: Segment, there: Segment) -> bool:
+    try:
+        sizes = [each.path.stat().st_size for each in (segment, there)]
+        return segment.is_sealed and there.is_sealed and sizes[0] == sizes[1]
+    except FileNotFoundError:
+        return False
+
+
+async def _replace(segment: Segment, there: Segment, previous: str, before: Tip, head: Head | None) -> Tip:
+    """Put a copy of `segment` into its place, once it has been found good; its last record."""
+    beside = msgspec.structs.replace(there, path=there.path.with_suffix(".new"))
+    with segments.complaints(beside):
+        beside.path.unlink(missing_ok=True)
+        is_sealed = segment.is_sealed
+        if is_sealed:
+            await asyncio.to_thread(shutil.copyfile, segment.path, beside.path)
+        else:
+            os.close(os.open(beside.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            async with segments.reading(segment) as database, aiosqlite.connect(beside.path) as copy:
+                # All at once: a copy in steps begins anew whenever something was written in between.
+                await database.backup(copy)
+                await segments.pragma(copy, "journal_mode = DELETE")
+        end = await check_records(beside, previous, before, head)
+        await asyncio.to_thread(_sync, beside.path)
+        beside.path.chmod(segments.SEALED_MODE if is_sealed else 0o600)
+        beside.path.rename(there.path)
+        sync_directory(there.path.parent)
+    return end
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+async def check_records(segment: Segment, previous: str, before: Tip, head: Head | None = None) -> Tip:
+    """Go over every record of a segment, which should follow record `before` in the segment named `previous`; its last
+    record, or `before` if it has none.
+
+    Args:
+        head: How far the archive had gone, as it was noted: what it says of its record must be true.
+
+    Raises:
+        CorruptLedgerError: the first record that is not what it was is named.
+    """
+    await check_link(segment, previous, before)
+    tip = before
+    async with segments.reading(segment) as database:
+        while rows := await segments.rows_behind(database, tip.sequence):
+            for row in rows:
+                tip = advance(tip, row.sequence, row.body)
+                if (tip.decided_at_ns, tip.chain) != (row.decided_at_ns, row.chain.hex()):
+                    reason = f"its hash is {tip.chain[:12]}…, but segment {segment.name} says {row.chain.hex()[:12]}…"
+                    raise CorruptLedgerError(reason, sequence=row.sequence)
+                if head is not None and head.sequence == tip.sequence and head.chain != tip.chain:
+                    reason = f"its hash is {tip.chain[:12]}…, but {head.chain[:12]}… is noted of it"
+                    raise CorruptLedgerError(reason, sequence=row.sequence)
+    return tip
+
+
+def _check_reach(tip: Tip, head: Head | None) -> None:
+    if head is not None and head.sequence > tip.sequence:
+        raise CorruptLedgerError(
+            f"missing: the archive ends at {tip.sequence}, but had gone to {head.sequence}", sequence=tip.sequence + 1
+        )
