@@ -9,14 +9,12 @@ Source: cloudevents/spec 1.0.2, `cloudevents/bindings/nats-protocol-binding.md`.
 import functools
 import re
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 
 from leasehold.events.errors import InvalidInputError
-from leasehold.events.subjects import Subjects
 
 SPEC_VERSION: Final = "1.0"
 CONTENT_TYPE: Final = "application/json"
@@ -32,8 +30,9 @@ STREAM_SEQUENCE_HEADER: Final = "Nats-Sequence"
 STREAM_SUBJECT_HEADER: Final = "Nats-Subject"
 """Under which subject it is kept. Where a message comes under another one, it is not the feed that has sent it."""
 _SOURCE: Final = re.compile(r"urn:leasehold:([a-z0-9_-]+):([0-9a-f]{16}):(0|[1-9][0-9]*)")
+_TIME: Final = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)\.(\d{9})Z")
 _NEEDED: Final = ("specversion", "id", "source", "type", "time", "position", "prevposition", "part", "parts")
-_PLAIN: Final = re.compile(rb'[!#$&-~]*')
+_PLAIN: Final = re.compile(rb"[!#$&-~]*")
 """All of U+0021 to U+007E but `"` and `%`."""
 
 
@@ -74,7 +73,11 @@ def source_of(cluster: str, ledger_id: str, era: int) -> str:
 def time_text(at_ns: int) -> str:
     """RFC 3339, UTC, to the nanosecond."""
     seconds, rest = divmod(at_ns, 10**9)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
+    days, second = divmod(seconds, 86_400)
+    year, month, day = _date_of(days)
+    return (
+        f"{year:04d}-{month:02d}-{day:02d}T{second // 3_600:02d}:{second // 60 % 60:02d}:{second % 60:02d}.{rest:09d}Z"
+    )
 
 
 def parse_time(text: str) -> int:
@@ -83,17 +86,31 @@ def parse_time(text: str) -> int:
     Raises:
         InvalidInputError: it is none.
     """
-    match = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.(\d{9})Z", text)
-    try:
-        if match is None:
-            raise ValueError
-        seconds = datetime.strptime(match[1], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC)
-    except ValueError:
-        raise InvalidInputError(f"{text[:80]!r} is not a time of the feed", field="ce-time") from None
-    return (seconds - datetime(1970, 1, 1, tzinfo=UTC)) // _SECOND * 10**9 + int(match[2])
+    match = _TIME.fullmatch(text)
+    if match is not None:
+        year, month, day, hour, minute, second, rest = map(int, match.groups())
+        at_ns = (_days_to(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second) * 10**9 + rest
+        # What is no date, or no time of day, comes out as another one.
+        if time_text(at_ns) == text:
+            return at_ns
+    raise InvalidInputError(f"{text[:80]!r} is not a time of the feed", field="ce-time")
 
 
-_SECOND: Final = datetime(1970, 1, 1, second=1) - datetime(1970, 1, 1)
+def _days_to(year: int, month: int, day: int) -> int:
+    """Days from 1970-01-01 to a date of the Gregorian calendar, counted in years that begin in March."""
+    year -= month < 3
+    return year * 365 + year // 4 - year // 100 + year // 400 + (153 * ((month + 9) % 12) + 2) // 5 + day - 719_469
+
+
+def _date_of(days: int) -> tuple[int, int, int]:
+    """The reverse of `_days_to`."""
+    era, day = divmod(days + 719_468, 146_097)
+    year = (day - day // 1_460 + day // 36_524 - day // 146_096) // 365
+    day -= 365 * year + year // 4 - year // 100
+    month = (5 * day + 2) // 153
+    day -= (153 * month + 2) // 5
+    month = month + 3 if month < 10 else month - 9
+    return year + 400 * era + (month < 3), month, day + 1
 
 
 def encoded(value: str) -> str:
@@ -123,7 +140,7 @@ def decoded(text: str) -> str:
 def header_lines(said: Attributes) -> str:
     """The headers of one message, each line ended, without the first one (`NATS/1.0`) and the last, empty one."""
     position = said.position
-    lines = [
+    text = (
         f"ce-specversion: {SPEC_VERSION}\r\n"
         f"ce-id: {event_id(position, said.part)}\r\n"
         f"ce-source: {source_of(said.cluster, said.ledger_id, said.era)}\r\n"
@@ -136,14 +153,11 @@ def header_lines(said: Attributes) -> str:
         f"ce-prevposition: {said.previous}\r\n"
         f"ce-part: {said.part}\r\n"
         f"ce-parts: {said.parts}\r\n"
-    ]
-    if said.subject:
-        lines.append(f"ce-subject: {encoded(said.subject)}\r\n")
-    if said.tenant:
-        lines.append(f"ce-tenant: {encoded(said.tenant)}\r\n")
-    if said.cause:
-        lines.append(f"ce-causationid: {encoded(said.cause)}\r\n")
-    return "".join(lines)
+    )
+    for name, value in (("subject", said.subject), ("tenant", said.tenant), ("causationid", said.cause)):
+        if value:
+            text += f"ce-{name}: {encoded(value)}\r\n"
+    return text
 
 
 def raw_headers(headers: bytes | None) -> dict[str, str]:
@@ -167,7 +181,8 @@ def read_attributes(headers: Iterable[tuple[str, str]]) -> Attributes:
         if name not in found:
             raise InvalidInputError("missing", field=f"ce-{name}")
     if found["specversion"] != SPEC_VERSION:
-        raise InvalidInputError(f"{found['specversion'][:20]!r}; this build reads {SPEC_VERSION}", field="ce-specversion")
+        version = found["specversion"][:20]
+        raise InvalidInputError(f"{version!r}; this build reads {SPEC_VERSION}", field="ce-specversion")
     source = _SOURCE.fullmatch(found["source"])
     if source is None:
         raise InvalidInputError(f"{found['source'][:120]!r} is not a ledger", field="ce-source")
@@ -194,8 +209,3 @@ def _number(found: dict[str, str], name: str) -> int:
     if not re.fullmatch(r"0|[1-9][0-9]{0,15}", text):
         raise InvalidInputError(f"{text[:40]!r} is not a number", field=f"ce-{name}")
     return int(text)
-
-
-def told_subject(subjects: Subjects, subject: str) -> str:
-    """Where a feed publishes what is to come out at `subject`."""
-    return subject.replace(f"leasehold.{subjects.cluster}.evt.", f"leasehold.{subjects.cluster}.told.", 1)

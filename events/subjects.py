@@ -172,9 +172,13 @@ class Subjects(msgspec.Struct, frozen=True):
         return parts[3], parts[4]
 
 
+def device_word(key: str) -> str:
+    """A device's key as one word of a subject, in which a dot would part two. It is not looked whether it is a key."""
+    return key.replace("%", "%25").replace(".", "%2E")
+
+
 def _escaped(key: str) -> str:
-    """A device's key where a dot would part two words of a subject."""
-    return identities.parse_device_key(key).replace("%", "%25").replace(".", "%2E")
+    return device_word(identities.parse_device_key(key))
 
 
 def _unescaped(text: str) -> str:

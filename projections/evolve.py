@@ -19,6 +19,7 @@ from leasehold.projections.state import (
     AnswerState,
     DeviceState,
     Fading,
+    Head,
     HostState,
     LeaseState,
     PrincipalState,
@@ -51,7 +52,11 @@ def check_belongs(state: State, sequence: int, record: Record) -> None:
     Raises:
         CorruptLedgerError: with what does not fit.
     """
-    head = state.head
+    check_follows(state.head, sequence, record)
+
+
+def check_follows(head: Head, sequence: int, record: Record) -> None:
+    """As `check_belongs`, for who keeps nothing but the head."""
     if sequence != head.sequence + 1:
         raise CorruptLedgerError(f"expected record {head.sequence + 1} here", sequence=sequence)
     if record.prev != head.chain:
