@@ -98,6 +98,7 @@ PUBLISH: Final[dict[str, set[str]]] = {
     "leasehold-read.STREAM.INFO.OBSERVED": set(),
     "leasehold-read.STREAM.INFO.EVENTS": CLIENTS,
     "leasehold-read.DIRECT.GET.EVENTS": CLIENTS,
+    "leasehold-read.STREAM.MSG.GET.EVENTS": CLIENTS,
     "leasehold-read.DIRECT.GET.EVENTS.leasehold.test.evt.>": set(),
     "leasehold-read.STREAM.PURGE.EVENTS": set(),
     "$JS.API.DIRECT.GET.LEDGER": set(),
