@@ -1,0 +1,447 @@
+"""The rows of the read models, from events: who had what from when to when, and what devices and hosts were like.
+
+A fold of its own, smaller than `evolve` and independent of it: it remembers what is still open, and gives out rows as
+they are now, to be put in the place of what they were. The file that they are kept in is not its business.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import msgspec
+
+from leasehold.events import codec, event_types, limits
+from leasehold.events.devices import DeviceDescription
+from leasehold.events.errors import CorruptLedgerError
+from leasehold.events.event_types import Event, RequestRef
+from leasehold.events.identities import DeviceId, Holder, HostName, Principal, RequestId, device_id
+from leasehold.events.position import index_of, position_of
+from leasehold.events.record import GENESIS_PREV, Record, chain_hash, event_count
+
+MODELS_VERSION: Final = 1
+"""Raised when the same log would make other rows; models of another version are built anew."""
+
+
+class ModelsHead(msgspec.Struct, frozen=True, gc=False):
+    """How far the rows go."""
+
+    ledger_id: str = ""
+    era: int = 0
+    sequence: int = 0
+    """Of the last record; 0: none."""
+    chain: str = GENESIS_PREV
+    decided_at_ns: int = 0
+
+
+class DeviceRow(msgspec.Struct, gc=False):
+    """A device, and where its rows are to be looked for."""
+
+    device: DeviceId
+    host: HostName
+    first_position: int
+    first_ns: int
+    last_position: int
+    """Of the last event that changed its description, presence or owner."""
+    described: int
+    """Position of its last description."""
+    lease: int = 0
+    """The lease that holds it, living or ended; 0: none."""
+    held: int = 0
+    """The first lease that ever held it."""
+
+
+class VersionRow(msgspec.Struct, frozen=True, gc=False):
+    """What a device was like from a position on, until its next row."""
+
+    device: DeviceId
+    from_position: int
+    at_ns: int
+    missing: bool
+    described: int
+    """The position whose row has its description: this one, or for a missing device an earlier one."""
+    body: bytes | None
+    """A `DeviceDescription`."""
+
+
+class OwnershipRow(msgspec.Struct, gc=False):
+    """A device under a lease: from the grant to the evidence that it is free. Of one device no two of them overlap."""
+
+    device: DeviceId
+    from_position: int
+    """The lease."""
+    from_ns: int
+    ended_position: int = 0
+    ended_ns: int = 0
+    freed_position: int = 0
+    freed_ns: int = 0
+    displaced_position: int = 0
+    """Where another thing came into its place, if one did."""
+    evidence: str = ""
+
+
+class LeaseRow(msgspec.Struct, gc=False):
+    """A lease."""
+
+    lease: int
+    granted_at_ns: int
+    principal: Principal
+    tenant: Principal
+    holder: Holder
+    request_id: RequestId
+    devices: bytes
+    """A list of device ids."""
+    forced: bool
+    ttl_ms: int
+    expires_at_ns: int
+    renewals: int = 0
+    renewed_position: int = 0
+    ended: str = ""
+    ended_position: int = 0
+    ended_ns: int = 0
+
+
+class HostRow(msgspec.Struct, frozen=True, gc=False):
+    """What a host was like from a position on, until its next row."""
+
+    host: HostName
+    from_position: int
+    at_ns: int
+    mode: str
+    sources: bytes
+    """An object: for each agent why it could not be relied on, or an empty text."""
+
+
+class RequestRow(msgspec.Struct, frozen=True, gc=False):
+    """Where a request was decided; more than once only where one id was used for several."""
+
+    request_id: RequestId
+    principal: Principal
+    position: int
+
+
+class RefusalRow(msgspec.Struct, gc=False):
+    """A refusal, and how often it was given again."""
+
+    position: int
+    at_ns: int
+    principal: Principal
+    request_id: RequestId
+    verb: str
+    holder: str
+    code: str
+    message: str
+    about: bytes
+    """A list of devices or leases."""
+
+
+class NameRow(msgspec.Struct, frozen=True, gc=False):
+    """What a device was called at some time: key, node-device name or sysfs path."""
+
+    text: str
+    device: DeviceId
+
+
+Row = DeviceRow | VersionRow | OwnershipRow | LeaseRow | HostRow | RequestRow | RefusalRow | NameRow
+
+
+class Changes:
+    """Rows to be put, and refusals to be counted: whatever a number of records came to."""
+
+    def __init__(self) -> None:
+        self.devices: dict[DeviceId, DeviceRow] = {}
+        self.versions: list[VersionRow] = []
+        self.ownerships: dict[tuple[DeviceId, int], OwnershipRow] = {}
+        self.leases: dict[int, LeaseRow] = {}
+        self.hosts: list[HostRow] = []
+        self.requests: list[RequestRow] = []
+        self.refusals: list[RefusalRow] = []
+        self.names: dict[NameRow, None] = {}
+        self.repeated: dict[int, int] = {}
+        """How often the refusal at a position has been given again."""
+
+    def rows(self) -> list[Iterable[Row]]:
+        """All rows, one iterable for each kind; what is still open may change behind this."""
+        return [
+            self.devices.values(), self.versions, self.ownerships.values(), self.leases.values(), self.hosts,
+            self.requests, self.refusals, self.names,
+        ]  # fmt: skip
+
+
+class _Host(msgspec.Struct):
+    mode: str
+    sources: dict[str, str]
+
+
+class IntervalFold:
+    """The fold. After a CorruptLedgerError it is of no use any more."""
+
+    def __init__(self) -> None:
+        self.head = ModelsHead()
+        self._devices: dict[DeviceId, DeviceRow] = {}
+        self._leases: dict[int, LeaseRow] = {}
+        """The open ones: not all of their devices are free."""
+        self._held: dict[int, dict[DeviceId, OwnershipRow]] = {}
+        self._hosts: dict[HostName, _Host] = {}
+        self._changes = Changes()
+
+    def resume(
+        self,
+        head: ModelsHead,
+        devices: Iterable[DeviceRow],
+        leases: Iterable[LeaseRow],
+        ownerships: Iterable[OwnershipRow],
+        hosts: Iterable[HostRow],
+    ) -> None:
+        """Go on behind `head`, from all devices, what is open of leases and ownerships, and each host's last row."""
+        self.head = head
+        self._devices = {row.device: row for row in devices}
+        self._leases = {row.lease: row for row in leases}
+        self._held = {lease: {} for lease in self._leases}
+        for row in ownerships:
+            self._held[row.from_position][row.device] = row
+        self._hosts = {row.host: _Host(row.mode, msgspec.json.decode(row.sources)) for row in hosts}
+
+    def take(self) -> Changes:
+        """What has come together since the last time."""
+        taken, self._changes = self._changes, Changes()
+        return taken
+
+    def step(self, sequence: int, body: bytes) -> int:
+        """Fold the record at `sequence`; how many events it holds.
+
+        Raises:
+            CorruptLedgerError: it is not the next one, or one of its events cannot follow; the text names it.
+        """
+        record = codec.decode_record(body, sequence)
+        count = event_count(record)
+        self._check(sequence, record, count)
+        position: int = position_of(sequence, 0)
+        for step in record.steps:
+            for event in step.events:
+                handler = _HANDLERS.get(type(event))
+                if handler is not None:
+                    try:
+                        handler(self, position, record.decided_at_ns, event)
+                    except (KeyError, AssertionError) as error:
+                        said = f"its event {index_of(position)} ({event.__struct_config__.tag}) cannot follow: {error!r}"
+                        raise CorruptLedgerError(said, sequence=sequence) from error
+                position += 1
+        chain = chain_hash(body)
+        self.head = ModelsHead(record.ledger_id, record.era, sequence, chain, record.decided_at_ns)
+        return count
+
+    def _check(self, sequence: int, record: Record, count: int) -> None:
+        if sequence != self.head.sequence + 1:
+            raise CorruptLedgerError(f"expected record {self.head.sequence + 1} here", sequence=sequence)
+        if record.prev != self.head.chain:
+            said = f"it follows a record with hash {record.prev[:12]}…, but that before has {self.head.chain[:12]}…"
+            raise CorruptLedgerError(said, sequence=sequence)
+        if count > limits.EVENTS_PER_RECORD_MAX or record.decided_at_ns < self.head.decided_at_ns:
+            raise CorruptLedgerError("it holds too many events, or its time goes back", sequence=sequence)
+
+    # --- hosts ----------------------------------------------------------------------------------------------------
+
+    def restored(self, position: int, at_ns: int, _event: event_types.LedgerRestored) -> None:
+        """No source is believed before it has reported again."""
+        for name, host in self._hosts.items():
+            if host.sources:
+                host.sources = dict.fromkeys(host.sources, "the ledger was restored")
+                self._put_host(position, at_ns, name)
+
+    def registered(self, position: int, at_ns: int, event: event_types.HostRegistered) -> None:
+        """A host is new, or is of another kind now."""
+        self._hosts.setdefault(event.host, _Host(event.mode, {})).mode = event.mode
+        self._put_host(position, at_ns, event.host)
+
+    def started(self, position: int, at_ns: int, event: event_types.SourceStarted) -> None:
+        """A new run has yet to report."""
+        self._hosts[event.host].sources[event.agent] = "it has just started"
+        self._put_host(position, at_ns, event.host)
+
+    def doubted(
+        self,
+        position: int,
+        at_ns: int,
+        event: event_types.HostWentStale | event_types.ReportRequested | event_types.SourceStopped,
+    ) -> None:
+        """What an agent says is out of date, or not whole."""
+        reason = "it was stopped" if isinstance(event, event_types.SourceStopped) else event.reason
+        self._trust(position, at_ns, event.host, event.agent, reason)
+
+    def trusted(
+        self, position: int, at_ns: int, event: event_types.HostCameBack | event_types.PictureCompleted
+    ) -> None:
+        """It is up to date again."""
+        self._trust(position, at_ns, event.host, event.agent, "")
+
+    def _trust(self, position: int, at_ns: int, name: HostName, agent: str, reason: str) -> None:
+        sources = self._hosts[name].sources
+        if sources[agent] != reason:
+            sources[agent] = reason
+            self._put_host(position, at_ns, name)
+
+    def _put_host(self, position: int, at_ns: int, name: HostName) -> None:
+        host = self._hosts[name]
+        self._changes.hosts.append(HostRow(name, position, at_ns, host.mode, codec.encode(host.sources)))
+
+    # --- devices --------------------------------------------------------------------------------------------------
+
+    def appeared(self, position: int, at_ns: int, event: event_types.DeviceAppeared) -> None:
+        """A device that was never seen before."""
+        device = device_id(event.host, event.device.key)
+        assert device not in self._devices, f"{device} is known already"
+        self._devices[device] = DeviceRow(device, event.host, position, at_ns, position, position)
+        self._describe(position, at_ns, event.host, event.device)
+
+    def changed(
+        self, position: int, at_ns: int, event: event_types.DeviceChanged | event_types.DeviceReappeared
+    ) -> None:
+        """The same thing is otherwise, or back."""
+        self._describe(position, at_ns, event.host, event.device)
+
+    def replaced(self, position: int, at_ns: int, event: event_types.DeviceReplaced) -> None:
+        """Another thing is in its place; whoever leased the first one does not have this one."""
+        row = self._describe(position, at_ns, event.host, event.device)
+        if row.lease:
+            held = self._held[row.lease][row.device]
+            held.displaced_position = held.displaced_position or position
+            self._changes.ownerships[row.device, row.lease] = held
+
+    def missing(self, position: int, at_ns: int, event: event_types.DeviceMissing) -> None:
+        """It is not there; what it was like is remembered."""
+        row = self._touch(device_id(event.host, event.key), position)
+        self._changes.versions.append(VersionRow(row.device, position, at_ns, True, row.described, None))
+
+    def _describe(self, position: int, at_ns: int, host: HostName, description: DeviceDescription) -> DeviceRow:
+        row = self._touch(device_id(host, description.key), position)
+        row.described = position
+        body = codec.encode(description)
+        self._changes.versions.append(VersionRow(row.device, position, at_ns, False, position, body))
+        for text in (description.key, description.name, description.sysfs_path):
+            if text:
+                self._changes.names[NameRow(text, row.device)] = None
+        return row
+
+    def _touch(self, device: DeviceId, position: int) -> DeviceRow:
+        row = self._devices[device]
+        row.last_position = position
+        self._changes.devices[device] = row
+        return row
+
+    # --- leases ---------------------------------------------------------------------------------------------------
+
+    def granted(self, position: int, at_ns: int, event: event_types.LeaseGranted) -> None:
+        """Each device has an owner from here on."""
+        ref = event.request
+        self._ask(position, ref)
+        self._leases[position] = self._changes.leases[position] = LeaseRow(
+            lease=position,
+            granted_at_ns=at_ns,
+            principal=ref.principal,
+            tenant=event.tenant,
+            holder=event.holder,
+            request_id=ref.request_id,
+            devices=codec.encode(event.devices),
+            forced=event.forced,
+            ttl_ms=event.ttl_ms,
+            expires_at_ns=event.expires_at_ns,
+        )
+        held = self._held[position] = {}
+        for device in event.devices:
+            row = self._touch(device, position)
+            assert not row.lease, f"{device} is held by L{row.lease}"
+            row.lease, row.held = position, row.held or position
+            held[device] = self._changes.ownerships[device, position] = OwnershipRow(device, position, at_ns)
+
+    def renewed(self, position: int, _at_ns: int, event: event_types.LeaseRenewed) -> None:
+        """It lives on."""
+        self._ask(position, event.request)
+        row = self._leases[event.lease]
+        row.renewals += 1
+        row.renewed_position, row.ttl_ms, row.expires_at_ns = position, event.ttl_ms, event.expires_at_ns
+        self._changes.leases[row.lease] = row
+
+    def released(self, position: int, at_ns: int, event: event_types.LeaseReleased) -> None:
+        """Its holder gave it back."""
+        self._ask(position, event.request)
+        self._end(position, at_ns, event.lease, "released")
+
+    def expired(self, position: int, at_ns: int, event: event_types.LeaseExpired) -> None:
+        """Its time was over."""
+        self._end(position, at_ns, event.lease, "expired")
+
+    def _end(self, position: int, at_ns: int, lease: int, how: str) -> None:
+        row = self._leases[lease]
+        assert not row.ended, f"L{lease} has ended before"
+        row.ended, row.ended_position, row.ended_ns = how, position, at_ns
+        self._changes.leases[lease] = row
+        for device, held in self._held[lease].items():
+            self._touch(device, position)
+            held.ended_position, held.ended_ns = position, at_ns
+            self._changes.ownerships[device, lease] = held
+
+    def freed(self, position: int, at_ns: int, event: event_types.DeviceFreed) -> None:
+        """Nobody has it any more."""
+        if event.request is not None:
+            self._ask(position, event.request)
+        row = self._touch(event.device, position)
+        assert row.lease == event.lease, f"it is not held by L{event.lease}"
+        assert self._leases[event.lease].ended, f"L{event.lease} lives"
+        row.lease = 0
+        held = self._held[event.lease].pop(event.device)
+        held.freed_position, held.freed_ns, held.evidence = position, at_ns, event.evidence
+        self._changes.ownerships[event.device, event.lease] = held
+        if not self._held[event.lease]:
+            del self._held[event.lease], self._leases[event.lease]
+
+    # --- requests -------------------------------------------------------------------------------------------------
+
+    def refused(self, position: int, at_ns: int, event: event_types.RequestRefused) -> None:
+        """A request was decided against."""
+        ref = event.request
+        self._ask(position, ref)
+        self._changes.refusals.append(
+            RefusalRow(
+                position=position,
+                at_ns=at_ns,
+                principal=ref.principal,
+                request_id=ref.request_id,
+                verb=event.verb,
+                holder=event.holder,
+                code=event.refusal.code,
+                message=event.refusal.message,
+                about=codec.encode(event.about),
+            )
+        )
+
+    def repeated(self, position: int, _at_ns: int, event: event_types.RefusalsRepeated) -> None:
+        """As it was before."""
+        self._ask(position, event.request)
+        self._changes.repeated[event.first] = event.count
+
+    def _ask(self, position: int, ref: RequestRef) -> None:
+        self._changes.requests.append(RequestRow(ref.request_id, ref.principal, position))
+
+
+_HANDLERS: Final[dict[type[Event], Callable[[IntervalFold, int, int, Any], None]]] = {
+    event_types.LedgerRestored: IntervalFold.restored,
+    event_types.HostRegistered: IntervalFold.registered,
+    event_types.HostWentStale: IntervalFold.doubted,
+    event_types.HostCameBack: IntervalFold.trusted,
+    event_types.SourceStarted: IntervalFold.started,
+    event_types.SourceStopped: IntervalFold.doubted,
+    event_types.ReportRequested: IntervalFold.doubted,
+    event_types.PictureCompleted: IntervalFold.trusted,
+    event_types.DeviceAppeared: IntervalFold.appeared,
+    event_types.DeviceChanged: IntervalFold.changed,
+    event_types.DeviceReappeared: IntervalFold.changed,
+    event_types.DeviceReplaced: IntervalFold.replaced,
+    event_types.DeviceMissing: IntervalFold.missing,
+    event_types.LeaseGranted: IntervalFold.granted,
+    event_types.LeaseRenewed: IntervalFold.renewed,
+    event_types.LeaseReleased: IntervalFold.released,
+    event_types.LeaseExpired: IntervalFold.expired,
+    event_types.DeviceFreed: IntervalFold.freed,
+    event_types.RequestRefused: IntervalFold.refused,
+    event_types.RefusalsRepeated: IntervalFold.repeated,
+}
+"""What moves a row; the other events say nothing that is asked of the past."""

@@ -1,0 +1,107 @@
+-- Schema 1 of the read models. All of it comes from the archive's records and can be built from them again, so there is
+-- no way from one schema to the next: a file of another one is built anew. Positions, times in ns since 1970 (UTC).
+
+-- How far the rows go: written in the transaction that writes them.
+CREATE TABLE head (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    ledger_id TEXT NOT NULL,
+    era INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
+    chain TEXT NOT NULL,
+    decided_at_ns INTEGER NOT NULL
+) STRICT;
+
+-- Every device that was ever seen. `lease` holds it now (0: none), `held` was the first that did.
+CREATE TABLE device (
+    device TEXT PRIMARY KEY,
+    host TEXT NOT NULL,
+    first_position INTEGER NOT NULL,
+    first_ns INTEGER NOT NULL,
+    last_position INTEGER NOT NULL,
+    described INTEGER NOT NULL,
+    lease INTEGER NOT NULL,
+    held INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- What a device was like from a position on. A missing one keeps the description of an earlier row (`described`).
+CREATE TABLE version (
+    device TEXT NOT NULL,
+    from_position INTEGER NOT NULL,
+    at_ns INTEGER NOT NULL,
+    missing INTEGER NOT NULL,
+    described INTEGER NOT NULL,
+    body BLOB
+) STRICT;
+CREATE UNIQUE INDEX version_of_device ON version (device, from_position);
+
+-- Who had a device: under lease `from_position`, from there until `freed_position` (0: until now). Since no two of one
+-- device overlap, the one that holds a position is the last that began before it: one step down this tree for a device,
+-- however long its past is.
+CREATE TABLE ownership (
+    device TEXT NOT NULL,
+    from_position INTEGER NOT NULL,
+    from_ns INTEGER NOT NULL,
+    ended_position INTEGER NOT NULL,
+    ended_ns INTEGER NOT NULL,
+    freed_position INTEGER NOT NULL,
+    freed_ns INTEGER NOT NULL,
+    displaced_position INTEGER NOT NULL,
+    evidence TEXT NOT NULL,
+    PRIMARY KEY (device, from_position)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE lease (
+    lease INTEGER PRIMARY KEY,
+    granted_at_ns INTEGER NOT NULL,
+    principal TEXT NOT NULL,
+    tenant TEXT NOT NULL,
+    holder TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    devices BLOB NOT NULL,
+    forced INTEGER NOT NULL,
+    ttl_ms INTEGER NOT NULL,
+    expires_at_ns INTEGER NOT NULL,
+    renewals INTEGER NOT NULL,
+    renewed_position INTEGER NOT NULL,
+    ended TEXT NOT NULL,
+    ended_position INTEGER NOT NULL,
+    ended_ns INTEGER NOT NULL
+) STRICT;
+
+-- `sources`: an object, for each agent why it could not be relied on from here on, or an empty text.
+CREATE TABLE host (
+    host TEXT NOT NULL,
+    from_position INTEGER NOT NULL,
+    at_ns INTEGER NOT NULL,
+    mode TEXT NOT NULL,
+    sources BLOB NOT NULL,
+    PRIMARY KEY (host, from_position)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE request (
+    request_id TEXT NOT NULL,
+    principal TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    PRIMARY KEY (request_id, principal, position)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE refusal (
+    position INTEGER PRIMARY KEY,
+    at_ns INTEGER NOT NULL,
+    principal TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    verb TEXT NOT NULL,
+    holder TEXT NOT NULL,
+    code TEXT NOT NULL,
+    message TEXT NOT NULL,
+    about BLOB NOT NULL,
+    -- How often it was given again.
+    repeats INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+-- What devices were called at any time: key, node-device name, sysfs path.
+CREATE TABLE name (
+    text TEXT NOT NULL,
+    device TEXT NOT NULL,
+    PRIMARY KEY (text, device)
+) STRICT, WITHOUT ROWID;
