@@ -147,7 +147,7 @@ class LedgerRestores(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_fi
     cluster: str
     writer: str
     era: int
-    """The one that begins: one more than that of the record before."""
+    """The one that begins: higher than that of the record before, and than any that was lost."""
     reason: str
 
 

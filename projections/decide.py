@@ -45,7 +45,7 @@ def _ledger_begins(state: State, given: inputs.LedgerBegins, now_ns: int) -> Dec
 
 def _ledger_restores(state: State, given: inputs.LedgerRestores, now_ns: int) -> Decision:
     head = state.head
-    if not head.sequence or given.cluster != head.cluster or given.era != head.era + 1 or given.era > limits.ERA_MAX:
+    if not head.sequence or given.cluster != head.cluster or not head.era < given.era <= limits.ERA_MAX:
         return None
     # Whoever decides next has a clock of his own; how much time went by meanwhile nobody can tell.
     until_ns = _grace_until_ns(state, now_ns, clock_age_ms=0)

@@ -64,7 +64,7 @@ def check_follows(head: Head, sequence: int, record: Record) -> None:
             f"it follows a record with hash {record.prev[:12]}…, but the one before has {head.chain[:12]}…",
             sequence=sequence,
         )
-    if sequence > 1 and (record.ledger_id, record.era) != (head.ledger_id, head.era + _raises_era(record)):
+    if sequence > 1 and (record.ledger_id != head.ledger_id or not _is_of_era(record, head.era)):
         raise CorruptLedgerError(
             f"of ledger {record.ledger_id}, era {record.era}; not {head.ledger_id}, era {head.era}", sequence=sequence
         )
@@ -74,9 +74,10 @@ def check_follows(head: Head, sequence: int, record: Record) -> None:
         raise CorruptLedgerError(f"holds {event_count(record)} events", sequence=sequence)
 
 
-def _raises_era(record: Record) -> bool:
-    """Whether a record that says so begins the next era: nothing but a restore may, and only in the first place."""
-    return bool(record.steps) and isinstance(record.steps[0].input, inputs.LedgerRestores)
+def _is_of_era(record: Record, era: int) -> bool:
+    """Whether the record's era can stand behind `era`: nothing but a restore raises it, and only in the first place."""
+    restores = bool(record.steps) and isinstance(record.steps[0].input, inputs.LedgerRestores)
+    return record.era > era if restores else record.era == era
 
 
 def fold_record(state: State, sequence: int, record: Record, chain: str, then: Then | None = None) -> None:
@@ -145,7 +146,7 @@ def _ledger_started(state: State, _position: int, _at_ns: int, event: event_type
 def _ledger_restored(state: State, _position: int, _at_ns: int, event: event_types.LedgerRestored) -> None:
     """Everybody keeps what he has, under a new token; no host is believed before it has reported again."""
     era = event.era
-    assert era == state.head.era + 1, f"era {era} after {state.head.era}"
+    assert state.head.era < era <= limits.ERA_MAX, f"era {era} after {state.head.era}"
     state.set_head(_replace(state.head, era=era, decider=event.writer, grace_until_ns=event.until_ns))
     for lease, row in list(state.leases.items()):
         state.put_lease(lease, _replace(row, token=token_of(era, lease)))

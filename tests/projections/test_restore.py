@@ -201,14 +201,25 @@ def test_again_and_again() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [restores(0), restores(2), restores(1, cluster="other")], ids=["same era", "an era left out", "cluster"]
+    "wrong", [restores(0), restores(64), restores(1, cluster="other")], ids=["same era", "too high", "cluster"]
 )
 def test_what_is_no_restore(wrong: inputs.LedgerRestores) -> None:
-    """Only the next era of the same cluster can begin; anything else is no event."""
+    """Only a higher era of the same cluster can begin; anything else is no event."""
     ledger = ledger_with_hosts()
     records = len(ledger.bodies)
     ledger.note(wrong)
     assert (len(ledger.bodies), ledger.state.head.era) == (records, 0)
+
+
+def test_eras_that_were_lost_are_left_out() -> None:
+    """Where an era is known to have been lost with its records, the one that begins is above it."""
+    ledger = ledger_with_hosts()
+    lease = ledger.granted("01:00.0")
+    ledger.note(restores(7))
+    assert ledger.state.head.era == 7
+    assert ledger.state.leases[lease].token == token_of(7, lease)
+    replay = Replay()
+    assert not any(replay.step(number, body) for number, body in enumerate(ledger.bodies, 1))
 
 
 def test_an_empty_ledger_cannot_be_restored() -> None:
@@ -224,7 +235,7 @@ def _forged(record: Record, **fields: Any) -> bytes:
 
 
 def test_nothing_else_raises_the_era() -> None:
-    """A record of another era than the last one's is refused, unless a restore is its first step and it is the next."""
+    """A record of another era than the last one's is refused, unless it is higher and a restore is its first step."""
     ledger = ledger_with_hosts()
     head, sequence = ledger.state.head, ledger.state.head.sequence + 1
     ledger = restored(ledger, len(ledger.bodies))
@@ -237,7 +248,8 @@ def test_nothing_else_raises_the_era() -> None:
     forgeries = {
         "another input": _forged(record, steps=(tick,)),
         "not in the first place": _forged(record, steps=(grace, step)),
-        "an era left out": _forged(record, era=2, steps=(_replace(step, events=(_replace(event, era=2),)),)),
+        "another era than its event's": _forged(record, era=2),
+        "too high": _forged(record, era=64, steps=(_replace(step, events=(_replace(event, era=64),)),)),
         "the record's own era": _forged(record, era=0),
         "without an event of it": _forged(record, steps=(_replace(step, events=grace.events),)),
         "of the same era": _forged(record, era=0, steps=(_replace(step, events=(_replace(event, era=0),)),)),
