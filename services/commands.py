@@ -14,6 +14,13 @@ def publications(messages: Sequence[tuple[bytes, bytes]]) -> bytes:
     return b"".join([b"PUB %b %d\r\n%b\r\n" % (to, len(body), body) for to, body in messages])
 
 
+def kept_message(subject: str, reply: str, headers: str, body: bytes) -> bytes:
+    """A message with headers (lines, each ended), and where the stream's acknowledgement goes, if one is wanted."""
+    head = f"NATS/1.0\r\n{headers}\r\n".encode()
+    to = f"HPUB {subject} {reply} " if reply else f"HPUB {subject} "
+    return b"%b%d %d\r\n%b%b\r\n" % (to.encode(), len(head), len(head) + len(body), head, body)
+
+
 class Questions:
     """Messages that name where the answer goes."""
 

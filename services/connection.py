@@ -130,8 +130,16 @@ class Connection(nats.aio.client.Client):
         Raises:
             UnavailableError: not connected; nothing was sent and nothing will be.
         """
-        if not self.publish_at_once(messages):
-            await self._send_command(publications(messages))
+        await self.send(publications(messages))
+
+    async def send(self, commands: bytes) -> None:
+        """Send commands of the protocol, as `commands` makes them, in one piece.
+
+        Raises:
+            UnavailableError: not connected; nothing was sent and nothing will be.
+        """
+        if not self._send_at_once(commands):
+            await self._send_command(commands)
             await self._wake_flusher()
 
     def publish_at_once(self, messages: Sequence[tuple[bytes, bytes]]) -> bool:
@@ -140,12 +148,15 @@ class Connection(nats.aio.client.Client):
         Raises:
             UnavailableError: not connected; nothing was sent and nothing will be.
         """
+        return self._send_at_once(publications(messages))
+
+    def _send_at_once(self, commands: bytes) -> bool:
         if not self.is_connected:
             raise UnavailableError("not connected to the bus")
         transport = self._free_socket()
         if transport is None:
             return False
-        transport.write(self._taken_pending() + publications(messages))
+        transport.write(self._taken_pending() + commands)
         return True
 
     async def flush(self, timeout: int = FLUSH_WAIT_S) -> None:

@@ -72,10 +72,11 @@ class StreamInfo(msgspec.Struct, frozen=True):
 
 
 class StoredMessage(msgspec.Struct, frozen=True):
-    """A message read back; its body is base64 on the wire."""
+    """A message read back; its body and headers are base64 on the wire."""
 
     seq: int = 0
     data: bytes = b""
+    hdrs: bytes = b""
 
 
 class StoredReply(msgspec.Struct, frozen=True):

@@ -1,0 +1,1 @@
+"""The feed: tells the events of LEDGER, one by one, in EVENTS."""
