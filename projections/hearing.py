@@ -38,7 +38,7 @@ class Told(NamedTuple):
     previous: int
     """The position that was told before of this host; 0: none."""
     part: int
-    """1 to `parts`: an event of several devices is told once for each."""
+    """0 to `parts` - 1: an event of several devices is told once for each."""
     parts: int
     wanted: bool
     """Whether it is to be given, or only shows what was heard."""
@@ -58,7 +58,7 @@ class Hearing:
         """The stream must be read from behind `after`."""
         self._chain = chain
         self._given = position
-        self._part = 0
+        self._part = -1
         self._is_whole = True
         """All parts of the event at `position` were heard."""
         self._early: list[tuple[int, int, int, Told]] = []
@@ -89,14 +89,13 @@ class Hearing:
             heapq.heappush(self._early, (told.position, told.part, self._heard, told))
 
     def read(self, batch: list[Told], *, end: int, is_end: bool) -> None:
-        """The stream was read from behind `after`. `is_end`: it ended there, and has nothing else for us up to
-        sequence `end`.
+        """The stream was read from behind `after`, and up to sequence `end` has nothing else for us. `is_end`: nor had
+        it behind that, then.
         """
         for told in batch:
             self._know(told)
-            self.after = max(self.after, told.sequence)
-        if is_end:
-            self.after, self._is_whole = max(self.after, end), True
+        self.after = max(self.after, end)
+        self._is_whole = self._is_whole or (is_end and not batch)
         self._early = [each for each in self._early if self._may_be_news(each[3])]
         heapq.heapify(self._early)
         while self._early and self._follows(self._early[0][3]):
@@ -126,17 +125,17 @@ class Hearing:
             return self._is_whole or told.part <= self._part + 1
         # A part that is not the first may follow one of another host, or one that was lost.
         is_next = told.previous < self.position or (told.previous == self.position and self._is_whole)
-        return told.part == 1 and is_next
+        return told.part == 0 and is_next
 
     def _know(self, told: Told) -> None:
-        if self._chain is Chain.STREAM and told.sequence == self.after + 1:
-            self.after = told.sequence
+        if self._chain is Chain.HOST or told.sequence == self.after + 1:
+            self.after = max(self.after, told.sequence)
         if told.position < self.position:
             return
         if told.position > self.position:
-            self.position, self._part, self._is_whole = told.position, 0, False
+            self.position, self._part, self._is_whole = told.position, -1, False
         self._part = max(self._part, told.part)
-        self._is_whole = self._is_whole or self._part == told.parts
+        self._is_whole = self._is_whole or self._part == told.parts - 1
         if told.wanted and told.position > self._given:
             self._given = told.position
             self._ready.append(told)
