@@ -29,6 +29,16 @@ def client_of(data: str | None) -> Client:
     return Client(data, credentials=click.get_current_context().meta.get(_CREDENTIALS))
 
 
+def names_ledger(data: str | None) -> bool:
+    """Whether a ledger was named in the command itself, by its data directory or by a key."""
+    return data is not None or click.get_current_context().meta.get(_CREDENTIALS) is not None
+
+
+def has_credentials() -> bool:
+    """Whether a key was named with `--credentials`."""
+    return click.get_current_context().meta.get(_CREDENTIALS) is not None
+
+
 def common(function: Callable[..., Any]) -> Callable[..., Any]:
     """`--data`, `--credentials` and `--json`, which most commands take."""
     function = click.option(
@@ -38,6 +48,11 @@ def common(function: Callable[..., Any]) -> Callable[..., Any]:
     function = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")(function)
     help_text = "Data directory of the `up` to talk to (or LEASEHOLD_DATA)."
     return click.option("--data", metavar="DIR", help=help_text)(function)
+
+
+def listing(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`common`, and `--csv`."""
+    return common(click.option("--csv", "as_csv", is_flag=True, help="For spreadsheets.")(function))
 
 
 def asynchronous(function: Callable[P, Awaitable[None]]) -> Callable[P, None]:

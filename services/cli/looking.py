@@ -1,31 +1,44 @@
 """Looking: devices, leases, hosts, histories, reasons, as they are now."""
 
 import time
+from collections.abc import AsyncIterator
 from typing import Final
 
 import click
+import msgspec
 
-from leasehold.events.views import DeviceView
+from leasehold.events.questions import Moment
+from leasehold.events.views import DeviceView, HistoryRow, HostView, LeaseView
 from leasehold.services.cli import render
-from leasehold.services.cli.common import asynchronous, client_of, common, complete_device
+from leasehold.services.cli.archiving import archive_view, tell_archive
+from leasehold.services.cli.common import asynchronous, client_of, common, complete_device, listing
+from leasehold.services.cli.moments import Asked, MomentType
+from leasehold.services.cli.past import archive_option, at_option, devices_at
+from leasehold.services.cli.rows import form_of, write, write_each
 from leasehold.services.cli.values import time_text
+from leasehold.services.client import Client
+from leasehold.services.past import Past
 
 _KINDS: Final = ("device", "lease", "holder", "host", "principal")
 
 
 @click.command()
 @click.option("--host", default="", help="Only this host's.")
-@common
+@at_option
+@archive_option
+@listing
 @asynchronous
-async def devices(data: str | None, as_json: bool, host: str) -> None:
-    """List the devices: each below its parent, with its state and why."""
+async def devices(
+    data: str | None, as_json: bool, as_csv: bool, host: str, at: Asked | None, archive: str | None
+) -> None:
+    """List the devices: each below its parent, with its state and why; as they are, or were at a moment."""
+    form = form_of(as_json=as_json, as_csv=as_csv)
+    if at is not None or archive is not None:
+        await devices_at(data, archive, at, host, form)
+        return
     async with client_of(data) as client:
         rows = await client.devices(host=host)
-    if as_json:
-        for row in rows:
-            render.json_line(row)
-    else:
-        render.devices(rows)
+    write(rows, DeviceView, form, render.devices)
 
 
 @click.command()
@@ -48,47 +61,65 @@ async def show(data: str | None, as_json: bool, name: str, host: str) -> None:
 @click.command()
 @click.option("--holder", default="", help="Only this holder's.")
 @click.option("--all", "ended", is_flag=True, help="Those that have ended, too.")
-@common
+@listing
 @asynchronous
-async def leases(data: str | None, as_json: bool, holder: str, ended: bool) -> None:
+async def leases(data: str | None, as_json: bool, as_csv: bool, holder: str, ended: bool) -> None:
     """List the leases, in the order of their grants."""
+    form = form_of(as_json=as_json, as_csv=as_csv)
     async with client_of(data) as client:
         rows = await client.leases(holder=holder, ended=ended)
-    if as_json:
-        for row in rows:
-            render.json_line(row)
-    else:
-        render.leases(rows)
+    write(rows, LeaseView, form, render.leases)
 
 
 @click.command()
-@common
+@listing
 @asynchronous
-async def hosts(data: str | None, as_json: bool) -> None:
+async def hosts(data: str | None, as_json: bool, as_csv: bool) -> None:
     """List the hosts, and whether what is known of them is up to date."""
+    form = form_of(as_json=as_json, as_csv=as_csv)
     async with client_of(data) as client:
         rows = await client.hosts()
-    if as_json:
-        for row in rows:
-            render.json_line(row)
-    else:
-        render.hosts(rows)
+    write(rows, HostView, form, render.hosts)
 
 
 @click.command()
 @click.argument("name", shell_complete=complete_device)
 @click.option("--host", default="", help="On which host.")
 @click.option("--kind", default="", type=click.Choice(("", *_KINDS)), help="What NAME is.")
-@common
+@click.option("--since", type=MomentType(is_end=False), metavar="TIME|POSITION", default=None, help="Begin behind it.")
+@click.option("--until", type=MomentType(is_end=True), metavar="TIME|POSITION", default=None, help="End there.")
+@listing
 @asynchronous
-async def history(data: str | None, as_json: bool, name: str, host: str, kind: str) -> None:
+async def history(
+    data: str | None,
+    as_json: bool,
+    as_csv: bool,
+    name: str,
+    host: str,
+    kind: str,
+    since: Asked | None,
+    until: Asked | None,
+) -> None:
     """Tell what happened to a device, a lease, a holder, a host or a principal."""
+    form = form_of(as_json=as_json, as_csv=as_csv)
     async with client_of(data) as client:
-        async for row in client.history(name, host=host, kind=kind):
-            if as_json:
-                render.json_line(row)
-            else:
-                render.history_row(row)
+        after, last = [await _position_of(client, asked) for asked in (since, until)]
+        rows = client.history(name, host=host, kind=kind, after=after or 0)
+        await write_each(_until(rows, last), HistoryRow, form, render.history_row)
+
+
+async def _position_of(client: Client, asked: Asked | None) -> int | None:
+    """The position that is asked for; of a time the archive knows it."""
+    if asked is None or asked.moment == Moment():
+        return None
+    return asked.moment.position or (await Past(client).place(asked.moment)).at_position
+
+
+async def _until(rows: AsyncIterator[HistoryRow], last: int | None) -> AsyncIterator[HistoryRow]:
+    async for row in rows:
+        if last is not None and row.position > last:
+            return
+        yield row
 
 
 @click.command()
@@ -118,15 +149,17 @@ async def explain(data: str | None, as_json: bool, name: str, host: str, holder:
 @common
 @asynchronous
 async def status(data: str | None, as_json: bool) -> None:
-    """Show how it stands: the log, the hosts, the leases."""
+    """Show how it stands: the log, its archive, the hosts, the leases."""
     async with client_of(data) as client:
         row = await client.status()
+        archive = await archive_view(client)
     if as_json:
-        render.json_line(row)
+        render.json_line({**msgspec.to_builtins(row), "archive": archive})
         return
     stale = f" (out of date: {', '.join(row.hosts_stale)})" if row.hosts_stale else ""
     click.echo(f"cluster   {row.cluster}, ledger {row.ledger_id}, era {row.era}")
     click.echo(f"log       {row.sequence} records, the last of {time_text(row.decided_at_ns)}, chain {row.chain[:16]}…")
+    tell_archive(archive, row.sequence)
     click.echo(f"decider   {row.decider}")
     if row.grace_until_ns > time.time_ns():
         click.echo(f"grace     no lease expires before {time_text(row.grace_until_ns)}")

@@ -8,7 +8,8 @@ import click
 import leasehold
 from leasehold.events.errors import InvalidInputError, LeaseholdError, RefusedError, UnavailableError
 from leasehold.services import home
-from leasehold.services.cli import asking, looking, render
+from leasehold.services.cli import asking, checking, looking, past, render
+from leasehold.services.cli.archiving import archive
 from leasehold.services.cli.common import (
     EXIT_FAILED,
     EXIT_REFUSED,
@@ -19,6 +20,7 @@ from leasehold.services.cli.common import (
     common,
 )
 from leasehold.services.cli.keys import keys
+from leasehold.services.cli.restoring import restore_ledger
 from leasehold.services.cli.running import run
 
 _ARGUMENT_CHARS_MAX: Final = 4_096
@@ -82,23 +84,8 @@ async def watch(data: str | None, as_json: bool, since: int | None) -> None:
                 render.history_row(row)
 
 
-@cli.command()
-@common
-@asynchronous
-async def verify(data: str | None, as_json: bool) -> None:
-    """Check the whole log: chain, order, decisions, and what was kept of it elsewhere."""
-    from leasehold.services.cli.verifying import run_verify, verify_through
-
-    client = client_of(data)
-    if client.has_key:
-        is_sound = await verify_through(client, as_json=as_json)
-    else:
-        is_sound = await run_verify(home.find_data_dir(data), as_json=as_json)
-    if not is_sound:
-        sys.exit(EXIT_FAILED)
-
-
-for command in (*looking.COMMANDS, *asking.COMMANDS, run, keys):
+_GROUPS = (run, keys, archive, restore_ledger)
+for command in (*looking.COMMANDS, *past.COMMANDS, *asking.COMMANDS, *checking.COMMANDS, *_GROUPS):
     cli.add_command(command)
 
 

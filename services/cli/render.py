@@ -21,7 +21,7 @@ _STYLES: Final = {
     "missing": "red", "unleasable": "dim", "stale": "yellow", "blocked": "yellow", "living": "cyan", "ended": "dim",
 }  # fmt: skip
 _PIPE_COLUMNS: Final = 10_000
-_FOLDED: Final = ("reason", "devices", "value", "picture")
+_FOLDED: Final = ("reason", "devices", "value", "picture", "before", "after", "how")
 """Columns that may take several lines where the terminal is narrow."""
 
 

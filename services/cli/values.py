@@ -10,6 +10,7 @@ from leasehold.events.errors import InvalidInputError
 from leasehold.events.position import parse_lease_id
 
 _DURATION: Final = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+)s)?(?:(\d+)ms)?")
+_DURATION_CHARS_MAX: Final = 32
 _UNIT_MS: Final = (86_400_000, 3_600_000, 60_000, 1_000, 1)
 
 
@@ -22,10 +23,10 @@ class Duration(click.ParamType[int]):
         """Milliseconds; a usage error names what would be right."""
         if isinstance(value, int):
             return value
-        match = _DURATION.fullmatch(value)
-        if match is None or not any(match.groups()) or len(value) > 32:
+        ms = parse_duration(value)
+        if ms is None:
             self.fail(f"{value[:40]!r} is not a duration; one looks like 90s, 30m, 1h30m or 2d", param, ctx)
-        return sum(int(part) * unit for part, unit in zip(match.groups(), _UNIT_MS, strict=True) if part)
+        return ms
 
 
 class LeaseId(click.ParamType[int]):
@@ -39,6 +40,14 @@ class LeaseId(click.ParamType[int]):
             return parse_lease_id(str(value))
         except InvalidInputError as error:
             self.fail(str(error), param, ctx)
+
+
+def parse_duration(text: str) -> int | None:
+    """A duration's milliseconds; `None` if it is none."""
+    match = _DURATION.fullmatch(text) if len(text) <= _DURATION_CHARS_MAX else None
+    if match is None or not any(match.groups()):
+        return None
+    return sum(int(part) * unit for part, unit in zip(match.groups(), _UNIT_MS, strict=True) if part)
 
 
 def time_text(at_ns: int) -> str:
