@@ -32,7 +32,7 @@ CREDENTIAL_BYTES_MAX: Final = 64 * 1024
 _SEED_BYTES: Final = 32
 LOCK_WAIT_S: Final = 10.0
 _POLL_S: Final = 0.02
-OWN_ROLES: Final = ("keeper", "allocator", "query", "archive", "agent", "operator")
+OWN_ROLES: Final = ("keeper", "allocator", "query", "archive", "feed", "agent", "operator")
 """Whose credentials `up` makes and keeps in its data directory."""
 
 

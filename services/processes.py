@@ -1,4 +1,4 @@
-"""The processes behind `leasehold up`: allocator, query service, archive, watcher; each can also be started alone.
+"""The processes behind `leasehold up`: allocator, query service, archive, feed, watcher; each can also be started alone.
 
 `python -m leasehold.services.processes ROLE --data DIR` is what `leasehold run ROLE` does.
 """
@@ -259,6 +259,15 @@ async def run_archive(bus: _Bus, _host: HostName) -> None:
         in_touch.cancel()
 
 
+async def run_feed(bus: _Bus, _host: HostName) -> None:
+    """Tell the ledger's events until cancelled."""
+    from leasehold.services.feed.keeping import FeedFiles  # noqa: PLC0415 - each process loads only what it needs
+    from leasehold.services.feed.service import Feed  # noqa: PLC0415 - as above
+
+    ledger = JetStreamLedger(bus.connection, bus.subjects)
+    await Feed(bus.connection, bus.subjects, ledger, FeedFiles(bus.store.with_suffix(".snapshot"))).run()
+
+
 async def run_watcher(bus: _Bus, host: HostName) -> None:
     """Watch this machine until cancelled."""
     from leasehold.services.watcher.agent import WatcherAgent  # noqa: PLC0415 - each process loads only what it needs
@@ -270,6 +279,7 @@ _RUNNERS: Final[dict[str, Callable[[_Bus, HostName], Awaitable[None]]]] = {
     "allocator": run_allocator,
     "query": run_query,
     "archive": run_archive,
+    "feed": run_feed,
     "watcher": run_watcher,
 }
 ROLES: Final = tuple(_RUNNERS)

@@ -70,6 +70,13 @@ def archive(data: str | None, nats: str, credentials: str, host: str, name: str)
 
 @run.command()
 @_process
+def feed(data: str | None, nats: str, credentials: str, host: str, name: str) -> None:
+    """Tell the ledger's events to everybody who listens; several may run, and each event is told once."""
+    _run("feed", data, nats, credentials, host, name)
+
+
+@run.command()
+@_process
 def watcher(data: str | None, nats: str, credentials: str, host: str, name: str) -> None:
     """Watch this machine's devices, and report them."""
     _run("watcher", data, nats, credentials, host, name)

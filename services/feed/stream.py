@@ -21,9 +21,7 @@ async def state_of_events(connection: Connection) -> api.StreamState:
     """
     info = await api.stream_info(connection, EVENTS_STREAM)
     if info.error is not None:
-        raise UnavailableError(
-            f"no state of {EVENTS_STREAM}: {info.error.description} (`leasehold run keeper` makes it)"
-        )
+        raise UnavailableError(f"no {EVENTS_STREAM}, which `leasehold run keeper` makes: {info.error.description}")
     return info.state
 
 
