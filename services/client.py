@@ -23,6 +23,7 @@ from leasehold.events.errors import InvalidInputError, OutcomeUnknownError, Refu
 from leasehold.events.identities import Principal
 from leasehold.events.inputs import Request
 from leasehold.events.questions import (
+    PAST_QUESTIONS,
     Explain,
     History,
     ListDevices,
@@ -288,7 +289,7 @@ class Client:
         except UnavailableError as error:
             return None, str(error)
         if reply.status:
-            return None, "no query service listens"
+            return None, f"no {'archive' if subject.rpartition('.')[2] in PAST_QUESTIONS else 'query service'} listens"
         try:
             reading = msgspec.json.decode(reply.body, type=Reading)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -327,9 +328,8 @@ class Client:
                 break
         return rows
 
-    async def history(self, name: str, *, host: str = "", kind: str = "") -> AsyncIterator[HistoryRow]:
-        """What happened to a device, a lease, a holder, a host or a principal, oldest first."""
-        after = 0
+    async def history(self, name: str, *, host: str = "", kind: str = "", after: int = 0) -> AsyncIterator[HistoryRow]:
+        """What happened to a device, a lease, a holder, a host or a principal, oldest first, from behind `after`."""
         for _ in range(PAGES_MAX):
             reading = await self.question("history", History(name=name, host=host, kind=kind, after=after))
             for row in reading.history:
