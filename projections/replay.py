@@ -44,13 +44,15 @@ class Replay:
         self.folded_only = 0
         """Records of other rules than this build carries: folded, not decided again."""
 
-    def step(self, sequence: int, body: bytes) -> Difference | None:
+    def step(self, sequence: int, body: bytes, record: Record | None = None) -> Difference | None:
         """Check, decide again and fold the record at `sequence`; the first difference, if there is one.
+
+        `record`: `body` decoded, where that is known.
 
         Raises:
             CorruptLedgerError: it does not belong there.
         """
-        record = codec.decode_record(body, sequence)
+        record = record or codec.decode_record(body, sequence)
         evolve.check_belongs(self.state, sequence, record)
         difference = self._walk(sequence, record)
         if difference is None and record.rules_version == RULES_VERSION:

@@ -1,7 +1,7 @@
 """`leasehold up`: everything on one machine, as one thing that starts, is watched over, and ends whole.
 
-It starts the NATS server, then one process each for allocator, query service, archive and watcher, starts again what
-ends by itself, and takes everything down with it.
+It starts the NATS server, then one process each for allocator, query service, archive, feed and watcher, starts again
+what ends by itself, and takes everything down with it.
 """
 
 import asyncio
@@ -39,8 +39,10 @@ from leasehold.services.ledger.streams import ensure_streams
 from leasehold.services.lifeline import tied_to_us
 from leasehold.services.natsserver import NatsServer
 from leasehold.services.processes import EXIT_CORRUPT, EXIT_IN_USE, ROLES
+from leasehold.services.restoring import check_finished
 from leasehold.services.room import keep_room
-from leasehold.services.verify import Witness, check_chain, check_heads, heads_in
+from leasehold.services.verifying.links import check_chain
+from leasehold.services.verifying.witnesses import Witness, check_heads, heads_in
 
 _log: Final = logging.getLogger(__name__)
 
@@ -138,6 +140,7 @@ class Up:
 
     async def _start_bus(self) -> None:
         data = home.make_private_dir(self._options.data)
+        check_finished(data, self._options.credentials)
         before = _known_connection(data)
         options = self._options
         if options.nats:

@@ -28,7 +28,7 @@ from leasehold.services.ledger.streams import ensure_streams
 from leasehold.services.natsserver import NatsServer
 from leasehold.services.processes import Keeper
 from leasehold.services.store import FoldStore
-from leasehold.services.verify import check_ledger
+from leasehold.services.verifying.checks import check_ledger
 from tests.support.damage_allocator import (
     HOST,
     RunningAllocator,

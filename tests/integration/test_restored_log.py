@@ -15,7 +15,7 @@ from leasehold.services.ledger import port
 from leasehold.services.ledger.memory import MemoryLedger, MemoryLog
 from leasehold.services.reader import LedgerReader
 from leasehold.services.store import FoldStore, NotedHead
-from leasehold.services.verify import Witness, check_heads
+from leasehold.services.verifying.witnesses import Witness, check_heads
 from tests.integration.growing import SECOND_NS, Grower
 from tests.integration.test_reader import Log, crash, folded, grow, grown, kept_rows, reading_from, refusal_of
 

@@ -18,7 +18,7 @@ from leasehold.services.allocator.hint import KvHint, MemoryHint
 from leasehold.services.allocator.wire import Wire
 from leasehold.services.ledger.streams import HINT_STREAM, ensure_streams
 from leasehold.services.room import RoomNotice
-from leasehold.services.verify import check_ledger
+from leasehold.services.verifying.checks import check_ledger
 from tests.support.damage_allocator import (
     HOST,
     RunningAllocator,

@@ -18,7 +18,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from leasehold.services.verify import check_ledger
+from leasehold.services.verifying.checks import check_ledger
 from tests.support.allocators import Company, company
 from tests.support.history import Figures, Load
 
