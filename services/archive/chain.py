@@ -52,7 +52,7 @@ def _envelope(sequence: int, body: bytes) -> _Envelope:
 def advance(tip: Tip, sequence: int, body: bytes) -> Tip:
     """The tip behind the record `body`, at `sequence`, if that goes on behind `tip`.
 
-    An era may be one higher than the one before: that is a restored ledger. Whether it may be, its first record says.
+    An era may be higher than the one before: that is a restored ledger. Whether it may be, its first record says.
 
     Raises:
         CorruptLedgerError: it does not; the text says in what.
@@ -66,7 +66,7 @@ def advance(tip: Tip, sequence: int, body: bytes) -> Tip:
     if tip.sequence:
         if envelope.ledger_id != tip.ledger_id:
             raise CorruptLedgerError(f"of ledger {envelope.ledger_id}, not {tip.ledger_id}", sequence=sequence)
-        if not tip.era <= envelope.era <= tip.era + 1:
+        if envelope.era < tip.era:
             raise CorruptLedgerError(f"of era {envelope.era}, behind one of era {tip.era}", sequence=sequence)
         if envelope.decided_at_ns < tip.decided_at_ns:
             raise CorruptLedgerError("decided before the record that it follows", sequence=sequence)

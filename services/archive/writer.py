@@ -66,7 +66,8 @@ class ArchiveWriter:
         self._segment: Segment | None = None
         self._database: aiosqlite.Connection | None = None
         self._unsealed: list[Segment] = []
-        self._noted = 0
+        self._noted = (0, 0)
+        """Era and sequence."""
 
     # --- beginning and end --------------------------------------------------------------------------------------
 
@@ -118,7 +119,7 @@ class ArchiveWriter:
                 "the archive in %s has lost records %d to %d, which it had: they are taken from the ledger again",
                 self.directory, tip.sequence + 1, head.sequence,
             )  # fmt: skip
-        self._noted = head.sequence if head else 0
+        self._noted = (head.era, head.sequence) if head else (0, 0)
         if found:
             await self._enter(found[-1])
 
@@ -211,7 +212,8 @@ class ArchiveWriter:
     def _check_vouched(self, tip: Tip) -> None:
         """What the note says of a record that was lost here must be true of the one that takes its place."""
         vouched = self.vouched
-        if vouched is None or tip.sequence != vouched.sequence:
+        # Behind a restore other records may stand there: what was lost is lost.
+        if vouched is None or tip.sequence != vouched.sequence or tip.era > vouched.era:
             return
         if tip.chain != vouched.chain:
             reason = f"its hash is {tip.chain[:12]}…, but {vouched.chain[:12]}… was archived there before"
@@ -273,11 +275,11 @@ class ArchiveWriter:
             StorageError: the disk does not take it.
         """
         await self.seal()
-        if self.tip.sequence <= self._noted:
-            return
         tip = self.tip
+        if (tip.era, tip.sequence) <= self._noted:
+            return
         await asyncio.to_thread(write_head, self.directory, tip)
-        self._noted = tip.sequence
+        self._noted = (tip.era, tip.sequence)
 
 
 async def take_lock(directory: Path, wait_s: float) -> int:
