@@ -79,9 +79,10 @@ class Archiver:
         last = await last_beyond_doubt(self._ledger, known)
         found = await self._read(tip.sequence) if 0 < tip.sequence <= last else b""
         fits = not found or chain_hash(found) == tip.chain
-        if last >= known and fits:
+        was_restored = last > 0 and tip_of(last, await self._read(last)).era > tip.era
+        if fits and last >= (tip.sequence if was_restored else known):
             return last
-        if last and tip_of(last, await self._read(last)).era > tip.era:
+        if was_restored:
             raise StorageError(
                 f"the ledger was restored from less than the {tip.sequence} records in {self._writer.directory}: move "
                 "that directory to where it can be kept, and the archive is made anew from the ledger"
