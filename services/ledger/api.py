@@ -64,6 +64,8 @@ class StreamInfo(msgspec.Struct, frozen=True):
 
     state: StreamState = StreamState()
     config: dict[str, object] = {}
+    created: str = ""
+    """When it was made; a stream that was made anew has another time."""
     cluster: Group | None = None
     """`None` from a server that is alone."""
     ts: datetime | None = None

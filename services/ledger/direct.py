@@ -25,11 +25,12 @@ POLL_S_MIN: Final = 0.05
 POLL_S_MAX: Final = 0.5
 _SEQUENCE: Final = b"Nats-Sequence:"
 _BEFORE: Final = b"Nats-Last-Sequence:"
+_PENDING: Final = b"Nats-Num-Pending:"
 _END_OF_BATCH: Final = 204
 _NOTHING_THERE: Final = 404
 
 
-class _Batch:
+class Batch:
     """What one request is answered with."""
 
     def __init__(self, after: int) -> None:
@@ -39,6 +40,8 @@ class _Batch:
         """The end was told, or something is wrong: see `broken`."""
         self.heard = 0
         self.broken = ""
+        self.is_end = False
+        """There was no more of it in the stream."""
 
     @property
     def last(self) -> int:
@@ -54,12 +57,14 @@ class _Batch:
             if sequence <= self.last or (self.arrived and before != self.last):
                 self.fail("messages were lost on the way")
                 return
-            self.arrived.append(Arrival(sequence, b"", body))
+            self.arrived.append(Arrival(sequence, b"", body, headers))
         elif status == _END_OF_BATCH:
             if self.arrived and int(header(headers, _BEFORE) or 0) != self.last:
                 self.fail("messages were lost on the way")
+            self.is_end = header(headers, _PENDING) == b"0"
             self.settled.set()
         elif status == _NOTHING_THERE:
+            self.is_end = True
             self.settled.set()
         else:
             self.fail(f"the server said {headers[:120]!r}")
@@ -74,14 +79,14 @@ class DirectTail(Tail):
 
     async def session(self, after: int) -> AsyncGenerator[list[Arrival], None]:
         """As `Tail.session`."""
-        asking = _Asking(self._connection, self._stream)
+        asking = Asking(self._connection, self._stream)
         self._ended = asking.fail
         try:
             await asking.open()
             pause_s = POLL_S_MIN
             await asking.ask(after)
             while not self.closed:
-                batch = await asking.batch()
+                batch = (await asking.batch()).arrived
                 if batch:
                     after, pause_s = batch[-1].sequence, POLL_S_MIN
                 else:
@@ -99,16 +104,17 @@ class DirectTail(Tail):
             await asking.close()
 
 
-class _Asking:
-    """One request after the other, each for what follows the one before."""
+class Asking:
+    """One request after the other, each for what follows the one before; of subjects below `subject` only, if given."""
 
-    def __init__(self, connection: Connection, stream: str) -> None:
+    def __init__(self, connection: Connection, stream: str, subject: str = "") -> None:
         self._connection = connection
         self._subject = f"{connection.api_prefix}.DIRECT.GET.{stream}"
+        self._only = {"next_by_subj": subject} if subject else {}
         self._inbox = f"{connection.new_inbox()}."
         self._subscription: Subscription | None = None
         self._number = 0
-        self._current = _Batch(0)
+        self._current = Batch(0)
 
     async def open(self) -> None:
         """Raises UnavailableError."""
@@ -123,12 +129,12 @@ class _Asking:
     async def ask(self, after: int) -> None:
         """Ask for what follows. Raises UnavailableError."""
         self._number += 1
-        self._current = _Batch(after)
-        request = {"seq": after + 1, "batch": BATCH_MESSAGES_MAX, "max_bytes": BATCH_BYTES_MAX}
+        self._current = Batch(after)
+        request = {"seq": after + 1, "batch": BATCH_MESSAGES_MAX, "max_bytes": BATCH_BYTES_MAX, **self._only}
         await self._connection.publish(self._subject, msgspec.json.encode(request), f"{self._inbox}{self._number}")
 
-    async def batch(self) -> list[Arrival]:
-        """What was asked for; empty if nothing is there yet.
+    async def batch(self) -> Batch:
+        """What was asked for; nothing has arrived if nothing is there yet.
 
         Raises:
             UnavailableError: it does not come, or not whole.
@@ -145,7 +151,7 @@ class _Asking:
                 continue
         if batch.broken:
             raise UnavailableError(batch.broken)
-        return batch.arrived
+        return batch
 
     def fail(self, reason: str) -> None:
         self._current.fail(reason)

@@ -175,7 +175,7 @@ def _consecutive(batch: list[Arrival], after: int) -> list[Entry]:
     if batch[0].sequence != after + 1 or batch[-1].sequence != after + len(batch):
         news = [arrival for arrival in batch if arrival.sequence > after]
         batch = [arrival for index, arrival in enumerate(news) if arrival.sequence == after + 1 + index]
-    return [Entry(sequence, body) for sequence, _, body in batch]
+    return [Entry(sequence, body) for sequence, _, body, _ in batch]
 
 
 def _judge(reply: Reply) -> tuple[Said, int, str]:

@@ -33,6 +33,8 @@ class Arrival(NamedTuple):
     sequence: int
     subject: bytes
     body: bytes
+    headers: bytes = b""
+    """As they came, where they were read by asking."""
 
 
 class _Session:
