@@ -295,7 +295,7 @@ class _Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     head: Head
     last: tuple[int, int]
     devices: dict[str, int]
-    leases: dict[int, _Lease]
+    leases: list[tuple[int, _Lease]]
     refusals: list[tuple[int, _Refused]]
     previous: dict[str, int]
 
@@ -310,7 +310,7 @@ def encode_feeding(fold: Feeding) -> bytes:
         head=fold.head,
         last=fold.last,
         devices=fold.devices,
-        leases=fold.leases,
+        leases=sorted(fold.leases.items()),
         refusals=list(fold.refusals.items()),
         previous=fold.previous,
     )
@@ -331,6 +331,6 @@ def decode_feeding(body: bytes) -> Feeding | None:
         return None
     fold = Feeding()
     fold.head, fold.last = snapshot.head, snapshot.last
-    fold.devices, fold.leases, fold.previous = snapshot.devices, snapshot.leases, snapshot.previous
-    fold.refusals = dict(snapshot.refusals)
+    fold.devices, fold.previous = snapshot.devices, snapshot.previous
+    fold.leases, fold.refusals = dict(snapshot.leases), dict(snapshot.refusals)
     return fold

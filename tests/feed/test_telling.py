@@ -1,0 +1,178 @@
+"""What is told of each event: subjects, parts and the chain of positions, for the real core's decisions."""
+
+from collections import Counter, defaultdict
+
+import msgspec
+import pytest
+
+from leasehold.events import codec, event_types, inputs
+from leasehold.events.cloudevents import Attributes, raw_headers, read_attributes
+from leasehold.events.errors import CorruptLedgerError, CorruptSnapshotError
+from leasehold.events.event_types import Event
+from leasehold.events.identities import DeviceKey, Holder
+from leasehold.events.position import position_of, sequence_of
+from leasehold.events.subjects import EventSubject, Subjects
+from leasehold.projections import feeding
+from leasehold.projections.feeding import Feeding, Message, decode_feeding, encode_feeding
+from tests.projections.ledger import B, Ledger, ledger_with_hosts
+from tests.projections.scenario import play
+
+
+def told_of(bodies: list[bytes], fold: Feeding | None = None) -> list[Message]:
+    """All that is told of a log."""
+    fold = fold or Feeding()
+    first = fold.head.sequence + 1
+    return [message for number, body in enumerate(bodies, first) for message in fold.fold(number, body)]
+
+
+def attributes(message: Message) -> Attributes:
+    """What a message's headers say, as a reader sees them."""
+    return read_attributes(raw_headers(f"NATS/1.0\r\n{message.headers}\r\n".encode()).items())
+
+
+def subject_of(message: Message, cluster: str) -> EventSubject:
+    """What its subject says, as a reader sees it."""
+    return Subjects(cluster).parse_event(f"leasehold.{cluster}.evt.{message.subject}")
+
+
+def events_at(bodies: list[bytes]) -> dict[int, tuple[Event, bytes, int]]:
+    """Each event by its position: itself, its bytes in the record, and its time; read apart from the feed."""
+    found: dict[int, tuple[Event, bytes, int]] = {}
+    for sequence, body in enumerate(bodies, 1):
+        record = codec.decode_record(body, sequence)
+        raw = [event for step in msgspec.json.decode(body)["steps"] for event in step["events"]]
+        events = [event for step in record.steps for event in step.events]
+        for index, (event, plain) in enumerate(zip(events, raw, strict=True)):
+            found[position_of(sequence, index)] = (event, codec.encode(plain), record.decided_at_ns)
+    return found
+
+
+def test_each_event_is_told_whole() -> None:
+    """Every event is told, in order, in as many parts as it says, each with its own bytes, type and time."""
+    ledger = play()
+    cluster = ledger.state.head.cluster
+    expected = events_at(ledger.bodies)
+    told = told_of(ledger.bodies)
+    places = [(message.position, message.part) for message in told]
+    assert places == sorted(set(places))
+    assert {position for position, _ in places} == set(expected)
+    parts = Counter(position for position, _ in places)
+    for message in told:
+        said, (event, body, at_ns) = attributes(message), expected[message.position]
+        assert (said.position, said.part, said.parts) == (message.position, message.part, parts[message.position])
+        assert (said.cluster, said.ledger_id, said.era) == (cluster, ledger.state.head.ledger_id, 0)
+        assert (message.body, said.tag, said.at_ns) == (body, event.__struct_config__.tag, at_ns)
+        assert subject_of(message, cluster).kind == said.tag.rpartition(".")[0]
+        assert said.tenant == subject_of(message, cluster).tenant
+    assert max(parts.values()) >= 4
+
+
+def test_each_message_names_the_event_before_it_of_its_host() -> None:
+    """Who listens to one host, or to what has none, can tell from each message whether the one before was lost."""
+    ledger = play()
+    told = told_of(ledger.bodies)
+    by_host: dict[str, list[Message]] = defaultdict(list)
+    for message in told:
+        by_host[subject_of(message, ledger.state.head.cluster).host].append(message)
+    assert set(by_host) >= {"", "h1"}
+    for messages in by_host.values():
+        positions = sorted({message.position for message in messages})
+        before = dict(zip(positions, [0, *positions], strict=False))
+        assert [attributes(message).previous for message in messages] == [before[each.position] for each in messages]
+
+
+def subjects_of(ledger: Ledger, kind: type[Event]) -> list[list[EventSubject]]:
+    """The subjects of all events of one kind, event by event."""
+    events = events_at(ledger.bodies)
+    found: dict[int, list[EventSubject]] = defaultdict(list)
+    for message in told_of(ledger.bodies):
+        if isinstance(events[message.position][0], kind):
+            found[message.position].append(subject_of(message, ledger.state.head.cluster))
+    return list(found.values())
+
+
+def test_what_the_subjects_name() -> None:
+    """A lease's events name each of its devices, it and its tenant; a held device's own events do so, too."""
+    ledger = ledger_with_hosts()
+    lease = ledger.granted("01:00.0", "0a:00.0", principal=B)
+    ledger.observe(inputs.DeviceGone(DeviceKey("pci/0000:0a:00.0")), inputs.DeviceGone(DeviceKey("pci/0000:07:00.0")))
+    refused = ledger.lease("01:00.0", holder=Holder("vm9"))
+    assert refused.outcome == "refused"
+    ledger.lease("01:00.0", holder=Holder("vm9"))
+    ledger.release(lease, B)
+    text = f"L{lease}"
+
+    def row(kind: str, key: str, lease: str, tenant: str) -> EventSubject:
+        return EventSubject(host="h1", kind=kind, device=f"pci/0000:{key}", lease=lease, tenant=tenant)
+
+    both = ("01:00.0", "0a:00.0")
+    assert subjects_of(ledger, event_types.LeaseGranted) == [[row("lease_granted", key, text, "b") for key in both]]
+    assert subjects_of(ledger, event_types.LeaseReleased) == [[row("lease_released", key, text, "b") for key in both]]
+    assert subjects_of(ledger, event_types.DeviceMissing) == [
+        [row("device_missing", "0a:00.0", text, "b")],
+        [row("device_missing", "07:00.0", "", "")],
+    ]
+    assert subjects_of(ledger, event_types.RequestRefused) == [[row("request_refused", "01:00.0", "", "a")]]
+    assert subjects_of(ledger, event_types.RefusalsRepeated) == [[row("refusals_repeated", "01:00.0", "", "a")]]
+    freed = subjects_of(ledger, event_types.DeviceFreed)
+    assert freed and all(each.lease == text and each.tenant == "b" for (each,) in freed)
+    started = subjects_of(ledger, event_types.LedgerStarted)
+    assert started == [[EventSubject(host="", kind="ledger_started", device="", lease="", tenant="")]]
+
+
+def test_the_cause_is_named() -> None:
+    """What a request has caused says which; what nobody asked for says nothing."""
+    ledger = ledger_with_hosts()
+    ledger.granted("01:00.0", principal=B)
+    causes = {attributes(message).tag: attributes(message).cause for message in told_of(ledger.bodies)}
+    assert causes["lease_granted.v2"].startswith("b/")
+    assert causes["device_appeared.v1"] == ""
+
+
+def test_a_snapshot_and_the_tail_tell_the_same() -> None:
+    """Cut behind any record, kept and gone on with, the feed tells what it tells from the start, byte for byte."""
+    bodies = play().bodies
+    whole = told_of(bodies)
+    fold = Feeding()
+    for cut, body in enumerate(bodies, 1):
+        fold.fold(cut, body)
+        kept = decode_feeding(encode_feeding(fold))
+        assert kept is not None
+        assert encode_feeding(kept) == encode_feeding(fold)
+        assert kept.last == [(each.position, each.part) for each in whole if sequence_of(each.position) == cut][-1]
+        rest = [message for message in whole if sequence_of(message.position) > cut]
+        assert told_of(bodies[cut:], kept) == rest
+
+
+def test_what_is_over_is_forgotten() -> None:
+    """A lease whose devices are all free is not kept, nor a refusal that cannot be repeated any more."""
+    ledger = ledger_with_hosts()
+    for _ in range(3):
+        ledger.release(ledger.granted("01:00.0", "0a:00.0", principal=B), B)
+        ledger.tick(120)
+    fold = Feeding()
+    told_of(ledger.bodies, fold)
+    live = {lease for lease in fold.devices.values() if lease}
+    assert set(fold.leases) == live == set(ledger.state.leases) & live
+
+
+def test_another_log_is_not_read_on() -> None:
+    """A record that does not follow is refused, and so is a snapshot that is none; another version's is passed over."""
+    bodies = play().bodies
+    fold = Feeding()
+    fold.fold(1, bodies[0])
+    with pytest.raises(CorruptLedgerError, match="record 3"):
+        fold.fold(3, bodies[2])
+    with pytest.raises(CorruptLedgerError, match="record 2"):
+        fold.fold(2, bodies[2])
+    with pytest.raises(CorruptSnapshotError):
+        decode_feeding(b"{}")
+    old = encode_feeding(fold).replace(b'"version":%d' % feeding.FEED_VERSION, b'"version":0')
+    assert decode_feeding(old) is None
+
+
+def test_every_event_type_is_told_of_something() -> None:
+    """No type of event is unknown to the feed: it has a host of its own, or its place in the table."""
+    assert isinstance(Event, type(int | str))
+    for kind in Event.__args__:
+        assert kind in feeding._MOVES or "host" in kind.__struct_fields__, kind
