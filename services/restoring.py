@@ -204,12 +204,17 @@ async def _cluster_of(archive: ArchivedLedger) -> str:
 
 
 async def _witnesses(options: Options) -> list[Witness]:
-    """What is known here of how far the log went."""
+    """What is known here of how far the log went: what services had read of it, and archives had of it."""
     found = await heads_in(options.data) if options.data.is_dir() else []
     for directory in dict.fromkeys((options.archive, options.data / ARCHIVE_FOLDER)):
-        noted = ArchivedLedger(directory).noted_head() if directory.is_dir() else None
+        archive = ArchivedLedger(directory)
+        noted = archive.noted_head() if directory.is_dir() else None
         if noted is not None:
             found.append(Witness(name=str(directory), **msgspec.structs.asdict(noted)))
+        if directory != options.archive and directory.is_dir():
+            view = await archive.view()
+            at = {name: getattr(view, name) for name in ("ledger_id", "era", "sequence", "chain")}
+            found.append(Witness(name=str(directory), **at))
     return found
 
 
