@@ -378,7 +378,8 @@ async def _archived(data: Path) -> list[Witness]:
         return []
     if not view.sequence:
         return []
-    return [Witness(name="the archive", ledger_id=view.ledger_id, sequence=view.sequence, chain=view.chain)]
+    at = {name: getattr(view, name) for name in ("ledger_id", "era", "sequence", "chain")}
+    return [Witness(name="the archive", **at)]
 
 
 def _check(options: Options) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -300,7 +301,7 @@ async def test_the_new_era_is_above_all_that_are_known(tmp_path: Path, bodies: l
 async def test_nobody_may_be_at_work(tmp_path: Path, bodies: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     """While a server has the store, or a service its file, nothing is done."""
     for waits in (FoldStore.open, NatsServer.__init__):
-        defaults: dict[str, object] = getattr(waits, "__func__", waits).__kwdefaults__
+        defaults: Any = getattr(waits, "__func__", waits).__kwdefaults__
         monkeypatch.setitem(defaults, "lock_wait_s", 0.05)
     await archived(tmp_path / "saved", bodies)
     async with server_at(tmp_path / "data"):
