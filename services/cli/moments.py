@@ -129,9 +129,7 @@ def _of_local(naive: datetime, behind_ns: int, text: str) -> Asked:
         first, second = (naive.replace(fold=fold).astimezone() for fold in (0, 1))
         written_again = first.astimezone(UTC).astimezone().replace(tzinfo=None)
     except (OverflowError, ValueError):
-        raise InvalidInputError(
-            f"{text[:40]!r} is beyond what can be told in local time; write it with a zone"
-        ) from None
+        raise InvalidInputError(f"{text[:40]!r} is beyond local time; write it with a zone") from None
     if written_again != naive:
         raise InvalidInputError(f"{text[:40]!r} does not exist in local time: clocks are put forward over it")
     if _seconds(first) != _seconds(second):

@@ -90,11 +90,11 @@ async def write_past(
 
 async def _write_lines(rows: Rows[Row], kind: type[Row], form: Form) -> None:
     if form is Form.CSV:
-        _csv_line([*csv_header(kind), *csv_header(Place)])
+        _csv_line([*csv_header(kind), *(f"place_{column}" for column in csv_header(Place))])
     async for row in rows:
         assert rows.place is not None
         if form is Form.JSON:
-            render.json_line({**msgspec.structs.asdict(row), **msgspec.structs.asdict(rows.place)})
+            render.json_line({**msgspec.structs.asdict(row), "place": rows.place})
         else:
             _csv_line([*csv_cells(row), *csv_cells(rows.place)])
 
@@ -125,7 +125,7 @@ def csv_cells(row: msgspec.Struct) -> list[str]:
 def _column(field: str) -> str:
     if field in _DURATIONS:
         return f"{field.removesuffix('_ns')}_s"
-    return field.removesuffix("_ns")
+    return f"{field.removesuffix('_ns')}_utc" if field.endswith("_ns") else field
 
 
 def _cell(field: str, value: Any) -> str:
