@@ -130,7 +130,7 @@ class Feed:
         """Fold up to the last message of EVENTS, from the nearest fold at or before it, and tell what comes behind."""
         await self._check_reach(end)
         assert end.said is not None
-        if not self._is_before(self._fold, end):
+        if not self._fold.head.sequence or not self._is_before(self._fold, end):
             self._restart(await self._kept(end))
         self._outbox = Outbox(end.sequence + 1)
         self._seeking = None if self._fold.last == end.place else end
