@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--data", metavar="DIR", help="Data directory whose log was lost (or LEASEHOLD_DATA).")
 @click.option("--nats", default="", metavar="URL[,URL]", help="Restore into these running NATS servers instead.")
 @click.option(
-    "--credentials", default="", metavar="DIR", type=click.Path(file_okay=False, resolve_path=True),
+    "--credentials", metavar="DIR", type=click.Path(file_okay=False, resolve_path=True),
     help="The keys for them: keeper.json and allocator.json.",
 )  # fmt: skip
 @click.option("--replicas", type=click.IntRange(1, 5), default=1, help="On how many of them the log is.")
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @asynchronous
 async def restore_ledger(
-    archive: Path, data: str | None, nats: str, credentials: str, replicas: int, reason: str, accept_loss: bool,
+    archive: Path, data: str | None, nats: str, credentials: str | None, replicas: int, reason: str, accept_loss: bool,
     era: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Write a lost log back from its ARCHIVE, and begin a new era of it.
@@ -53,7 +53,7 @@ async def restore_ledger(
         archive=archive,
         data=home.chosen_data_dir(data) or home.default_data_dir(),
         nats=nats,
-        credentials=credentials,
+        credentials=credentials or "",
         replicas=replicas,
         reason=reason,
         era=era,
