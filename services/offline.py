@@ -24,6 +24,8 @@ from leasehold.services.query.decoding import decode_question
 BEHIND_S_MAX: Final = 1.0
 """How long read models that another process keeps may take to come to the archive's end, before we make our own."""
 POLL_S: Final = 0.05
+PATIENCE_S: Final = 300.0
+"""How long one answer may take: nobody else waits for it."""
 
 
 class OfflineArchive:
@@ -56,7 +58,7 @@ class OfflineArchive:
             path = self._directory / models.FILE
             if not await self._is_complete(path, end):
                 path = await self._built(self._ledger, end, path, opening)
-            self._answerer = PastAnswerer(self._ledger, path)
+            self._answerer = PastAnswerer(self._ledger, path, patience_s=PATIENCE_S)
             opening.push_async_callback(self._answerer.close)
             self._opened = opening.pop_all()
         return self

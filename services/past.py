@@ -10,7 +10,7 @@ async with OfflineArchive(directory) as archive:
 
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -31,9 +31,10 @@ from leasehold.events.questions import (
 from leasehold.events.views import CauseView, ChangeView, DeviceView, OwnerView, UsageView
 
 PAGES_MAX: Final = 10_000
+EVERY_MS_MIN: Final = 1_000
 EVERY_MS_MAX: Final = 36_525 * 24 * 3_600_000
-BEGINNING: Final = Moment(position=1)
-"""No event is there: the first record begins at 256. `Moment()` would say "as far as was read"."""
+BEGINNING: Final = Moment(ns=1)
+"""No record was there. `Moment()` would say "as far as was read"."""
 
 Row = TypeVar("Row")
 When = Moment | datetime | int | None
@@ -132,8 +133,8 @@ class Past:
         Raises:
             InvalidInputError: such spans cannot be.
         """
-        if every_ms is not None and not 1 <= every_ms <= EVERY_MS_MAX:
-            raise InvalidInputError(f"{every_ms} ms is not between 1 ms and 100 years", field="every")
+        if every_ms is not None and not EVERY_MS_MIN <= every_ms <= EVERY_MS_MAX:
+            raise InvalidInputError(f"{every_ms} ms is not between a second and 100 years", field="every")
         question = Utilisation(
             by=by,
             since=moment_of(since),
@@ -182,13 +183,16 @@ class Past:
         raise UnavailableError(f"more than {PAGES_MAX} pages; ask for one host, or for a shorter span")
 
 
-def _pinned(question: Question, page: Reading) -> dict[str, Any]:
-    """The question's moments as the first page understood them, so that the next one is not of a later log."""
+def _pinned(question: Question, page: Reading) -> dict[str, Moment]:
+    """The question's moments that are the end of what was read, so that the next page is not of a later end.
+
+    What lies before the end stays where it is, and a time there is not the time of the record before it.
+    """
     names = {"at": page.at_position, "to": page.at_position, "since": page.since_position}
     return {
         name: Moment(position=position)
         for name, position in names.items()
-        if position and name in question.__struct_fields__
+        if position and position == page.as_of and name in question.__struct_fields__
     }
 
 

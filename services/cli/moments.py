@@ -153,4 +153,4 @@ def _checked(ns: int, understood: str, text: str) -> Asked:
 
 def moment_text(position: int, ns: int) -> str:
     """A place in the log for people."""
-    return f"position {position} ({time_text(ns)})" if position else "before the first record"
+    return f"position {position} ({time_text(ns)})" if ns else "the time before the first record"

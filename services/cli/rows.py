@@ -104,7 +104,7 @@ def place_text(place: Place | None, asked: Sequence[Asked] = ()) -> str:
     if place is None:
         return "nothing was read"
     text = f"as of {moment_text(place.at_position, place.at_ns)}"
-    if place.since_position or place.since_ns:
+    if place.since_position or len(asked) > 1:
         text = f"from {moment_text(place.since_position, place.since_ns)} to {text.removeprefix('as of ')}"
     return "; ".join([text, *(each.understood for each in asked if each.understood)])
 

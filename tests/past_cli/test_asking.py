@@ -94,8 +94,8 @@ def test_moments_are_exact() -> None:
     assert asking.moment_of(None) == Moment()
 
 
-@pytest.mark.parametrize("every_ms", [0, -1, 10**15])
+@pytest.mark.parametrize("every_ms", [0, 999, -1, 10**15])
 def test_spans_that_cannot_be(every_ms: int) -> None:
-    """Spans of no time, or of centuries, are refused by their field."""
+    """Spans of less than a second, or of centuries, are refused by their field."""
     with pytest.raises(InvalidInputError, match=r"^every: "):
         Past(GrowingSource(1)).utilisation(0, every_ms=every_ms)

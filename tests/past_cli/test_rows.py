@@ -49,7 +49,7 @@ async def test_a_span_says_both_ends(capsys: pytest.CaptureFixture[str]) -> None
 async def test_before_the_first_record(capsys: pytest.CaptureFixture[str]) -> None:
     """An answer from before everything is no rows, said as that."""
     await write_past(Past(GrowingSource(0)).owners(0), OwnerView, Form.TABLE, render_past.owners)
-    assert capsys.readouterr().out.splitlines()[0] == "as of before the first record"
+    assert capsys.readouterr().out.splitlines()[0] == "as of the time before the first record"
 
 
 @pytest.mark.parametrize("form", [Form.JSON, Form.CSV])
