@@ -139,6 +139,21 @@ class _OldRecord(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 _old_record_decoder: Final = msgspec.json.Decoder(_OldRecord)
+_event_decoder: Final = msgspec.json.Decoder(Event | OldEvent)
+
+
+def decode_event(body: bytes) -> Event | None:
+    """One event as it stands in a record, in today's version; `None` if it is of a type that this build does not know.
+
+    Raises:
+        InvalidInputError: it is not JSON.
+    """
+    try:
+        return _upcast(_event_decoder.decode(body))
+    except msgspec.ValidationError:
+        return None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInputError(f"not JSON ({error})", field="event") from error
 
 
 def _decode_old(body: bytes) -> Record | None:

@@ -58,6 +58,12 @@ class LeaseLostError(LeaseholdError):
     code = "lease_lost"
 
 
+class SnapshotNeededError(LeaseholdError):
+    """What was told since cannot be had any more: take a snapshot, and follow the feed from there."""
+
+    code = "snapshot_needed"
+
+
 class CorruptLedgerError(LeaseholdError):
     """The ledger is not what it was: a record is changed, missing, added or out of order."""
 

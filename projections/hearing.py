@@ -64,6 +64,8 @@ class Hearing:
         self._early: list[tuple[int, int, int, Told]] = []
         """Heard, but something may be missing before it; a heap by position and part."""
         self._heard = 0
+        self._dropped_to = 0
+        """Up to this sequence something came and was not taken."""
         self._ready: deque[Told] = deque()
 
     @property
@@ -79,7 +81,8 @@ class Hearing:
         """Something came live."""
         if self._chain is Chain.NONE or len(self._ready) + len(self._early) >= limits.FEED_WAITING_MAX:
             # What is dropped here is read from the stream when there is room again.
-            self.needs_look = self.needs_look or not 0 < told.sequence <= self.after
+            self._dropped_to = max(self._dropped_to, told.sequence)
+            self.needs_look = self.needs_look or self._dropped_to > self.after
         elif not self.needs_look and self._follows(told):
             self._know(told)
         else:
@@ -100,7 +103,7 @@ class Hearing:
         heapq.heapify(self._early)
         while self._early and self._follows(self._early[0][3]):
             self._know(heapq.heappop(self._early)[3])
-        self.needs_look = not is_end or bool(self._early)
+        self.needs_look = not is_end or bool(self._early) or self._dropped_to > self.after
 
     def heal(self, told: Told) -> None:
         """What the stream has lost was read from the ledger instead: in order, from `missing_from` on."""
@@ -108,7 +111,7 @@ class Hearing:
 
     def begin_again(self, after: int) -> None:
         """The stream is another one, or was told anew: it is to be read from behind sequence `after`."""
-        self.after, self.needs_look = after, True
+        self.after, self.needs_look, self._dropped_to = after, True, 0
         self._early.clear()
 
     def _may_be_news(self, told: Told) -> bool:

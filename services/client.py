@@ -5,12 +5,17 @@
             ...  # the device is ours; renewed by itself, released at the end
 
 Requests are asked again under the same id until they are answered, so each has one effect at most.
+
+    snapshot = await client.snapshot(host="h1")
+    async for event in client.events(since=snapshot, host="h1"):
+        ...  # everything that happened behind the snapshot, each event once and in order
 """
 
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -22,6 +27,7 @@ from leasehold.events.answers import Answer
 from leasehold.events.errors import InvalidInputError, OutcomeUnknownError, RefusedError, UnavailableError
 from leasehold.events.identities import Principal
 from leasehold.events.inputs import Request
+from leasehold.events.position import end_of_record
 from leasehold.events.questions import (
     PAST_QUESTIONS,
     Explain,
@@ -35,15 +41,18 @@ from leasehold.events.questions import (
     Status,
     StatusView,
 )
-from leasehold.events.subjects import Subjects
+from leasehold.events.subjects import EVENTS_STREAM, LEDGER_STREAM, Subjects
 from leasehold.events.views import DeviceView, HistoryRow, HostView, LeaseView
 from leasehold.services import home
 from leasehold.services.asking import confirm_free_request, lease_request, release_request, renew_request
 from leasehold.services.connection import Connection, connect, disconnect
 from leasehold.services.credentials import Credential, own_credential, read_credential
+from leasehold.services.feedevents import FeedEvent, Log, Snapshot, wanted
+from leasehold.services.following import Following, Since
 from leasehold.services.holding import Lease
 from leasehold.services.ledger.direct import DirectTail
 from leasehold.services.ledger.jetstream import JetStreamLedger
+from leasehold.services.past import Past
 from leasehold.services.permissions import publishes
 
 ATTEMPT_TIMEOUT_S: Final = limits.REQUEST_TIMEOUT_MS / 1_000 + 0.2
@@ -352,3 +361,66 @@ class Client:
         reading = await self.question("status", Status())
         assert reading.status is not None
         return reading.status
+
+    # --- the feed ---------------------------------------------------------------------------------------------------
+
+    async def events(
+        self,
+        since: int | Snapshot | FeedEvent | None = None,
+        *,
+        host: str = "",
+        kind: str = "",
+        device: str = "",
+        lease: int | str = "",
+        tenant: str = "",
+    ) -> AsyncGenerator[FeedEvent, None]:
+        """What happens, for ever: each event once and in order, whatever becomes of the bus and of the feed.
+
+        Args:
+            since: Behind a snapshot, an event, or a position (of today's era); without it from now on.
+            host: Only what is told of this host.
+            kind: Only this type of events, without its version: `lease_granted`.
+            device: Only of this device: its id (`host/key`), or with `host` its key.
+            lease: Only of this lease.
+            tenant: Only of leases of this tenant, and refusals to it.
+
+        Raises:
+            InvalidInputError: one of these cannot be; or this role may not follow the feed.
+            SnapshotNeededError: what followed cannot be had any more, or the ledger is another one: take a snapshot.
+            UnavailableError: it cannot be known where to begin; or the client was closed.
+        """
+        chosen = wanted(host=host, kind=kind, device=device, lease=lease, tenant=tenant)
+        start = await self._since(since)
+        if not self._may_read(EVENTS_STREAM):
+            raise InvalidInputError(f"{self._principal} has the role {self._role}, which may not follow", field="role")
+        ledger = self.ledger if self._may_read(LEDGER_STREAM) else None
+        following = Following(self.connection, self.subjects, chosen, start, ledger)
+        async with aclosing(following.events()) as events:
+            async for event in events:
+                self.seen = max(self.seen, event.position)
+                yield event
+
+    def _may_read(self, stream: str) -> bool:
+        return f"{self.connection.api_prefix}.DIRECT.GET.{stream}" in self._may
+
+    async def _since(self, since: int | Snapshot | FeedEvent | None) -> Since:
+        if isinstance(since, Snapshot | FeedEvent):
+            return Since(since.position, since.log)
+        if since is not None and not 0 <= since < 2**53:
+            raise InvalidInputError(f"{since} is no position", field="since")
+        reading = await self.question("status", Status(min_position=since or 0))
+        assert reading.status is not None
+        log = Log(reading.status.ledger_id, reading.status.era)
+        return Since(end_of_record(reading.status.sequence) if since is None else since, log)
+
+    async def snapshot(self, *, host: str = "") -> Snapshot:
+        """How it is: the devices and who has them, all as of one position. An archive answers. Raises as `question`."""
+        past = Past(self)
+        archive = await past.archive()
+        owners = past.owners(host=host)
+        rows = await owners.all()
+        assert owners.place is not None
+        position = owners.place.at_position
+        devices = await past.devices(position, host=host).all()
+        log = Log(archive.ledger_id, archive.era)
+        return Snapshot(position=position, log=log, devices=tuple(devices), owners=tuple(rows))
