@@ -1,9 +1,9 @@
-"""A lease in a program's hands: renewed by itself, released at the end."""
+"""A lease in a program's hands: renewed by itself, released at the end, and kept when the ledger is restored."""
 
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Final, Protocol, Self
 
@@ -16,6 +16,7 @@ from leasehold.events.errors import (
     RefusedError,
     UnavailableError,
 )
+from leasehold.events.refusals import RefusalCode
 
 _log: Final = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class Lease:
 
     @property
     def token(self) -> int:
-        """The fencing token: shown to whoever acts on the devices."""
+        """The fencing token: shown to whoever acts on the devices. A restored ledger gives the lease another one."""
         return self._answer.token
 
     @property
@@ -103,7 +104,7 @@ class Lease:
                 raise LeaseLostError(self.why_lost)
             return
         try:
-            await self._client.release(self.id, self.token)
+            await self._act(self._client.release)
         except LeaseholdError as release_error:
             # It ends by itself; what happened inside matters more than that.
             if kind is None:
@@ -123,7 +124,7 @@ class Lease:
             sent_s = time.monotonic()
             try:
                 async with asyncio.timeout(self._valid_until_s - sent_s):
-                    await self._client.renew(self.id, self.token)
+                    await self._act(self._client.renew)
             except TimeoutError:
                 continue
             except (RefusedError, InvalidInputError) as error:
@@ -135,6 +136,32 @@ class Lease:
             else:
                 self._valid_until_s = sent_s + counted_s(self._request.ttl_ms)
                 pause_s = ttl_s / 3
+
+    async def _act(self, act: Callable[[int, int], Awaitable[Answer]]) -> None:
+        """Renew or release with the token that counts now. Raises as `Client.ask` does."""
+        try:
+            await act(self.id, self.token)
+        except RefusedError as error:
+            if error.refusal_code != RefusalCode.TOKEN_STALE:
+                raise
+            await self._take_new_token(error)
+            await act(self.id, self.token)
+
+    async def _take_new_token(self, refused: RefusedError) -> None:
+        """The ledger was restored: the same request, asked again, is answered with the token that counts now.
+
+        Raises:
+            RefusedError: `refused`, if it does not know this lease any more.
+        """
+        answer = await self._client.ask(self._request)
+        if answer.lease == self.id and answer.state == "living" and answer.token != self.token:
+            _log.warning("the ledger was restored: lease L%d has another token now", self.id)
+            self._answer = answer
+            return
+        if answer.state == "living" and answer.lease != self.id:
+            # Granted anew: somebody else may have had the devices meanwhile.
+            await self._client.release(answer.lease, answer.token)
+        raise refused
 
     def _lose(self, why: str) -> None:
         self.why_lost = why
