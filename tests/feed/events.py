@@ -1,14 +1,15 @@
 """EVENTS as a test reads it, and what should stand there."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from leasehold.events.cloudevents import Attributes, raw_headers, read_attributes
+from leasehold.events.errors import UnavailableError
 from leasehold.projections.feeding import Feeding, Message
 from leasehold.services.connection import Connection
 from leasehold.services.feed.keeping import FeedFiles
@@ -76,15 +77,29 @@ async def stored(client: Connection) -> list[Told]:
 
 async def until_told(client: Connection, count: int) -> None:
     """Wait until EVENTS holds so many messages."""
-    async with asyncio.timeout(WAIT_S):
-        while (await state_of_events(client)).messages < count:
-            await asyncio.sleep(POLL_S)
+    await until(lambda: _holds(client, count))
+
+
+async def _holds(client: Connection, count: int) -> bool:
+    return (await state_of_events(client)).messages >= count
 
 
 async def until_end(client: Connection, last: Told) -> None:
     """Wait until EVENTS ends in this message."""
+    await until(lambda: _ends(client, last))
+
+
+async def _ends(client: Connection, last: Told) -> bool:
+    return (await end_of_events(client)).said == last.said
+
+
+async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
+    """Ask until the answer is yes. While the server does not answer, it is no."""
     async with asyncio.timeout(WAIT_S):
-        while (await end_of_events(client)).said != last.said:
+        while True:
+            with suppress(UnavailableError):
+                if await is_so():
+                    return
             await asyncio.sleep(POLL_S)
 
 

@@ -1,7 +1,8 @@
 """The feed on a real server: EVENTS is what the ledger says, whoever tells it and whatever is forgotten meanwhile."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ from leasehold.events.identities import HostName
 from leasehold.services.connection import Connection
 from leasehold.services.feed import keeping, service
 from leasehold.services.feed.stream import LEAP, empty_events, state_of_events
+from leasehold.services.ledger import api
 from leasehold.services.ledger.jetstream import JetStreamLedger
 from leasehold.services.ledger.memory import MemoryLedger, MemoryLog
-from leasehold.services.ledger.port import Ledger
+from leasehold.services.ledger.port import Entry, Ledger
 from leasehold.services.ledger.streams import ensure_streams
 from leasehold.services.natsserver import NatsServer
 from tests.feed.events import WAIT_S, Told, expected, feeding, stored, until_end, until_told
@@ -88,7 +90,7 @@ async def test_a_feed_goes_on_where_another_has_ended(client: Connection, tmp_pa
 
 
 async def test_what_it_kept_is_used(client: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a fold that it has kept, a feed reads the log from there on; a damaged one, or none, costs it nothing else."""
+    """With a fold that it has kept, a feed reads the log from there on; a damaged one, or none, costs only that."""
     monkeypatch.setattr(limits, "SNAPSHOT_RECORDS", 5)
     monkeypatch.setattr(service, "SAVE_S", 0.0)
     log = MemoryLog()
@@ -123,7 +125,7 @@ class Reading(MemoryLedger):
         super().__init__(log)
         self.followed: list[int] = []
 
-    def follow(self, after: int):  # type: ignore[no-untyped-def]
+    def follow(self, after: int) -> AsyncGenerator[list[Entry], None]:
         self.followed.append(after)
         return super().follow(after)
 
@@ -163,9 +165,9 @@ async def test_what_a_server_has_forgotten_is_told_again(client: Connection, tmp
 async def cut(client: Connection, keep: int) -> None:
     """Let EVENTS hold only its first messages, and give out the places of the others again, as after a crash."""
     first = (await stored(client))[:keep]
-    config = (await service.api.stream_info(client, "EVENTS")).config
+    config = (await api.stream_info(client, "EVENTS")).config
     assert not (await client.ask("$JS.API.STREAM.DELETE.EVENTS", b"", timeout_s=5)).status
-    reply = await service.api.call(client, "STREAM.CREATE.EVENTS", config, service.api.StreamInfo)
+    reply = await api.call(client, "STREAM.CREATE.EVENTS", config, api.StreamInfo)
     assert reply.error is None, reply.error
     for number, told in enumerate(first):
         headers = {"Nats-Expected-Last-Sequence": str(number)} | headers_of(told)
@@ -234,22 +236,23 @@ async def test_a_killed_server_costs_nothing(tmp_path: Path) -> None:
     await server.start()
     port = int(server.url.rpartition(":")[2])
     try:
-        async with connected(server.url) as client, connected(server.url, "two") as other:
-            await ensure_streams(client, SUBJECTS)
+        async with AsyncExitStack() as stack:
             log = MemoryLog()
+            for name in ("a", "b"):
+                client = await stack.enter_async_context(connected(server.url, name))
+                await ensure_streams(client, SUBJECTS)
+                await stack.enter_async_context(feeding(client, tmp_path / name, MemoryLedger(log)))
             grower = await grown(MemoryLedger(log), 2)
-            async with feeding(client, tmp_path / "a", MemoryLedger(log)):
-                async with feeding(other, tmp_path / "b", MemoryLedger(log)):
-                    for _ in range(4):
-                        await turn(grower, 25)
-                        server.kill()
-                        await server.wait()
-                        await server.stop()
-                        await turn(grower, 5)
-                        server = server_at(data, port=port)
-                        await server.start()
-                    async with connected(server.url, "looks") as looks:
-                        await until_told(looks, len(expected(grower.bodies)))
-                        assert await stored(looks) == expected(grower.bodies)
+            for _ in range(4):
+                await turn(grower, 25)
+                server.kill()
+                await server.wait()
+                await server.stop()
+                await turn(grower, 5)
+                server = server_at(data, port=port)
+                await server.start()
+            async with connected(server.url, "looks") as looks:
+                await until_told(looks, len(expected(grower.bodies)))
+                assert await stored(looks) == expected(grower.bodies)
     finally:
         await server.stop()
