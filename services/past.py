@@ -37,8 +37,8 @@ BEGINNING: Final = Moment(ns=1)
 """No record was there. `Moment()` would say "as far as was read"."""
 
 Row = TypeVar("Row")
-When = Moment | datetime | int | None
-"""A moment, a time (with a zone), a position (0: before everything), or as far as has been read."""
+When = Moment | datetime | int
+"""A moment, a time (with a zone), or a position (0: before everything)."""
 
 
 class Source(Protocol):
@@ -92,22 +92,22 @@ class Past:
         """`source` stays its owner's."""
         self._source = source
 
-    def owners(self, at: When = None, *, host: str = "", device: str = "") -> Rows[OwnerView]:
+    def owners(self, at: When | None = None, *, host: str = "", device: str = "") -> Rows[OwnerView]:
         """Who had which device then; what had no owner is left out."""
         question = Owners(at=moment_of(at), host=host, device=device)
         return self._rows("owners", question, lambda page: page.owners, lambda row: row.device)
 
-    def devices(self, at: When = None, *, host: str = "") -> Rows[DeviceView]:
+    def devices(self, at: When | None = None, *, host: str = "") -> Rows[DeviceView]:
         """The devices as they were then."""
         question = DevicesAt(at=moment_of(at), host=host)
         return self._rows("devices_at", question, lambda page: page.devices, lambda row: row.device)
 
-    def diff(self, since: When, to: When = None, *, host: str = "") -> Rows[ChangeView]:
+    def diff(self, since: When, to: When | None = None, *, host: str = "") -> Rows[ChangeView]:
         """What was different at `to` from `since`."""
         question = Diff(since=moment_of(since), to=moment_of(to), host=host)
         return self._rows("diff", question, lambda page: page.changes, lambda row: row.device)
 
-    def who(self, device: str, *, host: str = "", since: When = 0, to: When = None) -> Rows[OwnerView]:
+    def who(self, device: str, *, host: str = "", since: When = 0, to: When | None = None) -> Rows[OwnerView]:
         """Who had a device between two moments, oldest first; by default in all its past."""
         question = Who(device=device, host=host, since=moment_of(since), to=moment_of(to))
         return self._rows("who", question, lambda page: page.owners, lambda row: row.from_position)
@@ -120,7 +120,7 @@ class Past:
     def utilisation(
         self,
         since: When,
-        to: When = None,
+        to: When | None = None,
         *,
         every_ms: int | None = None,
         by: str = "device",
@@ -146,7 +146,7 @@ class Past:
         )
         return self._rows("utilisation", question, lambda page: page.usage, lambda row: row.name)
 
-    async def place(self, at: When = None) -> Place:
+    async def place(self, at: When | None = None) -> Place:
         """Which place in the log a moment is. Raises as `Source.question` does."""
         reading = await self._source.question("owners", Owners(at=moment_of(at), limit=1))
         return msgspec.convert(reading, Place, from_attributes=True)
@@ -196,8 +196,8 @@ def _pinned(question: Question, page: Reading) -> dict[str, Moment]:
     }
 
 
-def moment_of(when: When) -> Moment:
-    """A moment of any kind as questions hold it.
+def moment_of(when: When | None) -> Moment:
+    """A moment of any kind as questions hold it; none: as far as has been read.
 
     Raises:
         InvalidInputError: a time without a zone, or from before 1970, or a negative position.
@@ -209,10 +209,15 @@ def moment_of(when: When) -> Moment:
     if isinstance(when, datetime):
         if when.tzinfo is None:
             raise InvalidInputError(f"{when} has no zone; add one, like datetime.now(UTC)", field="at")
-        ns = (when - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) * 1_000
+        ns = ns_of(when)
         if ns <= 0:
             raise InvalidInputError(f"{when} is before 1970", field="at")
         return Moment(ns=ns)
     if when < 0:
         raise InvalidInputError(f"{when} is no position; they begin at 0", field="at")
     return Moment(position=when) if when else BEGINNING
+
+
+def ns_of(at: datetime) -> int:
+    """A time with a zone as ns since 1970, exactly."""
+    return (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) * 1_000

@@ -4,7 +4,7 @@
   beginning;
 - a **time** is anything else: `2026-11-03T14:05Z`, `2026-11-03 14:05:06.123+01:00`, `2026-11-03`, `14:05` (today),
   `today`, `yesterday` (at midnight), `2h ago` or `-2h`; without a zone it is this machine's local time;
-- `now` is as far as the log has been read.
+- `now` is as far as the log has been read; where a span begins, this machine's time.
 
 A time with a fraction of a second, as tables show it, is cut off there. As the end of a span (and in `--at`) it stands
 for all that begins with these digits, so that a time which was copied from a table finds what was decided then.
@@ -21,7 +21,7 @@ from leasehold.events.errors import InvalidInputError
 from leasehold.events.position import parse_lease_id
 from leasehold.events.questions import Moment
 from leasehold.services.cli.values import parse_duration, time_text
-from leasehold.services.past import BEGINNING
+from leasehold.services.past import BEGINNING, ns_of
 
 POSITION_MAX: Final = 2**53 - 1
 NS_MAX: Final = 2**63 - 1
@@ -73,12 +73,13 @@ def parse_moment(text: str, now: datetime, *, is_end: bool) -> Asked:
     """
     word = text.strip()
     if word == "now":
-        return Asked(Moment())
+        # As where a span begins, no moment at all would be the beginning.
+        return Asked(Moment() if is_end else Moment(ns=ns_of(now)))
     if _DIGITS.fullmatch(word) or word.startswith("L"):
         return Asked(_position(word))
     ago_ms = _ago_ms(word)
     if ago_ms is not None:
-        return _checked(int(now.timestamp() * 1000) * 10**6 - ago_ms * 10**6, "", text)
+        return _checked(ns_of(now) - ago_ms * 10**6, "", text)
     days_back = {"today": 0, "yesterday": 1}.get(word)
     if days_back is not None:
         return _of_local(datetime.combine(now.astimezone().date() - timedelta(days=days_back), time()), 0, text)
@@ -118,7 +119,7 @@ def _written(word: str, now: datetime, *, is_end: bool) -> Asked:
             return _of_local(datetime.combine(day, clock), behind_ns, word)
         offset = UTC if zone in "Zz" else datetime.strptime(zone, "%z").tzinfo
         day = date.fromisoformat(match["day"]) if match["day"] else now.astimezone(offset).date()
-        return _checked(_seconds(datetime.combine(day, clock, offset)) * 10**9 + behind_ns, "", word)
+        return _checked(ns_of(datetime.combine(day, clock, offset)) + behind_ns, "", word)
     except (ValueError, OverflowError) as error:
         raise InvalidInputError(f"{word[:40]!r} is no time ({error}); {_EXAMPLES}") from None
 
@@ -132,17 +133,12 @@ def _of_local(naive: datetime, behind_ns: int, text: str) -> Asked:
         raise InvalidInputError(f"{text[:40]!r} is beyond local time; write it with a zone") from None
     if written_again != naive:
         raise InvalidInputError(f"{text[:40]!r} does not exist in local time: clocks are put forward over it")
-    if _seconds(first) != _seconds(second):
+    if ns_of(first) != ns_of(second):
         either = " or ".join(f"{each:%z}" for each in (first, second))
         raise InvalidInputError(f"{text[:40]!r} comes twice in local time; write it with its zone, {either}")
     offset = f"{first:%z}"
     understood = f"{text} is taken as local time, UTC{offset[:3]}:{offset[3:5]}"
-    return _checked(_seconds(first) * 10**9 + behind_ns, understood, text)
-
-
-def _seconds(at: datetime) -> int:
-    """Since 1970, whole ones (all that we build are whole)."""
-    return (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(seconds=1)
+    return _checked(ns_of(first) + behind_ns, understood, text)
 
 
 def _checked(ns: int, understood: str, text: str) -> Asked:
@@ -153,4 +149,4 @@ def _checked(ns: int, understood: str, text: str) -> Asked:
 
 def moment_text(position: int, ns: int) -> str:
     """A place in the log for people."""
-    return f"position {position} ({time_text(ns)})" if ns else "the time before the first record"
+    return f"position {position} ({time_text(ns)})" if position and ns else "the time before the first record"

@@ -99,10 +99,9 @@ async def _write_lines(rows: Rows[Row], kind: type[Row], form: Form) -> None:
             _csv_line([*csv_cells(row), *csv_cells(rows.place)])
 
 
-def place_text(place: Place | None, asked: Sequence[Asked] = ()) -> str:
+def place_text(place: Place | None, asked: Sequence[Asked]) -> str:
     """Which places in the log an answer is of, and how the times that were asked for were understood."""
-    if place is None:
-        return "nothing was read"
+    assert place is not None
     text = f"as of {moment_text(place.at_position, place.at_ns)}"
     if place.since_position or len(asked) > 1:
         text = f"from {moment_text(place.since_position, place.since_ns)} to {text.removeprefix('as of ')}"

@@ -53,6 +53,7 @@ def test_nothing_is_before_the_beginning() -> None:
     beginning = parse_moment("0", NOW, is_end=True).moment
     assert beginning == Moment(ns=1)
     assert parse_moment("now", NOW, is_end=True).moment == Moment()
+    assert parse_moment("now", NOW, is_end=False).moment == Moment(ns=ns("2026-11-21T08:00:00Z"))
 
 
 @pytest.mark.parametrize(
