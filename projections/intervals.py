@@ -222,7 +222,7 @@ class IntervalFold:
                     try:
                         handler(self, position, record.decided_at_ns, event)
                     except (KeyError, AssertionError) as error:
-                        said = f"its event {index_of(position)} ({event.__struct_config__.tag}) cannot follow: {error!r}"
+                        said = f"its event {index_of(position)} ({event.__struct_config__.tag}) cannot come: {error!r}"
                         raise CorruptLedgerError(said, sequence=sequence) from error
                 position += 1
         chain = chain_hash(body)

@@ -30,9 +30,9 @@ def resolve(state: State, text: str, host: str = "") -> Resolved:
     if rest and named_host in state.hosts and named_host not in _BUSES:
         if host and host != named_host:
             return Resolved(text)
-        host, name = named_host, _spelling(rest)
+        host, name = named_host, spelling(rest)
     else:
-        name = _spelling(text)
+        name = spelling(text)
     found = [
         device for device in state.indexes.lookup.get(name, ()) if not host or state.devices[device].host == host
     ]
@@ -43,7 +43,7 @@ def resolve(state: State, text: str, host: str = "") -> Resolved:
     return Resolved(text, None, tuple(sorted(present)[: limits.CANDIDATES_PER_REFUSAL_MAX]))
 
 
-def _spelling(text: str) -> str:
+def spelling(text: str) -> str:
     """What to look up: a key or PCI address in its one spelling, else the text as given."""
     text = text.rstrip("/") or text
     if text.startswith("/sys/bus/pci/devices/"):

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Final
 
-from leasehold.events.errors import CorruptLedgerError, LeaseholdError, StorageError, UnavailableError
+from leasehold.events.errors import LeaseholdError, StorageError, UnavailableError
 from leasehold.events.position import sequence_of
 from leasehold.events.record import chain_hash
 from leasehold.projections.intervals import IntervalFold, ModelsHead

@@ -71,7 +71,8 @@ def works_of(changes: Changes) -> list[Work]:
             kind = type(some[0])
             fields = kind.__struct_fields__
             # Replacing makes it harmless to write a row twice.
-            sql = f"INSERT OR REPLACE INTO {_TABLES[kind]} ({', '.join(fields)}) VALUES ({_marks(len(fields))})"  # noqa: S608
+            into = f"{_TABLES[kind]} ({', '.join(fields)})"
+            sql = f"INSERT OR REPLACE INTO {into} VALUES ({_marks(len(fields))})"  # noqa: S608 - all ours
             works.append((sql, [msgspec.structs.astuple(row) for row in some]))
     if changes.repeated:
         works.append((_REPEATED, [(count, first) for first, count in changes.repeated.items()]))
@@ -83,7 +84,7 @@ def _marks(count: int) -> str:
 
 
 class Models:
-    """The file, open for writing. Methods raise StorageError when the disk fails; nothing of a transaction is then there.
+    """The file, open for writing. Methods raise StorageError when the disk fails; nothing of it is there then.
 
     Who writes holds the archive's lock, so there is one at a time.
     """
@@ -112,8 +113,7 @@ class Models:
 
     @classmethod
     async def _open(cls, path: Path) -> "Models":
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        path.chmod(0o600)
+        _make_private(path)
         database = await aiosqlite.connect(path, isolation_level=None, timeout=LOCK_WAIT_S)
         models = cls(path, database)
         try:
@@ -219,14 +219,13 @@ async def open_to_read(path: Path) -> aiosqlite.Connection:
         StorageError: there are no models, or such as this build cannot read.
     """
     with complaints(path):
-        uri = path.absolute().as_uri()
+        uri = uri_of(path)
         database = await aiosqlite.connect(f"{uri}?mode=ro", uri=True, isolation_level=None, timeout=LOCK_WAIT_S)
         try:
             version = await _pragma(database, "user_version")
         except sqlite3.OperationalError:
             await database.close()
-            wal = Path(f"{path}-wal")
-            if not path.exists() or (wal.exists() and wal.stat().st_size):
+            if not is_whole(path):
                 raise
             # A write-ahead log is only read where a file can be laid beside it. Without one, this file is all there is.
             database = await aiosqlite.connect(f"{uri}?mode=ro&immutable=1", uri=True, isolation_level=None)
@@ -235,6 +234,28 @@ async def open_to_read(path: Path) -> aiosqlite.Connection:
             await database.close()
             raise StorageError(f"{path} has models of version {version}; this build knows {MODELS_VERSION}")
         return database
+
+
+def uri_of(path: Path) -> str:
+    """The path as SQLite takes it with options behind it."""
+    return path.absolute().as_uri()
+
+
+def is_whole(path: Path) -> bool:
+    """Whether the file is there, and nothing of it is in a write-ahead log yet."""
+    try:
+        return path.exists() and not Path(f"{path}-wal").stat().st_size
+    except FileNotFoundError:
+        return True
+
+
+def _make_private(path: Path) -> None:
+    # SQLite gives the files beside it the mode of this one.
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(fd, 0o600)
+    finally:
+        os.close(fd)
 
 
 async def noted_head(path: Path) -> ModelsHead | None:

@@ -8,16 +8,21 @@ import msgspec
 
 from leasehold.events import codec, identities, limits
 from leasehold.events.errors import InvalidInputError
-from leasehold.events.questions import QUESTIONS, History, Question, Sync
+from leasehold.events.questions import PAST_QUESTIONS, QUESTIONS, History, Moment, Question, Sync, Who
 
 SYNC_ROWS_MAX: Final = 200
 """Descriptions take up to 8 KiB each, and an answer has to fit into a message."""
 AFTER_CHARS_MAX: Final = limits.NAME_CHARS_MAX + 1 + limits.KEY_CHARS_MAX
 KINDS: Final = ("device", "lease", "holder", "host", "principal")
 """What a history may be of, in the order in which a bare name is tried."""
+USED_BY: Final = ("device", "holder")
+EVERY_NS_MIN: Final = 10**9
+DEPTH_MAX: Final = 32
 _POSITION_MAX: Final = 2**53 - 1
 _AGENT: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
-_decoders: Final = {verb: msgspec.json.Decoder(kind) for verb, kind in QUESTIONS.items()}
+_TIME_MAX_NS: Final = 2**63 - 1
+_ALL: Final[dict[str, type[Question]]] = {**QUESTIONS, **PAST_QUESTIONS}
+_decoders: Final = {verb: msgspec.json.Decoder(kind) for verb, kind in _ALL.items()}
 
 
 def decode_question(verb: str, body: bytes) -> Question:
@@ -27,13 +32,22 @@ def decode_question(verb: str, body: bytes) -> Question:
         InvalidInputError: with the field and what would be right.
     """
     if verb not in _decoders:
-        raise InvalidInputError(f"{verb[:40]!r} is none of {', '.join(QUESTIONS)}", field="verb")
+        raise InvalidInputError(f"{verb[:40]!r} is none of {', '.join(_ALL)}", field="verb")
     if len(body) > limits.REQUEST_BYTES_MAX:
         raise InvalidInputError(f"{len(body)} bytes; at most {limits.REQUEST_BYTES_MAX}", field="question")
     question: Question = codec.decode_checked(_decoders[verb], body or b"{}", what="question")
+    check_question(question)
+    return question
+
+
+def check_question(question: Question) -> None:
+    """The bounds of a question's fields.
+
+    Raises:
+        InvalidInputError: with the field and what would be right.
+    """
     for field in question.__struct_fields__:
         _CHECKS[field](question, getattr(question, field))
-    return question
 
 
 def _check_name(_question: Question, name: str) -> None:
@@ -72,6 +86,37 @@ def _check_agent(_question: Question, agent: str) -> None:
         raise InvalidInputError(f"{agent[:40]!r} is not an agent's name, like watcher", field="agent")
 
 
+def _check_device(question: Question, device: str) -> None:
+    # Where it may be left out, an empty one means all of them.
+    _check_text(device, "device", int(isinstance(question, Who)), limits.DEVICE_TEXT_CHARS_MAX)
+
+
+def _check_moment(moment: Moment, field: str) -> None:
+    _check_range(moment.position, 0, _POSITION_MAX, f"{field}.position")
+    _check_range(moment.ns, 0, _TIME_MAX_NS, f"{field}.ns")
+    if moment.position and moment.ns:
+        raise InvalidInputError("a position or a time, not both", field=field)
+
+
+def _check_by(_question: Question, by: str) -> None:
+    if by not in USED_BY:
+        raise InvalidInputError(f"{by[:40]!r} is none of {', '.join(USED_BY)}", field="by")
+
+
+def _check_every(_question: Question, every_ns: int) -> None:
+    if every_ns:
+        _check_range(every_ns, EVERY_NS_MIN, _TIME_MAX_NS, "every_ns")
+
+
+def _check_request_id(_question: Question, request_id: str) -> None:
+    identities.parse_request_id(request_id)
+
+
+def _check_principal(_question: Question, principal: str) -> None:
+    if principal:
+        identities.parse_principal(principal)
+
+
 def _check_text(text: str, field: str, chars_min: int, chars_max: int) -> None:
     if not chars_min <= len(text) <= chars_max or not text.isprintable():
         said = f"{text[:40]!r} is not a printable text of {chars_min} to {chars_max} characters"
@@ -93,4 +138,13 @@ _CHECKS: Final[dict[str, Callable[[Question, Any], None]]] = {
     "holder": _check_holder,
     "agent": _check_agent,
     "ended": lambda _question, _value: None,
+    "at": lambda _question, moment: _check_moment(moment, "at"),
+    "since": lambda _question, moment: _check_moment(moment, "since"),
+    "to": lambda _question, moment: _check_moment(moment, "to"),
+    "device": _check_device,
+    "request_id": _check_request_id,
+    "principal": _check_principal,
+    "depth": lambda _question, value: _check_range(value, 1, DEPTH_MAX, "depth"),
+    "by": _check_by,
+    "every_ns": _check_every,
 }

@@ -1,0 +1,192 @@
+"""Why a request was decided as it was: the event that decided it, what led to that, and so on.
+
+| decided | because of |
+|---|---|
+| granted | for each device what made it free, why the lease before had ended, and who had that |
+| refused | each lease in the way and its last renewal, or what was reported of the device or its host |
+| renewed, released | the grant |
+| freed by an operator | the end of the lease |
+
+Where a lease was granted and has ended since, its end stands beside the grant, with its own causes.
+"""
+
+from typing import Any, Final
+
+from leasehold.events import event_types
+from leasehold.events.event_types import Event
+from leasehold.events.identities import DeviceId, Principal, request_key, split_device_id
+from leasehold.events.inputs import Asked, LeaseRequest
+from leasehold.events.position import parse_lease_id
+from leasehold.events.questions import Blame, Moment, Reading
+from leasehold.events.refusals import Blocker, RefusalCode
+from leasehold.events.views import CauseView
+from leasehold.projections.intervals import LeaseRow
+from leasehold.projections.state import LeaseState, State
+from leasehold.projections.telling import span_text, tell
+from leasehold.services.archive.lookup import Lookup
+
+CAUSES_MAX: Final = 256
+DECISIONS_MAX: Final = 8
+"""An id may have been used again: so many of its decisions are told."""
+PRINCIPALS_NAMED_MAX: Final = 8
+_LEASE: Final = f"SELECT {', '.join(LeaseRow.__struct_fields__)} FROM lease WHERE lease = :lease"  # noqa: S608
+_BEFORE: Final = """
+SELECT freed_position FROM ownership WHERE device = :device AND from_position < :at ORDER BY from_position DESC LIMIT 1
+"""
+_Links = list[tuple[str, int]]
+"""How an event bears on the one above, and its position."""
+
+
+async def blame(look: Lookup, question: Blame, asker: Principal) -> Reading:
+    """The chain of causes of a request's decision."""
+    place = await look.place(Moment())
+    principals = [row[0] for row in await look.rows(
+        "SELECT DISTINCT principal FROM request WHERE request_id = :id AND :principal IN ('', principal) LIMIT :limit",
+        id=question.request_id, principal=question.principal, limit=PRINCIPALS_NAMED_MAX,
+    )]  # fmt: skip
+    own = await look.rows(
+        "SELECT 1 FROM request WHERE request_id = :id AND principal = :asker LIMIT 1",
+        id=question.request_id, asker=question.principal or asker,
+    )  # fmt: skip
+    principal = question.principal or (asker if own else "")
+    if not principals:
+        of = f" of {principal}" if principal else ""
+        return look.not_found(place, f"no request {question.request_id}{of} was decided, as far as the archive goes")
+    if not principal and len(principals) > 1:
+        return look.not_found(place, f"{question.request_id} is a request of {', '.join(principals)}: name one of them")
+    decisions = await look.rows(
+        "SELECT position FROM request WHERE request_id = :id AND principal = :principal ORDER BY position LIMIT :limit",
+        id=question.request_id, principal=principal or principals[0], limit=DECISIONS_MAX,
+    )  # fmt: skip
+    chain = _Chain(look, question.depth)
+    for (position,) in decisions:
+        await chain.add(0, "", position)
+        lease = await chain.lease(position)
+        if lease is not None and lease.ended:
+            await chain.add(0, "ended by", lease.ended_position)
+    return look.reading(place, causes=chain.causes)
+
+
+class _Chain:
+    """Causes, each followed by its own."""
+
+    def __init__(self, look: Lookup, depth_max: int) -> None:
+        self.causes: list[CauseView] = []
+        self._look = look
+        self._depth_max = depth_max
+        self._told: set[int] = set()
+        self._known = State()
+        """Leases that were met, so that sentences can say whose they were."""
+
+    async def add(self, depth: int, because: str, position: int) -> None:
+        """Tell the event at `position` and, unless that was told before, what led to it."""
+        if depth > self._depth_max or len(self.causes) >= CAUSES_MAX:
+            return
+        record, step, event = await self._look.event(position)
+        await self.lease(getattr(event, "lease", 0))
+        kind, text = str(event.__struct_config__.tag), tell(event, position, self._known)
+        self.causes.append(CauseView(
+            depth=depth, position=position, at_ns=record.decided_at_ns, type=kind, text=text, because=because
+        ))  # fmt: skip
+        if position in self._told:
+            return
+        self._told.add(position)
+        if not depth and not because and isinstance(step.input, Asked):
+            self._add_request(step.input, position, record.decided_at_ns)
+        for link, cause in await self._links(event, position, is_asked=not depth and not because):
+            await self.add(depth + 1, link, cause)
+
+    def _add_request(self, asked: Asked, position: int, at_ns: int) -> None:
+        """What was asked for, in the words in which it was."""
+        request = asked.request
+        words = [f"{asked.principal} asked"]
+        if isinstance(request, LeaseRequest):
+            host = f" on {request.host}" if request.host else ""
+            force = ", with force" if request.force else ""
+            words.append(f"for {', '.join(request.devices)}{host}, for {request.holder},")
+            words.append(f"for {span_text(request.ttl_ms)}{force}")
+        text = " ".join(words)
+        kind = str(request.__struct_config__.tag)
+        self.causes.append(CauseView(
+            depth=1, position=position, at_ns=at_ns, type=kind, text=text, because="asked by"
+        ))  # fmt: skip
+
+    async def lease(self, lease: int) -> LeaseRow | None:
+        """The lease that was granted at this position, if one was."""
+        found = await self._look.rows(_LEASE, lease=lease) if lease else []
+        if not found:
+            return None
+        row = LeaseRow(*found[0])
+        self._known.leases[lease] = LeaseState(
+            principal=row.principal, holder=row.holder, devices=(), token=lease, ttl_ms=row.ttl_ms,
+            granted_at_ns=row.granted_at_ns, expires_at_ns=row.expires_at_ns, forced=bool(row.forced),
+            grant_key=request_key(row.principal, row.request_id),
+        )  # fmt: skip
+        return row
+
+    # --- what led to what ---------------------------------------------------------------------------------------
+
+    async def _links(self, event: Event, position: int, *, is_asked: bool) -> _Links:
+        match event:
+            case event_types.LeaseGranted():
+                return await self._of_grant(event, position) if is_asked else []
+            case event_types.LeaseRenewed():
+                return [("granted by", event.lease)] if is_asked else []
+            case event_types.LeaseReleased():
+                return [("granted by", event.lease)]
+            case event_types.LeaseExpired():
+                row = await self.lease(event.lease)
+                renewed: _Links = [("last renewed by", row.renewed_position)] if row and row.renewed_position else []
+                return [*renewed, ("granted by", event.lease)]
+            case event_types.DeviceFreed():
+                row = await self.lease(event.lease)
+                return [("ended by", row.ended_position)] if row else []
+            case event_types.RefusalsRepeated():
+                return [("refused first by", event.first)]
+            case event_types.RequestRefused():
+                return await self._of_refusal(event, position)
+        return []
+
+    async def _of_grant(self, event: event_types.LeaseGranted, position: int) -> _Links:
+        """What made each device free, or since when it is known."""
+        links: _Links = []
+        for device in event.devices:
+            before = await self._look.rows(_BEFORE, device=device, at=position)
+            if before:
+                links.append(("free by", before[0][0]))
+            else:
+                links += await self._one("known by", "SELECT first_position FROM device WHERE device = :name", device)
+        return links
+
+    async def _of_refusal(self, event: event_types.RequestRefused, position: int) -> _Links:
+        if event.refusal.code == RefusalCode.REQUEST_ID_REUSED:
+            sql = "SELECT min(position) FROM request WHERE request_id = :name AND principal = :principal"
+            ref = event.request
+            return await self._one("used before by", sql, ref.request_id, principal=ref.principal)
+        links: _Links = []
+        for blocker in event.refusal.blockers:
+            links += await self._of_blocker(blocker, position)
+        if not links and event.verb in ("renew", "release"):
+            for name in event.about:
+                row = await self.lease(parse_lease_id(name))
+                if row is not None:
+                    is_over = 0 < row.ended_position < position
+                    links.append(("ended by", row.ended_position) if is_over else ("granted by", row.lease))
+        return list(dict.fromkeys(links))
+
+    async def _of_blocker(self, blocker: Blocker, position: int) -> _Links:
+        row = await self.lease(blocker.lease)
+        if row is not None:
+            if 0 < row.ended_position < position:
+                return [("not free since", row.ended_position)]
+            is_kept = 0 < row.renewed_position < position
+            return [("held by", row.lease), *([("kept by", row.renewed_position)] if is_kept else [])]
+        device = DeviceId(blocker.because_of or blocker.device)
+        name, table = (device, "device") if blocker.rule != "host_stale" else (split_device_id(device)[0], "host")
+        sql = f"""SELECT max(from_position) FROM {'version' if table == 'device' else table}
+            WHERE {table} = :name AND from_position < :at"""  # noqa: S608 - all ours
+        return await self._one("reported by", sql, name, at=position)
+
+    async def _one(self, link: str, sql: str, name: str, **parameters: Any) -> _Links:
+        found = await self._look.rows(sql, name=name, **parameters)
+        return [(link, row[0]) for row in found if row[0]]

@@ -1,0 +1,155 @@
+"""What was different at one moment from another, device by device."""
+
+import sqlite3
+from typing import Final
+
+import msgspec
+
+from leasehold.events.devices import DeviceDescription, changed_fields
+from leasehold.events.identities import DeviceId
+from leasehold.events.position import lease_id_text
+from leasehold.events.questions import Diff, Reading
+from leasehold.events.views import ChangeView
+from leasehold.services.archive.lookup import Lookup, range_of
+from leasehold.services.archive.then import is_known, unknown_host
+
+DEVICES_AT_ONCE: Final = 500
+WALKED_MAX: Final = 256
+"""So many versions of a device are gone through for where a field got its value; else the oldest of them is named."""
+PAGE_CHARS_MAX: Final = 256 * 1024
+"""A page ends behind the device with which it gets longer; all changes of a device stand on one."""
+
+# The devices that have changed since `since` at all, as they were at `at`: one of both. What had not appeared yet has
+# no version.
+_AS_AT: Final = """
+SELECT d.device, v.from_position, v.missing, b.body, l.lease, l.holder, o.from_ns, o.ended_position, o.ended_ns,
+    o.freed_position, o.freed_ns
+FROM device d
+LEFT JOIN version v ON v.device = d.device AND v.from_position =
+    (SELECT max(x.from_position) FROM version x WHERE x.device = d.device AND x.from_position <= :at)
+LEFT JOIN version b ON b.device = v.device AND b.from_position = v.described
+LEFT JOIN ownership o ON d.held > 0 AND o.device = d.device AND o.from_position =
+    (SELECT max(y.from_position) FROM ownership y WHERE y.device = d.device AND y.from_position <= :at)
+LEFT JOIN lease l ON l.lease = o.from_position
+WHERE d.device > :after AND d.device >= :low AND d.device < :high
+    AND d.last_position > :since AND d.first_position <= :to
+ORDER BY d.device LIMIT :limit
+"""
+_VERSIONS: Final = """
+SELECT v.from_position, v.at_ns, v.missing, b.body FROM version v
+CROSS JOIN version b ON b.device = v.device AND b.from_position = v.described
+WHERE v.device = :device AND v.from_position > :since AND v.from_position <= :to
+ORDER BY v.from_position DESC LIMIT :limit
+"""
+_description: Final = msgspec.json.Decoder(DeviceDescription)
+_MARKS: Final = (("lease", "from_ns"), ("ended_position", "ended_ns"), ("freed_position", "freed_ns"))
+_Seen = tuple[str, DeviceDescription | None]
+"""Whether a device is there (`there`, `missing` or nothing), and what it is like."""
+_NOTHING: Final[_Seen] = ("", None)
+
+
+async def diff(look: Lookup, question: Diff) -> Reading:
+    """A page of changes, in the order of device ids."""
+    since, to = await look.span(question.since, question.to)
+    low, high = range_of(question.host)
+    if question.host and not await is_known(look, question.host, to.position):
+        return unknown_host(look, question.host, to)
+    changes: list[ChangeView] = []
+    after, chars, more = question.after, 0, True
+    while more and len(changes) < question.limit and chars < PAGE_CHARS_MAX:
+        about = {
+            "after": after, "low": low, "high": high, "since": since.position, "to": to.position,
+            "limit": DEVICES_AT_ONCE,
+        }  # fmt: skip
+        before = await look.rows(_AS_AT, **about, at=since.position)
+        behind = await look.rows(_AS_AT, **about, at=to.position)
+        more = len(behind) == DEVICES_AT_ONCE
+        for was, now in zip(before, behind, strict=True):
+            if len(changes) >= question.limit or chars >= PAGE_CHARS_MAX:
+                more = True
+                break
+            look.check_time()
+            found = _owner_change(was, now, since.position, to.position)
+            if was["from_position"] != now["from_position"]:
+                found += await _changes_of_thing(look, was, since.position, to.position)
+            changes += found
+            chars += sum(len(change.before) + len(change.after) for change in found)
+            after = now["device"]
+    return look.reading(to, since, changes=changes, more=more)
+
+
+# --- owners -----------------------------------------------------------------------------------------------------------
+
+
+def _owner_change(was: sqlite3.Row, now: sqlite3.Row, since: int, to: int) -> list[ChangeView]:
+    before, after = _owner(was, since), _owner(now, to)
+    if before == after:
+        return []
+    marks = ((now[position], now[at_ns]) for position, at_ns in _MARKS)
+    position, at_ns = max(mark for mark in marks if 0 < mark[0] <= to)
+    return [ChangeView(device=now["device"], what="owner", before=before, after=after, position=position, at_ns=at_ns)]
+
+
+def _owner(row: sqlite3.Row, at: int) -> str:
+    if row["lease"] is None or 0 < row["freed_position"] <= at:
+        return ""
+    ending = ", ending" if 0 < row["ended_position"] <= at else ""
+    return f"{row['holder']} ({lease_id_text(row['lease'])}{ending})"
+
+
+# --- things -----------------------------------------------------------------------------------------------------------
+
+
+async def _changes_of_thing(look: Lookup, was: sqlite3.Row, since: int, to: int) -> list[ChangeView]:
+    """What became of a device itself, and which of its versions made it so."""
+    device = DeviceId(was["device"])
+    versions = await look.rows(_VERSIONS, device=device, since=since, to=to, limit=WALKED_MAX)
+    first = seen = _seen(was) if was["from_position"] is not None else _NOTHING
+    oldest = (versions[-1]["from_position"], versions[-1]["at_ns"])
+    made: dict[str, tuple[int, int]] = {}
+    for version in reversed(versions):
+        before, seen = seen, _seen(version)
+        for what in _differences(before, seen):
+            made[what] = (version["from_position"], version["at_ns"])
+    return [
+        ChangeView(
+            device=device,
+            what=what,
+            before=_text(first, what, seen),
+            after=_text(seen, what, first),
+            position=made.get(what, oldest)[0],
+            at_ns=made.get(what, oldest)[1],
+        )
+        for what in _differences(first, seen)
+    ]
+
+
+def _seen(row: sqlite3.Row) -> _Seen:
+    return "missing" if row["missing"] else "there", _description.decode(row["body"])
+
+
+def _differences(before: _Seen, after: _Seen) -> list[str]:
+    """`presence`, and the fields that differ; none of a device that was not there at all before."""
+    presence = ["presence"] if before[0] != after[0] else []
+    if before[1] is None or after[1] is None:
+        return presence
+    return presence + list(changed_fields(before[1], after[1]))
+
+
+def _text(seen: _Seen, what: str, other: _Seen) -> str:
+    """A value as people read it; of attributes those only that the other does not have just so."""
+    if what == "presence":
+        return seen[0]
+    assert seen[1] is not None
+    assert other[1] is not None
+    value = getattr(seen[1], what)
+    if what == "attributes":
+        others = other[1].attributes
+        return ", ".join(f"{name}={text}" for name, text in sorted(value.items()) if others.get(name) != text)
+    if what == "pci_class" and value >= 0:
+        return f"{value:06x}"
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value == -1 else str(value)

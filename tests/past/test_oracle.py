@@ -1,0 +1,288 @@
+"""What the read models say of the past is what the log says of it, whatever happened in it.
+
+Logs come from the simulated cluster. Beside the answers stand the full fold of the real core, and intervals read off
+the events one by one.
+"""
+
+import random
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import pytest
+
+from leasehold.events import event_types
+from leasehold.events.devices import DeviceDescription, changed_fields
+from leasehold.events.identities import HostName, tenant_of
+from leasehold.events.position import sequence_of
+from leasehold.events.questions import DevicesAt, Diff, Moment, Owners, Utilisation, Who
+from leasehold.projections import views
+from leasehold.projections.naming import resolve
+from leasehold.projections.state import State
+from tests.past.logs import Asked, At, archived, devices_in, events_of, folded, owners_in, seeds, simulated
+
+LOGS = 4
+INSTANTS = 60
+TIMES = 40
+NAMES = 4
+
+
+class Held(NamedTuple):
+    """Who had a device, read off the events: positions and times, 0 for not yet."""
+
+    device: str
+    lease: int
+    holder: str
+    tenant: str
+    from_ns: int
+    ended: tuple[int, int]
+    freed: tuple[int, int]
+
+
+def holdings(events: Iterable[At]) -> list[Held]:
+    """All of them, in the order of their grants."""
+    found: dict[tuple[str, int], Held] = {}
+    for position, ns, event in events:
+        match event:
+            case event_types.LeaseGranted():
+                for device in event.devices:
+                    tenant = tenant_of(event.request.principal)
+                    found[device, position] = Held(device, position, event.holder, tenant, ns, (0, 0), (0, 0))
+            case event_types.LeaseReleased() | event_types.LeaseExpired():
+                for key in [key for key in found if key[1] == event.lease]:
+                    found[key] = found[key]._replace(ended=(position, ns))
+            case event_types.DeviceFreed():
+                key = event.device, event.lease
+                found[key] = found[key]._replace(freed=(position, ns))
+    return list(found.values())
+
+
+def places(events: list[At], rng: random.Random) -> list[int]:
+    """Positions of events, and some between them."""
+    at = [rng.choice(events).position for _ in range(INSTANTS)]
+    return [*at, *(position + rng.randrange(-3, 300) for position in at[:10]), events[-1].position]
+
+
+async def test_any_place_is_as_the_fold_has_it(tmp_path: Path) -> None:
+    """Devices as they are shown, hosts, and owners at any position are those of the log folded up to there."""
+    for seed in seeds(LOGS):
+        rng = random.Random(seed)
+        bodies = simulated(seed)
+        events = events_of(bodies)
+        async with archived(tmp_path / str(seed), bodies) as past:
+            last = sequence_of(events[-1].position)
+            for place, state in folded(events, places(events, rng)):
+                if place < 256 or sequence_of(place) > last:
+                    continue
+                await check_place(past, state, place, rng)
+                await check_names(past, state, place, rng)
+
+
+async def check_place(past: Asked, state: State, place: int, rng: random.Random) -> None:
+    """Both questions, in pages of any size, of all hosts and of one."""
+    at = Moment(position=place)
+    shown = await past.all(DevicesAt(at=at, limit=rng.choice((1, 3, 7, 1_000))), "devices", "device")
+    assert shown == devices_in(state), place
+    owned = await past.all(Owners(at=at, limit=rng.choice((1, 2, 1_000))), "owners", "device")
+    assert [(row.device, row.lease, row.holder, row.principal, row.state) for row in owned] == owners_in(state), place
+    for host in ("h1", "h2", "h3"):
+        page = await past.ask(DevicesAt(at=at, host=host))
+        assert page.outcome == ("ok" if host in state.hosts else "not_found"), (place, host)
+        assert page.at_position == place
+        if page.outcome == "ok":
+            assert page.hosts == [views.host_view(state, HostName(host))], place
+            assert page.devices == [row for row in shown if row.host == host]
+            owners = await past.ask(Owners(at=at, host=host))
+            assert owners.owners == [row for row in owned if row.device.startswith(f"{host}/")]
+
+
+async def check_names(past: Asked, state: State, place: int, rng: random.Random) -> None:
+    """A name leads to the device that it would have led to then."""
+    texts = ["h1", "pci/", "/", "0000:01:00.0", "h1/0000:01:00.0", "pci/0000:0f:00.0", "h9/pci/0000:01:00.0"]
+    for device, row in state.devices.items():
+        texts += (device, row.description.key, row.description.name)
+    for text in rng.sample(texts, min(NAMES, len(texts))):
+        for host in ("", "h1"):
+            expected = resolve(state, text, host)
+            page = await past.ask(Owners(at=Moment(position=place), device=text, host=host))
+            if expected.device is None or (host and host not in state.hosts):
+                assert page.outcome == "not_found", (place, text, host)
+                assert all(candidate in page.message for candidate in expected.candidates), page.message
+            else:
+                rows = [row for row in owners_in(state) if row[0] == expected.device]
+                assert [(row.device, row.lease) for row in page.owners] == [row[:2] for row in rows], (place, text)
+
+
+async def test_any_time_is_behind_the_last_record_until_then(tmp_path: Path) -> None:
+    """Who owned what at a time is who owned it behind the last record decided then or before."""
+    (seed,) = seeds(1)
+    rng = random.Random(seed)
+    bodies = simulated(seed)
+    events = events_of(bodies)
+    held = holdings(events)
+    async with archived(tmp_path, bodies) as past:
+        times = [rng.choice(events).ns + rng.choice((-1, 0, 1, 10**9)) for _ in range(TIMES)]
+        for ns in [*times, events[0].ns - 1, events[-1].ns + 10**12]:
+            last = max((event.position for event in events if event.ns <= ns), default=0)
+            expected = [(row.device, row.lease) for row in held if has(row, last)]
+            page = await past.ask(Owners(at=Moment(ns=ns)))
+            assert [(row.device, row.from_position) for row in page.owners] == sorted(expected), ns
+            assert sequence_of(page.at_position) == sequence_of(last)
+            assert page.at_ns == max((event.ns for event in events if event.ns <= ns), default=0)
+
+
+def has(row: Held, place: int) -> bool:
+    """Whether the device is held behind `place`."""
+    return row.lease <= place and not 0 < row.freed[0] <= place
+
+
+async def test_who_had_a_device(tmp_path: Path) -> None:
+    """All that had a device at some place between two, in order, with where each began and ended."""
+    (seed,) = seeds(1)
+    rng = random.Random(seed)
+    bodies = simulated(seed)
+    events = events_of(bodies)
+    held = holdings(events)
+    appeared = {
+        f"{event.host}/{event.device.key}": position
+        for position, _, event in events
+        if isinstance(event, event_types.DeviceAppeared)
+    }
+    async with archived(tmp_path, bodies) as past:
+        for device in sorted({row.device for row in held}):
+            for _ in range(10):
+                since, to = sorted(rng.choice(events).position for _ in range(2))
+                question = Who(
+                    device=device, since=Moment(position=since), to=Moment(position=to), limit=rng.choice((1, 2, 100))
+                )
+                if appeared[device] > to:
+                    assert (await past.ask(question)).outcome == "not_found"
+                    continue
+                rows = await past.all(question, "owners", "from_position")
+                expected = [row for row in held if row.device == device and row.lease <= to
+                            and not 0 < row.freed[0] <= since]  # fmt: skip
+                assert [
+                    (row.from_position, row.tenant, row.from_ns, (row.ended_position, row.ended_ns),
+                     (row.freed_position, row.freed_ns))
+                    for row in rows
+                ] == [(row.lease, row.tenant, row.from_ns, row.ended, row.freed) for row in expected]  # fmt: skip
+                states = ["freed" if 0 < row.freed[0] <= to else "ending" if 0 < row.ended[0] <= to else "leased"
+                          for row in expected]  # fmt: skip
+                assert [row.state for row in rows] == states
+
+
+async def test_what_was_different(tmp_path: Path) -> None:
+    """The differences between two places are those of the two states, and each is where it came to be."""
+    for seed in seeds(2):
+        rng = random.Random(seed)
+        bodies = simulated(seed)
+        events = events_of(bodies)
+        async with archived(tmp_path / str(seed), bodies) as past:
+            marks = sorted({rng.choice(events).position for _ in range(12)})
+            kept = {place: pictures(state) for place, state in folded(events, marks)}
+            for _ in range(30):
+                since, to = sorted(rng.choice(marks) for _ in range(2))
+                question = Diff(
+                    since=Moment(position=since), to=Moment(position=to), limit=rng.choice((1, 4, 1_000))
+                )
+                rows = await past.all(question, "changes", "device")
+                assert {(row.device, row.what) for row in rows} == differences(kept[since], kept[to]), (since, to)
+                assert len({(row.device, row.what) for row in rows}) == len(rows)
+                # Behind its position, and not before it, the value is what it is in the end.
+                for place, state in folded(events, {row.position - n for row in rows for n in (0, 1)}):
+                    for row in rows:
+                        now = (row.device, row.what) not in differences(pictures(state), kept[to])
+                        if row.position - place in (0, 1):
+                            assert now == (row.position == place), (row, place)
+
+
+Picture = dict[str, tuple[str, str, DeviceDescription]]
+
+
+def pictures(state: State) -> Picture:
+    """Owner, presence and description of each device."""
+    owners = {row[0]: " ".join((row[1], row[4])) for row in owners_in(state)}
+    return {
+        device: (owners.get(device, ""), "missing" if row.missing else "there", row.description)
+        for device, row in state.devices.items()
+    }
+
+
+def differences(before: Picture, after: Picture) -> set[tuple[str, str]]:
+    """Of which device what is not the same."""
+    found: set[tuple[str, str]] = set()
+    for device, (owner, presence, description) in after.items():
+        if device not in before:
+            found |= {(device, "presence")} | ({(device, "owner")} if owner else set())
+            continue
+        was = before[device]
+        found |= {(device, "owner")} if was[0] != owner else set()
+        found |= {(device, "presence")} if was[1] != presence else set()
+        found |= {(device, field) for field in changed_fields(was[2], description)}
+    return found
+
+
+@pytest.mark.parametrize("by", ["device", "holder"])
+async def test_how_much_was_used(tmp_path: Path, by: str) -> None:
+    """Times of use are the sums over all intervals, cut where spans are cut, in pages of any size."""
+    for seed in seeds(2):
+        rng = random.Random(seed)
+        bodies = simulated(seed)
+        events = events_of(bodies)
+        held = holdings(events)
+        async with archived(tmp_path / str(seed), bodies) as past:
+            for _ in range(25):
+                since, to = sorted(rng.choice(events).ns + rng.randrange(-(10**9), 10**9) for _ in range(2))
+                every = rng.choice((0, 10**9, 7 * 10**9, 10**10))
+                holder = rng.choice(("", held[0].holder)) if held else ""
+                host = rng.choice(("", "h1"))
+                question = Utilisation(
+                    by=by, since=Moment(ns=since), to=Moment(ns=to), every_ns=every, holder=holder, host=host,
+                    limit=rng.choice((1, 50, 1_000)),
+                )  # fmt: skip
+                page = await past.ask(question)
+                if page.outcome == "not_found":
+                    continue
+                rows = await past.all(question, "usage", "name")
+                window = max(since, events[0].ns), min(to, events[-1].ns)
+                of_host = f"{host}/" if host else ""
+                some = [row for row in held if holder in ("", row.holder) and row.device.startswith(of_host)]
+                assert (page.since_ns, page.at_ns) == window
+                assert [msgspec.structs.astuple(row) for row in rows] == used(some, by, *window, every, events)
+
+
+def used(held: list[Held], by: str, since: int, to: int, every: int, events: list[At]) -> list[tuple[object, ...]]:
+    """Brute force, span by span."""
+    spans = [(since, to)]
+    if every and to > since:
+        spans = [(start, min(start + every, to)) for start in range(since, to, every)]
+    names: dict[str, list[Held]] = {}
+    for row in held:
+        names.setdefault(row.device if by == "device" else row.holder, []).append(row)
+    first = max((event.position for event in events if event.ns <= since), default=0)
+    found: list[tuple[object, ...]] = []
+    for name in sorted(names):
+        lines = []
+        for start, end in spans:
+            touched = [row for row in names[name] if touches(row, start, end, first)]
+            leased = sum(overlap(row.from_ns, row.ended[1] or to, start, end) for row in touched)
+            ending = sum(overlap(row.ended[1], row.freed[1] or to, start, end) for row in touched if row.ended[1])
+            leases, devices = {row.lease for row in touched}, {row.device for row in touched}
+            lines.append((name, start, end, leased, ending, len(leases), len(devices)))
+        if any(line[5] for line in lines):
+            found += lines
+    return found
+
+
+def touches(row: Held, start: int, end: int, first: int) -> bool:
+    """Whether it was held at some time from `start` on and before `end`; one that had ended by the beginning was not."""
+    if 0 < row.freed[0] <= first:
+        return False
+    freed = row.freed[1] or 2**62
+    return row.from_ns < end and (freed > start or row.from_ns >= start)
+
+
+def overlap(begin: int, end: int, start: int, stop: int) -> int:
+    """How much of the one lies in the other."""
+    return max(0, min(end, stop) - max(begin, start))
