@@ -12,6 +12,7 @@ from leasehold.events.views import DeviceView, HistoryRow, HostView, LeaseView
 from leasehold.services.cli import render
 from leasehold.services.cli.archiving import archive_view, tell_archive
 from leasehold.services.cli.common import asynchronous, client_of, common, complete_device, listing
+from leasehold.services.cli.feeding import standing_of, tell_feed
 from leasehold.services.cli.moments import Asked, MomentType
 from leasehold.services.cli.past import archive_option, at_option, devices_at
 from leasehold.services.cli.rows import form_of, write, write_each
@@ -149,17 +150,18 @@ async def explain(data: str | None, as_json: bool, name: str, host: str, holder:
 @common
 @asynchronous
 async def status(data: str | None, as_json: bool) -> None:
-    """Show how it stands: the log, its archive, the hosts, the leases."""
+    """Show how it stands: the log, its archive and feed, the hosts, the leases."""
     async with client_of(data) as client:
         row = await client.status()
-        archive = await archive_view(client)
+        archive, feed = await archive_view(client), await standing_of(client)
     if as_json:
-        render.json_line({**msgspec.to_builtins(row), "archive": archive})
+        render.json_line({**msgspec.to_builtins(row), "archive": archive, "feed": feed})
         return
     stale = f" (out of date: {', '.join(row.hosts_stale)})" if row.hosts_stale else ""
     click.echo(f"cluster   {row.cluster}, ledger {row.ledger_id}, era {row.era}")
     click.echo(f"log       {row.sequence} records, the last of {time_text(row.decided_at_ns)}, chain {row.chain[:16]}…")
     tell_archive(archive, row.sequence)
+    tell_feed(feed, row.sequence)
     click.echo(f"decider   {row.decider}")
     if row.grace_until_ns > time.time_ns():
         click.echo(f"grace     no lease expires before {time_text(row.grace_until_ns)}")

@@ -19,6 +19,7 @@ from leasehold.services.cli.common import (
     client_of,
     common,
 )
+from leasehold.services.cli.feeding import feed
 from leasehold.services.cli.keys import keys
 from leasehold.services.cli.restoring import restore_ledger
 from leasehold.services.cli.running import run
@@ -84,7 +85,7 @@ async def watch(data: str | None, as_json: bool, since: int | None) -> None:
                 render.history_row(row)
 
 
-_GROUPS = (run, keys, archive, restore_ledger)
+_GROUPS = (run, keys, archive, feed, restore_ledger)
 for command in (*looking.COMMANDS, *past.COMMANDS, *asking.COMMANDS, *checking.COMMANDS, *_GROUPS):
     cli.add_command(command)
 

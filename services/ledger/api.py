@@ -38,6 +38,7 @@ class StreamState(msgspec.Struct, frozen=True):
     first_seq: int = 0
     last_seq: int = 0
     messages: int = 0
+    bytes: int = 0
 
 
 class Replica(msgspec.Struct, frozen=True):

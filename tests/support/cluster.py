@@ -27,7 +27,7 @@ from tests.support.proxy import Proxy, proxy_to
 from tests.support.servers import SUBJECTS, TESTER, connected
 
 SERVERS: Final = 3
-STREAMS: Final = ("LEDGER", "OBSERVED", "KV_HINT")
+STREAMS: Final = ("LEDGER", "OBSERVED", "EVENTS", "KV_HINT")
 WAIT_S: Final = 60.0
 _POLL_S: Final = 0.02
 _ASK_S: Final = 1.0
