@@ -8,12 +8,11 @@ from pathlib import Path
 import aiosqlite
 import msgspec
 
-from leasehold.events.errors import CorruptLedgerError, InvalidInputError
+from leasehold.events.errors import CorruptLedgerError, InvalidInputError, StorageError
 from leasehold.services.archive import segments
 from leasehold.services.archive.chain import Tip, advance
 from leasehold.services.archive.segments import Head, Segment
 from leasehold.services.archive.writer import LOCK_FILE, check_link, sync_directory, take_lock, write_head
-from leasehold.services.home import make_private_dir
 
 
 class Copied(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +51,7 @@ async def _copy(source: Path, destination: Path, *, may_hold: set[str]) -> Copie
     found = segments.segments_in(source)
     if not found:
         raise InvalidInputError(f"{source} holds no archive", field="archive")
-    make_private_dir(destination)
+    _make(destination)
     lock = await take_lock(destination, wait_s=0)
     try:
         _check_place(destination, may_hold)
@@ -74,6 +73,13 @@ async def _copy(source: Path, destination: Path, *, may_hold: set[str]) -> Copie
     return Copied(
         ledger_id=tip.ledger_id, era=tip.era, records=tip.sequence, chain=tip.chain, segments=len(found), copied=copied
     )
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{directory} cannot be made ({error.strerror})") from error
 
 
 def _check_place(directory: Path, may_hold: set[str]) -> None:

@@ -152,6 +152,8 @@ class ArchiveWriter:
                 await database.close()
                 raise
         self._database, self._segment = database, segment
+        # From here on counted: what is written shows in the file only when the write-ahead log is taken over.
+        self._bytes = segment.path.stat().st_size
 
     async def _leave(self) -> None:
         database, self._database, self._segment = self._database, None, None
@@ -206,8 +208,7 @@ class ArchiveWriter:
         segment = self._segment
         if segment is None or segments.day_of(following.decided_at_ns) != segment.date:
             return True
-        size = segment.path.stat().st_size
-        return self._count() >= self._bounds.records_max or size >= self._bounds.bytes_max
+        return self._count() >= self._bounds.records_max or self._bytes >= self._bounds.bytes_max
 
     def _check_vouched(self, tip: Tip) -> None:
         """What the note says of a record that was lost here must be true of the one that takes its place."""
@@ -230,6 +231,7 @@ class ArchiveWriter:
             await self._database.executemany(_INSERT, rows)
             await self._database.execute("COMMIT")
         self.tip = tip
+        self._bytes += sum(len(row[3]) for row in rows)
         if self.vouched is not None and tip.sequence >= self.vouched.sequence:
             _log.warning("the archive in %s has again what it had", self.directory)
             self.vouched = None
