@@ -232,6 +232,8 @@ def _device_appeared(state: State, position: int, at_ns: int, event: event_types
         host=event.host,
         description=event.device,
         serial=event.device.serial,
+        # What was leased here in records that a restore has lost is shut out, too.
+        floor=token_of(state.head.era, 0),
         since_position=position,
         since_ns=at_ns,
     )

@@ -154,6 +154,13 @@ def test_a_source_that_is_ahead_of_the_log_reports_again() -> None:
     assert not after.state.hosts[H1].stale
 
 
+def test_a_device_that_is_new_behind_a_restore_has_its_floor() -> None:
+    """It may have been leased in a record that was lost: such a token is below its floor, too."""
+    after = decided_by(restored(ledger_with_hosts(), 3))
+    after.observe(inputs.DeviceSeen(pci("0c:00.0")))
+    assert after.state.devices[device("0c:00.0")].floor == token_of(1, 0)
+
+
 def test_nothing_expires_before_somebody_decides_and_has_given_time() -> None:
     """The decider of before is none any more; a lease that was over long ago gets the whole grace time."""
     before = ledger_with_hosts()
