@@ -16,7 +16,7 @@ from leasehold.events.questions import Archived, Question, Reading
 from leasehold.services import home
 from leasehold.services.archive import models
 from leasehold.services.archive.answers import PastAnswerer
-from leasehold.services.archive.keeper import ModelsKeeper
+from leasehold.services.archive.keeper import build
 from leasehold.services.archive.ledger import ArchivedLedger
 from leasehold.services.archive.segments import End
 from leasehold.services.query.decoding import decode_question
@@ -123,12 +123,7 @@ class OfflineArchive:
         path = Path(opening.enter_context(tempfile.TemporaryDirectory(prefix="leasehold-"))) / models.FILE
         if await models.noted_head(beside) is not None:
             await asyncio.to_thread(_copy, beside, path)
-        keeper = ModelsKeeper(ledger, path)
-        await keeper.start()
-        try:
-            await keeper.catch_up()
-        finally:
-            await keeper.stop()
+        await build(ledger, path)
         return path
 
 
