@@ -98,7 +98,8 @@ class Status(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class Moment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A place in the log: behind the event at `position`, or at the time `ns` (since 1970, UTC, of the ledger's clock):
-    behind the last record decided then or before. Neither: as far as it has been read. Both are too much.
+    behind the last record decided then or before. Neither: as far as it has been read; as the beginning of a time, from
+    the beginning of the log. Both are too much.
     """
 
     position: int = 0
@@ -119,7 +120,7 @@ class Owners(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class DevicesAt(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The devices as they were then, in the order of their ids, from behind `after`."""
+    """The devices as they were then, by their ids, from behind `after`; with the hosts that they are of."""
 
     at: Moment = Moment()
     host: str = ""
@@ -138,7 +139,10 @@ class Diff(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Who(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who had a device between two moments, oldest first, from behind the grant at position `after`."""
+    """Who had a device between two moments, oldest first, from behind the grant at position `after`.
+
+    `device` is read as a name that it had at the end of that time, or else at its beginning.
+    """
 
     device: str
     host: str = ""
@@ -161,8 +165,9 @@ class Blame(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Utilisation(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How much devices were held (`by` `device`), or holders held devices (`by` `holder`), between two moments.
 
-    `every_ns`: in spans of so much time each, else in one; `after`: behind this name (all spans of a name stand
-    together and are not parted by a page).
+    A time is cut where it is said to end, also within a record's. `every_ns` (a second or more): in spans of so much
+    time each, at most 1,000 of them, else in one; `after`: behind this name (all spans of a name stand together and are
+    not parted by a page). What was not held at all between the two is left out.
     """
 
     by: str = "device"
@@ -231,7 +236,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     at_position: int = 0
     """Which place in the log a question of the past came to: behind this position. Of two moments, the later one."""
     at_ns: int = 0
-    """When the record that holds it was decided."""
+    """When the record that holds it was decided; of utilisation, where the time ends, and begins (`since_ns`)."""
     since_position: int = 0
     """Of two moments, the earlier one."""
     since_ns: int = 0

@@ -81,7 +81,8 @@ class OwnerView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Who had a device, and from when to when.
 
     From its grant until `ended_*` the lease lives (`state` is `leased`); from there until `freed_*` nothing shows that
-    the device is free, and nobody else gets it (`ending`). 0 and empty: not yet, as far as was read.
+    the device is free, and nobody else gets it (`ending`); behind that (of a time, at its end) it is `freed`. 0 and
+    empty: not yet, as far as was read.
     """
 
     device: DeviceId

@@ -234,7 +234,7 @@ async def test_how_much_was_used(tmp_path: Path, by: str) -> None:
         async with archived(tmp_path / str(seed), bodies) as past:
             for _ in range(25):
                 since, to = sorted(rng.choice(events).ns + rng.randrange(-(10**9), 10**9) for _ in range(2))
-                every = rng.choice((0, 10**9, 7 * 10**9, 10**10))
+                every = rng.choice((0, max(10**9, (to - since) // rng.randrange(1, 40))))
                 holder = rng.choice(("", held[0].holder)) if held else ""
                 host = rng.choice(("", "h1"))
                 question = Utilisation(
@@ -252,7 +252,9 @@ async def test_how_much_was_used(tmp_path: Path, by: str) -> None:
                 assert [msgspec.structs.astuple(row) for row in rows] == used(some, by, *window, every, events)
 
 
-def used(held: list[Held], by: str, since: int, to: int, every: int, events: list[At]) -> list[tuple[object, ...]]:
+def used(
+    held: list[Held], by: str, since: int, to: int, every: int, events: list[At]
+) -> list[tuple[object, ...]]:
     """Brute force, span by span."""
     spans = [(since, to)]
     if every and to > since:
@@ -276,7 +278,7 @@ def used(held: list[Held], by: str, since: int, to: int, every: int, events: lis
 
 
 def touches(row: Held, start: int, end: int, first: int) -> bool:
-    """Whether it was held at some time from `start` on and before `end`; one that had ended by the beginning was not."""
+    """Whether it was held at some time from `start` on and before `end`; what was free at the beginning was not."""
     if 0 < row.freed[0] <= first:
         return False
     freed = row.freed[1] or 2**62
