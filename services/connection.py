@@ -163,7 +163,20 @@ class Connection(nats.aio.client.Client):
         """As nats-py's, but behind all that was sent before: its ping would go ahead of what waits for the socket."""
         if self.is_connected and self._pending and self._transport is not None:
             self._transport.write(self._taken_pending())
+        task = asyncio.current_task()
+        before = task.cancelling() if task else 0
         await super().flush(timeout)
+        if task is not None and task.cancelling() > before:
+            # `wait_for` of Python 3.11 forgets it when the pong comes at the same moment: a service went on for ever.
+            raise asyncio.CancelledError
+
+    async def _process_pong(self) -> None:
+        if self._pongs and self._pongs[0].done():
+            # Nobody waits for it any more: nats-py's error about that would end the read loop, and so the connection.
+            self._pongs.pop(0)
+            self._pings_outstanding = 0
+            return
+        await super()._process_pong()
 
     def _free_socket(self) -> asyncio.WriteTransport | None:
         """The socket, if it has taken all that was written so far; so what waits in it is bounded."""

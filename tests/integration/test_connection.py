@@ -234,3 +234,29 @@ async def test_a_flush_is_behind_what_was_sent_before(tmp_path: Path) -> None:
             await asker.flush()
             await listener.flush()
             assert heard[-1:] == [f"flush.{number}".encode()]
+
+
+async def test_a_flush_that_nobody_waits_for(tmp_path: Path) -> None:
+    """Its pong, when it comes at last, does not end the reading: the connection goes on."""
+    async with server_at(tmp_path / "data") as server, proxy_to(server.url) as proxy, connected(proxy.url) as client:
+        proxy.up.flow = Flow.HOLD
+        flushing = asyncio.ensure_future(client.flush())
+        await proxy.up.wait_for(b"PING")
+        flushing.cancel()
+        await asyncio.wait({flushing})
+        assert flushing.cancelled()
+        proxy.up.flow = Flow.PASS
+        await client.flush()
+        assert (await client.ask("$JS.API.INFO", timeout_s=20)).status == 0
+
+
+async def test_a_flush_is_cancelled_when_its_pong_comes(tmp_path: Path) -> None:
+    """Who is told to end at the very moment in which the pong comes ends: that word is not lost."""
+    async with server_at(tmp_path / "data") as server, proxy_to(server.url) as proxy, connected(proxy.url) as client:
+        proxy.up.flow = Flow.HOLD
+        flushing = asyncio.ensure_future(client.flush())
+        await proxy.up.wait_for(b"PING")
+        await client._process_pong()
+        flushing.cancel()
+        await asyncio.wait({flushing})
+        assert flushing.cancelled()
