@@ -1,0 +1,64 @@
+"""`python -m tests.day --events 100000 [--seed N]`: the whole day; 1 if anything was not as it must be."""
+
+import argparse
+import asyncio
+import random
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from tests.day.judging import Outcome, judge
+from tests.day.running import OTHERS, OWN, Day, running, work
+
+DEVICES = 240
+INSTANTS = 1_000
+PAUSE_ANSWERS = (200, 1_500)
+"""Between two kills each principal is answered so often."""
+
+
+async def whole_day(folder: Path, *, events: int, instants: int, seed: int, devices: int = DEVICES) -> Outcome:
+    """Kill every part again and again until there are so many events; then judge."""
+    chance = random.Random(seed)
+    async with running(folder / "data", seed=seed, devices=devices) as day:
+        began_s = time.monotonic()
+        await work(day, events=events, disturb=lambda: _disturb(day, chance))
+        took_s = time.monotonic() - began_s
+        outcome = await judge(day, instants=instants, seed=seed)
+        outcome.figures["load"] = f"{took_s:.1f} s, {int(day.events / took_s)} events/s with all that was killed"
+        return outcome
+
+
+async def _disturb(day: Day, chance: random.Random) -> AsyncIterator[None]:
+    """Each part once, in any order; then whoever it hits."""
+    parts = [(role, False) for role in OWN] + [(role, True) for role in OTHERS]
+    chance.shuffle(parts)
+    for role, second in parts:
+        await day.more(chance.randint(*PAUSE_ANSWERS) // 4)
+        await day.kill(role, second=second)
+        yield
+    while True:
+        await day.more(chance.randint(*PAUSE_ANSWERS))
+        await day.kill_someone(chance)
+        yield
+
+
+def main() -> int:
+    """Run it from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.day")
+    parser.add_argument("--events", type=int, default=100_000)
+    parser.add_argument("--instants", type=int, default=INSTANTS)
+    parser.add_argument("--seed", type=int, default=time.time_ns() % 2**32)
+    options = parser.parse_args()
+    print(f"seed {options.seed}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="leasehold-day-") as folder:
+        outcome = asyncio.run(
+            whole_day(Path(folder), events=options.events, instants=options.instants, seed=options.seed)
+        )
+    print(outcome)
+    return bool(outcome.problems)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""Who had what, when: told from the raw JSON of the records alone, by brute force, without any code of ours.
+
+log = RawLog()
+log.add(1, body)
+log.owners_at(position)  # device -> Held, by looking at every tenure that there ever was
+"""
+
+import json
+from bisect import bisect_right
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+EVENTS_PER_RECORD = 256
+
+
+@dataclass
+class Held:
+    """One device under one lease, from its grant until it was free again; 0: not yet."""
+
+    device: str
+    lease: int
+    holder: str
+    principal: str
+    tenant: str
+    from_position: int
+    from_ns: int
+    ended: str = ""
+    ended_position: int = 0
+    ended_ns: int = 0
+    freed_position: int = 0
+    freed_ns: int = 0
+
+    def covers(self, position: int) -> bool:
+        """Whether it is this device's tenure behind the event at `position`."""
+        return self.from_position <= position and not (0 < self.freed_position <= position)
+
+    def told_at(self, position: int) -> tuple[object, ...]:
+        """What is to be said of it there."""
+        is_over = 0 < self.ended_position <= position
+        return (
+            self.device, f"L{self.lease}", self.holder, self.principal, self.tenant,
+            "ending" if is_over else "leased", self.from_position, self.from_ns,
+            self.ended if is_over else "", self.ended_position if is_over else 0, self.ended_ns if is_over else 0,
+        )  # fmt: skip
+
+
+@dataclass
+class Effect:
+    """An event that answers a request."""
+
+    position: int
+    type: str
+    lease: int
+
+
+@dataclass
+class RawLog:
+    """All records, one after the other, and what they say."""
+
+    records: int = 0
+    events: int = 0
+    types: Counter[str] = field(default_factory=Counter)
+    tenures: list[Held] = field(default_factory=list)
+    effects: dict[tuple[str, str], list[Effect]] = field(default_factory=dict)
+    """By principal and request id."""
+    positions: list[int] = field(default_factory=list)
+    """Of all events."""
+    decided: list[int] = field(default_factory=list)
+    """When each record was decided, in their order."""
+    _living: dict[int, list[Held]] = field(default_factory=dict)
+
+    def add(self, sequence: int, body: bytes) -> None:
+        """The next record."""
+        assert sequence == self.records + 1, f"{sequence} behind {self.records}"
+        record = json.loads(body)
+        assert not self.decided or record["decided_at_ns"] >= self.decided[-1], "time went back"
+        self.records = sequence
+        self.decided.append(record["decided_at_ns"])
+        events = [event for step in record["steps"] for event in step["events"]]
+        for index, event in enumerate(events):
+            position = sequence * EVENTS_PER_RECORD + index
+            self.events += 1
+            self.positions.append(position)
+            self.types[event["type"]] += 1
+            self._take(position, record["decided_at_ns"], event)
+
+    def _take(self, position: int, at_ns: int, event: dict[str, Any]) -> None:
+        kind = event["type"].partition(".")[0]
+        request: dict[str, Any] = event.get("request") or {}
+        if request:
+            lease = position if kind == "lease_granted" else event.get("lease", 0)
+            key = (request["principal"], request["request_id"])
+            self.effects.setdefault(key, []).append(Effect(position, kind, lease))
+        if kind == "lease_granted":
+            principal = request["principal"]
+            tenant = principal.rpartition("@")[2] if "@" in principal else principal
+            held = [
+                Held(device, position, event["holder"], principal, tenant, position, at_ns)
+                for device in event["devices"]
+            ]
+            self.tenures += held
+            self._living[position] = held
+        elif kind in ("lease_released", "lease_expired"):
+            for each in self._living[event["lease"]]:
+                assert not each.ended, f"L{event['lease']} ends twice"
+                each.ended, each.ended_position, each.ended_ns = kind.removeprefix("lease_"), position, at_ns
+        elif kind == "device_freed":
+            (freed,) = (each for each in self._living[event["lease"]] if each.device == event["device"])
+            assert freed.ended, f"{freed.device} is freed while L{freed.lease} lives"
+            assert not freed.freed_position, f"{freed.device} is freed twice"
+            freed.freed_position, freed.freed_ns = position, at_ns
+
+    def end_at(self, ns: int) -> int:
+        """Behind which position the time `ns` is: that of the last record decided then or before; 0: before all."""
+        sequence = bisect_right(self.decided, ns)
+        return sequence * EVENTS_PER_RECORD + EVENTS_PER_RECORD - 1 if sequence else 0
+
+    def owners_at(self, position: int) -> dict[str, Held]:
+        """Whose each device was behind `position`: all tenures are looked at, and no two may be at one device."""
+        found: dict[str, Held] = {}
+        for each in self.tenures:
+            if each.covers(position):
+                assert each.device not in found, f"{each.device} has two owners at {position}"
+                found[each.device] = each
+        return found

@@ -1,0 +1,178 @@
+"""A whole `leasehold up`, with a second allocator and a second archive beside it, and what is done to them."""
+
+import asyncio
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from leasehold.events.subjects import Subjects
+from leasehold.services import home
+from leasehold.services.client import Client
+from leasehold.services.credentials import read_credential
+from leasehold.services.lifeline import tied_to_us
+from tests.bench.cluster import HOST, beat, paper_device, report_devices
+from tests.day.load import Heard, Load
+from tests.support.running import RunningUp, leasehold
+from tests.support.servers import connected
+
+SECOND = "second"
+PRINCIPALS = ("mill@north", "harbour@south")
+OWN = ("allocator", "archive", "feed", "nats-server", "query")
+"""What `up` runs, and starts again."""
+OTHERS = ("allocator", "archive")
+"""What runs a second time beside it."""
+START_S = 60.0
+SETTLE_S = 120.0
+"""Until all that was asked is answered."""
+
+
+class Second:
+    """Another process of a role in the same data directory, started anew by us."""
+
+    def __init__(self, data: Path, role: str) -> None:
+        self._command = [
+            *(sys.executable, "-m", "leasehold.services.processes", role),
+            *("--data", str(data), "--name", SECOND, "--host", HOST),
+        ]
+        self.role = role
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it."""
+        self._process = subprocess.Popen(self._command, preexec_fn=tied_to_us())  # noqa: PLW1509 - one thread starts them
+
+    def kill(self) -> None:
+        """As a crash would (SIGKILL), and start another."""
+        assert self._process is not None
+        assert self._process.poll() is None, f"the second {self.role} has ended with {self._process.returncode}"
+        self._process.kill()
+        self._process.wait()
+        self.start()
+
+    def end(self) -> None:
+        """End it in good order."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait(START_S)
+
+
+class Day:
+    """What runs."""
+
+    def __init__(self, up: RunningUp, clients: list[Client], loads: list[Load], seconds: list[Second]) -> None:
+        self.up = up
+        self.client = clients[0]
+        self.loads = loads
+        self.heard = Heard()
+        self.killed: Counter[str] = Counter()
+        self.longest_silence_s = 0.0
+        """From a kill to the first 50 answers behind it."""
+        self._seconds = {second.role: second for second in seconds}
+
+    @property
+    def archives(self) -> list[Path]:
+        """Where the two archives are."""
+        return [self.up.data / "archive", self.up.data / f"archive-{SECOND}"]
+
+    @property
+    def events(self) -> int:
+        """At least so many events are in the log."""
+        return sum(load.events for load in self.loads)
+
+    async def kill(self, role: str, *, second: bool = False) -> None:
+        """Kill one part; return when somebody has its place, and requests are answered."""
+        began_s = time.monotonic()
+        if second:
+            await asyncio.to_thread(self._seconds[role].kill)
+        else:
+            await asyncio.to_thread(self.up.kill_child, role)
+        self.killed[f"{role} ({SECOND})" if second else role] += 1
+        await self.more(50)
+        self.longest_silence_s = max(self.longest_silence_s, time.monotonic() - began_s)
+
+    async def kill_someone(self, chance: random.Random) -> None:
+        """Kill any part."""
+        role = chance.choice((*OWN, *OTHERS))
+        await self.kill(role, second=role in OTHERS and chance.random() < 0.5)
+
+    async def more(self, count: int) -> None:
+        """Wait until each principal's workers have been answered so often again."""
+        await asyncio.gather(*(load.more(count) for load in self.loads))
+
+
+async def until(holds: Callable[[], object], what: str, timeout_s: float = 120.0, poll_s: float = 0.02) -> None:
+    """Wait for something that nobody tells."""
+    deadline_s = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline_s, f"not within {timeout_s:g} s: {what}"
+        await asyncio.sleep(poll_s)
+
+
+@asynccontextmanager
+async def running(data: Path, *, seed: int, devices: int) -> AsyncIterator[Day]:
+    """Everything started, a host of so many devices reported, and the loads ready to run."""
+    up = await asyncio.to_thread(RunningUp, data)
+    seconds = [Second(data, role) for role in OTHERS]
+    try:
+        for second in seconds:
+            second.start()
+        async with _started(up, seconds, seed, devices) as day:
+            yield day
+    finally:
+        for second in seconds:
+            await asyncio.to_thread(second.end)
+        assert await asyncio.to_thread(up.stop) == 0, up.text
+
+
+@asynccontextmanager
+async def _started(up: RunningUp, seconds: list[Second], seed: int, devices: int) -> AsyncIterator[Day]:
+    async with AsyncExitStack() as stack:
+        operator = await stack.enter_async_context(Client(up.data, patience_s=START_S))
+        clients = [operator]
+        for name in PRINCIPALS:
+            key = await _key(up, "scheduler", name)
+            clients.append(await stack.enter_async_context(Client(credentials=key, patience_s=START_S)))
+        names = [f"{HOST}/{paper_device(number).key}" for number in range(devices)]
+        loads = [Load(client, names, seed=seed, name=f"p{number}") for number, client in enumerate(clients)]
+        day = Day(up, clients, loads, seconds)
+        credential = read_credential(await _key(up, "agent", HOST))
+        urls = home.read_connection(up.data).urls
+        agent = await stack.enter_async_context(connected(urls, "agent", credential))
+        for connection in (agent, *(client.connection for client in clients)):
+            day.heard.listen(connection)
+        subjects = Subjects(credential.cluster)
+        async with asyncio.timeout(START_S):
+            reporter = await report_devices(agent, subjects, devices)
+        beating = asyncio.create_task(beat(agent, subjects, reporter))
+        try:
+            yield day
+        finally:
+            beating.cancel()
+            await asyncio.wait({beating})
+
+
+async def _key(up: RunningUp, role: str, name: str) -> Path:
+    path = up.data.parent / f"{role}-{name}.json"
+    done = await asyncio.to_thread(leasehold, up.data, "credentials", "add", role, name, "--out", str(path))
+    assert done.code == 0, done.err
+    return path
+
+
+async def work(day: Day, *, events: int, disturb: Callable[[], AsyncIterator[None]]) -> None:
+    """Let the loads work, and disturb, until there are so many events and every part was killed."""
+    tasks = [asyncio.create_task(load.run()) for load in day.loads]
+    try:
+        await day.more(20)
+        async for _ in disturb():
+            if day.events >= events and len(day.killed) == len(OWN) + len(OTHERS):
+                break
+            assert not any(task.done() for task in tasks), "a load has ended by itself"
+    finally:
+        for load in day.loads:
+            load.stop()
+        await asyncio.wait_for(asyncio.gather(*tasks), SETTLE_S)

@@ -1,0 +1,53 @@
+"""The oracle itself: it says what a reader of the JSON would say, and notices what cannot be."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.day.oracle import RawLog
+
+
+def _record(at_ns: int, *events: dict[str, Any]) -> bytes:
+    return json.dumps({"decided_at_ns": at_ns, "steps": [{"input": {}, "events": list(events)}]}).encode()
+
+
+def _granted(*devices: str, request_id: str = "r1", principal: str = "a@lab") -> dict[str, Any]:
+    request = {"principal": principal, "request_id": request_id}
+    return {"type": "lease_granted.v2", "request": request, "holder": "vm", "devices": list(devices)}
+
+
+def test_a_tenure_from_grant_to_freedom() -> None:
+    """A device belongs to its lease from the grant on, is ending behind its end, and nobody's when it is freed."""
+    log = RawLog()
+    log.add(1, _record(10, {"type": "tick"}, _granted("h/a", "h/b")))
+    log.add(2, _record(20, {"type": "lease_expired.v1", "lease": 257}))
+    log.add(3, _record(20, {"type": "device_freed.v1", "lease": 257, "device": "h/a"}))
+    assert log.owners_at(256) == {}
+    held = log.owners_at(257)
+    assert held.keys() == {"h/a", "h/b"}
+    assert held["h/a"].told_at(257) == ("h/a", "L257", "vm", "a@lab", "lab", "leased", 257, 10, "", 0, 0)
+    assert log.owners_at(512)["h/a"].told_at(512)[5:] == ("ending", 257, 10, "expired", 512, 20)
+    assert log.owners_at(768).keys() == {"h/b"}
+    assert [log.end_at(ns) for ns in (9, 10, 19, 20, 99)] == [0, 511, 511, 1_023, 1_023]
+    assert [(effect.position, effect.type, effect.lease) for effect in log.effects["a@lab", "r1"]] == [
+        (257, "lease_granted", 257)
+    ]
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [_granted("h/a", request_id="r2")],
+        [{"type": "device_freed.v1", "lease": 256, "device": "h/a"}],
+        [{"type": "lease_expired.v1", "lease": 256}, {"type": "lease_released.v1", "lease": 256}],
+    ],
+    ids=["two owners", "freed while it lives", "ends twice"],
+)
+def test_what_cannot_be_is_noticed(events: list[dict[str, Any]]) -> None:
+    """Two owners of one device, freedom before the end, and two ends are not taken."""
+    log = RawLog()
+    log.add(1, _record(10, _granted("h/a")))
+    with pytest.raises(AssertionError):
+        log.add(2, _record(20, *events))
+        log.owners_at(1_000)
