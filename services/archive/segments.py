@@ -177,6 +177,9 @@ async def _open(segment: Segment) -> aiosqlite.Connection:
                 "where that may be, or take a copy made by `leasehold archive backup`"
             ) from error
         return await aiosqlite.connect(f"{uri}?mode=ro&immutable=1", uri=True, isolation_level=None)
+    except BaseException:
+        await database.close()
+        raise
     return database
 
 

@@ -18,10 +18,11 @@ import aiosqlite
 from leasehold.events.errors import CorruptLedgerError, StorageError, UnavailableError
 from leasehold.events.record import chain_hash
 from leasehold.services.archive import segments
-from leasehold.services.archive.chain import Tip, advance
+from leasehold.services.archive.chain import Tip, tip_of
 from leasehold.services.archive.ledger import ArchivedLedger
 from leasehold.services.archive.segments import Head, Segment
 from leasehold.services.ledger.port import Entry
+from leasehold.services.verifying.links import Links, blame
 
 BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
 _FETCHED: Final = 32
@@ -48,6 +49,7 @@ class ArchiveFiles:
         self.done = Tip()
         """The last record that was looked at."""
         self._ledger = ArchivedLedger(directory)
+        self._links = Links()
         self._ledger_id = ""
         self._cluster = ""
 
@@ -87,7 +89,11 @@ class ArchiveFiles:
             await self._begin(segment, self.segments[index - 1].name if index else "")
             while rows := await self._rows(segment):
                 for row in rows:
-                    yield self._take(segment, row)
+                    try:
+                        entry = self._take(segment, row)
+                    except CorruptLedgerError as error:
+                        raise await self._blamed(segment, error) from error
+                    yield entry
             # A last one without records was begun by somebody who was killed then.
             if self.done.sequence < segment.first and segment is not self.segments[-1]:
                 raise CorruptLedgerError(f"missing: segment {segment.name} is empty", sequence=segment.first)
@@ -168,7 +174,8 @@ class ArchiveFiles:
                 sequence=sequence,
             )
         try:
-            done = advance(self.done, sequence, body)
+            self._links.step(sequence, body)
+            done = tip_of(sequence, body)
         except CorruptLedgerError as error:
             raise CorruptLedgerError(f"{where}, {_without_record(error)}", sequence=sequence) from error
         if decided_at_ns != done.decided_at_ns:
@@ -181,6 +188,15 @@ class ArchiveFiles:
             raise CorruptLedgerError(f"{where} it is not the one that {segments.HEAD_FILE} notes", sequence=sequence)
         self.done = done
         return Entry(sequence, body)
+
+    async def _blamed(self, segment: Segment, error: CorruptLedgerError) -> CorruptLedgerError:
+        """The error of a row, with the record that is at fault if it is the one before, and with the segment."""
+        if error.sequence != self._links.refused:
+            return error
+        blamed = await blame(self.read, self._links, error)
+        at = self.segments.index(segment)
+        name = self.segments[at - (blamed.sequence < segment.first)].name
+        return CorruptLedgerError(f"in segment {name}, {_without_record(blamed)}", sequence=blamed.sequence)
 
     async def _finish(self, segment: Segment) -> None:
         """That a segment holds nothing but what was read from it, and that its indexes say so."""

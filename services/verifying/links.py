@@ -80,7 +80,11 @@ class Links:
     def __init__(self) -> None:
         self.sequence = 0
         self.chain = GENESIS_PREV
+        self.before = GENESIS_PREV
+        """The chain hash which the last one follows."""
         self.last_body = b""
+        self.refused = 0
+        """The record that did not follow, if one did not."""
 
     def step(self, sequence: int, body: bytes) -> None:
         """Take the next record.
@@ -94,11 +98,12 @@ class Links:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise CorruptLedgerError(f"not a record ({error})", sequence=sequence) from error
         if prev != self.chain:
+            self.refused = sequence
             raise CorruptLedgerError(
                 f"it follows a record with hash {prev[:12]}…, but the one before has {self.chain[:12]}…",
                 sequence=sequence,
             )
-        self.sequence, self.chain = sequence, chain_hash(body)
+        self.sequence, self.before, self.chain = sequence, prev, chain_hash(body)
 
 
 class _Link(msgspec.Struct):
@@ -109,19 +114,24 @@ _decoder: Final = msgspec.json.Decoder(_Link)
 
 
 async def blame(read: Read, links: Links, error: CorruptLedgerError) -> CorruptLedgerError:
-    """A record that does not follow the one before: which of both was changed, if the one behind can tell.
+    """A record that `links` refused to take behind the one before: which of both is at fault, if the one behind tells.
 
-    `links` has taken all up to the one before, and looked at the one that does not follow.
+    Any other error is given back as it is.
     """
-    at = links.sequence + 1
+    at = links.refused
+    if error.sequence != at or at < 2:
+        return error
     try:
         says = _decoder.decode(links.last_body).prev
-        if error.sequence != at or at < 2 or says == links.chain:
-            return error
         behind = await read(at + 1)
-        if behind is None or _decoder.decode(behind).prev != chain_hash(links.last_body):
-            return error
+        is_gone_on_from = behind is not None and _decoder.decode(behind).prev == chain_hash(links.last_body)
     except (LeaseholdError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return error
+    if says == links.before:
+        is_same = links.chain == chain_hash(links.last_body)
+        added, other = (at - 1, at) if is_gone_on_from and not is_same else (at, at - 1)
+        return CorruptLedgerError(f"added: it follows the same record as record {other} does", sequence=added)
+    if not is_gone_on_from:
         return error
     return CorruptLedgerError(
         f"changed, or one behind it is missing: its hash is {links.chain[:12]}…, but what is now record {at} follows "
