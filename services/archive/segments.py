@@ -168,13 +168,15 @@ async def _open(segment: Segment) -> aiosqlite.Connection:
         await database.execute_fetchall("PRAGMA schema_version")
     except sqlite3.OperationalError as error:
         await database.close()
-        # A write-ahead log is only read where a file can be laid beside it. Without one, the segment is all there is.
-        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CANTOPEN or not segment.path.exists():
+        # A write-ahead log is only read where a file can be laid beside it: not on a full disk, nor on one that takes
+        # no writes. Without one, nobody is writing, and the segment is all there is.
+        is_for_that = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR)
+        if not is_for_that or not segment.path.exists():
             raise
         if _size(Path(f"{segment.path}-wal")):
             raise StorageError(
-                f"{segment.path} has a write-ahead log, which cannot be read where nothing may be written: copy it to "
-                "where that may be, or take a copy made by `leasehold archive backup`"
+                f"{segment.path} has a write-ahead log, which cannot be read where nothing can be written ({error}): "
+                "copy it to where that can be, or take a copy made by `leasehold archive backup`"
             ) from error
         return await aiosqlite.connect(f"{uri}?mode=ro&immutable=1", uri=True, isolation_level=None)
     except BaseException:

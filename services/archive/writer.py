@@ -88,11 +88,15 @@ class ArchiveWriter:
             StorageError: the archive cannot be read, or is damaged; the segment or the record is named.
         """
         assert self._lock is not None
-        await self._leave()
+        # Held until another is open: on a full disk nobody could read a segment that is not.
+        before, self._database, self._segment = self._database, None, None
         try:
             await self._load()
         except CorruptLedgerError as error:
             raise StorageError(f"the archive in {self.directory} is damaged: {error}") from error
+        finally:
+            if before is not None:
+                await before.close()
 
     async def _load(self) -> None:
         found = segments.segments_in(self.directory)

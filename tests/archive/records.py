@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -88,6 +89,11 @@ async def held(directory: Path, after: int = 0) -> list[Entry]:
 def names(directory: Path) -> list[str]:
     """Its segments, as the directory lists them."""
     return sorted(path.name for path in directory.glob("*.sqlite") if path.name[0].isdigit())
+
+
+def remount(disk: Path, options: str) -> None:
+    """Give a small disk other options."""
+    subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
 
 
 def tamper(path: Path, *statements: str) -> None:
