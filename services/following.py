@@ -175,6 +175,8 @@ class Following:
         if is_end and not batch.arrived and last > hearing.after:
             is_end = await self._is_nothing_behind(hearing.after)
             end = last if is_end else end
+            # Others' events may be of a ledger that was restored meanwhile.
+            self._note_log(await self._told_at(last))
         hearing.read(found, end=end, is_end=is_end)
         await self._rest(is_idle=not found)
 
@@ -216,11 +218,12 @@ class Following:
             # It is being told (anew), or will be.
             await asyncio.sleep(PAUSE_S_MAX)
             return
-        oldest = await self._told_at(first)
+        oldest, newest = await self._told_at(first), await self._told_at(last)
+        self._note_log(newest)
         if (oldest.position, oldest.part) > (missing, 0) and (oldest.position, oldest.part) != (FIRST_POSITION, 0):
             self._healing = self._from_ledger(missing, oldest.position)
             place = first - 1
-        elif (await self._told_at(last)).position < missing:
+        elif newest.position < missing:
             place = last
         else:
             place = await self._last_before(missing, first, last)
@@ -309,6 +312,11 @@ class Following:
                 f"the ledger was restored from an archive at position {restored}, and what stood there before is gone; "
                 f"all up to {given} was given: take a snapshot, and go on from there"
             )
+        # What was heard and not given yet may be gone as well.
+        self._hearing, self._created = Hearing(self._chain, given), ""
+        if self._healing is not None:
+            await self._healing.aclose()
+            self._healing = None
         self._log, self._other_log = log, None
 
     async def _restored_behind(self, era: int) -> int:
