@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from leasehold.events import limits
+from leasehold.events import inputs, limits
 from leasehold.events.cloudevents import header_lines, raw_headers
 from leasehold.events.errors import CorruptLedgerError
 from leasehold.events.identities import HostName
+from leasehold.projections import evolve
+from leasehold.projections.reporting import Reporter
 from leasehold.services.connection import Connection
 from leasehold.services.feed import keeping, service
 from leasehold.services.feed.stream import LEAP, empty_events, state_of_events
@@ -227,6 +229,36 @@ async def test_another_log_is_told_anew(client: Connection, tmp_path: Path) -> N
         async with feeding(client, tmp_path / "feed", MemoryLedger(other)):
             await until_end(client, whole[-1])
         assert await stored(client) == whole
+
+
+@pytest.mark.parametrize("turns", [0, 20], ids=["shorter", "longer"])
+async def test_a_restored_log_is_told_anew(client: Connection, tmp_path: Path, turns: int) -> None:
+    """Of a log that was written back without its last records, and has gone on in a new era, EVENTS tells all, and
+    nothing of what was lost.
+    """
+    log = MemoryLog()
+    grower = await grown(MemoryLedger(log))
+    async with feeding(client, tmp_path / "feed", MemoryLedger(log)):
+        await until_told(client, len(expected(grower.bodies)))
+    restored = MemoryLog()
+    grower = Grower(MemoryLedger(restored), writer="restorer")
+    for sequence, body in enumerate(log.bodies[:-6], 1):
+        restored.append(body)
+        evolve.fold(grower.state, sequence, body)
+        grower.bodies.append(body)
+    grower.now_ns = grower.state.head.decided_at_ns
+    await grower.note(inputs.LedgerRestores(cluster="test", writer="restorer", era=1, reason="lost"))
+    await grower.start()
+    for host in HOSTS if turns else ():
+        grower.sequencer.observe(100 + HOSTS.index(host), Reporter(HostName(host), "watcher", 2).starts())
+        await grower.commit()
+    for number in range(turns):
+        await grower.note(inputs.DeciderStarts(f"restorer{number}", "start"))
+    whole = expected(grower.bodies)
+    assert whole[-1].said.era == 1
+    async with feeding(client, tmp_path / "feed", MemoryLedger(restored)):
+        await until_end(client, whole[-1])
+    assert await stored(client) == whole
 
 
 async def test_a_killed_server_costs_nothing(tmp_path: Path) -> None:

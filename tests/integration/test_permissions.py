@@ -14,6 +14,7 @@ from typing import Final
 
 import pytest
 
+from leasehold.events import cloudevents
 from leasehold.events.errors import UnavailableError
 from leasehold.events.subjects import LEDGER_STREAM, OBSERVED_STREAM, Subjects
 from leasehold.services import connection, permissions
@@ -25,6 +26,7 @@ from leasehold.services.ledger.direct import DirectTail
 from leasehold.services.ledger.jetstream import JetStreamLedger
 from leasehold.services.ledger.streams import ensure_streams
 from leasehold.services.natsserver import NatsServer
+from leasehold.services.parser import Handler
 from tests.support import tree
 
 CLUSTER: Final = "test"
@@ -343,6 +345,58 @@ async def test_the_server_writes_nowhere_for_the_world(tmp_path: Path, reply: st
         after = [await bus.last(stream) for stream in (LEDGER_STREAM, OBSERVED_STREAM, "KV_HINT")]
         assert after == before
         assert heard == []
+
+
+async def test_nobody_tells_for_the_feed(tmp_path: Path) -> None:
+    """What a subscriber takes for an event has been told by a feed: the answer to a question, which can be sent to any
+    subject within the world, does not look like one.
+
+    An event bears the feed's attributes, and the server says that it is kept under the very subject it came at.
+    """
+    async with bus_at(tmp_path / "data") as bus, AsyncExitStack() as stack:
+        agent, scheduler, feed, query, dash = [
+            await stack.enter_async_context(bus.speaking(role))
+            for role in ("agent", "scheduler", "feed", "query", "subscriber")
+        ]
+        told = f"NATS/1.0\r\n{FEED_LINES}\r\n".encode()
+        headers = cloudevents.raw_headers(told)
+        reply = await feed.client.ask("leasehold.test.told.h2.tick._._._", b"{}", timeout_s=WAIT_S, headers=headers)
+        assert json.loads(reply.body)["seq"] == 1
+        heard: list[tuple[bytes, bytes | None]] = []
+        await dash.client.listen(
+            "leasehold.test.evt.>", lambda subject, _reply, _body, headers: heard.append((subject, headers))
+        )
+        await query.client.listen("leasehold.test.req.*.sync", _answering(query.client))
+        for speaker in (dash, query):
+            await speaker.settle()
+        forged = "leasehold.test.evt.h1.tick._._._"
+        await agent.client.publish("leasehold.test.req.agent-h1.sync", b"{}", forged)
+        await scheduler.client.publish("leasehold-read.DIRECT.GET.EVENTS", b'{"seq":1}', forged)
+        await scheduler.client.publish("leasehold-read.STREAM.INFO.EVENTS", b"", forged)
+        await scheduler.client.publish(
+            "leasehold-read.DIRECT.GET.EVENTS", b'{"seq":1}', "leasehold.test.told.h1.x._._._"
+        )
+        async with asyncio.timeout(WAIT_S):
+            while len(heard) < 3:
+                await dash.settle()
+        for subject, raw in heard:
+            assert subject == forged.encode()
+            assert cloudevents.raw_headers(raw).get(cloudevents.STREAM_SUBJECT_HEADER) != forged
+        assert await bus.last("EVENTS") == 1
+
+
+def _answering(client: Connection) -> Handler:
+    def answer(_subject: bytes, to: bytes, _body: bytes, _headers: bytes | None) -> None:
+        client.publish_at_once([(to, b"an answer")])
+
+    return answer
+
+
+FEED_LINES: Final = cloudevents.header_lines(
+    cloudevents.Attributes(
+        cluster=CLUSTER, ledger_id="0" * 16, era=0, position=256, part=0, parts=1, previous=0, tag="tick.v1", at_ns=1
+    )
+)
 
 
 async def test_what_is_allowed_works_across_the_accounts(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from leasehold.services.ledger import api
 from leasehold.services.ledger.jetstream import JetStreamLedger
 from leasehold.services.ledger.observed import Message, ObservedReader
 from leasehold.services.ledger.port import Entry
-from leasehold.services.ledger.streams import ensure_streams, ledger_config, observed_config
+from leasehold.services.ledger.streams import ensure_streams, events_config, ledger_config, observed_config
 from tests.support.servers import SUBJECTS, connected, server_at
 
 
@@ -108,6 +108,22 @@ async def test_an_inbox_of_another_cluster_is_refused(client: Connection) -> Non
     await make(client, observed_config(SUBJECTS, 1) | {"subjects": ["leasehold.other.inbox.*.*"]})
     with pytest.raises(InvalidInputError, match="subjects"):
         await ensure_streams(client, SUBJECTS)
+
+
+@pytest.mark.parametrize("setting", ["republish", "subject_transform", "subjects"])
+async def test_a_feed_that_nobody_would_hear_is_refused(client: Connection, setting: str) -> None:
+    """An EVENTS stream that does not send on what it takes, or under other subjects, is not used; other bounds are."""
+    config = events_config(SUBJECTS, 1)
+    await make(client, config | {"max_bytes": 10**6})
+    await ensure_streams(client, SUBJECTS)
+    assert "error" not in await ask(client, "STREAM.DELETE.EVENTS", {})
+    del config[setting]
+    await make(client, config if setting != "subjects" else config | {"subjects": ["leasehold.test.evt.>"]} | NO_CYCLE)
+    with pytest.raises(InvalidInputError, match=setting):
+        await ensure_streams(client, SUBJECTS)
+
+
+NO_CYCLE: dict[str, object] = {"republish": None, "subject_transform": None}
 
 
 @pytest.mark.parametrize("missing", [1, 3, 5])
