@@ -8,9 +8,9 @@ import pytest
 
 from leasehold.events.errors import InvalidInputError, UnavailableError
 from leasehold.events.position import end_of_record
-from leasehold.events.questions import Moment
+from leasehold.events.questions import Moment, Utilisation
 from leasehold.services import past as asking
-from leasehold.services.past import Past, Rows
+from leasehold.services.past import Past, Rows, ns_of
 from tests.past_cli.sources import SECOND_NS, GrowingSource, change, device, owner, usage
 
 COUNT = 20
@@ -55,6 +55,16 @@ async def test_both_ends_of_a_diff_stay() -> None:
     assert found == [change(number, what) for number in range(6, COUNT + 2) for what in ("owner", "presence")]
     assert rows.place is not None
     assert (rows.place.since_position, rows.place.at_position) == (end_of_record(5), end_of_record(COUNT + 1))
+
+
+async def test_times_before_the_end_stay_times() -> None:
+    """The next page asks for the same times and not for the records before them, where a span would begin and end."""
+    source = GrowingSource(COUNT)
+    since, to = (datetime.fromtimestamp(seconds, UTC) for seconds in (5.5, COUNT - 0.5))
+    await Past(source).utilisation(since, to).all()
+    assert len(source.asked) > 1
+    asked = [(question.since, question.to) for question in source.asked if isinstance(question, Utilisation)]
+    assert asked == [(Moment(ns=ns_of(since)), Moment(ns=ns_of(to)))] * len(source.asked)
 
 
 async def test_nothing_was_there_yet() -> None:
