@@ -14,8 +14,9 @@ from tests.day.running import OTHERS, OWN, Day, running, work
 
 DEVICES = 240
 INSTANTS = 1_000
-PAUSE_ANSWERS = (200, 1_500)
-"""Between two kills each principal is answered so often."""
+HALF = 0.5
+KILLS = 40
+"""Between two kills each principal is answered so often that there come to be about so many."""
 
 
 async def whole_day(folder: Path, *, events: int, instants: int, seed: int, devices: int = DEVICES) -> Outcome:
@@ -23,24 +24,25 @@ async def whole_day(folder: Path, *, events: int, instants: int, seed: int, devi
     chance = random.Random(seed)
     async with running(folder / "data", seed=seed, devices=devices) as day:
         began_s = time.monotonic()
-        await work(day, events=events, disturb=lambda: _disturb(day, chance))
+        await work(day, events=events, disturb=lambda: _disturb(day, chance, events // KILLS))
         took_s = time.monotonic() - began_s
         outcome = await judge(day, instants=instants, seed=seed)
         outcome.figures["load"] = f"{took_s:.1f} s, {int(day.events / took_s)} events/s with all that was killed"
         return outcome
 
 
-async def _disturb(day: Day, chance: random.Random) -> AsyncIterator[None]:
+async def _disturb(day: Day, chance: random.Random, pause: int) -> AsyncIterator[None]:
     """Each part once, in any order; then whoever it hits."""
     parts = [(role, False) for role in OWN] + [(role, True) for role in OTHERS]
     chance.shuffle(parts)
     for role, second in parts:
-        await day.more(chance.randint(*PAUSE_ANSWERS) // 4)
+        await day.more(chance.randint(1, pause))
         await day.kill(role, second=second)
         yield
     while True:
-        await day.more(chance.randint(*PAUSE_ANSWERS))
-        await day.kill_someone(chance)
+        await day.more(chance.randint(1, pause))
+        role = chance.choice((*OWN, *OTHERS))
+        await day.kill(role, second=role in OTHERS and chance.random() < HALF)
         yield
 
 

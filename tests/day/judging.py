@@ -1,6 +1,7 @@
 """What must hold when the day is over: of the copies, of the answers, of the past, of the feed, of deciding again."""
 
 import asyncio
+import contextlib
 import json
 import random
 import time
@@ -10,14 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from leasehold.events import questions
+from leasehold.events.errors import InvalidInputError
 from leasehold.events.questions import Moment
 from leasehold.events.record import chain_hash
 from leasehold.events.views import OwnerView
 from leasehold.services.archive.ledger import ArchivedLedger
 from leasehold.services.archive.writer import ArchiveWriter
+from leasehold.services.asking import confirm_free_request
 from leasehold.services.ledger.port import Entry
 from leasehold.services.past import Past
 from leasehold.services.verifying.links import check_chain
+from tests.bench.cluster import HOST
 from tests.day.feed import told
 from tests.day.oracle import Held, RawLog
 from tests.day.running import Day
@@ -26,7 +31,7 @@ from tests.support.running import leasehold
 BATCH_RECORDS = 256
 ASKING = 8
 """Questions of the past that are under way at once."""
-COMMANDS = 6
+COMMANDS = 4
 """Instants that are asked with the command line, too."""
 REPLAY_S = 600.0
 ARCHIVED_S = 120.0
@@ -60,6 +65,7 @@ async def judge(day: Day, *, instants: int, seed: int) -> Outcome:
     await _compare_archives(day, bodies, outcome)
     for load in day.loads:
         outcome.problems += load.check(log)
+    await _ask_everything(day, log)
     await _ask_past(day, log, outcome, instants, random.Random(f"{seed} instants"))
     found = await told(day.client.connection, log)
     outcome.problems += found.problems
@@ -126,10 +132,13 @@ def _expected(log: RawLog, moment: Moment) -> list[tuple[object, ...]]:
     return [found[device].told_at(position) for device in sorted(found)]
 
 
-def _said(row: OwnerView) -> tuple[object, ...]:
+def _said(row: OwnerView, last: int) -> tuple[object, ...]:
+    """A row of the answer; of what came behind `last` (the cluster goes on) the oracle does not know."""
+    ended = (row.ended, row.ended_position, row.ended_ns) if row.ended_position <= last else ("", 0, 0)
+    freed = (row.freed_position, row.freed_ns) if row.freed_position <= last else (0, 0)
     return (
         row.device, row.lease, row.holder, row.principal, row.tenant, row.state, row.from_position, row.from_ns,
-        row.ended, row.ended_position, row.ended_ns,
+        *ended, *freed,
     )  # fmt: skip
 
 
@@ -138,12 +147,14 @@ async def _ask_past(day: Day, log: RawLog, outcome: Outcome, count: int, chance:
     moments = _moments(log, count, chance)
     expected = [_expected(log, moment) for moment in moments]
     past, took_ms = Past(day.client), []
+    # An archive whose models are behind has to wait.
+    day.client.seen = max(day.client.seen, log.positions[-1])
     waiting = iter(zip(moments, expected, strict=True))
 
     async def ask() -> None:
         for moment, wanted in waiting:
             began_s = time.perf_counter()
-            said = [_said(row) for row in await past.owners(moment).all()]
+            said = [_said(row, log.positions[-1]) for row in await past.owners(moment).all()]
             took_ms.append((time.perf_counter() - began_s) * 1e3)
             _compare(outcome, f"owners at {moment}", said, wanted)
 
@@ -183,6 +194,36 @@ def _compare(outcome: Outcome, what: str, said: list[Any], wanted: list[Any]) ->
         return
     first = next((pair for pair in zip(said, wanted, strict=False) if pair[0] != pair[1]), (said[-1:], wanted[-1:]))
     outcome.problems.append(f"{what}: {len(said)} rows, {len(wanted)} expected; said {first[0]}, expected {first[1]}")
+
+
+async def _ask_everything(day: Day, log: RawLog) -> None:
+    """One question of each kind, for the check of what is said on the wire."""
+    held = log.tenures[-1]
+    beginning, end = Moment(position=1), Moment(position=log.positions[-1])
+    asked: tuple[questions.Question, ...] = (
+        questions.ListDevices(host=HOST, limit=50),
+        questions.ListLeases(ended=True, limit=50),
+        questions.ListHosts(),
+        questions.Show(name=held.device),
+        questions.History(name=held.device, limit=50),
+        questions.Explain(name=held.device),
+        questions.Sync(host=HOST),
+        questions.Status(),
+        questions.DevicesAt(at=end, host=HOST, limit=50),
+        questions.Diff(since=beginning, to=end, limit=50),
+        questions.Who(device=held.device, since=beginning, to=end, limit=50),
+        questions.Blame(request_id=day.loads[0].said[-1].request.request_id),
+        questions.Utilisation(by="holder", since=beginning, to=end),
+        questions.Archived(),
+    )
+    verbs = {kind: verb for verb, kind in (questions.QUESTIONS | questions.PAST_QUESTIONS).items()}
+    for question in asked:
+        await day.client.question(verbs[type(question)], question)
+    # A refusal, and questions that cannot be answered.
+    await day.client.answer_to(confirm_free_request(held.device, "the day is over"))
+    for unknown in (questions.Show(name="nothing"), questions.Owners(device="nothing")):
+        with contextlib.suppress(InvalidInputError):
+            await day.client.question(verbs[type(unknown)], unknown)
 
 
 # --- deciding again -----------------------------------------------------------------------------------------------

@@ -36,12 +36,12 @@ class Held:
         return self.from_position <= position and not (0 < self.freed_position <= position)
 
     def told_at(self, position: int) -> tuple[object, ...]:
-        """What is to be said of it there."""
-        is_over = 0 < self.ended_position <= position
+        """What is to be said of it there; how it ended and was freed also where that came later."""
+        state = "ending" if 0 < self.ended_position <= position else "leased"
         return (
-            self.device, f"L{self.lease}", self.holder, self.principal, self.tenant,
-            "ending" if is_over else "leased", self.from_position, self.from_ns,
-            self.ended if is_over else "", self.ended_position if is_over else 0, self.ended_ns if is_over else 0,
+            self.device, f"L{self.lease}", self.holder, self.principal, self.tenant, state,
+            self.from_position, self.from_ns, self.ended, self.ended_position, self.ended_ns,
+            self.freed_position, self.freed_ns,
         )  # fmt: skip
 
 

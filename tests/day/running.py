@@ -1,7 +1,6 @@
 """A whole `leasehold up`, with a second allocator and a second archive beside it, and what is done to them."""
 
 import asyncio
-import random
 import subprocess
 import sys
 import time
@@ -94,11 +93,6 @@ class Day:
         self.killed[f"{role} ({SECOND})" if second else role] += 1
         await self.more(50)
         self.longest_silence_s = max(self.longest_silence_s, time.monotonic() - began_s)
-
-    async def kill_someone(self, chance: random.Random) -> None:
-        """Kill any part."""
-        role = chance.choice((*OWN, *OTHERS))
-        await self.kill(role, second=role in OTHERS and chance.random() < 0.5)
 
     async def more(self, count: int) -> None:
         """Wait until each principal's workers have been answered so often again."""

@@ -26,8 +26,10 @@ def test_a_tenure_from_grant_to_freedom() -> None:
     assert log.owners_at(256) == {}
     held = log.owners_at(257)
     assert held.keys() == {"h/a", "h/b"}
-    assert held["h/a"].told_at(257) == ("h/a", "L257", "vm", "a@lab", "lab", "leased", 257, 10, "", 0, 0)
-    assert log.owners_at(512)["h/a"].told_at(512)[5:] == ("ending", 257, 10, "expired", 512, 20)
+    end = (257, 10, "expired", 512, 20, 768, 20)
+    assert held["h/a"].told_at(257) == ("h/a", "L257", "vm", "a@lab", "lab", "leased", *end)
+    assert log.owners_at(512)["h/a"].told_at(512)[5:] == ("ending", *end)
+    assert log.owners_at(512)["h/b"].told_at(512)[-2:] == (0, 0)
     assert log.owners_at(768).keys() == {"h/b"}
     assert [log.end_at(ns) for ns in (9, 10, 19, 20, 99)] == [0, 511, 511, 1_023, 1_023]
     assert [(effect.position, effect.type, effect.lease) for effect in log.effects["a@lab", "r1"]] == [
