@@ -28,6 +28,7 @@ class Held:
     devices: tuple[str, ...]
     until_ns: int
     ttl_ms: int
+    request: inputs.LeaseRequest
     is_over: bool = False
 
 
@@ -216,9 +217,23 @@ class SimHolder:
         if first is not None:
             same = (first.outcome, first.lease, first.position) == (answer.outcome, answer.lease, answer.position)
             _must(same, "once", f"{request.request_id} was answered {first.outcome}, then {answer.outcome}")
+            self._take_token(answer)
             return
         sent.answer = answer
+        if refused(answer, "token_stale") and self.sim.oracle.era:
+            self._ask_for_token(request)
         self._believe(sent, answer)
+
+    def _ask_for_token(self, request: Request) -> None:
+        """The ledger may have been restored: the request of the grant is asked again."""
+        for held in self.held:
+            if held.lease == getattr(request, "lease", 0) and not held.is_over:
+                self.sim.submit(self, held.request)
+
+    def _take_token(self, answer: Answer) -> None:
+        for held in self.held:
+            if held.lease == answer.lease and answer.outcome == "granted":
+                held.token = max(held.token, answer.token)
 
     def _believe(self, sent: Sent, answer: Answer) -> None:
         request = sent.request
@@ -226,7 +241,7 @@ class SimHolder:
             sent.operation.finish(self.sim.now_ns, ok=answer.outcome != "refused", lease=answer.lease)
         if isinstance(request, inputs.LeaseRequest) and answer.outcome == "granted":
             until_ns = sent.at_ns + _counted_ns(request.ttl_ms)
-            held = Held(answer.lease, answer.token, answer.devices, until_ns, request.ttl_ms)
+            held = Held(answer.lease, answer.token, answer.devices, until_ns, request.ttl_ms, request)
             held.is_over = answer.state != "living"
             self.held.append(held)
             check_one_owner(self.sim.holders, self.sim.now_ns)

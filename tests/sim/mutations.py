@@ -11,10 +11,10 @@ from unittest.mock import patch
 
 import msgspec
 
-from leasehold.events.event_types import PictureCompleted
+from leasehold.events.event_types import LedgerRestored, PictureCompleted
 from leasehold.events.identities import DeviceId, request_key
 from leasehold.events.inputs import Asked, Observed, PictureComplete, Tick
-from leasehold.projections import conflicts, decide, fencing, observing
+from leasehold.projections import conflicts, decide, evolve, fencing, observing
 from leasehold.projections.answers import answer_for
 from leasehold.projections.appending import Action, Append, Appender, Read, Said, Won
 from leasehold.projections.sequencer import Draft, Reply, Sequencer
@@ -256,6 +256,57 @@ def no_usb_rule() -> AbstractContextManager[Any]:
     return _without("usb_above", "usb_below")
 
 
+def _restoring(mutate: Callable[[State, State], None]) -> AbstractContextManager[Any]:
+    """What a restore does to the state is done, and then changed; `mutate` is given the state before, too."""
+    original = evolve._HANDLERS[LedgerRestored]
+
+    def restored(state: State, position: int, at_ns: int, event: LedgerRestored) -> None:
+        before = State()
+        before.devices.update(state.devices)
+        before.hosts.update(state.hosts)
+        original(state, position, at_ns, event)
+        mutate(state, before)
+
+    return patch.dict(evolve._HANDLERS, {LedgerRestored: restored})
+
+
+def tokens_without_era() -> AbstractContextManager[Any]:
+    """A token is the position of its grant, in whatever era."""
+    return patch.object(evolve, "token_of", lambda _era, position: position)
+
+
+def floors_stay_in_their_era() -> AbstractContextManager[Any]:
+    """A restore gives leases new tokens, but leaves the floors where they are."""
+
+    def mutate(state: State, before: State) -> None:
+        for device, row in before.devices.items():
+            state.put_device(device, _replace(state.devices[device], floor=row.floor))
+
+    return _restoring(mutate)
+
+
+def ended_leases_live_again() -> AbstractContextManager[Any]:
+    """A restore takes what waits for evidence for leased."""
+
+    def mutate(state: State, before: State) -> None:
+        for device in before.devices:
+            state.put_device(device, _replace(state.devices[device], ending=False))
+        for lease, row in list(state.leases.items()):
+            state.put_lease(lease, _replace(row, ended=""))
+
+    return _restoring(mutate)
+
+
+def hosts_believed_behind_a_restore() -> AbstractContextManager[Any]:
+    """What hosts had told of themselves counts on, although the log may have lost what came after."""
+
+    def mutate(state: State, before: State) -> None:
+        for host, row in before.hosts.items():
+            state.put_host(host, row)
+
+    return _restoring(mutate)
+
+
 MUTATIONS: Final[dict[str, Callable[[], AbstractContextManager[Any]]]] = {
     mutation.__name__: mutation
     for mutation in (
@@ -280,6 +331,10 @@ MUTATIONS: Final[dict[str, Callable[[], AbstractContextManager[Any]]]] = {
         no_iommu_rule,
         no_function_rule,
         no_usb_rule,
+        tokens_without_era,
+        floors_stay_in_their_era,
+        ended_leases_live_again,
+        hosts_believed_behind_a_restore,
         *shell_mutations.MUTATIONS,
     )
 }

@@ -45,6 +45,7 @@ class Oracle:
     """Its own picture of the ledger, checked record by record."""
 
     chain: str = "0" * 64
+    era: int = 0
     writer: str = ""
     decided_at_ns: int = 0
     observed_through: int = 0
@@ -78,9 +79,21 @@ class Oracle:
                 self.kinds[sequence * 256 + index] = kind
                 index += 1
         _must(0 < index <= 256, "record", f"{index} events")
+        _must(record["era"] == self.era, "era", f"record {sequence} is of era {record['era']}, not {self.era}")
 
     def _nothing(self, _position: int, _event: dict[str, Any], _given: dict[str, Any], _record: dict[str, Any]) -> None:
         pass
+
+    def _ledger_restored(self, position: int, event: dict[str, Any], _g: dict[str, Any], rec: dict[str, Any]) -> None:
+        _must(event["era"] > self.era, "era", f"era {event['era']} behind {self.era}")
+        _must(event["through"] == position // 256 - 1, "era", "another record than the last one is named")
+        _must(event["until_ns"] >= rec["decided_at_ns"] + GRACE_NS, "grace", "too short")
+        self.era = event["era"]
+        self.announced.add(event["writer"])
+        # Nobody may let a lease expire who has not begun to decide since.
+        self.grace = ("", 0)
+        for source in self.sources.values():
+            source.stale = True
 
     # --- observations ---------------------------------------------------------------------------------------------
 
@@ -165,7 +178,7 @@ class Oracle:
     def _owned(self, event: dict[str, Any], given: dict[str, Any], record: dict[str, Any]) -> _Lease:
         lease = self.leases[event["lease"]]
         _must(lease.ended == 0, "token", f"lease {event['lease']} is over, yet was acted on")
-        _must(given["request"]["token"] == event["lease"], "token", "another token than the lease's was taken")
+        _must(given["request"]["token"] == self.era << 47 | event["lease"], "token", "another token was taken")
         _must(given["principal"] == lease.principal, "principal", "acted on another's lease")
         _must(record["decided_at_ns"] >= 0, "time", "")
         return lease
@@ -216,8 +229,11 @@ class Oracle:
 
     def may_act(self, device: str, token: int) -> bool:
         """Whether a token is the one that may act on a device."""
-        lease = self.leases.get(token)
-        return lease is not None and not lease.ended and self.devices[device].lease == token
+        if token >> 47 != self.era:
+            return False
+        position = token % 2**47
+        lease = self.leases.get(position)
+        return lease is not None and not lease.ended and self.devices[device].lease == position
 
 
 def _check_timely(issued_at_ns: int, decided_at_ns: int) -> None:

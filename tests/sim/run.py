@@ -21,6 +21,7 @@ from leasehold.projections.replay import Replay
 from leasehold.projections.snapshots import encode_state
 from leasehold.projections.state import State
 from leasehold.projections.views import picture_of
+from tests.sim import restoring
 from tests.sim.allocators import SimAllocator
 from tests.sim.beliefs import check_expiries
 from tests.sim.clocks import HOUR, SimServerClock
@@ -50,6 +51,8 @@ class Simulation:
         self.rng = random.Random(seed)
         self.side_rng = random.Random(f"side {seed}")
         """For what came later, so that what a seed leads to stays the same without it."""
+        self.restore_rng = random.Random(f"restore {seed}")
+        self.restores = self._planned_restores()
         self.has_small_disk = self.side_rng.random() < 0.25
         self.low_until_ns = 0
         """Up to then there is hardly room for the log, and all that decide have been told so."""
@@ -83,6 +86,11 @@ class Simulation:
         self._asked = 0
         self._later: list[tuple[int, Callable[[], object]]] = []
         self._tickets: dict[int, tuple[SimHolder, Request, int]] = {}
+
+    def _planned_restores(self) -> frozenset[int]:
+        rng = self.restore_rng
+        count = rng.choice((1, 1, 3)) if rng.random() < 0.15 else 0
+        return frozenset(rng.randrange(10, STEPS) for _ in range(count))
 
     def _choose_faults(self) -> None:
         rng, faults = self.rng, self.faults
@@ -180,6 +188,8 @@ class Simulation:
             self._step()
             for act in self.planned.get(number, ()):
                 act()
+            if number in self.restores:
+                restoring.restore(self)
         self._heal()
         self._check_end()
 
@@ -240,6 +250,7 @@ class Simulation:
 
     def _try_tokens(self) -> None:
         """Whatever token is shown at the door of a device, only its living lease's may act."""
+        restoring.check_tokens(self, self.reader)
         held = [(holder, held) for holder in self.holders for held in holder.held]
         if not held:
             return
@@ -309,6 +320,7 @@ class Simulation:
             difference = replay.step(sequence, body)
             if difference is not None:
                 raise ViolationError(f"replay: {difference}")
+        restoring.check_part(self)
         self._check_answers()
         self._check_history()
 

@@ -28,7 +28,7 @@ def test_all_kinds_of_events_happen() -> None:
         "ledger_started", "grace_started", "host_registered", "host_went_stale", "host_came_back", "source_started",
         "observations_accepted", "report_requested", "picture_completed", "device_appeared", "device_changed",
         "device_replaced", "device_missing", "device_reappeared", "lease_granted", "lease_renewed", "lease_released",
-        "lease_expired", "device_freed", "request_refused", "refusals_repeated",
+        "lease_expired", "device_freed", "request_refused", "refusals_repeated", "ledger_restored",
     }  # fmt: skip
 
 
