@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import aiosqlite
@@ -55,23 +56,31 @@ async def _copy(source: Path, destination: Path, *, may_hold: set[str]) -> Copie
     lock = await take_lock(destination, wait_s=0)
     try:
         _check_place(destination, may_hold)
-        tip, previous, copied = Tip(), "", 0
+        tip, previous, fresh = Tip(), "", list[tuple[Path, Segment]]()
         for segment in found:
             there = Segment(segment.first, segment.date, destination / segment.name)
             if not _is_same(segment, there):
-                copied += 1
-                end = await _replace(segment, there, previous, tip, head)
+                beside = await _copied(segment, there)
+                fresh.append((beside.path, there))
+                end = await check_records(beside, previous, tip, head)
             else:
                 end = await check_records(there, previous, tip, head)
             if end.sequence == tip.sequence and segment is not found[-1]:
                 raise CorruptLedgerError(f"segment {segment.name} is empty", sequence=segment.first)
             tip, previous = end, segment.name
         _check_reach(tip, head)
+        # Only now: a copy that was good is not given up for one that is not.
+        await asyncio.to_thread(_put, fresh, destination)
         write_head(destination, tip)
     finally:
         os.close(lock)
     return Copied(
-        ledger_id=tip.ledger_id, era=tip.era, records=tip.sequence, chain=tip.chain, segments=len(found), copied=copied
+        ledger_id=tip.ledger_id,
+        era=tip.era,
+        records=tip.sequence,
+        chain=tip.chain,
+        segments=len(found),
+        copied=len(fresh),
     )
 
 
@@ -98,34 +107,34 @@ def _is_same(segment: Segment, there: Segment) -> bool:
         return False
 
 
-async def _replace(segment: Segment, there: Segment, previous: str, before: Tip, head: Head | None) -> Tip:
-    """Put a copy of `segment` into its place, once it has been found good; its last record."""
+async def _copied(segment: Segment, there: Segment) -> Segment:
+    """A copy of `segment`, beside the place that it is for."""
     beside = msgspec.structs.replace(there, path=there.path.with_suffix(".new"))
     with segments.complaints(beside):
         beside.path.unlink(missing_ok=True)
-        is_sealed = segment.is_sealed
-        if is_sealed:
+        if segment.is_sealed:
             await asyncio.to_thread(shutil.copyfile, segment.path, beside.path)
-        else:
-            os.close(os.open(beside.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-            async with segments.reading(segment) as database, aiosqlite.connect(beside.path) as copy:
-                # All at once: a copy in steps begins anew whenever something was written in between.
-                await database.backup(copy)
-                await segments.pragma(copy, "journal_mode = DELETE")
-        end = await check_records(beside, previous, before, head)
-        await asyncio.to_thread(_sync, beside.path)
-        beside.path.chmod(segments.SEALED_MODE if is_sealed else 0o600)
-        beside.path.rename(there.path)
-        sync_directory(there.path.parent)
-    return end
+            beside.path.chmod(segments.SEALED_MODE)
+            return beside
+        os.close(os.open(beside.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        async with segments.reading(segment) as database, aiosqlite.connect(beside.path) as copy:
+            # All at once: a copy in steps begins anew whenever something was written in between.
+            await database.backup(copy)
+            await segments.pragma(copy, "journal_mode = DELETE")
+    return beside
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _put(fresh: Sequence[tuple[Path, Segment]], directory: Path) -> None:
+    """Have the disk hold the copies, each in its place."""
+    for beside, there in fresh:
+        with segments.complaints(there):
+            descriptor = os.open(beside, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            beside.rename(there.path)
+    sync_directory(directory)
 
 
 async def check_records(segment: Segment, previous: str, before: Tip, head: Head | None = None) -> Tip:

@@ -354,7 +354,7 @@ async def test_killed_at_any_time_it_keeps_what_it_had(tmp_path: Path) -> None:
     rng = random.Random(seed)
     entries = chained(seconds(4_000, every_s=60), padding=500)
     directory = tmp_path / "archive"
-    for _ in range(5):
+    for _ in range(3):
         child = await asyncio.create_subprocess_exec(
             sys.executable, "-c", _CHILD, str(directory), stdout=asyncio.subprocess.PIPE
         )

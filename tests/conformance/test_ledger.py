@@ -1,5 +1,5 @@
-"""Every ledger keeps the contract of `leasehold.services.ledger.port`: the one in memory, and the real one on one
-server as on three.
+"""Every ledger keeps the contract of `leasehold.services.ledger.port`: the one in memory, the real one on one server as
+on three, and an archive, where it is only read.
 """
 
 import asyncio
@@ -8,15 +8,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
+import aiosqlite
 import pytest
 
 from leasehold.events import limits
 from leasehold.events.errors import CorruptLedgerError, InvalidInputError
 from leasehold.projections.appending import Lost, Said, Won
+from leasehold.services.archive.ledger import ArchivedLedger
+from leasehold.services.archive.segments import Meta, Segment, file_name
+from leasehold.services.archive.writer import make_segment
 from leasehold.services.ledger.appends import append_certainly
 from leasehold.services.ledger.memory import MemoryLedger, MemoryLog
 from leasehold.services.ledger.port import Entry, Ledger
 from leasehold.services.ledger.streams import ensure_streams
+from tests.archive.records import START_NS
 from tests.support.cluster import fresh_streams
 from tests.support.servers import SUBJECTS, connected, ledger_at, server_at
 
@@ -25,7 +30,31 @@ Open = Callable[[], Awaitable[Ledger]]
 """Opens another handle on the same log."""
 
 
-@pytest.fixture(params=["memory", "one server", "three servers"])
+class _Written(ArchivedLedger):
+    """An archive that another writes to: what is appended here goes into its files, past the check of what it is."""
+
+    def __init__(self, directory: Path, log: MemoryLog) -> None:
+        super().__init__(directory)
+        self._memory = MemoryLedger(log)
+
+    async def append(self, expected: int, body: bytes, *, timeout_s: float) -> tuple[Said, int]:
+        said, sequence = await self._memory.append(expected, body, timeout_s=timeout_s)
+        if said is Said.STORED:
+            await self._insert(sequence, body)
+        return said, sequence
+
+    async def _insert(self, sequence: int, body: bytes) -> None:
+        first = sequence - (sequence - 1) % 20
+        segment = Segment(first, "2026-01-01", self.directory / file_name(first, START_NS))
+        if first == sequence:
+            await make_segment(segment, Meta("", "", first, "0" * 64, ""))
+        row = (sequence, START_NS, bytes(32), body)
+        async with aiosqlite.connect(segment.path) as database:
+            await database.execute("INSERT INTO records VALUES (?, ?, ?, ?)", row)
+            await database.commit()
+
+
+@pytest.fixture(params=["memory", "one server", "three servers", "archive"])
 async def open_ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Open]:
     """An empty log."""
     async with AsyncExitStack() as stack:
@@ -36,6 +65,14 @@ async def open_ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIt
                 return MemoryLedger(log)
 
             yield open_memory
+            return
+        if request.param == "archive":
+            written = MemoryLog()
+
+            async def open_archive() -> Ledger:
+                return _Written(tmp_path, written)
+
+            yield open_archive
             return
         if request.param == "one server":
             urls = [(await stack.enter_async_context(server_at(tmp_path / "data"))).url]
