@@ -124,5 +124,11 @@ def rows_of(directory: Path) -> list[tuple[Any, ...]]:
     return found
 
 
+def contents(directory: Path) -> dict[str, bytes]:
+    """All that an archive keeps; SQLite may lay empty files of its own beside that for a reader."""
+    kept = [segments.HEAD_FILE, *(segment.name for segment in segments.segments_in(directory))]
+    return {name: (directory / name).read_bytes() for name in kept}
+
+
 Damage = Callable[[Path, Path], int]
 """Damages an archive (there is an older copy of it, too), and says which is the first record that is bad."""
