@@ -48,7 +48,6 @@ from leasehold.services.asking import confirm_free_request, lease_request, relea
 from leasehold.services.connection import Connection, connect, disconnect
 from leasehold.services.credentials import Credential, own_credential, read_credential
 from leasehold.services.feedevents import FeedEvent, Log, Snapshot, wanted
-from leasehold.services.following import Following, Since
 from leasehold.services.holding import Lease
 from leasehold.services.ledger.direct import DirectTail
 from leasehold.services.ledger.jetstream import JetStreamLedger
@@ -389,12 +388,15 @@ class Client:
             SnapshotNeededError: what followed cannot be had any more, or the ledger is another one: take a snapshot.
             UnavailableError: it cannot be known where to begin; or the client was closed.
         """
+        # Who only asks loads nothing of this.
+        from leasehold.services.following import Following  # noqa: PLC0415
+
         chosen = wanted(host=host, kind=kind, device=device, lease=lease, tenant=tenant)
-        start = await self._since(since)
+        position, log = await self._since(since)
         if not self._may_read(EVENTS_STREAM):
             raise InvalidInputError(f"{self._principal} has the role {self._role}, which may not follow", field="role")
         ledger = self.ledger if self._may_read(LEDGER_STREAM) else None
-        following = Following(self.connection, self.subjects, chosen, start, ledger)
+        following = Following(self.connection, self.subjects, chosen, position, log, ledger)
         async with aclosing(following.events()) as events:
             async for event in events:
                 self.seen = max(self.seen, event.position)
@@ -403,15 +405,15 @@ class Client:
     def _may_read(self, stream: str) -> bool:
         return f"{self.connection.api_prefix}.DIRECT.GET.{stream}" in self._may
 
-    async def _since(self, since: int | Snapshot | FeedEvent | None) -> Since:
+    async def _since(self, since: int | Snapshot | FeedEvent | None) -> tuple[int, Log]:
         if isinstance(since, Snapshot | FeedEvent):
-            return Since(since.position, since.log)
+            return since.position, since.log
         if since is not None and not 0 <= since < 2**53:
             raise InvalidInputError(f"{since} is no position", field="since")
         reading = await self.question("status", Status(min_position=since or 0))
         assert reading.status is not None
         log = Log(reading.status.ledger_id, reading.status.era)
-        return Since(end_of_record(reading.status.sequence) if since is None else since, log)
+        return end_of_record(reading.status.sequence) if since is None else since, log
 
     async def snapshot(self, *, host: str = "") -> Snapshot:
         """How it is: the devices and who has them, all as of one position. An archive answers. Raises as `question`."""

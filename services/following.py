@@ -33,13 +33,6 @@ PAUSE_S_MAX: Final = 0.25
 RESTORED: Final = "ledger_restored"
 
 
-class Since(msgspec.Struct, frozen=True):
-    """Behind which position to begin, and of which ledger that is."""
-
-    position: int
-    log: Log
-
-
 class Following:
     """One reader of the feed. `events` may be called once."""
 
@@ -48,19 +41,22 @@ class Following:
         connection: Connection,
         subjects: Subjects,
         wanted: Wanted,
-        since: Since,
+        since: int,
+        log: Log,
         ledger: Callable[[], Ledger] | None,
     ) -> None:
-        """`ledger`: makes a handle on the ledger, for those who may read it: from there comes what EVENTS has lost."""
+        """`since`: the position to begin behind, of the ledger `log`. `ledger`: makes a handle on the ledger, for those
+        who may read it: from there comes what EVENTS has lost.
+        """
         self._connection = connection
         self._subjects = subjects
         self._listened = wanted.listened(subjects)
         self._chain = wanted.chain
         self._messages = MessageReader(subjects, wanted)
         self._asking = Asking(connection, EVENTS_STREAM, "" if self._chain is Chain.STREAM else self._listened)
-        self._hearing = Hearing(wanted.chain, since.position)
-        self._given = since.position
-        self._log = since.log
+        self._hearing = Hearing(wanted.chain, since)
+        self._given = since
+        self._log = log
         self._other_log: Log | None = None
         """Heard of, and not judged yet."""
         self._restored: list[Told] = []

@@ -16,13 +16,12 @@ from leasehold.services.cli.common import (
     EXIT_UNAVAILABLE,
     EXIT_USAGE,
     asynchronous,
-    client_of,
-    common,
 )
 from leasehold.services.cli.feeding import feed
 from leasehold.services.cli.keys import keys
 from leasehold.services.cli.restoring import restore_ledger
 from leasehold.services.cli.running import run
+from leasehold.services.cli.watching import watch
 
 _ARGUMENT_CHARS_MAX: Final = 4_096
 _TOLD_CHARS_MAX: Final = 1_000
@@ -66,26 +65,7 @@ async def up(
     await run_up(options)
 
 
-# --- following, checking --------------------------------------------------------------------------------------------
-
-
-@cli.command()
-@click.option("--since", type=click.IntRange(0, 2**53), default=None, metavar="POSITION", help="Begin behind it.")
-@common
-@asynchronous
-async def watch(data: str | None, as_json: bool, since: int | None) -> None:
-    """Follow the log as it grows, until Ctrl-C."""
-    from leasehold.services.cli.watching import follow
-
-    async with client_of(data) as client:
-        async for row in follow(client, since):
-            if as_json:
-                render.json_line(row)
-            else:
-                render.history_row(row)
-
-
-_GROUPS = (run, keys, archive, feed, restore_ledger)
+_GROUPS = (run, keys, watch, archive, feed, restore_ledger)
 for command in (*looking.COMMANDS, *past.COMMANDS, *asking.COMMANDS, *checking.COMMANDS, *_GROUPS):
     cli.add_command(command)
 

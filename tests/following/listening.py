@@ -4,11 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
 
-from leasehold.events import limits
 from leasehold.events.identities import HostName
 from leasehold.services.connection import Connection
 from leasehold.services.feedevents import FeedEvent, Log, Wanted, wanted
-from leasehold.services.following import Following, Since
+from leasehold.services.following import Following
 from leasehold.services.ledger.jetstream import JetStreamLedger
 from leasehold.services.ledger.memory import MemoryLedger, MemoryLog
 from leasehold.services.ledger.port import Ledger
@@ -18,8 +17,6 @@ from tests.support.servers import SUBJECTS
 
 WAIT_S = 30.0
 HOSTS = ("h1", "h2")
-KINDS = ("h1/pci/0000:00:01.0", "h2/pci/0000:00:02.0")
-FIRST_LEASE = f"L{limits.EVENTS_PER_RECORD_MAX * 6}"
 
 
 def choices(lease: str) -> list[Wanted]:
@@ -134,13 +131,13 @@ async def listening(
     ledger: MemoryLog | None = None,
 ) -> AsyncIterator[list[Listener]]:
     """Readers through one connection."""
-    start = Since(since, Log(log_of.state.head.ledger_id, era))
+    told_by = Log(log_of.state.head.ledger_id, era)
 
     def open_ledger() -> Ledger:
         return JetStreamLedger(client, SUBJECTS) if ledger is None else MemoryLedger(ledger)
 
     opened = open_ledger if may_read_ledger else None
-    listeners = [Listener(Following(client, SUBJECTS, each, start, opened), each) for each in choice]
+    listeners = [Listener(Following(client, SUBJECTS, each, since, told_by, opened), each) for each in choice]
     try:
         yield listeners
     finally:
