@@ -15,7 +15,7 @@ from tests.day.running import OTHERS, OWN, Day, running, work
 DEVICES = 240
 INSTANTS = 1_000
 HALF = 0.5
-KILLS = 40
+KILLS = 100
 """Between two kills each principal is answered so often that there come to be about so many."""
 
 
