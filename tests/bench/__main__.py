@@ -11,12 +11,13 @@ from typing import Final
 
 import msgspec
 
-from tests.bench import machine, memory, replay, requests, verdicts, watching
+from tests.bench import again, machine, memory, replay, requests, verdicts, watching
 from tests.bench.measure import Figure, Part, Plan, Table
 
 PARTS: Final[dict[str, Callable[[Path, Plan], Awaitable[Part]]]] = {
     "requests": requests.measure,
     "replay": replay.measure,
+    "again": again.measure,
     "memory": memory.measure,
     "watching": watching.measure,
 }
