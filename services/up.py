@@ -35,6 +35,7 @@ from leasehold.services.bus import Refusals
 from leasehold.services.client import Client
 from leasehold.services.connection import connect, disconnect
 from leasehold.services.ledger.jetstream import JetStreamLedger
+from leasehold.services.ledger.port import Ledger
 from leasehold.services.ledger.streams import ensure_streams
 from leasehold.services.lifeline import tied_to_us
 from leasehold.services.natsserver import NatsServer
@@ -51,6 +52,7 @@ RESTART_S_MIN: Final = 0.1
 RESTART_S_MAX: Final = 5.0
 STOP_WAIT_S: Final = 5.0
 ALLOCATORS_MAX: Final = 8
+ARCHIVE_FOLDER: Final = "archive"
 SERVER_NAME: Final = "up"
 """What our own server is called where it speaks of its disk."""
 CALM_S: Final = 10.0
@@ -354,21 +356,34 @@ async def _prepare_streams(info: home.ConnectionInfo, data: Path, replicas: int)
     Raises:
         LeaseholdError: the log is not the one that was read before, or cannot be used.
     """
-    heads = [*await heads_in(data), *await _archived(data)]
+    archived = await _archived(data)
+    heads = [*await heads_in(data), *archived]
     keeper = credentials.own_credential(info, "keeper")
     connection = await connect(info.urls, credential=keeper, name="up")
     subjects = Subjects(info.cluster)
     try:
         if heads:
-            await check_heads(JetStreamLedger(connection, subjects), heads)
+            await _check_heads(JetStreamLedger(connection, subjects), heads, archived)
         await ensure_streams(connection, subjects, replicas=replicas)
     finally:
         await disconnect(connection)
 
 
+async def _check_heads(ledger: Ledger, heads: list[Witness], archived: list[Witness]) -> None:
+    try:
+        await check_heads(ledger, heads)
+    except CorruptLedgerError as error:
+        if not archived:
+            raise
+        known = f"records 1 to {archived[0].sequence} stand in {ARCHIVE_FOLDER}/"
+        raise CorruptLedgerError(
+            f"{error} ({known}: `leasehold restore-ledger` makes the log of them again)"
+        ) from error
+
+
 async def _archived(data: Path) -> list[Witness]:
     """How far the archive has gone, if there is one; what is wrong with it is no reason not to go on without it."""
-    directory = data / "archive"
+    directory = data / ARCHIVE_FOLDER
     if not directory.is_dir():
         return []
     try:

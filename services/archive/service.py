@@ -9,7 +9,7 @@ from typing import Final
 from leasehold.events.errors import LeaseholdError, StorageError, UnavailableError
 from leasehold.events.identities import Principal
 from leasehold.events.position import end_of_record
-from leasehold.events.questions import PAST_QUESTIONS, Archived, Reading
+from leasehold.events.questions import PAST_QUESTIONS, Archived, ArchiveView, Reading
 from leasehold.events.subjects import Subjects
 from leasehold.services.archive.answers import PastAnswerer
 from leasehold.services.archive.archiver import Archiver
@@ -49,6 +49,7 @@ class ArchiveService:
             verbs=PAST_QUESTIONS,
             answer=self._answer,
             as_of=self._as_of,
+            era=lambda: self._writer.tip.era,
         )
 
     @property
@@ -111,13 +112,25 @@ class ArchiveService:
         question = decode_question(verb, body)
         models = self._models
         if isinstance(question, Archived):
-            view = await self._archived.view(modelled=models.keeper.sequence if models else 0, trouble=self.trouble)
-            return Reading(outcome="ok", as_of=self._as_of(), archive=view)
+            return Reading(outcome="ok", as_of=self._as_of(), archive=await self._view())
         if models is None:
             raise UnavailableError(self.trouble or "the read models are being opened: ask again")
         if question.min_position and not await models.keeper.wait_for(question.min_position, POSITION_WAIT_S):
             raise UnavailableError(f"position {question.min_position} has not been archived and read yet")
         return await models.answerer.answer(question, asker)
+
+    async def _view(self) -> ArchiveView:
+        """How it stands, whatever is wrong: that above all has to be told."""
+        modelled = self._models.keeper.sequence if self._models else 0
+        try:
+            return await self._archived.view(modelled=modelled, trouble=self.trouble)
+        except LeaseholdError as error:
+            tip = self._writer.tip
+            return ArchiveView(
+                ledger_id=tip.ledger_id, era=tip.era, sequence=tip.sequence, chain=tip.chain,
+                decided_at_ns=tip.decided_at_ns, segments=0, bytes=0, modelled=modelled,
+                trouble=self.trouble or str(error),
+            )  # fmt: skip
 
 
 class _Models:

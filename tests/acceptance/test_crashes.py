@@ -119,7 +119,7 @@ async def _check(client: Client, load: Load) -> None:
             assert held.setdefault(device, row.lease) == row.lease, f"{device} has two owners"
 
 
-@pytest.mark.parametrize("role", ["allocator", "nats-server", "query", "watcher"])
+@pytest.mark.parametrize("role", ["allocator", "nats-server", "query", "archive", "watcher"])
 async def test_a_killed_part_is_replaced(role: str, tmp_path: Path) -> None:
     """kill -9 of one process under load, three times: no answered grant is missing, and it goes on by itself."""
     seed = random.SystemRandom().randrange(2**32)

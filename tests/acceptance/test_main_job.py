@@ -29,7 +29,7 @@ def test_up_says_what_it_did(up: RunningUp) -> None:
     """`up` shows the bus, the data, the weaker promises, the devices and what to type next; its secrets are 0600."""
     for expected in (str(up.data), "nats://127.0.0.1:", "weaker here", "devices", "leasehold lease"):
         assert expected in up.text
-    assert set(up.children()) == {"nats-server", "allocator", "query", "watcher"}
+    assert set(up.children()) == {"nats-server", "allocator", "query", "archive", "feed", "watcher"}
     kept = [up.data / name for name in ("connection.json", "principals.json", "allocator.sqlite", "query.sqlite")]
     keys = sorted((up.data / "credentials").iterdir())
     assert [path.stem for path in keys] == ["agent", "allocator", "keeper", "launcher", "operator", "query"]
