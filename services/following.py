@@ -6,6 +6,7 @@ only a reason to read the stream, which knows what belongs to them.
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Final
@@ -30,6 +31,10 @@ ASK_S: Final = 2.0
 PAUSE_S_MIN: Final = 0.005
 """Between two looks, while what was heard is not to be found yet."""
 PAUSE_S_MAX: Final = 0.25
+READ_EVERY_S: Final = 0.02
+"""Who can only read does so at the first message, and then not more often than this."""
+AT_END_S: Final = 1.0
+"""A stream that was read to its end so lately cannot have lost, meanwhile, what was not read yet."""
 RESTORED: Final = "ledger_restored"
 
 
@@ -65,7 +70,11 @@ class Following:
         self._healing: AsyncGenerator[None, None] | None = None
         self._created = ""
         """When the stream was made in which the reader has a place."""
+        self._at_end_s = 0.0
+        """When the stream was last seen to have nothing that was not read."""
         self._something = asyncio.Event()
+        self._is_silent = False
+        self._alarm: asyncio.TimerHandle
         self._pause_s = PAUSE_S_MIN
         self._trouble = ""
 
@@ -78,6 +87,7 @@ class Following:
             UnavailableError: the connection was closed.
         """
         self._connection.reconnect_listeners.add(self._doubt)
+        self._alarm = asyncio.get_running_loop().call_later(LOOK_S, self._doubt_silence)
         subscription = await self._connection.listen(self._listened, self._hear)
         try:
             await self._asking.open()
@@ -88,6 +98,7 @@ class Following:
                 await self._go_on()
         finally:
             self._connection.reconnect_listeners.discard(self._doubt)
+            self._alarm.cancel()
             if self._healing is not None:
                 await self._healing.aclose()
             await self._asking.close()
@@ -108,11 +119,7 @@ class Following:
         elif self._hearing.needs_look:
             await self._tried(self._look)
         else:
-            try:
-                async with asyncio.timeout(LOOK_S):
-                    await self._something.wait()
-            except TimeoutError:
-                self._hearing.needs_look = True
+            await self._something.wait()
             self._something.clear()
 
     async def _heal_on(self, healing: AsyncGenerator[None, None]) -> None:
@@ -144,36 +151,53 @@ class Following:
         if told is not None:
             self._note_log(told)
             self._hearing.hear(told)
+            self._is_silent = False
             self._something.set()
 
     def _doubt(self) -> None:
         """The connection was made anew: anything may have been told meanwhile, and the stream be another one."""
-        self._hearing.needs_look = True
+        self._hearing.needs_look, self._at_end_s = True, 0.0
         self._something.set()
+
+    def _doubt_silence(self) -> None:
+        """Nobody follows the last message: if it was lost, silence is all that there is of it."""
+        if self._is_silent:
+            self._doubt()
+        self._is_silent = True
+        self._alarm = asyncio.get_running_loop().call_later(LOOK_S, self._doubt_silence)
 
     # --- out of the stream ------------------------------------------------------------------------------------------
 
     async def _look(self) -> None:
         """Read on in the stream. Raises UnavailableError."""
-        hearing = self._hearing
-        batch = await self._read_on() if self._created else None
-        info = await self._info()
+        hearing, batch = self._hearing, await self._read_on() if self._created else None
+        if batch is not None and batch.arrived and self._was_just_at_end(batch):
+            await self._take(batch, batch.last, is_end=True)
+            return
+        begun_s, info = time.monotonic(), await self._info()
         last = info.state.last_seq
         is_out_of_reach = last < hearing.after or info.state.first_seq > hearing.after + 1
         if batch is None or info.created != self._created or is_out_of_reach:
             # What was read may have stood behind a gap.
             await self._find_place(info)
             return
-        found = [told for each in batch.arrived if (told := self._messages.kept(each.body, each.headers)) is not None]
-        for told in found:
-            self._note_log(told)
         end, is_end = batch.last, batch.is_end
         if is_end and not batch.arrived and last > hearing.after:
             is_end = await self._is_nothing_behind(hearing.after)
             end = last if is_end else end
             # Others' events may be of a ledger that was restored meanwhile.
             self._note_log(await self._told_at(last))
-        hearing.read(found, end=end, is_end=is_end)
+        self._at_end_s = begun_s if is_end else 0.0
+        await self._take(batch, end, is_end=is_end)
+
+    def _was_just_at_end(self, batch: Batch) -> bool:
+        return batch.is_end and self._chain is Chain.NONE and time.monotonic() - self._at_end_s < AT_END_S
+
+    async def _take(self, batch: Batch, end: int, *, is_end: bool) -> None:
+        found = [told for each in batch.arrived if (told := self._messages.kept(each.body, each.headers)) is not None]
+        for told in found:
+            self._note_log(told)
+        self._hearing.read(found, end=end, is_end=is_end)
         await self._rest(is_idle=not found)
 
     async def _rest(self, *, is_idle: bool) -> None:
@@ -184,8 +208,7 @@ class Following:
         else:
             self._pause_s = PAUSE_S_MIN
             if self._chain is Chain.NONE:
-                # Who reads at each message must not do only that.
-                await asyncio.sleep(PAUSE_S_MIN)
+                await asyncio.sleep(READ_EVERY_S)
 
     async def _read_on(self) -> Batch:
         await self._asking.ask(self._hearing.after)

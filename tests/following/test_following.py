@@ -21,7 +21,7 @@ from leasehold.services.ledger import api
 from leasehold.services.ledger.jetstream import JetStreamLedger
 from leasehold.services.ledger.memory import MemoryLedger, MemoryLog
 from leasehold.services.ledger.streams import ensure_streams
-from tests.feed.events import expected, feeding, until_end, until_told
+from tests.feed.events import expected, feeding, until, until_end, until_told
 from tests.following.listening import HOSTS, choices, grown, listening, turn
 from tests.integration.growing import Grower
 from tests.support.proxy import proxy_to
@@ -325,6 +325,11 @@ async def test_a_restored_ledger_is_noticed(client: Connection, tmp_path: Path, 
                 await behind.has_all(later.bodies, kept)
 
 
+async def has_heard(following: Following) -> bool:
+    """Whether it has heard of another era."""
+    return following._other_log is not None
+
+
 async def test_what_waits_is_not_given_after_a_restore(client: Connection, tmp_path: Path) -> None:
     """What a slow reader had heard, and the restored ledger does not have, is not given to him any more."""
     log, other = MemoryLog(), MemoryLog()
@@ -338,8 +343,8 @@ async def test_what_waits_is_not_given_after_a_restore(client: Connection, tmp_p
                 await listener.until(lambda given=listener.given: bool(given))  # type: ignore[misc]
             await until_told(client, len(expected(grower.bodies)))
         async with feeding(client, tmp_path / "feed", MemoryLedger(other)):
-            await until_end(client, expected(later.bodies)[-1])
             for listener in listeners:
+                await until(lambda following=listener.following: has_heard(following))  # type: ignore[misc]
                 listener.may_take.set()
                 await listener.has_all(later.bodies)
 
