@@ -19,6 +19,8 @@ class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=
     """Of the event that decided it."""
     as_of: int = 0
     """How far the answering service has read the log."""
+    era: int = 0
+    """Of the log that `as_of` is a place in: behind a restore the same place may be another's."""
     lease: int = 0
     token: int = 0
     holder: str = ""

@@ -217,6 +217,8 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     outcome: str
     as_of: int = 0
+    era: int = 0
+    """Of the log that `as_of` is a place in: behind a restore the same place may be another's."""
     devices: list[DeviceView] = []
     leases: list[LeaseView] = []
     hosts: list[HostView] = []

@@ -239,9 +239,10 @@ class Sequencer:
         return record
 
     def _answer_drafted(self) -> None:
-        as_of = end_of_record(self.state.head.sequence)
+        head = self.state.head
+        as_of = end_of_record(head.sequence)
         for pending, answer in self._drafted:
-            self.replies.append(Reply(pending.ticket, msgspec.structs.replace(answer, as_of=as_of)))
+            self.replies.append(Reply(pending.ticket, msgspec.structs.replace(answer, as_of=as_of, era=head.era)))
         self._drafted.clear()
         self._drafted_notes.clear()
         self._drafted_observed.clear()

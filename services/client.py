@@ -96,7 +96,8 @@ class Client:
         self._connection: Connection | None = None
         self._subjects = Subjects(home.DEFAULT_CLUSTER)
         self.seen = 0
-        """The highest position that this client has seen."""
+        """The highest position that this client has seen, in the newest era that it has seen."""
+        self._era = 0
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -234,7 +235,7 @@ class Client:
             answer, arrived, why = await self._attempt(subject, body)
             await self.connection.note(well=answer is not None)
             if answer is not None:
-                self.seen = max(self.seen, answer.as_of)
+                self._saw(answer.era, answer.as_of)
                 return answer
             may_have_arrived = may_have_arrived or arrived
             await asyncio.sleep(min(pause_s, max(0.0, deadline_s - time.monotonic())))
@@ -273,12 +274,12 @@ class Client:
             InvalidInputError: it cannot be taken as it is, or names nothing that is known.
             UnavailableError: nobody answers in time.
         """
-        asked = msgspec.structs.replace(question, min_position=max(self.seen, question.min_position))
-        subject, body = self._subject(verb), codec.encode(asked)
+        subject = self._subject(verb)
         deadline_s = time.monotonic() + self._patience_s
         pause_s = PAUSE_S
         while True:
-            reading, why = await self._try_question(subject, body)
+            asked = msgspec.structs.replace(question, min_position=max(self.seen, question.min_position))
+            reading, why = await self._try_question(subject, codec.encode(asked))
             await self.connection.note(well=reading is not None)
             if reading is not None:
                 break
@@ -288,8 +289,14 @@ class Client:
             pause_s = min(pause_s * 2, PAUSE_S_MAX)
         if reading.outcome in ("invalid", "not_found"):
             raise InvalidInputError(reading.message.removeprefix(f"{reading.field}: "), field=reading.field)
-        self.seen = max(self.seen, reading.as_of)
         return reading
+
+    def _saw(self, era: int, as_of: int) -> None:
+        """In a restored log what was seen of the one before may be lost, so only what is seen of the newest counts."""
+        if era > self._era:
+            self._era, self.seen = era, 0
+        if era == self._era:
+            self.seen = max(self.seen, as_of)
 
     async def _try_question(self, subject: str, body: bytes) -> tuple[Reading | None, str]:
         try:
@@ -302,6 +309,7 @@ class Client:
             reading = msgspec.json.decode(reply.body, type=Reading)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             return None, f"answered with something else than a reading ({error})"
+        self._saw(reading.era, reading.as_of)
         return (None, reading.message) if reading.outcome == "unavailable" else (reading, "")
 
     async def devices(self, *, host: str = "") -> list[DeviceView]:

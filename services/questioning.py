@@ -52,6 +52,7 @@ class Questioning:
         verbs: Iterable[str],
         answer: Answer,
         as_of: Callable[[], int],
+        era: Callable[[], int],
     ) -> None:
         """Nobody listens yet.
 
@@ -60,6 +61,7 @@ class Questioning:
             group: The queue group that shares the questions.
             verbs: Which questions.
             as_of: How far is read, for answers that say that there is none.
+            era: Of the log that is read; each answer says it.
         """
         self._connection = connection
         self._subjects = subjects
@@ -69,6 +71,7 @@ class Questioning:
         self._verbs = tuple(verbs)
         self._answer = answer
         self._as_of = as_of
+        self._era = era
         self._service: Service | None = None
         self._working: set[asyncio.Task[None]] = set()
         self._askers: Counter[Principal] = Counter()
@@ -133,7 +136,7 @@ class Questioning:
         except Exception as error:  # noqa: BLE001 - a fault of ours must not look like silence
             _log.exception("a question of %s (%s) could not be answered", asker, verb)
             reading = self._unavailable(f"it could not be answered: {type(error).__name__}")
-        await _respond(request, reading)
+        await _respond(request, msgspec.structs.replace(reading, era=self._era()))
 
     def _unavailable(self, message: str) -> Reading:
         return Reading(outcome="unavailable", as_of=self._as_of(), message=message)

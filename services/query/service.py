@@ -40,6 +40,7 @@ class QueryService:
             verbs=QUESTIONS,
             answer=self._answer,
             as_of=lambda: end_of_record(reader.state.head.sequence),
+            era=lambda: reader.state.head.era,
         )
 
     async def start(self) -> None:

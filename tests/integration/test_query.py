@@ -196,7 +196,7 @@ async def test_the_history_of_a_device(running: Running) -> None:
     kinds = [row.type for row in rows]
     assert kinds == [
         "device_appeared.v1",
-        "lease_granted.v1",
+        "lease_granted.v2",
         "request_refused.v1",
         "refusals_repeated.v1",
         "lease_expired.v1",
