@@ -64,6 +64,12 @@ class SnapshotNeededError(LeaseholdError):
     code = "snapshot_needed"
 
 
+class FeedMovedError(UnavailableError):
+    """EVENTS does not end where a feed believed that it does."""
+
+    code = "feed_moved"
+
+
 class CorruptLedgerError(LeaseholdError):
     """The ledger is not what it was: a record is changed, missing, added or out of order."""
 

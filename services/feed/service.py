@@ -16,7 +16,7 @@ import msgspec
 from nats.aio.subscription import Subscription
 
 from leasehold.events import codec, limits
-from leasehold.events.errors import CorruptLedgerError, UnavailableError
+from leasehold.events.errors import CorruptLedgerError, FeedMovedError, UnavailableError
 from leasehold.events.position import sequence_of
 from leasehold.events.record import chain_hash
 from leasehold.events.subjects import Subjects
@@ -43,10 +43,6 @@ SAVE_S: Final = limits.SNAPSHOT_INTERVAL_MS / 1_000
 END_TRIES: Final = 5
 END_TRY_S: Final = 1.0
 _REFUSED: Final = (api.WRONG_LAST_SEQUENCE, api.WRONG_LAST_SEQUENCE_IN_FLIGHT)
-
-
-class _MovedError(UnavailableError):
-    """EVENTS does not end where this feed believed that it does."""
 
 
 class Feed:
@@ -84,7 +80,7 @@ class Feed:
             begun_s = time.monotonic()
             try:
                 await self._session()
-            except _MovedError as error:
+            except FeedMovedError as error:
                 _log.info("looking where the feed ends: %s", error)
             except UnavailableError as error:
                 _log.warning("the feed is interrupted: %s", error)
@@ -174,10 +170,10 @@ class Feed:
         return body is not None and chain_hash(body) == head.chain
 
     async def _begin_anew(self, end: End, reason: str) -> None:
-        """Empty EVENTS, and tell all again. Raises _MovedError."""
+        """Empty EVENTS, and tell all again. Raises FeedMovedError."""
         _log.warning("the feed is told anew: %s", reason)
         await empty_events(self._connection, end.sequence)
-        raise _MovedError("it has been emptied")
+        raise FeedMovedError("it has been emptied")
 
     # --- reading ------------------------------------------------------------------------------------------------
 
@@ -255,7 +251,7 @@ class Feed:
         self._news.set()
 
     def _reconnected(self) -> None:
-        self._fail(_MovedError("the connection was made anew"))
+        self._fail(FeedMovedError("the connection was made anew"))
 
     def _fail(self, failure: UnavailableError) -> None:
         self._failure = self._failure or failure
@@ -268,9 +264,9 @@ class Feed:
             acknowledged = self._outbox.acknowledged
             state = await state_of_events(self._connection)
             if state.last_seq < acknowledged:
-                raise _MovedError(f"it has lost its end: {state.last_seq} instead of {acknowledged}")
+                raise FeedMovedError(f"it has lost its end: {state.last_seq} instead of {acknowledged}")
             if not state.messages and acknowledged >= self._outbox.first:
-                raise _MovedError("it has been emptied")
+                raise FeedMovedError("it has been emptied")
 
     # --- keeping ------------------------------------------------------------------------------------------------
 
@@ -300,10 +296,10 @@ def _failure_in(place: int, body: bytes, headers: bytes | None) -> UnavailableEr
     except msgspec.DecodeError:
         return UnavailableError(f"acknowledged with {body[:200]!r}")
     if answer.error is not None and answer.error.err_code in _REFUSED:
-        return _MovedError(f"place {place} was refused: {answer.error.description}")
+        return FeedMovedError(f"place {place} was refused: {answer.error.description}")
     if answer.error is not None:
         return UnavailableError(f"{answer.error.description} ({answer.error.err_code})")
-    return None if answer.seq == place else _MovedError(f"what belongs to place {place} stands at {answer.seq}")
+    return None if answer.seq == place else FeedMovedError(f"what belongs to place {place} stands at {answer.seq}")
 
 
 def _named(ledger_id: str, era: int) -> str:
