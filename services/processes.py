@@ -1,4 +1,4 @@
-"""The processes behind `leasehold up`: allocator, query service, archive, feed, watcher; each can also be started alone.
+"""The processes behind `leasehold up`: allocator, query service, archive, feed, watcher. Each can be started alone.
 
 `python -m leasehold.services.processes ROLE --data DIR` is what `leasehold run ROLE` does.
 """
@@ -249,7 +249,7 @@ async def run_query(bus: _Bus, _host: HostName) -> None:
 
 async def run_archive(bus: _Bus, _host: HostName) -> None:
     """Archive the ledger, and answer questions of the past, until cancelled."""
-    from leasehold.services.archive.service import ArchiveService  # noqa: PLC0415 - each process loads only what it needs
+    from leasehold.services.archive.service import ArchiveService  # noqa: PLC0415 - as above
 
     ledger = JetStreamLedger(bus.connection, bus.subjects)
     in_touch = asyncio.create_task(api.stay_in_touch(bus.connection, LEDGER_STREAM))
