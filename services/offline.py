@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import Final, Self
 
 from leasehold.events import codec
-from leasehold.events.errors import CorruptLedgerError, InvalidInputError, StorageError, UnavailableError
-from leasehold.events.questions import Archived, Question, Reading
+from leasehold.events.errors import CorruptLedgerError, InvalidInputError, UnavailableError
+from leasehold.events.questions import Question, Reading
 from leasehold.services import home
 from leasehold.services.archive import models
 from leasehold.services.archive.answers import PastAnswerer
@@ -40,7 +40,6 @@ class OfflineArchive:
         self._directory = Path(directory)
         self._say = say
         self._opened = AsyncExitStack()
-        self._ledger: ArchivedLedger | None = None
         self._answerer: PastAnswerer | None = None
 
     async def __aenter__(self) -> Self:
@@ -52,13 +51,13 @@ class OfflineArchive:
             StorageError: it cannot be read, or models cannot be made.
         """
         async with AsyncExitStack() as opening:
-            self._ledger = ArchivedLedger(self._directory)
-            opening.push_async_callback(self._ledger.close)
-            end = await self._end(self._ledger)
+            ledger = ArchivedLedger(self._directory)
+            opening.push_async_callback(ledger.close)
+            end = await self._end(ledger)
             path = self._directory / models.FILE
-            if not await self._is_complete(path, end):
-                path = await self._built(self._ledger, end, path, opening)
-            self._answerer = PastAnswerer(self._ledger, path, patience_s=PATIENCE_S)
+            if not await self._is_complete(ledger, path, end):
+                path = await self._built(ledger, end, path, opening)
+            self._answerer = PastAnswerer(ledger, path, patience_s=PATIENCE_S)
             opening.push_async_callback(self._answerer.close)
             self._opened = opening.pop_all()
         return self
@@ -67,19 +66,14 @@ class OfflineArchive:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close it."""
-        self._ledger = self._answerer = None
+        self._answerer = None
         await self._opened.aclose()
 
     async def question(self, verb: str, question: Question) -> Reading:
         """See `past.Source`."""
-        if self._answerer is None or self._ledger is None:
+        if self._answerer is None:
             raise UnavailableError("the archive is not open: use `async with OfflineArchive(directory)`")
-        asked = decode_question(verb, codec.encode(question))
-        if isinstance(asked, Archived):
-            head = await models.noted_head(self._directory / models.FILE)
-            view = await self._ledger.view(modelled=head.sequence if head else 0, trouble="")
-            return Reading(outcome="ok", archive=view)
-        reading = await self._answerer.answer(asked, home.own_principal())
+        reading = await self._answerer.answer(decode_question(verb, codec.encode(question)), home.own_principal())
         if reading.outcome in ("invalid", "not_found"):
             raise InvalidInputError(reading.message.removeprefix(f"{reading.field}: "), field=reading.field)
         if reading.outcome != "ok":
@@ -96,26 +90,27 @@ class OfflineArchive:
             raise InvalidInputError(f"{self._directory} is no archive's directory{hint}", field="archive")
         return end
 
-    async def _is_complete(self, path: Path, end: End) -> bool:
+    async def _is_complete(self, ledger: ArchivedLedger, path: Path, end: End) -> bool:
         """Whether the models at `path` are of this archive and go to its end."""
+        ledger_id = (await ledger.meta(ledger.segments()[0])).ledger_id
         give_up_s = time.monotonic() + BEHIND_S_MAX
-        while (head := await models.noted_head(path)) is not None:
+        while (head := await models.noted_head(path)) is not None and head.ledger_id in ("", ledger_id):
             if head.sequence == end.sequence:
                 return head.chain == end.chain
             if head.sequence > end.sequence:
-                return await self._has_grown(head.sequence, path)
+                await self._check_growth(ledger, path, head.sequence)
+                return True
             if time.monotonic() > give_up_s:
                 return False
             await asyncio.sleep(POLL_S)
         return False
 
-    async def _has_grown(self, sequence: int, path: Path) -> bool:
-        assert self._ledger is not None
-        end = await self._end(self._ledger)
+    async def _check_growth(self, ledger: ArchivedLedger, path: Path, sequence: int) -> None:
+        """Models know more than the archive had a moment ago: it must have grown meanwhile."""
+        end = await self._end(ledger)
         if end.sequence < sequence:
             said = f"{path} was made from records up to {sequence}, but the archive ends at {end.sequence}"
             raise CorruptLedgerError(said, sequence=end.sequence + 1)
-        return True
 
     async def _built(self, ledger: ArchivedLedger, end: End, beside: Path, opening: AsyncExitStack) -> Path:
         """Complete models in a temporary directory, from those beside the archive as far as these go."""
@@ -128,9 +123,10 @@ class OfflineArchive:
 
 
 def _copy(source: Path, target: Path) -> None:
+    """Copy models as they are in this moment; what cannot be copied is left to be made anew."""
     try:
         uri = f"{source.absolute().as_uri()}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True)) as readable, closing(sqlite3.connect(target)) as writable:
             readable.backup(writable)
-    except sqlite3.Error as error:
-        raise StorageError(f"{source} cannot be copied to {target}: {error}") from error
+    except sqlite3.Error:
+        models.remove(target)

@@ -24,9 +24,9 @@ OTHER = "h1/pci/0000:00:06.0"
 TURNS = 5
 
 
-async def grown() -> Grower:
+async def grown(writer: str = "alloc1") -> Grower:
     """A log in which a device went from hand to hand, and is held in the end."""
-    grower = Grower(MemoryLedger(MemoryLog()))
+    grower = Grower(MemoryLedger(MemoryLog()), writer=writer)
     await grower.start()
     await grower.report("h1", pci(5), pci(6))
     for number in range(TURNS):
@@ -100,16 +100,23 @@ async def test_models_that_are_behind(tmp_path: Path) -> None:
     assert contents(directory)[FILE] == before
 
 
-@pytest.mark.parametrize("more", [0, 3], ids=["as_many", "fewer"])
-async def test_models_of_another_archive(tmp_path: Path, more: int) -> None:
-    """Models that were made from other records are not believed, as many of them as there are here, or fewer."""
-    grower, other = await grown(), await grown()
+@pytest.mark.parametrize(
+    ("writer", "more", "fewer"),
+    [("alloc1", 0, 0), ("alloc1", 3, 0), ("alloc2", 0, 3)],
+    ids=["as_many", "fewer", "more"],
+)
+async def test_models_of_another_archive(tmp_path: Path, writer: str, more: int, fewer: int) -> None:
+    """Models that were made from other records are not believed, however many these are."""
+    grower, other = await grown(), await grown(writer)
     await other.ask("bob", other.lease(DEVICE, holder="vm:other"))
     await grower.ask("bob", grower.lease(DEVICE, holder="vm:real"))
     assert len(grower.bodies) == len(other.bodies)
     for _ in range(more):
         await grower.pass_time(1)
         await grower.ask("bob", grower.lease(OTHER, holder="vm:refused"))
+    for _ in range(fewer):
+        await other.pass_time(1)
+        await other.ask("bob", other.lease(OTHER, holder="vm:refused"))
     directory = await archived(tmp_path / "archive", grower.bodies)
     foreign = await modelled(await archived(tmp_path / "other", other.bodies))
     shutil.copy(foreign / FILE, directory / FILE)
