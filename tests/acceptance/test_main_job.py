@@ -32,7 +32,8 @@ def test_up_says_what_it_did(up: RunningUp) -> None:
     assert set(up.children()) == {"nats-server", "allocator", "query", "archive", "feed", "watcher"}
     kept = [up.data / name for name in ("connection.json", "principals.json", "allocator.sqlite", "query.sqlite")]
     keys = sorted((up.data / "credentials").iterdir())
-    assert [path.stem for path in keys] == ["agent", "allocator", "keeper", "launcher", "operator", "query"]
+    roles = ["agent", "allocator", "archive", "feed", "keeper", "launcher", "operator", "query"]
+    assert [path.stem for path in keys] == roles
     for path in [*kept, *keys, *(up.data / "nats").iterdir()]:
         assert path.stat().st_mode & 0o077 == 0, path
 

@@ -205,7 +205,7 @@ def test_up_joins_a_server_that_is_not_its_own(tmp_path: Path) -> None:
     keys.mkdir()
     (port,) = free_ports(1)
     url = f"nats://127.0.0.1:{port}"
-    for role in ("keeper", "allocator", "query", "agent", "operator"):
+    for role in ("keeper", "allocator", "query", "archive", "feed", "agent", "operator"):
         name = HOST if role == "agent" else role
         made = leasehold(
             None, "credentials", "add", role, name, "--data", str(data), "--cluster", "local", "--url", url,
@@ -220,7 +220,7 @@ def test_up_joins_a_server_that_is_not_its_own(tmp_path: Path) -> None:
             assert server.stdout is not None
             assert url in server.stdout.readline()
             with running_up(tmp_path / "data", *arguments) as up:
-                assert set(up.children()) == {"allocator", "query", "watcher"}
+                assert set(up.children()) == {"allocator", "query", "archive", "feed", "watcher"}
                 lease = leasehold(up.data, "lease", free_device(up), "--for", "x", "--json")
                 assert lease.code == 0, lease.err
                 assert leasehold(up.data, "verify").code == 0
