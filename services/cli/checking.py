@@ -14,9 +14,10 @@ _RECORD: Final = click.IntRange(1, 2**45 - 1)
 
 @click.command()
 @click.option("--archive", metavar="DIR", help="An archive to compare with; alone: to check by itself, without a bus.")
+@click.option("--models", is_flag=True, help="Build the archive's read models anew, too, and compare them.")
 @common
 @asynchronous
-async def verify(data: str | None, as_json: bool, archive: str | None) -> None:
+async def verify(data: str | None, as_json: bool, archive: str | None, models: bool) -> None:
     """Check the whole log: chain, order, decisions, owners, and what was kept of it elsewhere.
 
     Without --archive the data directory's own archive is compared record by record.
@@ -24,13 +25,14 @@ async def verify(data: str | None, as_json: bool, archive: str | None) -> None:
     from leasehold.services.cli import verifying
 
     directory = Path(archive) if archive is not None else None
+    how = verifying.How(as_json=as_json, models=models)
     client = client_of(data)
     if directory is not None and not names_ledger(data):
-        is_sound = await verifying.verify_archive(directory, as_json=as_json)
+        is_sound = await verifying.verify_archive(directory, how)
     elif client.has_key:
-        is_sound = await verifying.verify_through(client, directory, as_json=as_json)
+        is_sound = await verifying.verify_through(client, directory, how)
     else:
-        is_sound = await verifying.run_verify(home.find_data_dir(data), directory, as_json=as_json)
+        is_sound = await verifying.run_verify(home.find_data_dir(data), directory, how)
     if not is_sound:
         sys.exit(EXIT_FAILED)
 

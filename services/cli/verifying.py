@@ -23,7 +23,7 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from leasehold.events.errors import StoreInUseError, UnavailableError
+from leasehold.events.errors import InvalidInputError, StoreInUseError, UnavailableError
 from leasehold.services import home
 from leasehold.services.archive.ledger import ArchivedLedger
 from leasehold.services.cli.render import json_line
@@ -32,6 +32,7 @@ from leasehold.services.ledger.port import Ledger
 from leasehold.services.verifying import atrest
 from leasehold.services.verifying.archives import ArchiveFiles
 from leasehold.services.verifying.checks import Progress, Report, archive_of, check_archive
+from leasehold.services.verifying.models import check_models
 from leasehold.services.verifying.replaying import Replayed
 from leasehold.services.verifying.replaying import replay as replay_ledger
 from leasehold.services.verifying.witnesses import Witness
@@ -45,6 +46,13 @@ class Span(msgspec.Struct, frozen=True):
 
     first: int
     last: int
+
+
+class How(msgspec.Struct, frozen=True, kw_only=True):
+    """How a check is to be shown, and whether the read models are to be built anew for it."""
+
+    as_json: bool
+    models: bool
 
 
 class _Rate(ProgressColumn):
@@ -87,7 +95,7 @@ class _Lines:
 # --- verify -----------------------------------------------------------------------------------------------------------
 
 
-async def run_verify(data: Path, archive: Path | None, *, as_json: bool) -> bool:
+async def run_verify(data: Path, archive: Path | None, how: How) -> bool:
     """Check the ledger of a data directory, in use or not, and compare it with an archive: its own, unless another is
     named; `True` if nothing was found.
 
@@ -98,7 +106,7 @@ async def run_verify(data: Path, archive: Path | None, *, as_json: bool) -> bool
     files = await ArchiveFiles.open(archive) if archive is not None else await archive_of(data)
     with _progress("checking") as progress:
         if info is not None and not info.own_server:
-            return _show(await _verify_live(Client(data), files, progress), data, as_json=as_json)
+            return await _show(await _verify_live(Client(data), files, progress), data, files, how)
         try:
             # A copied directory still names the bus of the original, so being in use counts, not being named.
             report = await atrest.verify_at_rest(data, info.cluster if info else home.DEFAULT_CLUSTER, progress, files)
@@ -106,26 +114,27 @@ async def run_verify(data: Path, archive: Path | None, *, as_json: bool) -> bool
             if info is None:
                 raise
             report = await _verify_live(Client(data), files, progress)
-    return _show(report, data, as_json=as_json)
+    return await _show(report, data, files, how)
 
 
-async def verify_through(client: Client, archive: Path | None, *, as_json: bool) -> bool:
+async def verify_through(client: Client, archive: Path | None, how: How) -> bool:
     """As `run_verify`, with a key instead of a data directory."""
     files = await ArchiveFiles.open(archive) if archive is not None else None
     with _progress("checking") as progress:
         report = await _verify_live(client, files, progress)
-    return _show(report, "the log", as_json=as_json)
+    return await _show(report, "the log", files, how)
 
 
-async def verify_archive(directory: Path, *, as_json: bool) -> bool:
+async def verify_archive(directory: Path, how: How) -> bool:
     """Check an archive by itself, without a bus; `True` if nothing was found.
 
     Raises:
         LeaseholdError: there is none, or it is in use.
     """
+    files = await ArchiveFiles.open(directory)
     with _progress("checking") as progress:
-        report = await check_archive(await ArchiveFiles.open(directory), progress)
-    return _show(report, directory, as_json=as_json)
+        report = await check_archive(files, progress)
+    return await _show(report, directory, files, how)
 
 
 async def _verify_live(client: Client, archive: ArchiveFiles | None, progress: Progress) -> Report:
@@ -144,8 +153,13 @@ def _connection(data: Path) -> home.ConnectionInfo | None:
     return None
 
 
-def _show(report: Report, where: object, *, as_json: bool) -> bool:
-    if as_json:
+async def _show(report: Report, where: object, archive: ArchiveFiles | None, how: How) -> bool:
+    if how.models and not report.problem:
+        if archive is None:
+            raise InvalidInputError("there is no archive; name one with --archive", field="models")
+        found = await check_models(archive.directory)
+        report = msgspec.structs.replace(report, problem=found.problem, modelled=found.sequence)
+    if how.as_json:
         json_line(report)
     else:
         _tell(report, where)
@@ -168,6 +182,8 @@ def _tell(report: Report, where: object) -> None:
         click.echo(f"  archive   {report.archived} records in {report.segments} segments, each the same")
     elif report.segments:
         click.echo(f"  segments  {report.segments}, each behind the one before")
+    if report.modelled:
+        click.echo(f"  models    up to record {report.modelled} as they are built anew")
     click.echo(f"  witnesses {', '.join(report.witnesses) or 'none: a cut end would not show'}")
 
 

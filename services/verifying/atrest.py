@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from leasehold.services.ledger.port import Ledger
 from leasehold.services.natsserver import NatsServer
 from leasehold.services.verifying.archives import ArchiveFiles
 from leasehold.services.verifying.checks import Progress, Report, check_ledger
+from leasehold.services.verifying.models import working_directory
 from leasehold.services.verifying.witnesses import Witness, stores_in, witnesses_in
 
 
@@ -91,39 +91,28 @@ async def _copy_of(data: Path) -> AsyncIterator[Path]:
     # The lock is held while the copy is made, so that nothing starts in between.
     server = NatsServer(data, users={}, lock_wait_s=0.5)
     try:
-        folder = await _locked_copy(server, data)
-        try:
+        async with working_directory(data) as folder:
+            await _copy_locked(server, data, folder)
             yield folder
-        finally:
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
     finally:
         await server.stop()
 
 
-async def _locked_copy(server: NatsServer, data: Path) -> Path:
+async def _copy_locked(server: NatsServer, data: Path, folder: Path) -> None:
     try:
         await server.take_lock()
-        return await asyncio.to_thread(_copied, data)
+        await asyncio.to_thread(_copy, data, folder)
     except OSError as error:
         raise StorageError(f"{data} cannot be copied for the check: {error}") from error
 
 
-def _copied(data: Path) -> Path:
-    try:
-        folder = Path(tempfile.mkdtemp(prefix="leasehold-verify-", dir=data.parent))
-    except OSError:
-        folder = Path(tempfile.mkdtemp(prefix="leasehold-verify-"))
-    try:
-        stores = stores_in(data)
-        for name in ("jetstream", *stores, *(f"{store}-wal" for store in stores)):
-            if (data / name).is_dir():
-                shutil.copytree(data / name, folder / name)
-            elif (data / name).exists():
-                shutil.copy2(data / name, folder / name)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    return folder
+def _copy(data: Path, folder: Path) -> None:
+    stores = stores_in(data)
+    for name in ("jetstream", *stores, *(f"{store}-wal" for store in stores)):
+        if (data / name).is_dir():
+            shutil.copytree(data / name, folder / name)
+        elif (data / name).exists():
+            shutil.copy2(data / name, folder / name)
 
 
 async def _check(ledger: Ledger, witnesses: list[Witness], progress: Progress, archive: ArchiveFiles | None) -> Report:

@@ -44,6 +44,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     archived: int = 0
     """So many records stand in the archive, each the same."""
     segments: int = 0
+    modelled: int = 0
+    """Up to this record the archive's read models are what is built anew; 0: they were not looked at."""
     problem: str = ""
     sequence: int = 0
     help: str = ""
