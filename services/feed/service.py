@@ -172,6 +172,7 @@ class Feed:
     async def _begin_anew(self, end: End, reason: str) -> None:
         """Empty EVENTS, and tell all again. Raises FeedMovedError."""
         _log.warning("the feed is told anew: %s", reason)
+        self._restart(Feeding())
         await empty_events(self._connection, end.sequence)
         raise FeedMovedError("it has been emptied")
 

@@ -22,7 +22,7 @@ from leasehold.services.ledger.memory import MemoryLedger, MemoryLog
 from leasehold.services.ledger.port import Entry, Ledger
 from leasehold.services.ledger.streams import ensure_streams
 from leasehold.services.natsserver import NatsServer
-from tests.feed.events import WAIT_S, Told, expected, feeding, stored, until_end, until_told
+from tests.feed.events import WAIT_S, Told, expected, feeding, stored, until, until_end, until_told
 from tests.integration.growing import Grower, pci
 from tests.support.servers import SUBJECTS, connected, server_at
 
@@ -104,7 +104,9 @@ async def test_what_it_kept_is_used(client: Connection, tmp_path: Path, monkeypa
             await turn(grower, 5)
             await until_told(client, len(expected(grower.bodies)))
     files = keeping.FeedFiles(path)
-    assert len(files.load()) == 2
+    # What was being written when the feed ended is still written.
+    await until(lambda: has_kept(files, 2))
+    monkeypatch.setattr(service, "SAVE_S", 3_600.0)
     ledger.followed.clear()
     await turn(grower, 5)
     async with feeding(client, path, ledger):
@@ -118,6 +120,11 @@ async def test_what_it_kept_is_used(client: Connection, tmp_path: Path, monkeypa
         await until_told(client, len(expected(grower.bodies)))
     assert ledger.followed[0] == 0
     assert await stored(client) == expected(grower.bodies)
+
+
+async def has_kept(files: keeping.FeedFiles, count: int) -> bool:
+    """Whether so many folds are there."""
+    return len(files.load()) == count
 
 
 class Reading(MemoryLedger):
