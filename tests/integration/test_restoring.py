@@ -412,13 +412,16 @@ async def test_appends_that_fail_are_made_again(bodies: list[bytes], monkeypatch
 
 
 async def test_a_server_that_takes_nothing_is_given_up(bodies: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is tried a few times and then said; nothing is tried for ever."""
+    """It is tried a few times and then said; nothing is tried for ever, and no round goes on behind a failure."""
     monkeypatch.setattr(rewriting, "PAUSE_S", 0)
+    monkeypatch.setattr(rewriting, "IN_FLIGHT_MAX", 2)
     source = MemoryLog()
     source.bodies.extend(bodies)
-    ledger = _Troubled(MemoryLog(), ["lost"] * 100_000)
+    faults = ["lost"] * 10_000
+    ledger = _Troubled(MemoryLog(), faults)
     with pytest.raises(UnavailableError, match="record 1 is not taken"):
         await rewriting.write(ledger, MemoryLedger(source), len(bodies), silent)
+    assert 10_000 - len(faults) <= 3 * rewriting.ROUNDS_MAX
 
 
 @pytest.mark.parametrize("at", [1, 7, 30])
