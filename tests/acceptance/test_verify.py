@@ -5,8 +5,10 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -385,6 +387,73 @@ def _stand_still(up: RunningUp) -> None:
     up.process.send_signal(signal.SIGSTOP)
     # Told is not done: what it would still do must not get in between.
     os.waitpid(up.process.pid, os.WUNTRACED)
+
+
+# --- the archive beside it, and deciding again ------------------------------------------------------------------------
+
+
+def _archived(data: Path) -> int:
+    """How many records the archive of a data directory has."""
+    return int(leasehold(None, "verify", "--archive", str(data / "archive"), "--json").object["records"])
+
+
+def test_the_archive_is_compared(kept: Kept, tmp_path: Path) -> None:
+    """Record by record with the log, at rest and while both grow; what is wrong with it is named as the archive's."""
+    data = damage.copy_of(kept.data, tmp_path / "data")
+    archived = _archived(data)
+    assert archived > 0
+    verified = leasehold(data, "verify", "--json").object
+    assert (verified["problem"], verified["records"], verified["archived"]) == ("", kept.records, archived)
+    with running_up(data):
+        _lease_and_release(data, _free_device(data), 2)
+        verified = leasehold(data, "verify", "--json").object
+        assert verified["problem"] == ""
+        assert verified["records"] > kept.records
+        assert verified["archived"] >= archived
+        replayed = leasehold(data, "replay", "--ledger", "--json").object
+        assert (replayed["problem"], replayed["folded_only"]) == ("", 0)
+        assert replayed["records"] >= verified["records"]
+    segment = data / "archive" / min(path.name for path in (data / "archive").glob("0*.sqlite"))
+    with closing(sqlite3.connect(segment)) as database:
+        database.execute("DROP TRIGGER records_are_kept")
+        database.execute("DELETE FROM records WHERE sequence = 5")
+        database.commit()
+    people = leasehold(data, "verify")
+    assert people.code == 1
+    assert people.err.startswith(f"NOT VERIFIED: the archive in {data / 'archive'}: "), people.err
+    assert segment.name in people.err
+
+
+def test_what_the_archive_still_has(kept: Kept, tmp_path: Path) -> None:
+    """Of a damaged log the record is named, and that the archive has it; a log that lost its end is found by it."""
+    data = damage.copy_of(kept.data, tmp_path / "data")
+    for store in damage.STORES:
+        (data / store).unlink()
+    archived = _archived(data)
+    _rewritten(data, lambda bodies: bodies[: archived - 3])
+    people = leasehold(data, "verify")
+    assert people.code == 1
+    assert f"record {archived - 2}: missing: the log ends at {archived - 3}, but the archive goes to {archived}" in (
+        people.err
+    )
+    damage.flip(damage.ledger_block(data), _middle(_record(data, 5)))
+    people = leasehold(data, "verify")
+    assert people.code == 1
+    assert people.err.startswith("NOT VERIFIED: record 5: "), people.err
+    assert "has record 5; it goes to" in people.err
+
+
+def test_a_ledger_at_rest_is_decided_again(kept: Kept, tmp_path: Path) -> None:
+    """`replay --ledger` reads a copy of what nobody uses, and names a decision that does not follow."""
+    data = damage.copy_of(kept.data, tmp_path / "data")
+    done = leasehold(data, "replay", "--ledger")
+    assert done.code == 0, done.err
+    assert done.out.startswith(f"replayed: {kept.records} records, ")
+    _rewritten(data, lambda bodies: damage.chained([body.replace(b'"vm 1"', b'"vm 9"', 1) for body in bodies]))
+    done = leasehold(data, "replay", "--ledger")
+    assert done.code == 1
+    assert re.match(r"NOT THE SAME: record \d+: step 0, the event at position \d+, ", done.err), done.err
+    assert "Traceback" not in done.err
 
 
 def test_nothing_to_verify(tmp_path: Path) -> None:
