@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from tests.day.judging import Outcome, judge
-from tests.day.running import OTHERS, OWN, Day, running, work
+from tests.day.running import OTHERS, OWN, Day, expired, running, work
 
 DEVICES = 240
 INSTANTS = 1_000
@@ -19,13 +19,20 @@ KILLS = 100
 """Between two kills each principal is answered so often that there come to be about so many."""
 
 
-async def whole_day(folder: Path, *, events: int, instants: int, seed: int, devices: int = DEVICES) -> Outcome:
-    """Kill every part again and again until there are so many events; then judge."""
+async def whole_day(
+    folder: Path, *, events: int, instants: int, seed: int, devices: int = DEVICES, expiries: bool = True
+) -> Outcome:
+    """Kill every part again and again until there are so many events; then judge.
+
+    `expiries`: wait for the first lease that expires; while deciders are killed, grace follows on grace.
+    """
     chance = random.Random(seed)
     async with running(folder / "data", seed=seed, devices=devices) as day:
         began_s = time.monotonic()
         await work(day, events=events, disturb=lambda: _disturb(day, chance, events // KILLS))
         took_s = time.monotonic() - began_s
+        if expiries:
+            await expired(day)
         outcome = await judge(day, instants=instants, seed=seed)
         outcome.figures["load"] = f"{took_s:.1f} s, {int(day.events / took_s)} events/s with all that was killed"
         return outcome

@@ -6,7 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 
 from leasehold.events.subjects import Subjects
@@ -26,6 +26,8 @@ OWN = ("allocator", "archive", "feed", "nats-server", "query")
 OTHERS = ("allocator", "archive")
 """What runs a second time beside it."""
 START_S = 60.0
+EXPIRED_S = 240.0
+"""Behind the last start of a decider, with its grace."""
 SETTLE_S = 120.0
 """Until all that was asked is answered."""
 
@@ -43,15 +45,15 @@ class Second:
 
     def start(self) -> None:
         """Start it."""
-        self._process = subprocess.Popen(self._command, preexec_fn=tied_to_us())  # noqa: PLW1509 - one thread starts them
+        # One thread starts them: nobody else holds a lock in the child.
+        self._process = subprocess.Popen(self._command, preexec_fn=tied_to_us())  # noqa: PLW1509
 
     def kill(self) -> None:
-        """As a crash would (SIGKILL), and start another."""
+        """As a crash would (SIGKILL); gone when this returns."""
         assert self._process is not None
         assert self._process.poll() is None, f"the second {self.role} has ended with {self._process.returncode}"
         self._process.kill()
         self._process.wait()
-        self.start()
 
     def end(self) -> None:
         """End it in good order."""
@@ -87,7 +89,8 @@ class Day:
         """Kill one part; return when somebody has its place, and requests are answered."""
         began_s = time.monotonic()
         if second:
-            await asyncio.to_thread(self._seconds[role].kill)
+            self._seconds[role].kill()
+            self._seconds[role].start()
         else:
             await asyncio.to_thread(self.up.kill_child, role)
         self.killed[f"{role} ({SECOND})" if second else role] += 1
@@ -97,14 +100,6 @@ class Day:
     async def more(self, count: int) -> None:
         """Wait until each principal's workers have been answered so often again."""
         await asyncio.gather(*(load.more(count) for load in self.loads))
-
-
-async def until(holds: Callable[[], object], what: str, timeout_s: float = 120.0, poll_s: float = 0.02) -> None:
-    """Wait for something that nobody tells."""
-    deadline_s = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline_s, f"not within {timeout_s:g} s: {what}"
-        await asyncio.sleep(poll_s)
 
 
 @asynccontextmanager
@@ -170,3 +165,15 @@ async def work(day: Day, *, events: int, disturb: Callable[[], AsyncIterator[Non
         for load in day.loads:
             load.stop()
         await asyncio.wait_for(asyncio.gather(*tasks), SETTLE_S)
+
+
+async def expired(day: Day) -> None:
+    """Wait until some lease has expired."""
+    ledger = day.client.ledger()
+    try:
+        async with asyncio.timeout(EXPIRED_S), aclosing(ledger.follow(0)) as batches:
+            async for batch in batches:
+                if any(b'"type":"lease_expired.' in entry.body for entry in batch):
+                    return
+    finally:
+        await ledger.close()
