@@ -67,6 +67,7 @@ CREATE TABLE lease (
     ended_position INTEGER NOT NULL,
     ended_ns INTEGER NOT NULL
 ) STRICT;
+CREATE INDEX lease_of_holder ON lease (holder, lease);
 
 -- `sources`: an object, for each agent why it could not be relied on from here on, or an empty text.
 CREATE TABLE host (

@@ -22,16 +22,25 @@ held AS (
     SELECT d.device AS device, l.lease AS lease, {name} AS name, max(o.from_ns, :begin) AS begin_ns,
         CASE o.ended_position WHEN 0 THEN :end ELSE min(o.ended_ns, :end) END AS live_ns,
         CASE o.freed_position WHEN 0 THEN :end ELSE min(o.freed_ns, :end) END AS end_ns
-    FROM device d
-    CROSS JOIN ownership o ON o.device = d.device AND o.from_position <= :to AND o.from_position >= ifnull(
-        (SELECT max(x.from_position) FROM ownership x WHERE x.device = d.device AND x.from_position <= :since), 0)
-    CROSS JOIN lease l ON l.lease = o.from_position
+    FROM {source}
     WHERE d.device >= :low AND d.device < :high AND d.held BETWEEN 1 AND :to
         AND (o.freed_position = 0 OR o.freed_position > :since)
         AND o.from_ns < :end AND (o.freed_position = 0 OR o.freed_ns > :begin OR o.from_ns >= :begin)
-        AND (:holder = '' OR l.holder = :holder) AND {name} > :after AND {name} <= :last
+        AND {name} > :after AND {name} <= :last
 )
 """
+_OF_ALL: Final = """
+    device d
+    CROSS JOIN ownership o ON o.device = d.device AND o.from_position <= :to AND o.from_position >= ifnull(
+        (SELECT max(x.from_position) FROM ownership x WHERE x.device = d.device AND x.from_position <= :since), 0)
+    CROSS JOIN lease l ON l.lease = o.from_position
+"""
+_OF_HOLDER: Final = """
+    (SELECT lease, holder, devices FROM lease WHERE holder = :holder AND lease <= :to) l
+    CROSS JOIN json_each(CAST(l.devices AS TEXT)) j CROSS JOIN device d ON d.device = j.value
+    CROSS JOIN ownership o ON o.device = d.device AND o.from_position = l.lease
+"""
+"""A holder has few leases beside all that its devices have been under."""
 _NAMES: Final = "WITH {held} SELECT DISTINCT name FROM held ORDER BY name LIMIT :limit"
 # Each is cut where a span ends; `number` counts the spans.
 _USAGE: Final = """
@@ -65,7 +74,8 @@ async def utilisation(look: Lookup, question: Utilisation) -> Reading:
             return unknown_device(look, found, to)
         low = physical_device(found.device)
         high = f"{low} "
-    held = _HELD.format(name="d.device" if question.by == "device" else "l.holder")
+    name, source = "d.device" if question.by == "device" else "l.holder", _OF_HOLDER if question.holder else _OF_ALL
+    held = _HELD.format(name=name, source=source)
     about = {
         "since": since.position, "to": to.position, "begin": since.ns, "end": to.ns, "low": low, "high": high,
         "holder": question.holder, "after": question.after,

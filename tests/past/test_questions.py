@@ -83,7 +83,7 @@ async def test_an_answer_takes_no_longer_than_it_may(tmp_path: Path) -> None:
         glass = await Glass.open(tmp_path / "models.sqlite")
         with pytest.raises(UnavailableError, match="takes too long"):
             async with glass.look(past.ledger, time.monotonic() + 0.1) as look:
-                await look.rows("WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n")
+                await look.rows("WITH RECURSIVE n(x) AS (VALUES (1) UNION ALL SELECT x FROM n) SELECT max(x) FROM n")
         async with glass.look(past.ledger, time.monotonic() + 60) as look:
             assert await look.rows("SELECT count(*) FROM device")
         await glass.close()
