@@ -12,7 +12,7 @@ from leasehold.services.ledger.port import Entry, Ledger
 
 IN_FLIGHT_MAX: Final = 256
 IN_FLIGHT_BYTES_MAX: Final = 8 * 1024 * 1024
-ROUNDS_MAX: Final = 20
+ROUNDS_MAX: Final = 60
 """So often in a row may writing come to a halt without having got further."""
 PAUSE_S: Final = 0.5
 APPEND_S: Final = 10.0
@@ -53,7 +53,10 @@ async def write(ledger: Ledger, archive: Ledger, through: int, progress: Progres
     last, halts = await ledger.last_sequence(), 0
     while last < through:
         await _write_from(ledger, archive, last, through, progress)
-        before, last = last, await ledger.last_sequence()
+        before = last
+        # A server that is being replaced does not answer for some seconds.
+        with contextlib.suppress(UnavailableError):
+            last = await ledger.last_sequence()
         halts = 0 if last > before else halts + 1
         if halts >= ROUNDS_MAX:
             raise UnavailableError(f"record {last + 1} is not taken; running it again goes on from there")
