@@ -4,8 +4,8 @@
 - At no grant was a device held that cannot be owned apart from the granted one, as far as the log tells: what is above
   or below it (a physical function, the hubs and the controller of a USB device), and, under another holder, what its
   IOMMU group ties to it. What came to be shared later, by what a host did to its devices, is no fault.
-- A lease ends once, by its own principal or when its time is over, and never in a grace time; a device becomes free
-  behind the end of the lease that held it.
+- A lease is renewed and ended by its own principal with its token, or by time when that is over, never in a grace time;
+  it ends once, and a device becomes free behind the end of the lease that held it.
 - Whatever answers a request stands in the step of that request: same principal, same id, same body.
 
 Written apart from `conflicts` and `evolve`, so that a mistake there is not made here, too. Where the order of two
@@ -21,8 +21,8 @@ from leasehold.events.devices import DeviceDescription
 from leasehold.events.errors import CorruptLedgerError
 from leasehold.events.event_types import Event, RequestRef
 from leasehold.events.identities import DeviceId, DeviceKey, HostName, device_id
-from leasehold.events.inputs import Asked, Input, LeaseRequest
-from leasehold.events.position import lease_id_text, position_of, sequence_of
+from leasehold.events.inputs import Asked, Input, LeaseRequest, ReleaseRequest, RenewRequest
+from leasehold.events.position import lease_id_text, position_of, sequence_of, token_of
 from leasehold.events.record import Record
 
 _LINEAGE_MAX: Final = 64
@@ -78,6 +78,7 @@ class Audit:
         self._by_carriers_group: dict[Group, dict[DeviceId, None]] = {}
         self._grace_until_ns = 0
         self._at_ns = 0
+        self._era = 0
 
     def step(self, sequence: int, record: Record) -> None:
         """Look at the next record, which stands at `sequence`.
@@ -86,7 +87,7 @@ class Audit:
             CorruptLedgerError: something in it cannot be; the text says what.
         """
         position: int = position_of(sequence, 0)
-        self._at_ns = record.decided_at_ns
+        self._at_ns, self._era = record.decided_at_ns, record.era
         for step in record.steps:
             for event in step.events:
                 self._take(position, step.input, event)
@@ -107,15 +108,15 @@ class Audit:
             case event_types.LeaseGranted():
                 self._grant(position, given, event)
             case event_types.LeaseRenewed():
-                lease = self._living(position, event.lease, event.request)
+                lease = self._living(position, given, event.lease)
                 lease.expires_at_ns = event.expires_at_ns
             case event_types.LeaseReleased():
-                self._living(position, event.lease, event.request).has_ended = True
+                self._living(position, given, event.lease).has_ended = True
             case event_types.LeaseExpired():
                 self._expire(position, event)
             case event_types.DeviceFreed():
                 self._free(position, event)
-            case event_types.GraceStarted():
+            case event_types.GraceStarted() | event_types.LedgerRestored():
                 self._grace_until_ns = event.until_ns
 
     # --- requests -------------------------------------------------------------------------------------------------
@@ -181,12 +182,17 @@ class Audit:
         granted = f"{device} is granted to {self._leases[position].holder} ({lease_id_text(position)})"
         return _wrong(position, f"{granted}, but {which} {held_by}")
 
-    def _living(self, position: int, lease: int, by: RequestRef) -> _Lease:
-        row = self._leases.get(lease)
+    def _living(self, position: int, given: Input, lease: int) -> _Lease:
+        """The lease that is acted on, by whom and with what it must be."""
+        row, name = self._leases.get(lease), lease_id_text(lease)
         if row is None or row.has_ended:
-            raise _wrong(position, f"lease {lease_id_text(lease)} is renewed or released, but does not live")
-        if row.principal != by.principal:
-            raise _wrong(position, f"{by.principal} acts on lease {lease_id_text(lease)}, which is {row.principal}'s")
+            raise _wrong(position, f"lease {name} is renewed or released, but does not live")
+        if not isinstance(given, Asked) or not isinstance(given.request, RenewRequest | ReleaseRequest):
+            raise _wrong(position, f"lease {name} is renewed or released, but nobody asked for that")
+        if given.principal != row.principal:
+            raise _wrong(position, f"{given.principal} acts on lease {name}, which is {row.principal}'s")
+        if (given.request.lease, given.request.token) != (lease, token_of(self._era, lease)):
+            raise _wrong(position, f"lease {name} is renewed or released with token {given.request.token}")
         return row
 
     def _expire(self, position: int, event: event_types.LeaseExpired) -> None:

@@ -12,7 +12,7 @@ from leasehold.events.event_types import Event, LeaseGranted
 from leasehold.events.identities import DeviceId, Holder, Principal, RequestId
 from leasehold.events.record import Record, Step
 from leasehold.projections.auditing import Audit
-from tests.projections.ledger import B, Ledger, device, ledger_with_hosts
+from tests.projections.ledger import A, B, Ledger, device, ledger_with_hosts
 from tests.projections.scenario import play
 from tests.sim.run import Simulation, bounded
 
@@ -127,6 +127,29 @@ def _then(*events: Event, given: inputs.Input | None = None) -> Change:
     return change
 
 
+def _released(*, principal: Principal = A, **fields: Any) -> Change:
+    """The grant of 01:00.0 is given back by this principal, with these fields of the request."""
+
+    def change(ledger: Ledger, records: list[Record]) -> None:
+        lease = len(records) * 256
+        request = inputs.ReleaseRequest(
+            **{"request_id": ledger.new_id(), "issued_at_ns": ledger.now_ns, "lease": lease, "token": lease, **fields}
+        )
+        ref = event_types.RequestRef(principal, request.request_id, codec.body_hash(request), request.issued_at_ns)
+        step = Step(inputs.Asked(principal, request), (event_types.LeaseReleased(request=ref, lease=lease),))
+        records.append(_replace(records[-1], steps=(step,)))
+
+    return change
+
+
+def _released_twice(ledger: Ledger, records: list[Record]) -> None:
+    _released()(ledger, records)
+    lease = (len(records) - 1) * 256
+    _released(lease=lease, token=lease)(ledger, records)
+    step = _last(records)
+    _with(records, _replace(step, events=(_replace(step.events[0], lease=lease),)))
+
+
 _FREED = event_types.DeviceFreed(device=device("01:00.0"), lease=0, evidence="none")
 _EXPIRED = event_types.LeaseExpired(0)
 
@@ -150,6 +173,10 @@ _EXPIRED = event_types.LeaseExpired(0)
         (("01:00.0",), _twice_the_same_device, "not as it was asked for|a lease of the devices"),
         (("01:00.0",), _then(_FREED), "lives"),
         (("01:00.0",), _then(_EXPIRED), "before its time"),
+        (("01:00.0",), _released(principal=B), "acts on lease"),
+        (("01:00.0",), _released(token=1), "with token 1$"),
+        (("01:00.0",), _released(lease=256), "with token"),
+        (("01:00.0",), _released_twice, "does not live"),
         (("01:00.0",), _then(_replace(_FREED, device=device("09:00.0"))), "does not hold it"),
     ],
 )
