@@ -19,9 +19,9 @@ from typing import IO, NamedTuple
 import nkeys
 
 INBOX = "_INBOX_dash.caught"
-SILENCE_S = 6.0
+SILENCE_S = 20.0
 PAUSE_S = 0.05
-BATCH = 256
+BATCH = 16
 READING = b"leasehold-read.DIRECT.GET.EVENTS"
 
 
@@ -111,6 +111,7 @@ class Follower:
         self.round = 0
 
     def follow(self, wire: Wire) -> None:
+        """Until the connection breaks (ConnectionError)."""
         wire.say(b"SUB %b 1\r\nSUB %b.* 2\r\n" % (self.wanted.encode(), INBOX.encode()))
         # The stream may have been told anew while we were away, so its numbers mean nothing: only positions do.
         self.sequence = 0

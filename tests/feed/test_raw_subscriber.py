@@ -1,10 +1,11 @@
 """A subscriber that knows only the NATS protocol misses nothing and doubles nothing, whatever is killed meanwhile."""
 
 import asyncio
+import io
 import random
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -23,14 +24,16 @@ from leasehold.services.ledger.jetstream import JetStreamLedger
 from leasehold.services.ledger.streams import ensure_streams
 from leasehold.services.lifeline import tied_to_us
 from leasehold.services.natsserver import NatsServer
+from tests.feed import raw_subscriber
 from tests.feed.events import expected, until, until_end
 from tests.integration.growing import Grower, pci
 from tests.support.cluster import users_of
 from tests.support.servers import SUBJECTS, TESTER, connected
 
 SEED: Final = 20_261_121
-ROUNDS: Final = 6
+ROUNDS: Final = 4
 TURNS: Final = 12
+LIVE_S: Final = raw_subscriber.SILENCE_S / 2
 HOST: Final = HostName("h1")
 
 
@@ -112,6 +115,11 @@ class Stage:
             device = f"{random_.choice(('h1', 'h1', 'h2'))}/pci/0000:00:0{random_.randint(1, 4)}.0"
             await self.grower.turn(device, principal=f"p{random_.randint(1, 3)}@team")
 
+    async def grow_until(self, over: asyncio.Event, random_: random.Random) -> None:
+        """The same without a pause, until it is over."""
+        while not over.is_set():
+            await self.grow(1, random_)
+
     def heard(self) -> list[tuple[int, str, str, bytes]]:
         """What was written down; a line that is being written does not count."""
         body = self.out.read_bytes() if self.out.exists() else b""
@@ -160,10 +168,16 @@ async def test_nothing_is_missed_and_nothing_doubled(tmp_path: Path, is_rebuilt:
             subscriber.start()
             await stage.grow(TURNS, random_)
             await until(lambda: stage.has_heard(TURNS))
+            # What happens now is heard at once, and not only when it is asked for.
+            async with asyncio.timeout(LIVE_S):
+                await until(lambda: stage.has_heard(len(stage.wanted())))
+                await stage.grow(1, random_)
+                await until(lambda: stage.has_heard(len(stage.wanted())))
+            over = asyncio.Event()
+            growing = asyncio.create_task(stage.grow_until(over, random.Random(SEED)))
             for number in range(ROUNDS):
-                growing = asyncio.create_task(stage.grow(TURNS, random_))
                 seen = len(stage.heard())
-                await until(lambda: stage.has_heard(seen + 3))  # noqa: B023 - awaited at once
+                await until(lambda: stage.has_heard(seen + TURNS))  # noqa: B023 - awaited at once
                 for child in random_.sample([feed, subscriber], random_.randint(1, 2)):
                     child.kill()
                     if number % 2:
@@ -172,7 +186,8 @@ async def test_nothing_is_missed_and_nothing_doubled(tmp_path: Path, is_rebuilt:
                     child.start()
                 if is_rebuilt:
                     await until(lambda: emptied(stage.client))
-                await growing
+            over.set()
+            await growing
             last = expected(stage.grower.bodies)[-1]
             await until_end(stage.client, last)
             await until(lambda: stage.has_heard(len(stage.wanted())))
@@ -181,6 +196,45 @@ async def test_nothing_is_missed_and_nothing_doubled(tmp_path: Path, is_rebuilt:
         finally:
             subscriber.kill()
             feed.kill()
+
+
+class Script:
+    """A server by the book: what it sends, in order; what the subscriber says to it is kept."""
+
+    def __init__(self, *messages: raw_subscriber.Message) -> None:
+        self.said: list[bytes] = []
+        self._messages = messages
+
+    def say(self, words: bytes) -> None:
+        self.said.append(words)
+
+    def messages(self) -> Iterator[raw_subscriber.Message]:
+        yield from self._messages
+
+
+def sent(position: int, previous: int, *, kept: int = 0, status: int = 0) -> raw_subscriber.Message:
+    """A live message; or, with the number of the question, one of its answers."""
+    subject = "leasehold.test.evt.h1.tick._._._"
+    headers = {
+        "nats-subject": subject, "nats-sequence": str(position), "ce-specversion": "1.0", "ce-type": "t",
+        "ce-position": str(position), "ce-prevposition": str(previous),
+    }  # fmt: skip
+    to = f"{raw_subscriber.INBOX}.{kept}" if kept else subject
+    return raw_subscriber.Message(to, status, {} if status else headers, b"{}")
+
+
+def test_what_comes_too_early_is_read_again() -> None:
+    """A live message before what is still being read, or behind one that was lost, has what is kept asked for again."""
+    out = io.BytesIO()
+    follower = raw_subscriber.Follower("leasehold.test.evt.h1.>", out, 1)
+    end = sent(0, 0, kept=1, status=204)
+    early = (sent(2, 1, kept=1), sent(5, 4), sent(3, 2, kept=1), end)
+    again = (sent(4, 3, kept=2), sent(5, 4, kept=2), end._replace(subject=f"{raw_subscriber.INBOX}.2"))
+    lost = (sent(6, 5), sent(8, 7), sent(7, 6, kept=3), sent(8, 7, kept=3))
+    wire = Script(*early, *again, *lost)
+    follower.follow(wire)  # type: ignore[arg-type]
+    assert [int(line.split(b"\t")[0]) for line in out.getvalue().splitlines()] == [2, 3, 4, 5, 6, 7, 8]
+    assert sum(words.startswith(b"PUB " + raw_subscriber.READING) for words in wire.said) == 3
 
 
 async def emptied(client: Connection) -> bool:
