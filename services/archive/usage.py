@@ -16,11 +16,11 @@ SPANS_MAX: Final = 1_000
 """Spans into which a time may be cut: all of them stand in one answer."""
 
 # What was held at some time between `since` and `to`: for each device from the one at the beginning on. `live_ns`
-# and `end_ns` are where the lease ended and the device was free again, as far as that lies in the time.
+# is where the lease ended, `end_ns` where the device was free again, as far as that lies in the time.
 _HELD: Final = """
 held AS (
     SELECT d.device AS device, l.lease AS lease, {name} AS name, max(o.from_ns, :begin) AS begin_ns,
-        CASE o.ended_position WHEN 0 THEN :end ELSE min(o.ended_ns, :end) END AS live_ns,
+        CASE o.ended_position WHEN 0 THEN :end ELSE o.ended_ns END AS live_ns,
         CASE o.freed_position WHEN 0 THEN :end ELSE min(o.freed_ns, :end) END AS end_ns
     FROM {source}
     WHERE d.device >= :low AND d.device < :high AND d.held BETWEEN 1 AND :to

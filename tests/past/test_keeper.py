@@ -1,11 +1,14 @@
 """The read models stay with their archive: over restarts at any record, other records, damage, and restored ledgers."""
 
 import asyncio
+import os
 import random
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+
+import pytest
 
 from leasehold.events import inputs
 from leasehold.events.position import end_of_record
@@ -13,9 +16,11 @@ from leasehold.events.questions import DevicesAt, Moment
 from leasehold.services.archive.keeper import ModelsKeeper, build
 from leasehold.services.archive.ledger import ArchivedLedger
 from leasehold.services.ledger.port import Entry
+from leasehold.services.room import reserve_of
 from tests.archive.records import made, writing
 from tests.past.logs import archived, devices_in, seeds, simulated
 from tests.projections.ledger import H1, SECOND, Ledger, ledger_with_hosts
+from tests.support.disks import small_disk_at
 
 MODELS = "models.sqlite"
 
@@ -105,3 +110,32 @@ async def test_a_restored_ledger(tmp_path: Path) -> None:
     async with archived(tmp_path, ledger.bodies) as past:
         assert await past.all(DevicesAt(at=Moment(position=place)), "devices", "device") == shown
         assert await past.all(DevicesAt(), "devices", "device") == devices_in(ledger.state)
+
+
+async def test_a_disk_without_room_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without room the models say so and keep what they have; with room again they go on by themselves."""
+    entries = entries_of(ledger_with_hosts().bodies)
+    directory = await made(tmp_path / "archive", entries)
+    (tmp_path / "disk").mkdir()
+    with small_disk_at(tmp_path / "disk", 8) as disk:
+        ballast = disk / "ballast"
+        archive = ArchivedLedger(directory)
+        keeper = ModelsKeeper(archive, disk / MODELS)
+        monkeypatch.setattr("leasehold.services.archive.keeper.AGAIN_S", 0.02)
+        await keeper.start()
+        # Room for its own files, but less than is left to the ledger.
+        status = os.statvfs(disk)
+        reserve = reserve_of(status.f_blocks * status.f_frsize)
+        ballast.write_bytes(bytes(status.f_bavail * status.f_frsize - reserve // 2))
+        running = asyncio.create_task(keeper.run())
+        assert not await keeper.wait_for(end_of_record(1), 0.5)
+        assert "nearly full" in keeper.trouble
+        ballast.unlink()
+        assert await keeper.wait_for(end_of_record(len(entries)), 30.0)
+        assert not keeper.trouble
+        running.cancel()
+        await asyncio.wait({running})
+        await keeper.stop()
+        await archive.close()
+        await build(ArchivedLedger(directory), directory / MODELS)
+        assert content(disk / MODELS) == content(directory / MODELS)

@@ -15,15 +15,16 @@ import pytest
 from leasehold.events import event_types
 from leasehold.events.devices import DeviceDescription, changed_fields
 from leasehold.events.identities import HostName, tenant_of
-from leasehold.events.position import sequence_of
+from leasehold.events.position import end_of_record, sequence_of
 from leasehold.events.questions import DevicesAt, Diff, Moment, Owners, Utilisation, Who
 from leasehold.projections import views
 from leasehold.projections.naming import resolve
 from leasehold.projections.state import State
 from tests.past.logs import Asked, At, archived, devices_in, events_of, folded, owners_in, seeds, simulated
+from tests.projections import ledger as cluster
 
-LOGS = 4
-INSTANTS = 60
+LOGS = 3
+INSTANTS = 40
 TIMES = 40
 NAMES = 4
 
@@ -77,6 +78,27 @@ async def test_any_place_is_as_the_fold_has_it(tmp_path: Path) -> None:
                     continue
                 await check_place(past, state, place, rng)
                 await check_names(past, state, place, rng)
+
+
+async def test_another_thing_in_a_leased_place(tmp_path: Path) -> None:
+    """A device is lost from where another thing came into its place, not before, and not under the next lease."""
+    ledger = cluster.ledger_with_hosts()
+    places, shown = [], []
+    steps = (
+        lambda: ledger.granted("0a:00.0"),
+        lambda: ledger.change("0a:00.0", product_id="1572"),
+        lambda: ledger.tick(120),
+        lambda: ledger.granted("0a:00.0"),
+    )
+    for step in steps:
+        step()
+        places.append(end_of_record(len(ledger.bodies)))
+        shown.append(devices_in(ledger.state))
+    words = [row.state for rows in shown for row in rows if row.device == cluster.device("0a:00.0")]
+    assert words == ["leased", "lost", "free", "leased"]
+    async with archived(tmp_path, ledger.bodies) as past:
+        for place, rows in zip(places, shown, strict=True):
+            assert await past.all(DevicesAt(at=Moment(position=place)), "devices", "device") == rows
 
 
 async def check_place(past: Asked, state: State, place: int, rng: random.Random) -> None:
