@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from tests.bench import again, machine, memory, replay, requests, verdicts, watching
+from tests.bench import again, machine, memory, replay, requests, subscribers, verdicts, watching
 from tests.bench.measure import Figure, Part, Plan, Table
 
 PARTS: Final[dict[str, Callable[[Path, Plan], Awaitable[Part]]]] = {
@@ -20,6 +20,7 @@ PARTS: Final[dict[str, Callable[[Path, Plan], Awaitable[Part]]]] = {
     "again": again.measure,
     "memory": memory.measure,
     "watching": watching.measure,
+    "subscribers": subscribers.measure,
 }
 BEGIN: Final = "<!-- measured: begin -->"
 END: Final = "<!-- measured: end -->"

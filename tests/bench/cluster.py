@@ -61,6 +61,7 @@ class Bus:
         self.urls = urls
         self.subjects = Subjects(CLUSTER)
         self.anybody = anybody
+        self.server_pids: list[int] = []
         """Of account `ledger`, without bounds: for what no role may do."""
         self._info = home.ConnectionInfo(url=",".join(urls), cluster=CLUSTER, data=str(data))
         home.write_connection(data, self._info)
@@ -118,6 +119,7 @@ async def bus(data: Path, *, servers: int = 1, sync_always: bool = True) -> Asyn
             stack.push_async_callback(server.stop)
         await asyncio.gather(*(server.start() for server in started))
         found = Bus(data, [server.url for server in started], anybody)
+        found.server_pids = [server.pid for server in started]
         async with found.connected("keeper") as keeper:
             await ensure_streams(keeper, found.subjects, replicas=servers)
         yield found
@@ -167,14 +169,16 @@ async def ask_until(connection: Connection, subject: str, body: bytes, kind: Any
 async def heard(connection: Connection, subjects: Subjects, reporter: Reporter) -> Heard:
     """What the ledger has of our source; waits until an allocator answers."""
     body = codec.encode(Heartbeat(run=reporter.run, counter=reporter.counter))
-    answer: Heard = await ask_until(connection, subjects.alive(HOST, "watcher"), body, Heard)
+    answer: Heard = await ask_until(connection, subjects.alive(reporter.host, "watcher"), body, Heard)
     return answer
 
 
-async def report_devices(connection: Connection, subjects: Subjects, devices: int) -> Reporter:
+async def report_devices(
+    connection: Connection, subjects: Subjects, devices: int, host: HostName = HOST
+) -> Reporter:
     """Report so many devices, as a watcher would, and wait until the ledger has them."""
-    reporter = Reporter(HOST, "watcher", 1)
-    subject = subjects.observed(HOST, "watcher")
+    reporter = Reporter(host, "watcher", 1)
+    subject = subjects.observed(host, "watcher")
     await heard(connection, subjects, reporter)
     await connection.ask(subject, codec.encode(reporter.starts()), timeout_s=5.0)
     picture = {device.key: device for device in map(paper_device, range(devices))}

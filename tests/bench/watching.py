@@ -41,7 +41,7 @@ async def measure(folder: Path, plan: Plan) -> Part:
 # --- idleness ---------------------------------------------------------------------------------------------------------
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     """User and system time of a process so far, in steps of 10 ms."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
@@ -52,11 +52,11 @@ async def _idle(data: Path, plan: Plan, figures: dict[str, Figure]) -> Table:
     try:
         await asyncio.sleep(SETTLE_S)
         pids = {**up.children(), "up itself": up.process.pid}
-        before = {name: _cpu_s(pid) for name, pid in pids.items()}
+        before = {name: cpu_s(pid) for name, pid in pids.items()}
         begun_s = time.monotonic()
         await asyncio.sleep(plan.idle_s)
         took_s = time.monotonic() - begun_s
-        spent = {name: _cpu_s(pid) - before[name] for name, pid in pids.items()}
+        spent = {name: cpu_s(pid) - before[name] for name, pid in pids.items()}
     finally:
         await asyncio.to_thread(up.stop)
     rows = []

@@ -1,0 +1,299 @@
+"""What following costs: 1, 10 and 100 subscribers while a thousand events a second happen; half of them choose.
+
+    python -m tests.bench.subscribers URL CREDENTIAL COUNT
+
+is the process that the subscribers live in, each with a client and a connection of its own.
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from leasehold.events import codec, inputs
+from leasehold.events.answers import Answer
+from leasehold.events.errors import UnavailableError
+from leasehold.events.identities import HostName, RequestId
+from leasehold.services import credentials, home
+from leasehold.services.client import Client
+from leasehold.services.credentials import write_credential
+from leasehold.services.lifeline import tied_to_us
+from tests.bench.cluster import PRINCIPAL, START_S, Bus, beat, bus, paper_device, report_devices
+from tests.bench.measure import Figure, Part, Plan, Table, figure, percentile
+from tests.bench.ours import lease_request
+from tests.bench.watching import cpu_s
+from tests.support.tree import ROOT
+
+COUNTS: Final = (1, 10, 100)
+EVENTS_PER_S: Final = 1_000
+EVENTS_PER_PAIR: Final = 3
+"""A grant, a release, and that the device is free."""
+HOSTS: Final = tuple(HostName(f"host{number}") for number in range(10))
+DEVICES: Final = 16
+"""Of each host."""
+SECONDS_MIN: Final = 5.0
+ROUNDS_MAX: Final = 3
+SETTLE_S: Final = 2.0
+_ASK_S: Final = 10.0
+_COLUMNS: Final = (
+    "subscribers", "events/s", "given/s", "lag p50 ms", "lag p99 ms", "their CPU", "server CPU", "feed CPU",
+    "allocator CPU",
+)  # fmt: skip
+_NOTES: Final = (
+    "leases that are granted and released at once, over ten hosts; every second subscriber wants everything",
+    "of the others three in five want one host, one in five one device, and one in five the grants of all hosts",
+    "lag: from when the allocator has decided, before the append and its fsync, until the program has the event",
+    "CPU of one processor; all subscribers are one process, in which each has a connection of its own",
+)
+
+
+class Heard(msgspec.Struct, frozen=True):
+    """What the subscribers of one process were given, in one round."""
+
+    lag_ms: list[float]
+    """Of each event at each of them."""
+    given: list[int]
+    """How many, of each subscriber."""
+    doubled: int
+    """Or out of order."""
+
+
+async def measure(folder: Path, plan: Plan) -> Part:
+    """All of it on one server."""
+    figures: dict[str, Figure] = {}
+    async with _running(folder / "feed") as (found, pids):
+        rows = [await _round_of(found, pids, count, plan, figures) for count in COUNTS]
+    return Part([Table("Subscribers, at a thousand events a second", _COLUMNS, rows, _NOTES)], figures)
+
+
+@asynccontextmanager
+async def _running(data: Path) -> AsyncIterator[tuple[Bus, dict[str, int]]]:
+    async with AsyncExitStack() as stack:
+        found = await stack.enter_async_context(bus(data))
+        pids = {"server": found.server_pids[0]}
+        for role in ("allocator", "query", "feed"):
+            pids[role] = (await stack.enter_async_context(found.process(role))).pid
+        agent = await stack.enter_async_context(found.connected("anybody"))
+        beating = []
+        for host in HOSTS:
+            async with asyncio.timeout(START_S):
+                reporter = await report_devices(agent, found.subjects, DEVICES, host)
+            beating.append(asyncio.create_task(beat(agent, found.subjects, reporter)))
+        try:
+            yield found, pids
+        finally:
+            for task in beating:
+                task.cancel()
+            await asyncio.wait(beating)
+
+
+async def _round_of(
+    found: Bus, pids: dict[str, int], count: int, plan: Plan, figures: dict[str, Figure]
+) -> tuple[str, ...]:
+    """So many subscribers, in several rounds."""
+    rounds: dict[str, list[float]] = {}
+    async with _load(found) as load, _subscribers(found, count) as subscribers:
+        pids = {**pids, "subscribers": subscribers.process.pid}
+        for _ in range(min(plan.rounds, ROUNDS_MAX)):
+            # Who has just begun is given what has piled up meanwhile.
+            await asyncio.sleep(SETTLE_S)
+            before, events, begun_s = {name: cpu_s(pid) for name, pid in pids.items()}, load.events, time.monotonic()
+            await subscribers.say("begin")
+            await asyncio.sleep(max(SECONDS_MIN, plan.seconds))
+            took_s, happened = time.monotonic() - begun_s, load.events - events
+            spent = {name: cpu_s(pid) - before[name] for name, pid in pids.items()}
+            heard = await subscribers.said("end", Heard)
+            assert not heard.doubled, f"{heard.doubled} events came twice, or out of order"
+            lag_ms = sorted(heard.lag_ms)
+            values = {f"{name} %": 100 * each / took_s for name, each in spent.items()}
+            values |= {"events/s": happened / took_s, "given/s": len(lag_ms) / took_s}
+            values |= {f"lag p{percent} ms": percentile(lag_ms, percent) for percent in (50, 99)}
+            for name, value in values.items():
+                rounds.setdefault(name, []).append(value)
+    mine = {name: figure(values) for name, values in rounds.items()}
+    figures.update({f"{count} subscribers {name}": value for name, value in mine.items()})
+    shares = (f"{mine[f'{name} %'].median:.0f} %" for name in ("subscribers", "server", "feed", "allocator"))
+    rates = (mine[name].text() for name in ("events/s", "given/s"))
+    return (str(count), *rates, mine["lag p50 ms"].text(1), mine["lag p99 ms"].text(1), *shares)
+
+
+# --- what happens -----------------------------------------------------------------------------------------------------
+
+
+class _Load:
+    """Leases and releases at a steady pace."""
+
+    def __init__(self, ask: Any) -> None:
+        self._ask = ask
+        self._turn = 0
+        self._run = time.time_ns()
+        self.events = 0
+        self.ended = False
+
+    async def go_on(self) -> None:
+        """Until `ended`: a pair whenever one is due. All are through when this returns."""
+        begun_s = time.monotonic()
+        async with asyncio.TaskGroup() as pairs:
+            while not self.ended:
+                self._turn += 1
+                pairs.create_task(self._pair(self._turn))
+                due_s = begun_s + self._turn * EVENTS_PER_PAIR / EVENTS_PER_S
+                await asyncio.sleep(max(0.0, due_s - time.monotonic()))
+
+    async def _pair(self, turn: int) -> None:
+        host, device = HOSTS[turn % len(HOSTS)], paper_device(turn // len(HOSTS) % DEVICES)
+        try:
+            request_id = RequestId(f"{self._run}-{turn}")
+            granted = await self._ask("lease", lease_request(f"{host}/{device.key}", request_id))
+            if granted.outcome != "granted":
+                return
+            release = inputs.ReleaseRequest(
+                request_id=RequestId(f"{request_id}-r"), issued_at_ns=time.time_ns(), lease=granted.lease,
+                token=granted.token,
+            )  # fmt: skip
+            await self._ask("release", release)
+        except UnavailableError:
+            return
+        self.events += EVENTS_PER_PAIR
+
+
+@asynccontextmanager
+async def _load(found: Bus) -> AsyncIterator[_Load]:
+    async with found.connected("operator") as connection:
+
+        async def ask(verb: str, request: inputs.Request) -> Answer:
+            subject = found.subjects.request(PRINCIPAL, verb)
+            reply = await connection.ask(subject, codec.encode(request), timeout_s=_ASK_S)
+            return msgspec.json.decode(reply.body, type=Answer)
+
+        load = _Load(ask)
+        going = asyncio.create_task(load.go_on())
+        try:
+            yield load
+        finally:
+            load.ended = True
+            await going
+
+
+# --- who listens ------------------------------------------------------------------------------------------------------
+
+
+class _Subscribers:
+    """The process of the subscribers, which is told a word and says an object, a line each."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+
+    async def say(self, word: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{word}\n".encode())
+        await self.process.stdin.drain()
+
+    async def said(self, word: str, kind: Any) -> Any:
+        """What is said to a word."""
+        assert self.process.stdout is not None
+        await self.say(word)
+        async with asyncio.timeout(START_S):
+            return msgspec.json.decode(await self.process.stdout.readline(), type=kind)
+
+
+@asynccontextmanager
+async def _subscribers(found: Bus, count: int) -> AsyncIterator[_Subscribers]:
+    path = found.data / "subscriber.json"
+    credential = credentials.own_credential(home.read_connection(found.data), "operator")
+    write_credential(path, credential)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.bench.subscribers", found.urls[0], str(path), str(count), cwd=ROOT,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=2**28, preexec_fn=tied_to_us(),
+    )  # fmt: skip
+    subscribers = _Subscribers(process)
+    try:
+        assert await subscribers.said("ready?", bool)
+        yield subscribers
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+def _choice(number: int) -> dict[str, Any]:
+    if number % 2 == 0:
+        return {}
+    host = HOSTS[number // 2 % len(HOSTS)]
+    match number // 2 % 5:
+        case 3:
+            return {"device": f"{host}/{paper_device(0).key}"}
+        case 4:
+            return {"kind": "lease_granted"}
+    return {"host": host}
+
+
+class _Listening:
+    """All subscribers of this process."""
+
+    def __init__(self, count: int) -> None:
+        self._begin()
+        self._count = count
+        self._had_one: set[int] = set()
+        self.all_have_one = asyncio.Event()
+
+    def _begin(self) -> None:
+        self.lag_ms: list[float] = []
+        self.given: dict[int, int] = {}
+        self.doubled = 0
+
+    async def listen(self, number: int, url: str, path: str) -> None:
+        """Follow until cancelled."""
+        last = 0
+        async with Client(credentials=path, url=url) as client:
+            async for event in client.events(**_choice(number)):
+                self.lag_ms.append((time.time_ns() - event.at_ns) / 1e6)
+                self.given[number] = self.given.get(number, 0) + 1
+                self.doubled += event.position <= last
+                last = event.position
+                if number not in self._had_one:
+                    self._had_one.add(number)
+                    if len(self._had_one) == self._count:
+                        self.all_have_one.set()
+
+    async def hear(self, word: str) -> object:
+        """What there is to say to a word; `None`: nothing."""
+        match word:
+            case "ready?":
+                await self.all_have_one.wait()
+                return True
+            case "begin":
+                self._begin()
+            case "end":
+                heard = Heard(self.lag_ms, [self.given.get(number, 0) for number in range(self._count)], self.doubled)
+                self._begin()
+                return heard
+        return None
+
+
+async def _listen(url: str, path: str, count: int) -> None:
+    listening = _Listening(count)
+    tasks = [asyncio.create_task(listening.listen(number, url, path)) for number in range(count)]
+    try:
+        while word := (await asyncio.to_thread(sys.stdin.readline)).strip():
+            hearing = asyncio.ensure_future(listening.hear(word))
+            await asyncio.wait({hearing, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    task.result()
+            said = await hearing
+            if said is not None:
+                sys.stdout.buffer.write(msgspec.json.encode(said) + b"\n")
+                sys.stdout.buffer.flush()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+if __name__ == "__main__":
+    asyncio.run(_listen(sys.argv[1], sys.argv[2], int(sys.argv[3])))
