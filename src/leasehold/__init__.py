@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from leasehold.services.client import Client, Lease
+    from leasehold.services.client import Client
+    from leasehold.services.holding import Lease
 
 __version__ = "0.1.0"
 __all__ = ["Client", "Lease", "__version__"]
