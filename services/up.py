@@ -432,7 +432,10 @@ async def _end(child: asyncio.subprocess.Process) -> None:
 def weaker_promises(options: Options) -> list[str]:
     """What this way of running does not promise, in sentences for people."""
     told = [
-        "one server keeps the log: if its disk is lost, the log is lost with it (three servers would keep it)",
+        (
+            "one server keeps the log, and its archive lies on the same disk: if that is lost, both are (three servers "
+            "would keep the log; `leasehold archive backup` copies the archive)"
+        ),
         (
             f"host {options.host} is only watched: a device counts as free when no user of it is seen, "
             f"and that is looked at every {limits.RESCAN_MS // 1000} s at least"
