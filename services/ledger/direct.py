@@ -45,6 +45,7 @@ class Batch:
 
     @property
     def last(self) -> int:
+        """The sequence of what has arrived last."""
         return self.arrived[-1].sequence if self.arrived else self.after
 
     def take(self, body: bytes, headers: bytes) -> None:
@@ -70,6 +71,7 @@ class Batch:
             self.fail(f"the server said {headers[:120]!r}")
 
     def fail(self, reason: str) -> None:
+        """It is of no use any more."""
         self.broken = self.broken or reason
         self.settled.set()
 
@@ -122,6 +124,7 @@ class Asking:
         self._subscription = await self._connection.listen(f"{self._inbox}*", self._take)
 
     async def close(self) -> None:
+        """Listen to no more answers."""
         self._connection.reconnect_listeners.discard(self._reconnected)
         if self._subscription is not None:
             await self._connection.stop_listening(self._subscription)
@@ -154,6 +157,7 @@ class Asking:
         return batch
 
     def fail(self, reason: str) -> None:
+        """Give up what was asked for last."""
         self._current.fail(reason)
 
     def _reconnected(self) -> None:

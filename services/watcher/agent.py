@@ -15,12 +15,15 @@ import msgspec
 from leasehold.events import codec, limits
 from leasehold.events.answers import Heard, Heartbeat
 from leasehold.events.errors import LeaseholdError, UnavailableError
+from leasehold.events.event_types import HostWentStale, LedgerRestored, ReportRequested, SourceStarted
 from leasehold.events.identities import HostName
 from leasehold.events.inputs import Observed
 from leasehold.events.questions import Reading, Sync
 from leasehold.events.subjects import Subjects
 from leasehold.projections.reporting import Need, Picture, Reporter
 from leasehold.services.connection import Connection
+from leasehold.services.feedevents import FeedEvent
+from leasehold.services.hostslice import HostSlice
 from leasehold.services.ledger import api
 from leasehold.services.watcher.monitor import UeventMonitor
 from leasehold.services.watcher.picture import take_picture
@@ -68,14 +71,16 @@ class WatcherAgent:
     async def run(self) -> None:
         """Watch until cancelled; then say goodbye."""
         self._monitor.start()
-        self._connection.reconnect_listeners.add(self._wake.set)
+        # What the log says of this agent is acted on at once; without the feed the next heartbeat's answer says it.
+        told = HostSlice(self._connection, self._subjects, self._host, self._hear, self._wake.set)
+        await told.open()
         watching = asyncio.create_task(self._watch())
         try:
             while True:
                 await self._turn()
         finally:
             watching.cancel()
-            self._connection.reconnect_listeners.discard(self._wake.set)
+            await told.close()
             self._monitor.close()
             await self._say_goodbye()
 
@@ -84,6 +89,20 @@ class WatcherAgent:
             signal = await self._monitor.next()
             if signal.overflow:
                 _log.warning("events were lost; looking at everything again")
+            self._wake.set()
+
+    def _hear(self, told: FeedEvent) -> None:
+        """Speak at once if the log wants something: a report, or because it counts on another run than this one."""
+        match told.event:
+            case ReportRequested(agent=agent) | HostWentStale(agent=agent):
+                is_ours = agent == AGENT
+            case SourceStarted(agent=agent, run=run):
+                is_ours = agent == AGENT and self._reporter is not None and run != self._reporter.run
+            case LedgerRestored():
+                is_ours = True
+            case _:
+                is_ours = False
+        if is_ours:
             self._wake.set()
 
     async def _turn(self) -> None:
