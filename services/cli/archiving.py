@@ -1,4 +1,4 @@
-"""`leasehold archive`: the records again, in files: how it stands with them, copies, and the read models beside them."""
+"""`leasehold archive`: how it stands with the archive's files, copies of them, and the read models beside them."""
 
 import asyncio
 from collections.abc import Callable
@@ -75,7 +75,7 @@ async def backup(destination: str, directory: str | None, data: str | None, as_j
     """
     from leasehold.services.archive.backup import back_up
 
-    _copied(await back_up(_place(directory, data), Path(destination).absolute()), destination, as_json=as_json)
+    _copied(await back_up(_place(directory, data), Path(destination)), destination, as_json=as_json)
 
 
 @archive.command()
@@ -90,7 +90,7 @@ async def restore(source: str, directory: str | None, data: str | None, as_json:
     from leasehold.services.archive.backup import restore as put_back
 
     target = _place(directory, data)
-    _copied(await put_back(Path(source).absolute(), target), str(target), as_json=as_json)
+    _copied(await put_back(Path(source), target), str(target), as_json=as_json)
 
 
 @archive.command()

@@ -80,7 +80,6 @@ async def until(found: Bus, *, modelled: int = 0, trouble: str = "") -> ArchiveV
             now = await view(found)
             if now.modelled >= modelled and (trouble in now.trouble if trouble else not now.trouble):
                 return now
-            await asyncio.sleep(0.05)
 
 
 async def test_killed_beside_a_ledger_that_grows(tmp_path: Path) -> None:
