@@ -17,7 +17,7 @@ from leasehold.services.cli import main
 from leasehold.services.cli.values import time_text
 from leasehold.services.client import Client
 from leasehold.services.past import Past
-from tests.support.running import HOST, Done, RunningUp, leasehold, running_up
+from tests.support.running import HOST, RunningUp, leasehold, running_up
 
 ROUNDS = 30
 LATER = 2**52
@@ -38,12 +38,6 @@ class Story(NamedTuple):
     def archive(self) -> str:
         """The archive's directory."""
         return str(self.up.data / "archive")
-
-    def ask(self, *arguments: str) -> Done:
-        """Run a command to its end, which has to be a good one."""
-        done = leasehold(self.up.data, *arguments)
-        assert done.code == 0, f"{arguments}: {done.err}"
-        return done
 
 
 class Commands:
@@ -96,9 +90,9 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         yield Story(up, name, first["devices"][0], first, refused, second, principal)
 
 
-def test_owners_at_any_moment(story: Story) -> None:
+def test_owners_at_any_moment(story: Story, commands: Commands) -> None:
     """Who had the device, by position, by a lease's id, by a time as it was shown, now, and before everything."""
-    who = story.ask("who", story.name, "--json").objects
+    who = commands.objects("who", story.name)
     assert [row["holder"] for row in who] == ["vm:a", "vm:b"]
     shown, exact = (time_text(who[0]["from_ns"]), f"{who[0]['from_position']}")
     for at, holders in {
@@ -114,9 +108,10 @@ def test_owners_at_any_moment(story: Story) -> None:
         "0": [],
         "2100-01-01T00:00Z": ["vm:b"],
     }.items():
-        done = story.ask("owners", "--at", at, "--json")
-        assert [row["holder"] for row in done.objects] == holders, at
-        assert done.err.startswith("as of "), done.err
+        code, out, err = commands.run("owners", "--at", at, "--json")
+        assert code == 0, err
+        assert [json.loads(line)["holder"] for line in out.splitlines()] == holders, at
+        assert err.startswith("as of "), err
 
 
 @pytest.mark.parametrize("form", [(), ("--json",), ("--csv",)], ids=["table", "json", "csv"])
@@ -222,10 +217,8 @@ def test_lists_of_now_for_spreadsheets(commands: Commands, command: str) -> None
 
 async def test_what_was_just_answered_is_there(story: Story) -> None:
     """Who was granted a lease and asks for the owners at once finds it, though the archive only follows."""
-    name = next(
-        row["name"] for row in story.ask("devices", "--json").objects if row["state"] == "free" and row["host"] == HOST
-    )
     async with Client(story.up.data) as client:
+        name = next(row.name for row in await client.devices(host=HOST) if row.state == "free")
         past = Past(client)
         for number in range(ROUNDS):
             async with client.lease(name, holder=f"vm:{number}") as lease:
