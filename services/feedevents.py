@@ -1,6 +1,7 @@
 """Events of the feed as a program meets them, and which of them it wants."""
 
 import functools
+import re
 from typing import Final, get_args
 
 import msgspec
@@ -19,14 +20,16 @@ KINDS: Final = frozenset(each.__struct_config__.tag.rpartition(".")[0] for each 
 """All kinds of events: their types without the version."""
 _FIRST_WORD: Final = 3
 """Of a subject, behind `leasehold.<cluster>.evt`."""
-_SEQUENCE: Final = f"{cloudevents.STREAM_SEQUENCE_HEADER}:".encode()
-_SUBJECT: Final = f"{cloudevents.STREAM_SUBJECT_HEADER}:".encode()
 _SOURCE: Final = b"ce-source:"
-_POSITION: Final = b"ce-position:"
-_PREVIOUS: Final = b"ce-prevposition:"
-_PART: Final = b"ce-part:"
-_PARTS: Final = b"ce-parts:"
-
+_TIME: Final = b"ce-time:"
+_TYPE: Final = b"ce-type:"
+_CAUSE: Final = b"ce-causationid:"
+_PLACE: Final = re.compile(
+    rb"\r\nce-position: (\d{1,16})\r\nce-prevposition: (\d{1,16})\r\nce-part: (\d{1,4})\r\nce-parts: (\d{1,4})\r\n"
+)
+"""As `cloudevents.header_lines` writes them, behind each other."""
+_KEPT: Final = re.compile(rb"\r\nNats-Subject: (\S+)\r\nNats-Sequence: (\d{1,18})\r\n")
+"""As the server writes them, behind each other."""
 
 class Log(msgspec.Struct, frozen=True):
     """Which ledger a position is of: an id, and an era that is raised when it is restored from an archive."""
@@ -145,30 +148,36 @@ class MessageReader:
 
         A server's answer to somebody who has named a subject of the feed for it says another subject, or none.
         """
-        return self.kept(body, headers) if header(headers, _SUBJECT) == subject else None
+        stored = _KEPT.search(headers)
+        return self._told(stored, body, headers) if stored is not None and stored[1] == subject else None
 
     def kept(self, body: bytes, headers: bytes) -> Told | None:
         """A message as the stream has it; `None` if it is not a feed's."""
-        try:
-            return self._told(int(header(headers, _SEQUENCE)), header(headers, _SUBJECT), body, headers)
-        except ValueError:
-            return None
+        stored = _KEPT.search(headers)
+        return self._told(stored, body, headers) if stored is not None else None
 
     def made(self, subject: str, headers: str, body: bytes) -> Told:
         """A message that the feed would send, and that was made from the ledger. `subject`: below `evt`."""
         full = self._subjects.events_all.removesuffix(">") + subject
-        return self._told(0, full.encode(), body, f"NATS/1.0\r\n{headers}\r\n".encode())
+        lines = f"NATS/1.0\r\n{headers}Nats-Subject: {full}\r\nNats-Sequence: 0\r\n\r\n".encode()
+        told = self.kept(body, lines)
+        assert told is not None, lines
+        return told
 
-    def _told(self, sequence: int, subject: bytes, body: bytes, headers: bytes) -> Told:
-        words = subject.split(b".")
+    def _told(self, stored: re.Match[bytes], body: bytes, headers: bytes) -> Told | None:
+        place = _PLACE.search(headers)
+        if place is None:
+            return None
+        subject = stored[1]
+        words = subject.split(b".") if self._needed else ()
         return Told(
-            sequence=sequence,
-            position=int(header(headers, _POSITION)),
-            previous=int(header(headers, _PREVIOUS)),
-            part=int(header(headers, _PART)),
-            parts=int(header(headers, _PARTS)),
-            wanted=all(words[at] == word for at, word in self._needed),
-            message=(subject, body, headers),
+            int(stored[2]),
+            int(place[1]),
+            int(place[2]),
+            int(place[3]),
+            int(place[4]),
+            all(words[at] == word for at, word in self._needed) if self._needed else True,
+            (subject, body, headers),
         )
 
     def kind(self, told: Told) -> str:
@@ -184,16 +193,15 @@ class MessageReader:
         """
         subject, body, headers = told.message
         parts = self._subjects.parse_event(subject.decode())
-        lines = cloudevents.raw_headers(headers)
         return FeedEvent(
             position=told.position,
-            at_ns=_time(lines.get("ce-time", "")),
-            type=lines.get("ce-type", "").removeprefix(cloudevents.TYPE_PREFIX),
+            at_ns=_time(header(headers, _TIME).decode()),
+            type=header(headers, _TYPE).decode().removeprefix(cloudevents.TYPE_PREFIX),
             host=parts.host,
             device=f"{parts.host}/{parts.device}" if parts.device else "",
             lease=parts.lease,
             tenant=parts.tenant,
-            cause=cloudevents.decoded(lines.get("ce-causationid", "")),
+            cause=cloudevents.decoded(header(headers, _CAUSE).decode()),
             log=log_of(told),
             event=codec.decode_event(body),
             data=msgspec.Raw(body),

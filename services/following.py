@@ -92,7 +92,8 @@ class Following:
         try:
             await self._asking.open()
             while True:
-                while (told := await self._next()) is not None:
+                # Before anything of another era is given, it must be known what became of the last one.
+                while self._other_log is None and (told := self._hearing.take()) is not None:
                     self._given = told.position
                     yield self._messages.event(told)
                 await self._go_on()
@@ -104,17 +105,11 @@ class Following:
             await self._asking.close()
             await self._connection.stop_listening(subscription)
 
-    async def _next(self) -> Told | None:
-        """What can be given at once. Before anything of another era is, it must be known what became of the last."""
-        if self._other_log is not None and not await self._tried(self._judge_log):
-            return None
-        return self._hearing.take()
-
     async def _go_on(self) -> None:
         """Do what may bring something to be given."""
         if self._other_log is not None:
-            return
-        if self._healing is not None:
+            await self._tried(self._judge_log)
+        elif self._healing is not None:
             await self._heal_on(self._healing)
         elif self._hearing.needs_look:
             await self._tried(self._look)
@@ -128,8 +123,8 @@ class Following:
         except StopAsyncIteration:
             self._healing = None
 
-    async def _tried(self, work: Callable[[], Awaitable[None]]) -> bool:
-        """Whether it could be done; if not, some time has passed, and it is to be tried again."""
+    async def _tried(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do it; if it cannot be done now, some time has passed, and it is to be tried again."""
         try:
             await work()
         except UnavailableError as error:
@@ -140,9 +135,8 @@ class Following:
                 self._trouble = str(error)
                 _logger.info("the feed cannot be read now: %s", error)
             await asyncio.sleep(PAUSE_S_MAX)
-            return False
-        self._trouble = ""
-        return True
+        else:
+            self._trouble = ""
 
     # --- live -------------------------------------------------------------------------------------------------------
 
