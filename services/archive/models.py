@@ -230,6 +230,10 @@ async def open_to_read(path: Path) -> aiosqlite.Connection:
             # A write-ahead log is only read where a file can be laid beside it. Without one, this file is all there is.
             database = await aiosqlite.connect(f"{uri}?mode=ro&immutable=1", uri=True, isolation_level=None)
             version = await _pragma(database, "user_version")
+        except BaseException:
+            # Its thread would outlive the program.
+            await database.close()
+            raise
         if version != MODELS_VERSION or await _pragma(database, "application_id") != APPLICATION_ID:
             await database.close()
             raise StorageError(f"{path} has models of version {version}; this build knows {MODELS_VERSION}")

@@ -123,6 +123,18 @@ async def test_models_of_another_archive(tmp_path: Path, writer: str, more: int,
     assert (await holders(directory))[0] == ["vm:real", "vm:last"]
 
 
+@pytest.mark.parametrize("body", [b"", b"garbage" * 1_000, None], ids=["empty", "garbage", "half"])
+async def test_models_that_are_damaged(tmp_path: Path, body: bytes | None) -> None:
+    """A file of models that cannot be read is passed over, and what is told is the same."""
+    grower = await grown()
+    directory = await modelled(await archived(tmp_path / "archive", grower.bodies))
+    whole = (directory / FILE).read_bytes()
+    (directory / FILE).write_bytes(whole[: len(whole) // 2] if body is None else body)
+    said: list[str] = []
+    assert await holders(directory, said) == (["vm:last"], end_of_record(len(grower.bodies)))
+    assert said
+
+
 async def test_an_archive_that_lost_its_end(tmp_path: Path) -> None:
     """Where the models know more records than there are, nothing is answered: the record that is missing is named."""
     grower = await grown()
