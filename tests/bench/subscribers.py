@@ -1,8 +1,8 @@
 """What following costs: 1, 10 and 100 subscribers while a thousand events a second happen; half of them choose.
 
-    python -m tests.bench.subscribers URL CREDENTIAL COUNT
+    python -m tests.bench.subscribers URL CREDENTIAL FIRST END
 
-is the process that the subscribers live in, each with a client and a connection of its own.
+is a process that some of the subscribers live in, each with a client and a connection of its own.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +40,9 @@ DEVICES: Final = 16
 SECONDS_MIN: Final = 5.0
 ROUNDS_MAX: Final = 3
 SETTLE_S: Final = 2.0
+CALM_EVENTS_PER_S: Final = 100
+"""While subscribers begin."""
+PROCESSES: Final = 2
 _ASK_S: Final = 10.0
 _COLUMNS: Final = (
     "subscribers", "events/s", "given/s", "lag p50 ms", "lag p99 ms", "their CPU", "server CPU", "feed CPU",
@@ -48,7 +52,7 @@ _NOTES: Final = (
     "leases that are granted and released at once, over ten hosts; every second subscriber wants everything",
     "of the others three in five want one host, one in five one device, and one in five the grants of all hosts",
     "lag: from when the allocator has decided, before the append and its fsync, until the program has the event",
-    "CPU of one processor; all subscribers are one process, in which each has a connection of its own",
+    "CPU of one processor; subscribers live in two processes (one alone in one), each with a connection of its own",
 )
 
 
@@ -57,8 +61,6 @@ class Heard(msgspec.Struct, frozen=True):
 
     lag_ms: list[float]
     """Of each event at each of them."""
-    given: list[int]
-    """How many, of each subscriber."""
     doubled: int
     """Or out of order."""
 
@@ -98,18 +100,18 @@ async def _round_of(
     """So many subscribers, in several rounds."""
     rounds: dict[str, list[float]] = {}
     async with _load(found) as load, _subscribers(found, count) as subscribers:
-        pids = {**pids, "subscribers": subscribers.process.pid}
+        load.events_per_s = EVENTS_PER_S
         for _ in range(min(plan.rounds, ROUNDS_MAX)):
             # Who has just begun is given what has piled up meanwhile.
             await asyncio.sleep(SETTLE_S)
-            before, events, begun_s = {name: cpu_s(pid) for name, pid in pids.items()}, load.events, time.monotonic()
+            before, events, begun_s = _spent(pids, subscribers), load.events, time.monotonic()
             await subscribers.say("begin")
             await asyncio.sleep(max(SECONDS_MIN, plan.seconds))
             took_s, happened = time.monotonic() - begun_s, load.events - events
-            spent = {name: cpu_s(pid) - before[name] for name, pid in pids.items()}
-            heard = await subscribers.said("end", Heard)
-            assert not heard.doubled, f"{heard.doubled} events came twice, or out of order"
-            lag_ms = sorted(heard.lag_ms)
+            spent = {name: each - before[name] for name, each in _spent(pids, subscribers).items()}
+            heard: list[Heard] = await subscribers.said("end", Heard)
+            assert not any(each.doubled for each in heard), "events came twice, or out of order"
+            lag_ms = sorted(lag for each in heard for lag in each.lag_ms)
             values = {f"{name} %": 100 * each / took_s for name, each in spent.items()}
             values |= {"events/s": happened / took_s, "given/s": len(lag_ms) / took_s}
             values |= {f"lag p{percent} ms": percentile(lag_ms, percent) for percent in (50, 99)}
@@ -120,6 +122,12 @@ async def _round_of(
     shares = (f"{mine[f'{name} %'].median:.0f} %" for name in ("subscribers", "server", "feed", "allocator"))
     rates = (mine[name].text() for name in ("events/s", "given/s"))
     return (str(count), *rates, mine["lag p50 ms"].text(1), mine["lag p99 ms"].text(1), *shares)
+
+
+def _spent(pids: dict[str, int], subscribers: "_Subscribers") -> dict[str, float]:
+    """CPU time of each so far, s."""
+    theirs = sum(cpu_s(process.pid) for process in subscribers.processes)
+    return {"subscribers": theirs, **{name: cpu_s(pid) for name, pid in pids.items()}}
 
 
 # --- what happens -----------------------------------------------------------------------------------------------------
@@ -133,16 +141,17 @@ class _Load:
         self._turn = 0
         self._run = time.time_ns()
         self.events = 0
+        self.events_per_s = CALM_EVENTS_PER_S
         self.ended = False
 
     async def go_on(self) -> None:
         """Until `ended`: a pair whenever one is due. All are through when this returns."""
-        begun_s = time.monotonic()
+        due_s = time.monotonic()
         async with asyncio.TaskGroup() as pairs:
             while not self.ended:
                 self._turn += 1
                 pairs.create_task(self._pair(self._turn))
-                due_s = begun_s + self._turn * EVENTS_PER_PAIR / EVENTS_PER_S
+                due_s += EVENTS_PER_PAIR / self.events_per_s
                 await asyncio.sleep(max(0.0, due_s - time.monotonic()))
 
     async def _pair(self, turn: int) -> None:
@@ -184,22 +193,26 @@ async def _load(found: Bus) -> AsyncIterator[_Load]:
 
 
 class _Subscribers:
-    """The process of the subscribers, which is told a word and says an object, a line each."""
+    """The processes of the subscribers, which are told a word and say an object, a line each."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
+    def __init__(self, processes: list[asyncio.subprocess.Process]) -> None:
+        self.processes = processes
 
     async def say(self, word: str) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{word}\n".encode())
-        await self.process.stdin.drain()
+        for process in self.processes:
+            assert process.stdin is not None
+            process.stdin.write(f"{word}\n".encode())
+            await process.stdin.drain()
 
-    async def said(self, word: str, kind: Any) -> Any:
-        """What is said to a word."""
-        assert self.process.stdout is not None
+    async def said(self, word: str, kind: Any) -> list[Any]:
+        """What each says to a word."""
         await self.say(word)
+        found = []
         async with asyncio.timeout(START_S):
-            return msgspec.json.decode(await self.process.stdout.readline(), type=kind)
+            for process in self.processes:
+                assert process.stdout is not None
+                found.append(msgspec.json.decode(await process.stdout.readline(), type=kind))
+        return found
 
 
 @asynccontextmanager
@@ -207,17 +220,24 @@ async def _subscribers(found: Bus, count: int) -> AsyncIterator[_Subscribers]:
     path = found.data / "subscriber.json"
     credential = credentials.own_credential(home.read_connection(found.data), "operator")
     write_credential(path, credential)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.bench.subscribers", found.urls[0], str(path), str(count), cwd=ROOT,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=2**28, preexec_fn=tied_to_us(),
-    )  # fmt: skip
-    subscribers = _Subscribers(process)
+    ends = [count * part // PROCESSES for part in range(PROCESSES + 1)]
+    processes = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.bench.subscribers", found.urls[0], str(path), str(first), str(end),
+            cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=2**28,
+            preexec_fn=tied_to_us(),
+        )
+        for first, end in pairwise(ends) if end > first
+    ]  # fmt: skip
+    subscribers = _Subscribers(processes)
     try:
-        assert await subscribers.said("ready?", bool)
+        assert all(await subscribers.said("ready?", bool))
         yield subscribers
     finally:
-        process.terminate()
-        await process.wait()
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            await process.wait()
 
 
 def _choice(number: int) -> dict[str, Any]:
@@ -236,6 +256,7 @@ class _Listening:
     """All subscribers of this process."""
 
     def __init__(self, count: int) -> None:
+        """`count`: how many there are."""
         self._begin()
         self._count = count
         self._had_one: set[int] = set()
@@ -243,7 +264,6 @@ class _Listening:
 
     def _begin(self) -> None:
         self.lag_ms: list[float] = []
-        self.given: dict[int, int] = {}
         self.doubled = 0
 
     async def listen(self, number: int, url: str, path: str) -> None:
@@ -252,7 +272,6 @@ class _Listening:
         async with Client(credentials=path, url=url) as client:
             async for event in client.events(**_choice(number)):
                 self.lag_ms.append((time.time_ns() - event.at_ns) / 1e6)
-                self.given[number] = self.given.get(number, 0) + 1
                 self.doubled += event.position <= last
                 last = event.position
                 if number not in self._had_one:
@@ -269,15 +288,15 @@ class _Listening:
             case "begin":
                 self._begin()
             case "end":
-                heard = Heard(self.lag_ms, [self.given.get(number, 0) for number in range(self._count)], self.doubled)
+                heard = Heard(self.lag_ms, self.doubled)
                 self._begin()
                 return heard
         return None
 
 
-async def _listen(url: str, path: str, count: int) -> None:
-    listening = _Listening(count)
-    tasks = [asyncio.create_task(listening.listen(number, url, path)) for number in range(count)]
+async def _listen(url: str, path: str, numbers: range) -> None:
+    listening = _Listening(len(numbers))
+    tasks = [asyncio.create_task(listening.listen(number, url, path)) for number in numbers]
     try:
         while word := (await asyncio.to_thread(sys.stdin.readline)).strip():
             hearing = asyncio.ensure_future(listening.hear(word))
@@ -296,4 +315,4 @@ async def _listen(url: str, path: str, count: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_listen(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    asyncio.run(_listen(sys.argv[1], sys.argv[2], range(int(sys.argv[3]), int(sys.argv[4]))))
