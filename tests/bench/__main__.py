@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from tests.bench import again, machine, memory, replay, requests, subscribers, verdicts, watching
+from tests.bench import again, machine, memory, readers, replay, requests, subscribers, verdicts, watching
 from tests.bench.measure import Figure, Part, Plan, Table
 
 PARTS: Final[dict[str, Callable[[Path, Plan], Awaitable[Part]]]] = {
@@ -21,6 +21,7 @@ PARTS: Final[dict[str, Callable[[Path, Plan], Awaitable[Part]]]] = {
     "memory": memory.measure,
     "watching": watching.measure,
     "subscribers": subscribers.measure,
+    "readers": readers.measure,
 }
 BEGIN: Final = "<!-- measured: begin -->"
 END: Final = "<!-- measured: end -->"

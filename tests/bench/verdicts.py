@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from leasehold.services.archive.service import POSITION_WAIT_S
 from tests.bench.measure import Figure, Table
+from tests.bench.readers import ALL, MODELS
 from tests.bench.requests import BARE, IN_FLIGHT, PEERS, R1, like
 
 HALF_OF_BARE: Final = 0.5
@@ -70,6 +72,8 @@ def _others(figures: Figures) -> Iterator[Verdict]:
         ),
         ("kernel event to ledger, p99", "kernel event p99 ms", KERNEL_EVENT_MS_MAX, "ms", 1),
         ("idle watcher", "idle watcher %", IDLE_PERCENT_MAX, "% CPU", 2),
+        # Longer than that no question of the past waits for what its asker has seen.
+        (f"{MODELS} behind a busy allocator", f"{MODELS} of {ALL} behind ms", POSITION_WAIT_S * 1_000, "ms", 0),
         ("1,000 hosts with 100 devices each", "1000x100 MB", MEMORY_MB_MAX, "MB", 0),
     )
     for what, name, most, unit, digits in at_most:
