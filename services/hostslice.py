@@ -11,7 +11,7 @@ from nats.aio.subscription import Subscription
 from leasehold.events.identities import HostName
 from leasehold.events.subjects import Subjects
 from leasehold.services.connection import Connection
-from leasehold.services.feedevents import FeedEvent, MessageReader, Wanted
+from leasehold.services.feedevents import FeedEvent, Log, MessageReader, Wanted
 
 OnEvent = Callable[[FeedEvent], None]
 OnGap = Callable[[], None]
@@ -22,8 +22,8 @@ class HostSlice:
     """Gives `on_event` each event of a host, and of the whole cluster, in order, at most once.
 
     `on_gap` is called where one may have been missed: when an event names another one before it than the last that was
-    heard, and after each reconnection. A lost last message shows only with the next one: who must know it asks now and
-    then besides.
+    heard, when the ledger was restored, and after each reconnection. A lost last message shows only with the next one:
+    who must know it asks now and then besides.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class HostSlice:
         self._messages = MessageReader(subjects, Wanted())
         self._on_event = on_event
         self._on_gap = on_gap
+        self._log: Log | None = None
         self._last: dict[str, int] = {}
         self._subscriptions: list[Subscription] = []
 
@@ -57,6 +58,8 @@ class HostSlice:
         if told is None:
             return
         event = self._messages.event(told)
+        if event.log != self._log and not self._begins(event.log):
+            return
         last = self._last.get(event.host)
         if last is not None and told.position <= last:
             # Another part of the same event, or the feed is being told anew.
@@ -65,3 +68,15 @@ class HostSlice:
         if last is not None and told.previous != last:
             self._on_gap()
         self._on_event(event)
+
+    def _begins(self, log: Log) -> bool:
+        """Another ledger or era is heard of: whether it begins here, or something of an era before is told anew."""
+        before = self._log
+        if before is not None and log.ledger_id == before.ledger_id and log.era < before.era:
+            return False
+        # A restored ledger gives out positions again that were heard before.
+        self._log = log
+        self._last.clear()
+        if before is not None:
+            self._on_gap()
+        return True

@@ -9,14 +9,17 @@ from leasehold.events import codec
 from leasehold.events.event_types import PictureCompleted
 from leasehold.events.identities import HostName
 from leasehold.events.inputs import Observed, StillHere
+from leasehold.services.feed.stream import empty_events, state_of_events
 from leasehold.services.feedevents import FeedEvent, wanted
 from leasehold.services.hostslice import HostSlice
 from leasehold.services.ledger.jetstream import JetStreamLedger
+from leasehold.services.ledger.memory import MemoryLedger, MemoryLog
 from leasehold.services.ledger.streams import ensure_streams
 from leasehold.services.watcher.agent import WatcherAgent
 from tests.bench.cluster import HOST, bus, paper_device
-from tests.feed.events import feeding, until
+from tests.feed.events import expected, feeding, until, until_end, until_told
 from tests.following.listening import grown, positions, turn
+from tests.following.test_following import restored
 from tests.support.servers import SUBJECTS, connected, server_at
 
 WAIT_S = 60
@@ -117,4 +120,31 @@ async def test_a_slice_is_given_in_order_and_its_gaps_are_told(tmp_path: Path) -
                 return bool(gaps)
 
             await until(has_noticed)
+        await told.close()
+
+
+async def test_a_restored_ledger_is_heard_from_its_era_on(tmp_path: Path) -> None:
+    """What a restored ledger tells at positions that were heard before is given; what it had before is not given again."""
+    log, other = MemoryLog(), MemoryLog()
+    grower = await grown(MemoryLedger(log), 20)
+    later = await restored(grower, other, 8)
+    async with server_at(tmp_path / "nats") as server, connected(server.url) as client:
+        await ensure_streams(client, SUBJECTS)
+        given: list[FeedEvent] = []
+        gaps: list[int] = []
+        told = HostSlice(client, SUBJECTS, HostName("h1"), given.append, lambda: gaps.append(len(given)))
+        await told.open()
+        async with feeding(client, tmp_path / "feed", MemoryLedger(log)):
+            await until_told(client, len(expected(grower.bodies)))
+        was = len(given)
+        assert [event.position for event in given if event.host] == positions(grower.bodies, wanted(host="h1"))
+        async with feeding(client, tmp_path / "feed", MemoryLedger(other)):
+            await until_end(client, expected(later.bodies)[-1])
+            await empty_events(client, (await state_of_events(client)).last_seq)
+            await until_end(client, expected(later.bodies)[-1])
+        new = [event.position for event in given[was:]]
+        right = [each.position for each in expected(later.bodies) if each.said.era == 1]
+        hosts = [each.subject.partition(".")[0] for each in expected(later.bodies) if each.said.era == 1]
+        assert new == list(dict.fromkeys(at for at, host in zip(right, hosts, strict=True) if host in ("h1", "_")))
+        assert gaps == [was]
         await told.close()
