@@ -26,6 +26,10 @@ class Archiver:
         """`on_written` is called whenever there is more in the archive."""
         self.trouble = ""
         """Why nothing is archived at the moment; empty: it is."""
+        self.has_looked = False
+        """Whether the archive was held against the ledger, or cannot be; before that nothing may be told from it."""
+        self.is_of_another_past = False
+        """Whether the ledger was restored without what is archived here: whoever asks would be told what never was."""
         self._ledger = ledger
         self._writer = writer
         self._on_written = on_written
@@ -80,7 +84,9 @@ class Archiver:
         found = await self._read(tip.sequence) if 0 < tip.sequence <= last else b""
         fits = not found or chain_hash(found) == tip.chain
         was_restored = last > 0 and tip_of(last, await self._read(last)).era > tip.era
-        if fits and last >= (tip.sequence if was_restored else known):
+        self.is_of_another_past = not (fits and last >= (tip.sequence if was_restored else known))
+        if not self.is_of_another_past:
+            self.has_looked = True
             return last
         if was_restored:
             raise StorageError(
@@ -114,6 +120,7 @@ class Archiver:
         if str(error) != self.trouble:
             _log.error("nothing is archived behind record %d: %s", self._writer.tip.sequence, error)
         self.trouble = str(error)
+        self.has_looked = True
 
     def _go_on(self) -> None:
         if self.trouble:

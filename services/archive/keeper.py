@@ -46,6 +46,10 @@ class ModelsKeeper:
         self._ended = False
         self._waiting: dict[asyncio.Future[None], int] = {}
 
+    def is_in_place(self) -> bool:
+        """Whether the file that is written is the one that stands at `path`: somebody may have deleted it."""
+        return self._models is not None and self._models.is_in_place()
+
     @property
     def sequence(self) -> int:
         """Of the last record that the models have."""

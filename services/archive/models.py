@@ -93,6 +93,7 @@ class Models:
         """Use `open`."""
         self.path = path
         self._database = database
+        self._opened = path.stat()
 
     @classmethod
     async def open(cls, path: Path) -> "Models":
@@ -152,6 +153,13 @@ class Models:
         """Let go of the file; a second time does nothing."""
         with complaints(self.path):
             await self._database.close()
+
+    def is_in_place(self) -> bool:
+        """Whether the file that is open is the one that stands at `path`."""
+        try:
+            return os.path.samestat(self.path.stat(), self._opened)
+        except OSError:
+            return False
 
     async def clear(self) -> None:
         """Forget everything, so that it is built anew."""

@@ -113,7 +113,9 @@ class ArchiveService:
         models = self._models
         if isinstance(question, Archived):
             return Reading(outcome="ok", as_of=self._as_of(), archive=await self._view())
-        if models is None:
+        if self._archiver.is_of_another_past:
+            raise UnavailableError(f"this archive's past is not the ledger's: {self._archiver.trouble}")
+        if not self._archiver.has_looked or models is None or not models.keeper.is_in_place():
             raise UnavailableError(self.trouble or "the read models are being opened: ask again")
         if question.min_position and not await models.keeper.wait_for(question.min_position, POSITION_WAIT_S):
             raise UnavailableError(f"position {question.min_position} has not been archived and read yet")
@@ -141,10 +143,12 @@ class _Models:
         self.answerer = PastAnswerer(archived, path, trouble=trouble)
 
     async def run_until(self, is_over: Callable[[], bool]) -> None:
-        """Keep them until it is over, looked at once a second, or they cannot be kept: then the error is raised."""
+        """Keep them until it is over or they were taken away, looked at once a second, or they cannot be kept: then the
+        error is raised.
+        """
         running = asyncio.create_task(self.keeper.run())
         try:
-            while not running.done() and not is_over():
+            while not running.done() and not is_over() and self.keeper.is_in_place():
                 await asyncio.wait({running}, timeout=RETRY_S)
             if running.done():
                 running.result()

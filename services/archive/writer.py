@@ -5,6 +5,7 @@ file is opened anew, and what it holds is taken as it is.
 """
 
 import asyncio
+import contextlib
 import fcntl
 import logging
 import os
@@ -18,7 +19,7 @@ from typing import Final
 import aiosqlite
 import msgspec
 
-from leasehold.events.errors import CorruptLedgerError, StorageError, StoreInUseError
+from leasehold.events.errors import CorruptLedgerError, InvalidInputError, StorageError, StoreInUseError
 from leasehold.services.archive import segments
 from leasehold.services.archive.chain import Tip, advance, tip_of
 from leasehold.services.archive.segments import Head, Meta, Segment
@@ -64,6 +65,8 @@ class ArchiveWriter:
         self._bounds = bounds or Limits()
         self._lock: int | None = None
         self._segment: Segment | None = None
+        self._opened: os.stat_result | None = None
+        """The file that is written to, whatever stands under its name."""
         self._database: aiosqlite.Connection | None = None
         self._unsealed: list[Segment] = []
         self._noted = (0, 0)
@@ -87,16 +90,36 @@ class ArchiveWriter:
         Raises:
             StorageError: the archive cannot be read, or is damaged; the segment or the record is named.
         """
-        assert self._lock is not None
         # Held until another is open: on a full disk nobody could read a segment that is not.
         before, self._database, self._segment = self._database, None, None
         try:
+            await self._lock_again()
             await self._load()
         except CorruptLedgerError as error:
             raise StorageError(f"the archive in {self.directory} is damaged: {error}") from error
         finally:
             if before is not None:
                 await before.close()
+
+    async def _lock_again(self) -> None:
+        """Be the only one in the directory that stands there now: it may have been moved away, and is made anew then.
+
+        Raises:
+            StoreInUseError, StorageError: another process writes there, or it cannot be made.
+        """
+        assert self._lock is not None
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.stat(self.directory / LOCK_FILE), os.fstat(self._lock)):
+                return
+        try:
+            make_private_dir(self.directory)
+        except InvalidInputError as error:
+            raise StorageError(str(error)) from error
+        before, self._lock = self._lock, await take_lock(self.directory, wait_s=0)
+        os.close(before)
+        _log.warning("the archive in %s was moved away: it is begun anew, or gone on with as it stands", self.directory)
+        # Nothing of what stood there is noted here.
+        self.tip = Tip()
 
     async def _load(self) -> None:
         found = segments.segments_in(self.directory)
@@ -156,8 +179,9 @@ class ArchiveWriter:
                 await database.close()
                 raise
         self._database, self._segment = database, segment
+        self._opened = segment.path.stat()
         # From here on counted: what is written shows in the file only when the write-ahead log is taken over.
-        self._bytes = segment.path.stat().st_size
+        self._bytes = self._opened.st_size
 
     async def _leave(self) -> None:
         database, self._database, self._segment = self._database, None, None
@@ -225,7 +249,7 @@ class ArchiveWriter:
             raise CorruptLedgerError(reason, sequence=tip.sequence)
 
     async def _store(self, rows: Sequence[_Row], tip: Tip, *, begins: bool) -> None:
-        self._check_room()
+        self._check_place()
         if begins:
             await self._roll(rows[0], tip.ledger_id)
         assert self._segment is not None
@@ -240,9 +264,17 @@ class ArchiveWriter:
             _log.warning("the archive in %s has again what it had", self.directory)
             self.vouched = None
 
-    def _check_room(self) -> None:
-        """The log's server needs what is left on the disk more than the archive does: what that keeps is not lost."""
-        status = os.statvfs(self.directory)
+    def _check_place(self) -> None:
+        """That what is written to is what stands under its name, and that there is room.
+
+        The log's server needs what is left on the disk more than the archive does: what that keeps is not lost.
+        """
+        try:
+            status = os.statvfs(self.directory)
+            if self._segment and self._opened and not os.path.samestat(self._segment.path.stat(), self._opened):
+                raise StorageError(f"{self._segment.path} was replaced while it was written to")
+        except OSError as error:
+            raise StorageError(f"the archive in {self.directory} is gone ({error.strerror})") from error
         reserve = self._bounds.reserve_bytes
         if reserve is None:
             reserve = reserve_of(status.f_blocks * status.f_frsize)
@@ -348,6 +380,9 @@ async def make_segment(segment: Segment, meta: Meta) -> None:
                 )
                 values = (meta.ledger_id, meta.cluster, meta.first, bytes.fromhex(meta.follows), meta.previous)
                 await database.execute("INSERT INTO meta VALUES (1, ?, ?, ?, ?, ?)", values)
+            # Left of a file of that name that was taken away, SQLite would take it for a part of this one.
+            for path in tuple(_files(segment.path))[1:]:
+                path.unlink(missing_ok=True)
             beside.rename(segment.path)
         except BaseException:
             for path in _files(beside):

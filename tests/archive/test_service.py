@@ -155,6 +155,19 @@ async def test_the_models_are_built_anew_when_asked(tmp_path: Path) -> None:
         assert not rebuilding.is_asked(directory)
 
 
+async def test_the_models_are_built_anew_when_deleted(tmp_path: Path) -> None:
+    """They can be deleted at any time: under a process that runs, which builds them again without being asked."""
+    async with bus(tmp_path / "data", sync_always=False) as found, growing(found) as grower:
+        models = found.data / "archive" / rebuilding.MODELS_FILE
+        async with archive(found):
+            await until(found, modelled=grower.state.head.sequence)
+            for path in models.parent.glob(f"{models.name}*"):
+                path.unlink()
+            await grower.turn("h1/pci/0000:00:01.0")
+            await until(found, modelled=grower.state.head.sequence)
+        assert models.exists()
+
+
 async def test_what_it_cannot_go_on_with_ends_it(tmp_path: Path) -> None:
     """Another ledger than the one archived ends it, with the record in its log; so does a second in one directory."""
     async with bus(tmp_path / "data", sync_always=False) as found, growing(found) as grower:

@@ -265,6 +265,11 @@ async def test_another_ledger_is_refused(tmp_path: Path, what: str, reason: str)
     assert await held(directory) == entries
 
 
+def _is_of_another_past(archiver: Archiver) -> bool:
+    """Asked anew: what was known of it a moment ago says nothing."""
+    return archiver.is_of_another_past
+
+
 async def test_a_ledger_that_was_restored_from_less_is_told_and_waited_for(tmp_path: Path) -> None:
     """Where the archive holds records that a restored ledger has lost, both are kept, and it is said what to do."""
     directory, entries, _ = await _archive(tmp_path)
@@ -275,11 +280,42 @@ async def test_a_ledger_that_was_restored_from_less_is_told_and_waited_for(tmp_p
                 await asyncio.wait({task}, timeout=0.02)
         assert "restored from less than the 35 records" in archiver.trouble
         assert str(directory) in archiver.trouble
+        assert _is_of_another_past(archiver)
         assert not task.done()
-    assert await held(directory) == entries
-    directory.rename(tmp_path / "kept")
-    async with archiving(log_of(restored), directory, SMALL):
+        assert await held(directory) == entries
+        directory.rename(tmp_path / "kept")
+        async with asyncio.timeout(30):
+            while archiver.trouble:
+                await asyncio.wait({task}, timeout=0.02)
+        assert not _is_of_another_past(archiver)
         assert await until_held(directory, 31) == restored
+        with pytest.raises(StoreInUseError):
+            await ArchiveWriter(directory, "test").lock(wait_s=0)
+    assert await held(tmp_path / "kept") == entries
+
+
+@pytest.mark.parametrize("what", ["directory", "segment"])
+async def test_what_is_taken_away_while_it_is_written_to(tmp_path: Path, what: str) -> None:
+    """A file that is no longer where it was is not written to any more: an archive is made where it should be."""
+    entries = chained(seconds(20))
+    log, directory = log_of(entries[:10]), tmp_path / "archive"
+    async with archiving(log, directory) as (archiver, task):
+        await until_held(directory, 10)
+        if what == "directory":
+            directory.rename(tmp_path / "kept")
+            directory.mkdir(mode=0o700)
+        else:
+            (segment,) = segments.segments_in(directory)
+            segment.path.rename(tmp_path / "kept")
+        for entry in entries[10:]:
+            log.append(entry.body)
+        async with asyncio.timeout(30):
+            while archiver.trouble or not directory.exists() or len(await held(directory)) < 20:
+                assert not task.done()
+                await asyncio.wait({task}, timeout=0.02)
+    assert await held(directory) == entries
+    if what == "directory":
+        assert await held(tmp_path / "kept") == entries[:10]
 
 
 async def test_a_restored_ledger_is_gone_on_with(tmp_path: Path) -> None:
@@ -397,6 +433,9 @@ def test_the_note_is_read_as_it_was_written(tmp_path: Path) -> None:
     """A note that cannot be read is said to be so; it is not taken for none."""
     assert segments.read_head(tmp_path) is None
     (tmp_path / segments.HEAD_FILE).write_bytes(b"{}")
+    with pytest.raises(StorageError, match=r"head\.json cannot be read"):
+        segments.read_head(tmp_path)
+    (tmp_path / segments.HEAD_FILE).write_bytes(b'{"ledger_id":"\xff"}')
     with pytest.raises(StorageError, match=r"head\.json cannot be read"):
         segments.read_head(tmp_path)
     head = segments.Head(ledger_id="x", era=1, sequence=2, chain="c")
