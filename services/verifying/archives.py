@@ -29,7 +29,8 @@ _FETCHED: Final = 32
 """Rows that are fetched at once; a record may be large."""
 _ROWS: Final = "SELECT sequence, decided_at_ns, chain, body FROM records WHERE sequence >= ? ORDER BY sequence"
 _ROW: Final = "SELECT sequence, decided_at_ns, chain, body FROM records WHERE sequence = ?"
-_COUNT: Final = "SELECT count(*) FROM records WHERE sequence <= ?"
+_COUNT: Final = "SELECT count(*) FROM records"
+_COUNT_TO: Final = "SELECT count(*) FROM records WHERE sequence <= ?"
 _SCHEMA: Final = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"
 
 _Row = Sequence[Any]
@@ -62,6 +63,7 @@ class ArchiveFiles:
             StorageError: they cannot be read.
         """
         files = cls(directory)
+        _check_there(directory)
         # The note before the files: it is behind them while they are written.
         files.head = segments.read_head(directory)
         files.segments = segments.segments_in(directory)
@@ -184,7 +186,8 @@ class ArchiveFiles:
             raise CorruptLedgerError(f"{where}, which is of another ledger", sequence=sequence)
         if sequence == segment.first and segment.date != segments.day_of(decided_at_ns):
             raise CorruptLedgerError(f"{where}, although it was decided on another day", sequence=sequence)
-        if self.head is not None and self.head.sequence == sequence and self.head.chain != done.chain:
+        head = self.head
+        if head is not None and head.sequence == sequence and (head.chain, head.era) != (done.chain, done.era):
             raise CorruptLedgerError(f"{where} it is not the one that {segments.HEAD_FILE} notes", sequence=sequence)
         self.done = done
         return Entry(sequence, body)
@@ -201,9 +204,13 @@ class ArchiveFiles:
     async def _finish(self, segment: Segment) -> None:
         """That a segment holds nothing but what was read from it, and that its indexes say so."""
         async with segments.reading(segment) as database:
-            (count,) = await segments.first_row(database, _COUNT, [self.done.sequence]) or (0,)
+            if segment is self.segments[-1]:
+                # It may grow meanwhile.
+                row = await segments.first_row(database, _COUNT_TO, [self.done.sequence])
+            else:
+                row = await segments.first_row(database, _COUNT)
             found = await segments.pragma(database, "integrity_check(1)")
-        if count != max(0, self.done.sequence + 1 - segment.first):
+        if row is None or row[0] != max(0, self.done.sequence + 1 - segment.first):
             raise CorruptLedgerError(f"segment {segment.name} holds records of other places", sequence=segment.first)
         if found != "ok":
             raise CorruptLedgerError(f"segment {segment.name} is damaged ({found})", sequence=segment.first)
@@ -218,8 +225,14 @@ class ArchiveFiles:
                 f"{head.sequence}",
                 sequence=done.sequence + 1,
             )
-        if head.ledger_id != done.ledger_id:
-            raise CorruptLedgerError(f"{segments.HEAD_FILE} is of ledger {head.ledger_id}", sequence=done.sequence)
+        if head.ledger_id != done.ledger_id or head.sequence < 1:
+            said = f"{segments.HEAD_FILE} notes record {head.sequence} of ledger {head.ledger_id}"
+            raise CorruptLedgerError(said, sequence=done.sequence)
+
+
+def _check_there(directory: Path) -> None:
+    if not directory.is_dir():
+        raise UnavailableError(f"{directory} is no directory; an archive is one")
 
 
 async def _check_schema(database: aiosqlite.Connection, segment: Segment) -> None:

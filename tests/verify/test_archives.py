@@ -67,6 +67,16 @@ async def test_a_segment_that_was_begun_and_not_written_to(kept: Kept, tmp_path:
     assert (report.problem, report.records) == ("", len(kept.bodies) - records)
 
 
+def test_where_no_archive_is(tmp_path: Path) -> None:
+    """There is nothing to look at: neither good nor bad is said of it, by none of the commands."""
+    (tmp_path / "file").touch()
+    for place in (tmp_path, tmp_path / "nowhere", tmp_path / "file"):
+        for command in (("verify", "--archive"), ("replay",)):
+            done = leasehold(None, *command, str(place))
+            assert (done.code, done.out) == (4, ""), done.err
+            assert str(place) in done.err
+
+
 # --- damage -----------------------------------------------------------------------------------------------------------
 
 
@@ -140,6 +150,19 @@ def _inserted_far_away(directory: Path, _older: Path) -> int:
     with forging(segment) as database:
         database.execute("INSERT INTO records SELECT -7, decided_at_ns, chain, body FROM records LIMIT 1")
     return segment.first
+
+
+def _inserted_far_behind(directory: Path, _older: Path) -> int:
+    segment = segments.segments_in(directory)[1]
+    with forging(segment) as database:
+        database.execute("INSERT INTO records SELECT 1000000, decided_at_ns, chain, body FROM records LIMIT 1")
+    return segment.first
+
+
+def _note_of_another_era(directory: Path, _older: Path) -> int:
+    note = directory / "head.json"
+    note.write_text(note.read_text().replace('"era":0', '"era":62'))
+    return int(archived.rows_of(directory)[-1][0])
 
 
 def _swapped(directory: Path, _older: Path) -> int:
@@ -294,7 +317,7 @@ def _forged_to_the_end(directory: Path, _older: Path) -> int:
 DAMAGES = [
     *(_byte_flipped, _byte_flipped_in_the_last, _removed, _removed_and_closed_up, _first_removed),
     *(_last_of_a_segment_removed, _inserted, _inserted_far_away, _another_inserted, _changed_with_its_hash),
-    *(_swapped, _tail_cut, _file_cut, _file_emptied),
+    *(_inserted_far_behind, _note_of_another_era, _swapped, _tail_cut, _file_cut, _file_emptied),
     *(_file_gone, _first_file_gone, _last_file_gone, _all_files_gone, _replaced_by_an_older_one),
     *(_all_replaced_by_older_ones, _renamed, _trigger_gone, _time_changed, _hash_changed, _link_changed),
     *(_other_ledger, _no_record, _no_database, _index_of_times_damaged, _forged_to_the_end),
