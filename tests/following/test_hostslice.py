@@ -124,7 +124,7 @@ async def test_a_slice_is_given_in_order_and_its_gaps_are_told(tmp_path: Path) -
 
 
 async def test_a_restored_ledger_is_heard_from_its_era_on(tmp_path: Path) -> None:
-    """What a restored ledger tells at positions that were heard before is given; what it had before is not given again."""
+    """What a restored ledger tells at positions that were heard before is given; what it had before is not, again."""
     log, other = MemoryLog(), MemoryLog()
     grower = await grown(MemoryLedger(log), 20)
     later = await restored(grower, other, 8)
