@@ -10,7 +10,9 @@ Positions are what counts: a stream that is told anew has the same events at oth
 import heapq
 from collections import deque
 from enum import Enum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+import msgspec
 
 from leasehold.events import limits
 
@@ -29,7 +31,7 @@ class Chain(Enum):
     """It does not: what is heard only says that there is something to read."""
 
 
-class Told(NamedTuple):
+class Told(msgspec.Struct, frozen=True, gc=False):
     """One message of the feed."""
 
     sequence: int

@@ -11,7 +11,7 @@ from leasehold.events.errors import InvalidInputError
 from leasehold.events.event_types import Event
 from leasehold.events.identities import DeviceId
 from leasehold.events.position import lease_id_text, parse_lease_id
-from leasehold.events.subjects import Subjects
+from leasehold.events.subjects import EventSubject, Subjects
 from leasehold.events.views import DeviceView, OwnerView
 from leasehold.projections.hearing import Chain, Told
 from leasehold.services.ledger.tail import header
@@ -24,12 +24,17 @@ _SOURCE: Final = b"ce-source:"
 _TIME: Final = b"ce-time:"
 _TYPE: Final = b"ce-type:"
 _CAUSE: Final = b"ce-causationid:"
+_FRACTION_AT: Final = len("2026-01-01T00:00:00.")
+_FRACTION_DIGITS: Final = 9
+_PLACE_BEGINS: Final = b"\r\nce-position: "
 _PLACE: Final = re.compile(
     rb"\r\nce-position: (\d{1,16})\r\nce-prevposition: (\d{1,16})\r\nce-part: (\d{1,4})\r\nce-parts: (\d{1,4})\r\n"
 )
 """As `cloudevents.header_lines` writes them, behind each other."""
+_KEPT_BEGINS: Final = b"\r\nNats-Subject: "
 _KEPT: Final = re.compile(rb"\r\nNats-Subject: (\S+)\r\nNats-Sequence: (\d{1,18})\r\n")
 """As the server writes them, behind each other."""
+
 
 class Log(msgspec.Struct, frozen=True):
     """Which ledger a position is of: an id, and an era that is raised when it is restored from an archive."""
@@ -38,28 +43,90 @@ class Log(msgspec.Struct, frozen=True):
     era: int
 
 
-class FeedEvent(msgspec.Struct, frozen=True, kw_only=True):
+class FeedEvent(msgspec.Struct, frozen=True, eq=False, gc=False):
     """One event, as the feed told it.
 
-    `position` is its id, and where to go on (`client.events(since=event)`); `at_ns`: when it was decided, ns since
-    1970, UTC; `type` like `lease_granted.v2`; `device` an id (`host/key`), `lease` like `L4352`; empty where it has
-    none. An event of several devices is given once, with the first of them that was asked for. `cause`:
-    `principal/request id` of the request that it answers.
+    All but the position is read only when it is asked for, since most of what is followed is passed over: who hears
+    a thousand events a second pays for those that it looks into. An event of several devices is given once, with the
+    first of them that was asked for.
     """
 
     position: int
-    at_ns: int
-    type: str
-    host: str
-    device: str
-    lease: str
-    tenant: str
-    cause: str
-    log: Log
-    event: Event | None
-    """`None` for a type that this build does not know: see `data`."""
-    data: msgspec.Raw
+    """Its id, and where to go on (`client.events(since=event)`)."""
+    subject: bytes
+    """Under which EVENTS keeps it."""
+    body: bytes
     """The event's JSON, as it stands in the ledger."""
+    headers: bytes
+    """As they came over the wire."""
+
+    @property
+    def at_ns(self) -> int:
+        """When it was decided, ns since 1970, UTC."""
+        return _time(header(self.headers, _TIME).decode())
+
+    @property
+    def type(self) -> str:
+        """Like `lease_granted.v2`."""
+        return header(self.headers, _TYPE).decode().removeprefix(cloudevents.TYPE_PREFIX)
+
+    @property
+    def host(self) -> str:
+        """Empty where it has none."""
+        return _named(self.subject).host
+
+    @property
+    def device(self) -> str:
+        """An id (`host/key`); empty where it has none."""
+        named = _named(self.subject)
+        return f"{named.host}/{named.device}" if named.device else ""
+
+    @property
+    def lease(self) -> str:
+        """Like `L4352`; empty where it has none."""
+        return _named(self.subject).lease
+
+    @property
+    def tenant(self) -> str:
+        """Empty where it has none."""
+        return _named(self.subject).tenant
+
+    @property
+    def cause(self) -> str:
+        """`principal/request id` of the request that it answers; empty where none did."""
+        return cloudevents.decoded(header(self.headers, _CAUSE).decode())
+
+    @property
+    def log(self) -> Log:
+        """The ledger that its position is of."""
+        return _log_of(header(self.headers, _SOURCE))
+
+    @property
+    def event(self) -> Event | None:
+        """With its types; `None` for a type that this build does not know: see `data`.
+
+        Raises:
+            InvalidInputError: the body is not JSON.
+        """
+        return _typed(self.body)
+
+    @property
+    def data(self) -> msgspec.Raw:
+        """The event's JSON, to be put into other JSON."""
+        return msgspec.Raw(self.body)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, FeedEvent):
+            return NotImplemented
+        # What the server adds to the headers is different live and out of the stream.
+        mine, others = (self.position, self.subject, self.body), (other.position, other.subject, other.body)
+        return mine == others and self.log == other.log
+
+    def __hash__(self) -> int:
+        return hash((self.position, self.subject))
+
+    def __repr__(self) -> str:
+        return f"FeedEvent({self.position}, {self.subject!r}, {self.body!r})"
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,13 +215,28 @@ class MessageReader:
 
         A server's answer to somebody who has named a subject of the feed for it says another subject, or none.
         """
-        stored = _KEPT.search(headers)
-        return self._told(stored, body, headers) if stored is not None and stored[1] == subject else None
+        told = self.kept(body, headers)
+        return told if told is not None and told.message[0] == subject else None
 
     def kept(self, body: bytes, headers: bytes) -> Told | None:
         """A message as the stream has it; `None` if it is not a feed's."""
-        stored = _KEPT.search(headers)
-        return self._told(stored, body, headers) if stored is not None else None
+        # Where they begin is found many times as fast by the bytes as by the expressions.
+        place_at, kept_at = headers.find(_PLACE_BEGINS), headers.find(_KEPT_BEGINS)
+        if place_at < 0 or kept_at < 0:
+            return None
+        place, kept = _PLACE.match(headers, place_at), _KEPT.match(headers, kept_at)
+        if place is None or kept is None:
+            return None
+        position, previous, part, parts = place.groups()
+        subject, sequence = kept.groups()
+        is_wanted = self._is_wanted(subject) if self._needed else True
+        return Told(
+            int(sequence), int(position), int(previous), int(part), int(parts), is_wanted, (subject, body, headers)
+        )
+
+    def _is_wanted(self, subject: bytes) -> bool:
+        words = subject.split(b".")
+        return all(words[at] == word for at, word in self._needed)
 
     def made(self, subject: str, headers: str, body: bytes) -> Told:
         """A message that the feed would send, and that was made from the ledger. `subject`: below `evt`."""
@@ -164,53 +246,38 @@ class MessageReader:
         assert told is not None, lines
         return told
 
-    def _told(self, stored: re.Match[bytes], body: bytes, headers: bytes) -> Told | None:
-        place = _PLACE.search(headers)
-        if place is None:
-            return None
-        subject = stored[1]
-        words = subject.split(b".") if self._needed else ()
-        return Told(
-            int(stored[2]),
-            int(place[1]),
-            int(place[2]),
-            int(place[3]),
-            int(place[4]),
-            all(words[at] == word for at, word in self._needed) if self._needed else True,
-            (subject, body, headers),
-        )
-
     def kind(self, told: Told) -> str:
         """Of what kind the event is: its type without the version."""
         subject: bytes = told.message[0]
         return subject.split(b".")[_FIRST_WORD + 1].decode()
 
     def event(self, told: Told) -> FeedEvent:
-        """What is given to the reader.
-
-        Raises:
-            InvalidInputError: it is no event of a feed.
-        """
+        """What is given to the reader."""
         subject, body, headers = told.message
-        parts = self._subjects.parse_event(subject.decode())
-        return FeedEvent(
-            position=told.position,
-            at_ns=_time(header(headers, _TIME).decode()),
-            type=header(headers, _TYPE).decode().removeprefix(cloudevents.TYPE_PREFIX),
-            host=parts.host,
-            device=f"{parts.host}/{parts.device}" if parts.device else "",
-            lease=parts.lease,
-            tenant=parts.tenant,
-            cause=cloudevents.decoded(header(headers, _CAUSE).decode()),
-            log=log_of(told),
-            event=codec.decode_event(body),
-            data=msgspec.Raw(body),
-        )
+        return FeedEvent(told.position, subject, body, headers)
+
+
+def _time(text: str) -> int:
+    fraction = text[_FRACTION_AT:-1]
+    if len(fraction) == _FRACTION_DIGITS and fraction.isdecimal():
+        return _whole_second(f"{text[:_FRACTION_AT]}{'0' * _FRACTION_DIGITS}{text[-1]}") + int(fraction)
+    return cloudevents.parse_time(text)
+
+
+@functools.lru_cache(maxsize=16)
+def _whole_second(text: str) -> int:
+    return cloudevents.parse_time(text)
 
 
 @functools.lru_cache(maxsize=64)
-def _time(text: str) -> int:
-    return cloudevents.parse_time(text)
+def _named(subject: bytes) -> EventSubject:
+    text = subject.decode()
+    return Subjects(text.split(".", 2)[1]).parse_event(text)
+
+
+@functools.lru_cache(maxsize=64)
+def _typed(body: bytes) -> Event | None:
+    return codec.decode_event(body)
 
 
 def log_of(told: Told) -> Log:
