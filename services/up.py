@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlparse
@@ -51,6 +51,7 @@ READY_WAIT_S: Final = 30.0
 RESTART_S_MIN: Final = 0.1
 RESTART_S_MAX: Final = 5.0
 STOP_WAIT_S: Final = 5.0
+CANCEL_AGAIN_S: Final = 0.5
 ALLOCATORS_MAX: Final = 8
 ARCHIVE_FOLDER: Final = "archive"
 SERVER_NAME: Final = "up"
@@ -124,8 +125,7 @@ class Up:
                     working += [self._tend_server(self._server), Refusals(self._options.data).run(), self._keep_room()]
                 running = [tasks.create_task(self._guard(work)) for work in working]
                 await self._stopping.wait()
-                for task in running:
-                    task.cancel()
+                await _end_all(running)
         finally:
             await self._take_down()
         if self._failure is not None:
@@ -282,6 +282,15 @@ class Up:
         if self._info.url:
             # Else it is another's, whom we found here.
             home.remove_pointer(self._options.data)
+
+
+async def _end_all(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel until all have ended: asyncio and the NATS client lose a cancellation that comes at the wrong moment."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
 
 
 _HOPELESS: Final[dict[int, type[LeaseholdError]]] = {EXIT_CORRUPT: CorruptLedgerError, EXIT_IN_USE: StoreInUseError}

@@ -219,13 +219,17 @@ def test_ctrl_c_during_the_start(tmp_path: Path, moment: str) -> None:
     environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
     both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with subprocess.Popen(command, text=True, env=environment, **both) as up:  # type: ignore[call-overload]
-        assert "starting in" in up.stdout.readline()
-        deadline_s = time.monotonic() + 30
-        while moment and not (data / moment).exists():
-            assert time.monotonic() < deadline_s
-        up.send_signal(signal.SIGINT)
-        told = up.stdout.read()
-        assert up.wait(30) in (0, 1, 130), told
+        try:
+            assert "starting in" in up.stdout.readline()
+            deadline_s = time.monotonic() + 30
+            while moment and not (data / moment).exists():
+                assert time.monotonic() < deadline_s
+            up.send_signal(signal.SIGINT)
+            told = up.stdout.read()
+            assert up.wait(30) in (0, 1, 130), told
+        finally:
+            # What does not end would be waited for without end.
+            up.kill()
     assert "Traceback" not in told
     with running_up(data):
         assert leasehold(data, "devices").code == 0
