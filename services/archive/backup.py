@@ -10,8 +10,10 @@ import aiosqlite
 import msgspec
 
 from leasehold.events.errors import CorruptLedgerError, InvalidInputError, StorageError
+from leasehold.events.record import chain_hash
 from leasehold.services.archive import segments
 from leasehold.services.archive.chain import Tip, advance
+from leasehold.services.archive.ledger import ArchivedLedger
 from leasehold.services.archive.segments import Head, Segment
 from leasehold.services.archive.writer import LOCK_FILE, check_link, sync_directory, take_lock, write_head
 
@@ -32,7 +34,8 @@ async def back_up(source: Path, destination: Path) -> Copied:
     up to date. Every record of the copy is gone over.
 
     Raises:
-        InvalidInputError: there is no archive in `source`, or something else in `destination`.
+        InvalidInputError: there is no archive in `source`, or something else in `destination`: other files, or a copy
+            with records that `source` does not have.
         CorruptLedgerError: the archive is damaged; the record is named. What was copied before stays as it was.
         StorageError: it cannot be read or written.
         StoreInUseError: somebody writes to `destination`.
@@ -56,6 +59,7 @@ async def _copy(source: Path, destination: Path, *, may_hold: set[str]) -> Copie
     lock = await take_lock(destination, wait_s=0)
     try:
         _check_place(destination, may_hold)
+        await _check_kept(source, destination)
         tip, previous, fresh = Tip(), "", list[tuple[Path, Segment]]()
         for segment in found:
             there = Segment(segment.first, segment.date, destination / segment.name)
@@ -97,6 +101,21 @@ def _check_place(directory: Path, may_hold: set[str]) -> None:
     others = [name for name in others if not name.endswith((".new", ".new-journal"))]
     if others:
         raise InvalidInputError(f"{directory} holds something else: {others[0]}", field="directory")
+
+
+async def _check_kept(source: Path, destination: Path) -> None:
+    """Raises InvalidInputError if an earlier copy has a record that the archive has not: it may be the last of them."""
+    kept = await ArchivedLedger(destination).end()
+    if kept is None:
+        return
+    body = await ArchivedLedger(source).read(kept.sequence)
+    if body is None or chain_hash(body) != kept.chain:
+        what = "goes further" if body is None else "is of other records"
+        raise InvalidInputError(
+            f"{destination} holds a copy that ends at record {kept.sequence} and {what} than the archive in {source}: "
+            "keep it, and name another directory",
+            field="directory",
+        )
 
 
 def _is_same(segment: Segment, there: Segment) -> bool:

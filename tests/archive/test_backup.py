@@ -88,6 +88,20 @@ async def test_a_place_that_holds_something_else_is_left_alone(tmp_path: Path) -
         await back_up(tmp_path / "empty", tmp_path / "copy")
 
 
+@pytest.mark.parametrize("what", ["less", "another"])
+async def test_a_copy_that_has_more_is_not_given_up(tmp_path: Path, what: str) -> None:
+    """An archive that was made anew, or lost its end, or is of another ledger, does not take the place of a copy that
+    may be the last one with its records.
+    """
+    entries = chained(seconds(100))
+    await back_up(await made(tmp_path / "archive", entries), tmp_path / "copy")
+    fewer = await made(tmp_path / "fewer", entries[:60] if what == "less" else chained(seconds(200), padding=1))
+    assert names(fewer) == names(tmp_path / "copy")
+    with pytest.raises(InvalidInputError, match=r"ends at record 100 and .*: keep it"):
+        await back_up(fewer, tmp_path / "copy")
+    assert await held(tmp_path / "copy") == entries
+
+
 @pytest.mark.parametrize(
     ("statement", "reason"),
     [
