@@ -9,6 +9,7 @@ import base64
 import contextlib
 import json
 import os
+import secrets
 import socket
 import sys
 import time
@@ -18,7 +19,8 @@ from typing import IO, NamedTuple
 
 import nkeys
 
-INBOX = "_INBOX_dash.caught"
+INBOX = f"_INBOX_dash.{secrets.token_hex(16)}"
+"""Whoever knew it could have the server answer there."""
 SILENCE_S = 20.0
 PAUSE_S = 0.05
 BATCH = 16
