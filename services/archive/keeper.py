@@ -6,7 +6,7 @@ Archiving does not wait for this: the models follow the archive. What is lost of
 import asyncio
 import logging
 import time
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +23,11 @@ _log: Final = logging.getLogger(__name__)
 EVENTS_PER_TRANSACTION: Final = 4_000
 SLICE_NS: Final = 4_000_000
 """Folding lets the rest of the loop go on after this long."""
+GATHER_S: Final = 0.05
+"""From one transaction to the next, unless somebody waits: one record costs nearly as much to write as what comes in
+this time."""
+GATHERED_RECORDS: Final = 256
+"""When so many came at once, there are more: nothing is waited for."""
 AGAIN_S: Final = 1.0
 """How often is tried again what the disk did not take."""
 
@@ -45,6 +50,8 @@ class ModelsKeeper:
         self._head = ModelsHead()
         self._ended = False
         self._waiting: dict[asyncio.Future[None], int] = {}
+        self._wanted = asyncio.Event()
+        """Somebody waits for what is not there yet."""
 
     def is_in_place(self) -> bool:
         """Whether the file that is written is the one that stands at `path`: somebody may have deleted it."""
@@ -96,11 +103,23 @@ class ModelsKeeper:
         try:
             async with aclosing(self._ledger.follow(self._fold.head.sequence)) as batches:
                 async for batch in batches:
+                    begun_s = time.monotonic()
                     await self._fold_batch(batch, patient=True)
+                    if len(batch) < GATHERED_RECORDS:
+                        await self._gather(begun_s + GATHER_S - time.monotonic())
         except (StorageError, UnavailableError) as error:
             await self._complain(error)
             return False
         return True
+
+    async def _gather(self, pause_s: float) -> None:
+        """Let records come together, at most for so long, and not while somebody waits for them."""
+        self._wanted.clear()
+        if pause_s <= 0 or not all(waiting.done() for waiting in self._waiting):
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._wanted.wait()
 
     async def catch_up(self) -> int:
         """Instead of `run`: up to the record that is the last one now, and no further; its sequence.
@@ -167,6 +186,7 @@ class ModelsKeeper:
             return False
         waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[waiting] = sequence_of(position)
+        self._wanted.set()
         try:
             async with asyncio.timeout(timeout_s):
                 await waiting

@@ -79,6 +79,25 @@ async def test_they_follow_what_is_archived(tmp_path: Path) -> None:
         await archive.close()
 
 
+async def test_nobody_waits_for_more_records_to_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records are let come together before they are written, but not while somebody waits for one."""
+    monkeypatch.setattr("leasehold.services.archive.keeper.GATHER_S", 600.0)
+    entries = entries_of(ledger_with_hosts().bodies)
+    async with writing(tmp_path) as writer:
+        archive = ArchivedLedger(tmp_path)
+        keeper = ModelsKeeper(archive, tmp_path / MODELS)
+        await keeper.start()
+        running = asyncio.create_task(keeper.run())
+        for entry in entries:
+            await writer.write([entry])
+            archive.wake()
+            assert await keeper.wait_for(end_of_record(entry.sequence), 30.0), entry.sequence
+        running.cancel()
+        await asyncio.wait({running})
+        await keeper.stop()
+        await archive.close()
+
+
 async def test_models_of_other_records_are_built_anew(tmp_path: Path) -> None:
     """Models that do not fit the archive (another's, or damaged) are emptied and made again."""
     first, second = Ledger(), ledger_with_hosts()
