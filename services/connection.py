@@ -1,6 +1,6 @@
 """A connection to the bus, with the settings that all of ours share.
 
-Four habits of nats-py are changed here, by overriding methods whose names carry an underscore; that is why its minor
+Five habits of nats-py are changed here, by overriding methods whose names carry an underscore; that is why its minor
 version is pinned and why `tests/integration/test_connection.py` checks each of them:
 
 - It keeps what is published while disconnected and sends it later, after the caller's time-out: here that is refused.
@@ -8,6 +8,7 @@ version is pinned and why `tests/integration/test_connection.py` checks each of 
   reported, and the end of the socket leads to a new connection as for any other reason.
 - It makes an object and parses the headers of each message and hands it over through a queue: `listen` and `ask` take
   messages from the read loop directly, and `services/parser.py` reads them several times as fast.
+- It wakes a task for each block that arrives: `services/parser.py` takes at once what it can.
 - It hands what is sent to a task of its own: `ask` and `publish_all` write into a socket that is free themselves, what
   is asked in one turn of the loop in one piece. What a busy socket does not take goes the client's own way, in order.
 """
@@ -89,7 +90,7 @@ class Connection(nats.aio.client.Client):
         """What came for a service of ours and could not be taken."""
         self._taps: dict[int, Handler] = {}
         self._taps_to_come: dict[str, Handler] = {}
-        self._ps = BlockParser(self, self._taps, self._process_msg)
+        self._ps: BlockParser = BlockParser(self, self._taps, self._process_msg)
         self._answers: dict[bytes, _Asked] = {}
         self._asked = 0
         self._questions = Questions()
@@ -169,6 +170,10 @@ class Connection(nats.aio.client.Client):
         if task is not None and task.cancelling() > before:
             # `wait_for` of Python 3.11 forgets it when the pong comes at the same moment: a service went on for ever.
             raise asyncio.CancelledError
+
+    async def _read_loop(self) -> None:
+        self._ps.take_from(getattr(self._transport, "_io_reader", None), lambda: self.is_connected)
+        await super()._read_loop()
 
     async def _process_pong(self) -> None:
         if self._pongs and self._pongs[0].done():
@@ -311,7 +316,9 @@ class Connection(nats.aio.client.Client):
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         handler = self._taps.get(sid)
         if handler is None:
-            await self._process_request(sid, subject, reply, data, headers)
+            # What was under way when the listening ended comes without a subscription, and is nobody's.
+            if sid in self._subs:
+                await self._process_request(sid, subject, reply, data, headers)
             return
         try:
             handler(subject, reply, data, headers)

@@ -260,3 +260,16 @@ async def test_a_flush_is_cancelled_when_its_pong_comes(tmp_path: Path) -> None:
         flushing.cancel()
         await asyncio.wait({flushing})
         assert flushing.cancelled()
+
+
+async def test_what_comes_after_the_end_of_listening_is_nobodys(tmp_path: Path) -> None:
+    """What was under way when a listener left is neither answered nor told as an attempt to have us write elsewhere."""
+    async with server_at(tmp_path / "data") as server, connected(server.url) as client:
+        heard: list[bytes] = []
+        subscription = await client.listen("some.subject", lambda subject, *_: heard.append(subject))
+        late = (b"some.subject", b"$JS.ACK.LEDGER.x", b"", b"")
+        await client._process_msg(subscription._id, *late)
+        await client.stop_listening(subscription)
+        await client._process_msg(subscription._id, *late)
+        assert heard == [b"some.subject"]
+        assert not client.dropped.count
