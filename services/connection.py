@@ -1,14 +1,13 @@
 """A connection to the bus, with the settings that all of ours share.
 
-Five habits of nats-py are changed here, by overriding methods whose names carry an underscore; that is why its minor
+Four habits of nats-py are changed here, by overriding methods whose names carry an underscore; that is why its minor
 version is pinned and why `tests/integration/test_connection.py` checks each of them:
 
 - It keeps what is published while disconnected and sends it later, after the caller's time-out: here that is refused.
 - It closes for good on most errors that a server names before it drops a client (a slow consumer, say): here they are
   reported, and the end of the socket leads to a new connection as for any other reason.
-- It makes an object and parses the headers of each message and hands it over through a queue: `listen` and `ask` take
-  messages from the read loop directly, and `services/parser.py` reads them several times as fast.
-- It wakes a task for each block that arrives: `services/parser.py` takes at once what it can.
+- It wakes a task for each block, makes an object of each message, and hands it over through a queue: `listen` and `ask`
+  take messages as the socket gives them, and `services/parser.py` reads them several times as fast.
 - It hands what is sent to a task of its own: `ask` and `publish_all` write into a socket that is free themselves, what
   is asked in one turn of the loop in one piece. What a busy socket does not take goes the client's own way, in order.
 """
@@ -221,7 +220,7 @@ class Connection(nats.aio.client.Client):
         return subscription
 
     async def listen(self, subject: str, handler: Handler) -> Subscription:
-        """Give what arrives at `subject` to `handler` straight from the read loop; survives reconnects.
+        """Give what arrives at `subject` to `handler` straight from the socket; survives reconnects.
 
         Raises:
             UnavailableError: the connection is closed or about to be.
@@ -316,8 +315,7 @@ class Connection(nats.aio.client.Client):
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         handler = self._taps.get(sid)
         if handler is None:
-            # What was under way when the listening ended comes without a subscription, and is nobody's.
-            if sid in self._subs:
+            if sid in self._subs:  # else it was under way when the listening ended, and is nobody's
                 await self._process_request(sid, subject, reply, data, headers)
             return
         try:
