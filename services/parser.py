@@ -6,6 +6,7 @@ All else (INFO, PING, errors) is left to nats-py's parser, whose class this one 
 test_parser.py` holds the two against each other.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -46,41 +47,92 @@ class BlockParser(parser.Parser):
         Raises:
             ProtocolError: they are not of this protocol.
         """
+        data, resets = self._with_rest(data), self._resets
+        at = self._take(data, 0)
+        while at < len(data):
+            at = await self._one(data, at)
+            if resets != self._resets:
+                return
+            at = self._take(data, at)
+
+    def take_from(self, reader: asyncio.StreamReader | None, is_connected: Callable[[], bool]) -> None:
+        """Take tapped messages as the socket gives them. What is anything else waits for `parse`, and all behind it.
+
+        To wake nats-py's read loop for each block costs more than to parse it.
+        """
+        if reader is None:
+            return
+        feed = reader.feed_data
+
+        def take(data: bytes) -> None:
+            waiter = getattr(reader, "_waiter", None)
+            # Who waits for more has parsed all that came before.
+            if waiter is not None and not waiter.done() and is_connected():
+                data = self._with_rest(data)
+                data = data[self._take(data, 0) :]
+            if data:
+                feed(data)
+
+        reader.feed_data = take  # type: ignore[method-assign, assignment]
+
+    def _with_rest(self, data: bytes) -> bytes:
+        """What there is to parse; nothing while it is known that more is needed."""
         if self._rest:
             self._rest += data
             if len(self._rest) < self._needed:
-                return
+                return b""
             data, self._rest, self._needed = bytes(self._rest), bytearray(), 0
-        taps, resets, at = self._taps, self._resets, 0
-        while (end := data.find(b"\r\n", at)) >= 0:
+        return data
+
+    def _take(self, data: bytes, at: int) -> int:
+        """Give tapped messages to their handlers, up to anything else. Returns where that begins; what has not come
+        whole is kept, and then nothing is left.
+        """
+        taps, size_all = self._taps, len(data)
+        while at < size_all:
+            end = data.find(b"\r\n", at)
+            if end < 0:
+                if size_all - at > LINE_BYTES_MAX:
+                    return at
+                break
             words = data[at:end].split()
             if not words or words[0] not in _MESSAGES:
-                await self._other(data[at : end + 2])
-                at = end + 2
-                if resets != self._resets:
-                    return
-                continue
-            body_at = end + 2
-            sid, reply, headers_size, size = _numbers(words)
-            if len(data) < body_at + size + 2:
-                self._needed = body_at + size + 2 - at
+                return at
+            try:
+                sid, reply, headers_size, size = _numbers(words)
+            except ProtocolError:
+                return at
+            headers_at, body_at, message_end = end + 2, end + 2 + headers_size, end + 2 + size
+            if size_all < message_end + 2:
+                self._needed = message_end + 2 - at
                 break
-            at = body_at + size + 2
-            headers = data[body_at : body_at + headers_size] if headers_size else None
-            body = data[body_at + headers_size : body_at + size]
             handler = taps.get(sid)
             if handler is None:
-                await self._process(sid, words[1], reply, body, headers)
-                if resets != self._resets:
-                    return
-                continue
+                return at
+            at = message_end + 2
             try:
-                handler(words[1], reply, body, headers)
+                handler(
+                    words[1], reply, data[body_at:message_end], data[headers_at:body_at] if headers_size else None
+                )
             except Exception:  # noqa: BLE001 - it would silently end the read loop, and so the connection
                 _log.exception("a message at %r could not be taken", words[1])
-        if not self._needed and len(data) - at > LINE_BYTES_MAX:
-            raise ProtocolError
         self._rest += data[at:]
+        return size_all
+
+    async def _one(self, data: bytes, at: int) -> int:
+        """Process what `_take` has left: a line, or a message that has come whole. Returns what is behind it."""
+        end = data.find(b"\r\n", at)
+        if end < 0:
+            raise ProtocolError
+        words = data[at:end].split()
+        if not words or words[0] not in _MESSAGES:
+            await self._other(data[at : end + 2])
+            return end + 2
+        sid, reply, headers_size, size = _numbers(words)
+        headers_at, body_at, message_end = end + 2, end + 2 + headers_size, end + 2 + size
+        headers = data[headers_at:body_at] if headers_size else None
+        await self._process(sid, words[1], reply, data[body_at:message_end], headers)
+        return message_end + 2
 
     async def _other(self, line: bytes) -> None:
         await super().parse(line)

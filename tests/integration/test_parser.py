@@ -1,5 +1,6 @@
 """The block parser says what nats-py's own says, however the bytes are cut; and our connections use it."""
 
+import asyncio
 import logging
 import random
 from typing import Any
@@ -94,6 +95,49 @@ async def test_it_says_what_the_other_says() -> None:
         assert not parser._rest
         messages += sum(isinstance(said[0], int) for said in ours.said)
     assert messages > 5_000
+
+
+class BusyClient(Client):
+    """Lets others go ahead while it processes what is not tapped."""
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+        await asyncio.sleep(0)
+        await super()._process_msg(sid, subject, reply, data, headers)
+
+
+async def test_what_is_taken_at_once_overtakes_nothing() -> None:
+    """Blocks as a socket gives them, beside a read loop that is mostly behind: the same calls in the same order; and a
+    tapped message that finds the loop waiting is taken before `feed_data` returns.
+    """
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    at_once = 0
+    for _ in range(200):
+        traffic = some_traffic(chance)
+        ours, theirs = BusyClient(), Client()
+        parser, reader = parser_of(ours), asyncio.StreamReader()
+        await Parser(theirs).parse(traffic)
+
+        async def read(parser: BlockParser, reader: asyncio.StreamReader) -> None:
+            while data := await reader.read(32_768):
+                await parser.parse(data)
+
+        parser.take_from(reader, lambda: True)
+        reading = asyncio.create_task(read(parser, reader))
+        size_max, at = chance.choice([20, 500, 40_000]), 0
+        while at < len(traffic):
+            for _ in range(chance.randrange(4)):
+                await asyncio.sleep(0)
+            size, before = chance.randrange(1, size_max + 1), len(ours.said)
+            reader.feed_data(traffic[at : at + size])
+            at_once += len(ours.said) - before
+            at += size
+        reader.feed_eof()
+        await reading
+        assert ours.said == theirs.said
+        assert not parser._rest
+    assert at_once > 100
 
 
 @pytest.mark.parametrize(
