@@ -416,8 +416,8 @@ class Client:
     async def _since(self, since: int | Snapshot | FeedEvent | None) -> tuple[int, Log]:
         if isinstance(since, Snapshot | FeedEvent):
             return since.position, since.log
-        if since is not None and not 0 <= since < 2**53:
-            raise InvalidInputError(f"{since} is no position", field="since")
+        if since is not None and (type(since) is not int or not 0 <= since < 2**53):
+            raise InvalidInputError(f"{str(since)[:80]!r} is no position", field="since")
         reading = await self.question("status", Status(min_position=since or 0))
         assert reading.status is not None
         log = Log(reading.status.ledger_id, reading.status.era)

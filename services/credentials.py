@@ -18,8 +18,9 @@ from typing import Final
 import msgspec
 import nkeys
 
-from leasehold.events import limits
+from leasehold.events import identities, limits
 from leasehold.events.errors import InvalidInputError, UnavailableError
+from leasehold.events.identities import Principal
 from leasehold.services import permissions
 from leasehold.services.home import ConnectionInfo, write_private
 from leasehold.services.permissions import User
@@ -82,9 +83,12 @@ def new_credential(role: str, name: str, cluster: str, *, urls: tuple[str, ...] 
     """A new key for a principal; nobody knows it yet.
 
     Raises:
-        InvalidInputError: there is no such role, or the name cannot stand in a subject.
+        InvalidInputError: there is no such role, or the name cannot stand in a subject, or no tenant behind its `@`.
     """
-    permissions.principal_of(role, name)
+    tenant = identities.tenant_of(Principal(permissions.principal_of(role, name)))
+    if not tenant[0].isalnum():
+        # `_` alone stands for none in the feed's subjects.
+        raise InvalidInputError(f"{name!r}: a tenant, as {tenant!r}, begins with a letter or digit", field="name")
     return Credential(role=role, name=name, cluster=cluster, urls=urls, seed=new_seed(), ca_pem=ca_pem)
 
 

@@ -182,9 +182,16 @@ def wanted(*, host: str = "", kind: str = "", device: str = "", lease: int | str
     if device:
         device, host = _device_of(device, host)
     if tenant:
-        identities.parse_principal(tenant)
+        _check_tenant(tenant)
     text = lease_id_text(parse_lease_id(str(lease))) if lease else ""
     return Wanted(host=host, kind=kind, device=device, lease=text, tenant=tenant)
+
+
+def _check_tenant(tenant: str) -> None:
+    try:
+        identities.parse_principal(tenant)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{tenant[:80]!r} is no tenant; one is letters, digits, _@-", field="tenant") from error
 
 
 def _device_of(device: str, host: str) -> tuple[DeviceId, str]:

@@ -82,8 +82,11 @@ def _row(event: FeedEvent) -> HistoryRow:
 async def _in_ledger(client: Client, since: int | None) -> AsyncGenerator[HistoryRow, None]:
     """Every event behind position `since` (`None`: from now on), for ever."""
     ledger = client.ledger()
-    after = await ledger.last_sequence() if since is None else max(0, sequence_of(since) - 1)
     try:
+        last = await ledger.last_sequence()
+        after = last if since is None else max(0, sequence_of(since) - 1)
+        if after > last:
+            raise InvalidInputError(f"the log ends at record {last}, before position {since}", field="since")
         async with contextlib.aclosing(ledger.follow(after)) as batches:
             async for entries in batches:
                 for entry in entries:

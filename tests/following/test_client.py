@@ -58,8 +58,11 @@ async def test_a_snapshot_and_what_follows(tmp_path: Path) -> None:
                 assert now.position // limits.EVENTS_PER_RECORD_MAX == granted.position // limits.EVENTS_PER_RECORD_MAX
             given = await until_count(listener, 2, granted, device=device)
             assert [event.type for event in given] == ["lease_released.v1", "device_freed.v1"]
-            with pytest.raises(InvalidInputError, match="since"):
-                await until_count(listener, 1, -1)
+            for bad in (-1, 2**53, 1.5, "256", True):
+                with pytest.raises(InvalidInputError, match="since"):
+                    await until_count(listener, 1, bad)
+            with pytest.raises(InvalidInputError, match="tenant: '_' is no tenant"):
+                await until_count(listener, 1, 0, tenant="_")
         info, path = home.read_connection(data), tmp_path / "agent.json"
         write_credential(path, own_credential(info, "agent"))
         async with Client(credentials=path, url=info.url) as agent:
