@@ -14,16 +14,15 @@ from leasehold.events.position import lease_id_text, parse_lease_id
 from leasehold.events.subjects import EventSubject, Subjects
 from leasehold.events.views import DeviceView, OwnerView
 from leasehold.projections.hearing import Chain, Told
-from leasehold.services.ledger.tail import header
 
 KINDS: Final = frozenset(each.__struct_config__.tag.rpartition(".")[0] for each in get_args(Event))
 """All kinds of events: their types without the version."""
 _FIRST_WORD: Final = 3
 """Of a subject, behind `leasehold.<cluster>.evt`."""
-_SOURCE: Final = b"ce-source:"
-_TIME: Final = b"ce-time:"
-_TYPE: Final = b"ce-type:"
-_CAUSE: Final = b"ce-causationid:"
+_SOURCE: Final = b"\r\nce-source: "
+_TIME: Final = b"\r\nce-time: "
+_TYPE: Final = b"\r\nce-type: "
+_CAUSE: Final = b"\r\nce-causationid: "
 _FRACTION_AT: Final = len("2026-01-01T00:00:00.")
 _FRACTION_DIGITS: Final = 9
 _PLACE_BEGINS: Final = b"\r\nce-position: "
@@ -63,12 +62,12 @@ class FeedEvent(msgspec.Struct, frozen=True, eq=False, gc=False):
     @property
     def at_ns(self) -> int:
         """When it was decided, ns since 1970, UTC."""
-        return _time(header(self.headers, _TIME).decode())
+        return _time(_value(self.headers, _TIME).decode())
 
     @property
     def type(self) -> str:
         """Like `lease_granted.v2`."""
-        return header(self.headers, _TYPE).decode().removeprefix(cloudevents.TYPE_PREFIX)
+        return _value(self.headers, _TYPE).decode().removeprefix(cloudevents.TYPE_PREFIX)
 
     @property
     def host(self) -> str:
@@ -94,12 +93,12 @@ class FeedEvent(msgspec.Struct, frozen=True, eq=False, gc=False):
     @property
     def cause(self) -> str:
         """`principal/request id` of the request that it answers; empty where none did."""
-        return cloudevents.decoded(header(self.headers, _CAUSE).decode())
+        return cloudevents.decoded(_value(self.headers, _CAUSE).decode())
 
     @property
     def log(self) -> Log:
         """The ledger that its position is of."""
-        return _log_of(header(self.headers, _SOURCE))
+        return _log_of(_value(self.headers, _SOURCE))
 
     @property
     def event(self) -> Event | None:
@@ -287,9 +286,20 @@ def _typed(body: bytes) -> Event | None:
     return codec.decode_event(body)
 
 
+def _value(headers: bytes, begins: bytes) -> bytes:
+    """Of a header that a feed has written, found by how its line begins; b"" if it is not there."""
+    at = headers.find(begins)
+    return headers[at + len(begins) : headers.find(b"\r\n", at + 2)] if at >= 0 else b""
+
+
+def source_line(headers: bytes) -> bytes:
+    """The header that says which ledger and era a message is of, with the ends of line around it."""
+    return b"%b%b\r\n" % (_SOURCE, _value(headers, _SOURCE))
+
+
 def log_of(told: Told) -> Log:
     """Which ledger and era a message is of."""
-    return _log_of(header(told.message[2], _SOURCE))
+    return _log_of(_value(told.message[2], _SOURCE))
 
 
 @functools.lru_cache(maxsize=16)

@@ -19,7 +19,7 @@ from leasehold.events.subjects import EVENTS_STREAM, Subjects
 from leasehold.projections.feeding import Feeding, Message
 from leasehold.projections.hearing import FIRST_POSITION, Chain, Hearing, Told
 from leasehold.services.connection import Connection
-from leasehold.services.feedevents import FeedEvent, Log, MessageReader, Wanted, log_of
+from leasehold.services.feedevents import FeedEvent, Log, MessageReader, Wanted, log_of, source_line
 from leasehold.services.ledger import api
 from leasehold.services.ledger.direct import Asking, Batch
 from leasehold.services.ledger.port import Ledger
@@ -62,6 +62,8 @@ class Following:
         self._hearing = Hearing(wanted.chain, since)
         self._given = since
         self._log = log
+        self._source = b""
+        """The header that says `_log`, once it was read: what has it needs no more to be looked at."""
         self._other_log: Log | None = None
         """Heard of, and not judged yet."""
         self._restored: list[Told] = []
@@ -300,9 +302,14 @@ class Following:
     # --- which ledger -----------------------------------------------------------------------------------------------
 
     def _note_log(self, told: Told) -> None:
+        headers: bytes = told.message[2]
+        if self._source and self._source in headers:
+            return
         log = log_of(told)
+        if log == self._log:
+            self._source = source_line(headers)
         # What is of an era before was told anew, and is known.
-        if log is not self._log and (log.ledger_id != self._log.ledger_id or log.era > self._log.era):
+        elif log.ledger_id != self._log.ledger_id or log.era > self._log.era:
             self._other_log = log
 
     async def _judge_log(self) -> None:
@@ -330,7 +337,7 @@ class Following:
         if self._healing is not None:
             await self._healing.aclose()
             self._healing = None
-        self._log, self._other_log = log, None
+        self._log, self._source, self._other_log = log, b"", None
 
     async def _restored_behind(self, era: int) -> int:
         """Where the era after `era` begins. 0 if the feed does not say any more."""
