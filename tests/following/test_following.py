@@ -372,7 +372,7 @@ async def test_another_ledger_is_noticed(client: Connection, tmp_path: Path) -> 
         ("device", {"device": "pci_0000_00_01_0"}),
         ("device", {"device": "h1/pci/0000:00:01.0", "host": "h2"}),
         ("lease", {"lease": "x"}),
-        ("principal", {"tenant": "a.b"}),
+        ("tenant", {"tenant": "a.b"}),
     ],
 )
 def test_what_cannot_be_chosen_is_named(field: str, chosen: dict[str, str]) -> None:
