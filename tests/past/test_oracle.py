@@ -267,7 +267,8 @@ async def test_how_much_was_used(tmp_path: Path, by: str) -> None:
                 if page.outcome == "not_found":
                     continue
                 rows = await past.all(question, "usage", "name")
-                window = max(since, events[0].ns), min(to, events[-1].ns)
+                # Neither end lies behind the log's, nor the beginning before it.
+                window = min(max(since, events[0].ns), events[-1].ns), min(to, events[-1].ns)
                 of_host = f"{host}/" if host else ""
                 some = [row for row in held if holder in ("", row.holder) and row.device.startswith(of_host)]
                 assert (page.since_ns, page.at_ns) == window
