@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -226,8 +227,11 @@ def test_ctrl_c_during_the_start(tmp_path: Path, moment: str) -> None:
     data = tmp_path / "data"
     command = [sys.executable, "-m", "leasehold", "up", "--data", str(data), "--host", HOST]
     environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
-    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    with subprocess.Popen(command, text=True, env=environment, **both) as up:  # type: ignore[call-overload]
+    both: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    # A suite that a shell runs behind its prompt has been told to ignore Ctrl-C, and would hand that on.
+    both["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen(command, text=True, env=environment, **both) as up:
+        assert up.stdout is not None
         try:
             assert "starting in" in up.stdout.readline()
             deadline_s = time.monotonic() + 30
