@@ -1,11 +1,13 @@
-"""What following costs: 1, 10 and 100 subscribers while a thousand events a second happen; half of them choose.
+"""What following costs: 1 to 100 subscribers while a thousand events a second happen; half of them choose. Beside each
+row the same number of plain listeners, who are told whatever arrives: what is between them is the price of our checks.
 
-    python -m tests.bench.subscribers URL CREDENTIAL FIRST END
+    python -m tests.bench.subscribers URL CREDENTIAL FIRST END client|plain
 
-is a process that some of the subscribers live in, each with a client and a connection of its own.
+is a process that some of the subscribers live in, each with a connection of its own.
 """
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -20,17 +22,20 @@ from leasehold.events import codec, inputs
 from leasehold.events.answers import Answer
 from leasehold.events.errors import UnavailableError
 from leasehold.events.identities import HostName, RequestId
+from leasehold.events.subjects import Subjects
 from leasehold.services import credentials, home
 from leasehold.services.client import Client
+from leasehold.services.connection import connect, disconnect
 from leasehold.services.credentials import write_credential
+from leasehold.services.feedevents import FeedEvent, wanted
 from leasehold.services.lifeline import tied_to_us
-from tests.bench.cluster import PRINCIPAL, START_S, Bus, beat, bus, paper_device, report_devices
+from tests.bench.cluster import CLUSTER, PRINCIPAL, START_S, Bus, beat, bus, paper_device, report_devices
 from tests.bench.measure import Figure, Part, Plan, Table, figure, percentile
 from tests.bench.ours import lease_request
 from tests.bench.watching import cpu_s
 from tests.support.tree import ROOT
 
-COUNTS: Final = (1, 10, 100)
+COUNTS: Final = (1, 10, 50, 100)
 EVENTS_PER_S: Final = 1_000
 EVENTS_PER_PAIR: Final = 3
 """A grant, a release, and that the device is free."""
@@ -44,15 +49,22 @@ CALM_EVENTS_PER_S: Final = 100
 """While subscribers begin."""
 PROCESSES: Final = 2
 _ASK_S: Final = 10.0
+HELD_MS: Final = 1_000.0
+"""Whose slowest hundredth is not later than this keeps up: else it grows with the time that is measured."""
+OURS: Final = "client"
+PLAIN: Final = "plain"
 _COLUMNS: Final = (
-    "subscribers", "events/s", "given/s", "lag p50 ms", "lag p99 ms", "their CPU", "server CPU", "feed CPU",
-    "allocator CPU",
+    "subscribers", "events/s", "given/s", "lag p50 ms", "lag p99 ms", "their CPU", "server", "feed", "allocator",
+    "others", "us/given: theirs", "server", "us/event: feed", "allocator",
 )  # fmt: skip
 _NOTES: Final = (
     "leases that are granted and released at once, over ten hosts; every second subscriber wants everything",
     "of the others three in five want one host, one in five one device, and one in five the grants of all hosts",
+    "client: `client.events()`, each looks at the position and the time of every event, and no further into it",
+    "plain: the same connection listens to the same subjects, and looks at the time; what it misses it does not know",
     "lag: from when the allocator has decided, before the append and its fsync, until the program has the event",
     "CPU of one processor; subscribers live in two processes (one alone in one), each with a connection of its own",
+    "others: all else that the machine did meanwhile, who asks for the leases among it",
 )
 
 
@@ -69,8 +81,24 @@ async def measure(folder: Path, plan: Plan) -> Part:
     """All of it on one server."""
     figures: dict[str, Figure] = {}
     async with _running(folder / "feed") as (found, pids):
-        rows = [await _round_of(found, pids, count, plan, figures) for count in COUNTS]
-    return Part([Table("Subscribers, at a thousand events a second", _COLUMNS, rows, _NOTES)], figures)
+        rows = [await _round_of(found, pids, count, kind, plan, figures) for count in COUNTS for kind in (OURS, PLAIN)]
+    notes = (*_NOTES, *(_held(kind, figures) for kind in (OURS, PLAIN)))
+    return Part([Table("Subscribers, at a thousand events a second", _COLUMNS, rows, notes)], figures)
+
+
+def _held(kind: str, figures: dict[str, Figure]) -> str:
+    """With how many it still keeps up, and what 100 would take."""
+    held = [count for count in COUNTS if figures[f"{count} {kind} lag p99 ms"].median < HELD_MS]
+    most = max(held, default=COUNTS[0])
+    spent = [figures[f"{most} {kind} {name} us/given"].median for name in ("subscribers", "server")]
+    said = f"{most} keep up (lag p99 below {HELD_MS:g} ms)" if held else "none keeps up"
+    # Half of them take all, three in ten a tenth, one in ten a third, and one in ten next to nothing.
+    given = COUNTS[-1] * EVENTS_PER_S * (0.5 + 0.3 * 0.1 + 0.1 / EVENTS_PER_PAIR)
+    needed = given * sum(spent) / 1e6
+    return (
+        f"{kind}: {said}; of {COUNTS[-1]}, {given:,.0f} given/s x ({spent[0]:.1f} + {spent[1]:.1f}) us are "
+        f"{needed:.1f} processors for subscribers and server"
+    )
 
 
 @asynccontextmanager
@@ -95,11 +123,11 @@ async def _running(data: Path) -> AsyncIterator[tuple[Bus, dict[str, int]]]:
 
 
 async def _round_of(
-    found: Bus, pids: dict[str, int], count: int, plan: Plan, figures: dict[str, Figure]
+    found: Bus, pids: dict[str, int], count: int, kind: str, plan: Plan, figures: dict[str, Figure]
 ) -> tuple[str, ...]:
     """So many subscribers, in several rounds."""
     rounds: dict[str, list[float]] = {}
-    async with _load(found) as load, _subscribers(found, count) as subscribers:
+    async with _load(found) as load, _subscribers(found, count, kind) as subscribers:
         load.events_per_s = EVENTS_PER_S
         for _ in range(min(plan.rounds, ROUNDS_MAX)):
             # Who has just begun is given what has piled up meanwhile.
@@ -113,21 +141,38 @@ async def _round_of(
             assert not any(each.doubled for each in heard), "events came twice, or out of order"
             lag_ms = sorted(lag for each in heard for lag in each.lag_ms)
             values = {f"{name} %": 100 * each / took_s for name, each in spent.items()}
+            for name, each in spent.items():
+                per, events_of = ("given", len(lag_ms)) if name in ("subscribers", "server") else ("event", happened)
+                values[f"{name} us/{per}"] = 1e6 * each / events_of
             values |= {"events/s": happened / took_s, "given/s": len(lag_ms) / took_s}
             values |= {f"lag p{percent} ms": percentile(lag_ms, percent) for percent in (50, 99)}
             for name, value in values.items():
                 rounds.setdefault(name, []).append(value)
     mine = {name: figure(values) for name, values in rounds.items()}
-    figures.update({f"{count} subscribers {name}": value for name, value in mine.items()})
-    shares = (f"{mine[f'{name} %'].median:.0f} %" for name in ("subscribers", "server", "feed", "allocator"))
+    figures.update({f"{count} {kind} {name}": value for name, value in mine.items()})
+    shares = (f"{mine[f'{name} %'].median:.0f} %" for name in ("subscribers", "server", "feed", "allocator", "others"))
+    costs = (
+        f"{mine[name].median:.1f}"
+        for name in ("subscribers us/given", "server us/given", "feed us/event", "allocator us/event")
+    )
     rates = (mine[name].text() for name in ("events/s", "given/s"))
-    return (str(count), *rates, mine["lag p50 ms"].text(1), mine["lag p99 ms"].text(1), *shares)
+    return (f"{count} {kind}", *rates, mine["lag p50 ms"].text(1), mine["lag p99 ms"].text(1), *shares, *costs)
 
 
 def _spent(pids: dict[str, int], subscribers: "_Subscribers") -> dict[str, float]:
     """CPU time of each so far, s."""
-    theirs = sum(cpu_s(process.pid) for process in subscribers.processes)
-    return {"subscribers": theirs, **{name: cpu_s(pid) for name, pid in pids.items()}}
+    spent = {name: cpu_s(pid) for name, pid in pids.items()}
+    spent["subscribers"] = sum(cpu_s(process.pid) for process in subscribers.processes)
+    spent["others"] = _machine_cpu_s() - sum(spent.values())
+    return spent
+
+
+def _machine_cpu_s() -> float:
+    """CPU time of all that runs on this machine so far, s."""
+    user, nice, system, _idle, _waiting, interrupts, soft_interrupts, *_ = map(
+        int, Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    )
+    return (user + nice + system + interrupts + soft_interrupts) / os.sysconf("SC_CLK_TCK")
 
 
 # --- what happens -----------------------------------------------------------------------------------------------------
@@ -216,14 +261,14 @@ class _Subscribers:
 
 
 @asynccontextmanager
-async def _subscribers(found: Bus, count: int) -> AsyncIterator[_Subscribers]:
+async def _subscribers(found: Bus, count: int, kind: str) -> AsyncIterator[_Subscribers]:
     path = found.data / "subscriber.json"
     credential = credentials.own_credential(home.read_connection(found.data), "operator")
     write_credential(path, credential)
     ends = [count * part // PROCESSES for part in range(PROCESSES + 1)]
     processes = [
         await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.bench.subscribers", found.urls[0], str(path), str(first), str(end),
+            sys.executable, "-m", "tests.bench.subscribers", found.urls[0], str(path), str(first), str(end), kind,
             cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=2**28,
             preexec_fn=tied_to_us(),
         )
@@ -266,18 +311,34 @@ class _Listening:
         self.lag_ms: list[float] = []
         self.doubled = 0
 
-    async def listen(self, number: int, url: str, path: str) -> None:
-        """Follow until cancelled."""
+    async def follow(self, number: int, url: str, path: str) -> None:
+        """With a client, until cancelled."""
         last = 0
         async with Client(credentials=path, url=url) as client:
             async for event in client.events(**_choice(number)):
-                self.lag_ms.append((time.time_ns() - event.at_ns) / 1e6)
+                self._note(number, event)
                 self.doubled += event.position <= last
                 last = event.position
-                if number not in self._had_one:
-                    self._had_one.add(number)
-                    if len(self._had_one) == self._count:
-                        self.all_have_one.set()
+
+    async def listen(self, number: int, url: str, path: str) -> None:
+        """Without any of its checks, until cancelled."""
+
+        def hear(subject: bytes, _reply: bytes, body: bytes, headers: bytes | None) -> None:
+            self._note(number, FeedEvent(0, subject, body, headers or b""))
+
+        connection = await connect(url, credential=credentials.read_credential(Path(path)), name="plain")
+        try:
+            await connection.listen(wanted(**_choice(number)).listened(Subjects(CLUSTER)), hear)
+            await asyncio.get_running_loop().create_future()
+        finally:
+            await disconnect(connection)
+
+    def _note(self, number: int, event: FeedEvent) -> None:
+        self.lag_ms.append((time.time_ns() - event.at_ns) / 1e6)
+        if number not in self._had_one:
+            self._had_one.add(number)
+            if len(self._had_one) == self._count:
+                self.all_have_one.set()
 
     async def hear(self, word: str) -> object:
         """What there is to say to a word; `None`: nothing."""
@@ -294,9 +355,10 @@ class _Listening:
         return None
 
 
-async def _listen(url: str, path: str, numbers: range) -> None:
+async def _listen(url: str, path: str, numbers: range, kind: str) -> None:
     listening = _Listening(len(numbers))
-    tasks = [asyncio.create_task(listening.listen(number, url, path)) for number in numbers]
+    how = listening.listen if kind == PLAIN else listening.follow
+    tasks = [asyncio.create_task(how(number, url, path)) for number in numbers]
     try:
         while word := (await asyncio.to_thread(sys.stdin.readline)).strip():
             hearing = asyncio.ensure_future(listening.hear(word))
@@ -315,4 +377,4 @@ async def _listen(url: str, path: str, numbers: range) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_listen(sys.argv[1], sys.argv[2], range(int(sys.argv[3]), int(sys.argv[4]))))
+    asyncio.run(_listen(sys.argv[1], sys.argv[2], range(int(sys.argv[3]), int(sys.argv[4])), sys.argv[5]))
