@@ -224,7 +224,9 @@ async def _checked(archive: ArchivedLedger, witnesses: list[Witness], progress: 
     Raises:
         CorruptLedgerError: a record is not what it was, or not what follows from its inputs.
     """
-    replay, last = Replay(), await archive.last_sequence()
+    replay, end = Replay(), await archive.end()
+    assert end is not None
+    last = end.sequence
     chains: dict[int, str] = {}
     wanted = {witness.sequence for witness in witnesses}
     async with contextlib.aclosing(entries_of(archive, last)) as entries:
@@ -239,6 +241,10 @@ async def _checked(archive: ArchivedLedger, witnesses: list[Witness], progress: 
                 progress("checking", entry.sequence, last)
                 await asyncio.sleep(0)
     head = replay.state.head
+    # No record behind the last one vouches for it: only the hash that was kept with it does.
+    if head.chain != end.chain:
+        said = f"its hash is {head.chain[:12]}…, but kept with it was {end.chain[:12]}…: one of both was changed"
+        raise CorruptLedgerError(said, sequence=last)
     for witness in witnesses:
         is_other = witness.era == head.era and chains.get(witness.sequence, witness.chain) != witness.chain
         if witness.sequence and (witness.ledger_id != head.ledger_id or is_other):

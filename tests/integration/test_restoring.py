@@ -193,9 +193,9 @@ def _changed(body: bytes) -> bytes:
     return codec.encode(msgspec.structs.replace(record, decided_at_ns=record.decided_at_ns + 1))
 
 
-def _edit(saved: Path, sql: str, *parameters: object) -> None:
-    """Change records 11 to 20 behind the archive's back."""
-    path = sorted(saved.glob("*-*.sqlite"))[1]
+def _edit(saved: Path, sql: str, *parameters: object, segment: int = 1) -> None:
+    """Change records 11 to 20 (or of another segment) behind the archive's back."""
+    path = sorted(saved.glob("*-*.sqlite"))[segment]
     path.chmod(0o600)
     database = sqlite3.connect(path)
     try:
@@ -228,6 +228,18 @@ async def test_an_archive_that_is_not_sound_is_not_restored(tmp_path: Path, bodi
     assert not (tmp_path / "data" / NOTE_FILE).exists()
     with pytest.raises(CorruptLedgerError, match="no stream"):
         await log_of(tmp_path / "data")
+
+
+async def test_a_changed_last_record_is_found_without_the_note(tmp_path: Path, bodies: list[bytes]) -> None:
+    """Nothing follows the last record, and what it says may be decided a moment later, too: only the hash that is kept
+    beside it tells of the change.
+    """
+    saved = await archived(tmp_path / "saved", bodies)
+    (saved / "head.json").unlink()
+    sql = "UPDATE records SET body = ? WHERE sequence = ?"
+    _edit(saved, sql, _changed(bodies[-1]), len(bodies), segment=-1)
+    with pytest.raises(CorruptLedgerError, match=f"record {len(bodies)}: its hash is"):
+        await restore(options(tmp_path), silent)
 
 
 async def noted(path: Path, bodies: list[bytes], *, era: int = 0) -> None:
