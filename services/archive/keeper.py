@@ -20,7 +20,7 @@ from leasehold.services.ledger.port import Entry
 
 _log: Final = logging.getLogger(__name__)
 
-EVENTS_PER_TRANSACTION: Final = 4_000
+EVENTS_PER_TRANSACTION: Final = 8_000
 SLICE_NS: Final = 4_000_000
 """Folding lets the rest of the loop go on after this long."""
 GATHER_S: Final = 0.05
