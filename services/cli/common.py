@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, ParamSpec
 
@@ -14,6 +15,7 @@ EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_REFUSED: Final = 3
 EXIT_UNAVAILABLE: Final = 4
+EXIT_INTERRUPTED: Final = 130
 
 _CREDENTIALS: Final = "leasehold.credentials"
 
@@ -63,7 +65,11 @@ def asynchronous(function: Callable[P, Awaitable[None]]) -> Callable[P, None]:
         async def awaited() -> None:
             await function(*args, **kwargs)
 
-        asyncio.run(awaited())
+        try:
+            asyncio.run(awaited())
+        except KeyboardInterrupt:
+            # How following ends, and nothing to be told of.
+            sys.exit(EXIT_INTERRUPTED)
 
     return run
 

@@ -12,6 +12,7 @@ from leasehold.services.cli import asking, checking, looking, past, render
 from leasehold.services.cli.archiving import archive
 from leasehold.services.cli.common import (
     EXIT_FAILED,
+    EXIT_INTERRUPTED,
     EXIT_REFUSED,
     EXIT_UNAVAILABLE,
     EXIT_USAGE,
@@ -90,7 +91,7 @@ def main() -> None:
         _check_arguments(sys.argv[1:])
         cli(prog_name="leasehold")
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(EXIT_INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - nobody at a terminal is helped by where in our code it happened
         cause: BaseException = error
         while isinstance(cause, BaseExceptionGroup):

@@ -26,6 +26,7 @@ from leasehold.projections import conflicts, views
 from leasehold.projections.answers import answer_for, lease_word
 from leasehold.projections.naming import Resolved, resolve
 from leasehold.projections.state import State
+from leasehold.services.permissions import AGENT_PREFIX
 from leasehold.services.query.orders import DeviceOrder, LeaseOrder
 
 STALE_HOSTS_MAX: Final = 1_000
@@ -64,9 +65,7 @@ class Answerer:
     def _list_devices(self, question: ListDevices, _asker: Principal) -> Reading:
         if question.host and question.host not in self._state.hosts:
             return self._unknown_host(question.host)
-        ids, more = self._devices.page(
-            self._state, host=question.host, after=question.after, limit=question.limit
-        )
+        ids, more = self._devices.page(self._state, host=question.host, after=question.after, limit=question.limit)
         rows = [views.device_view(self._state, device) for device in ids]
         return Reading(outcome="ok", as_of=self.as_of, devices=rows, more=more)
 
@@ -137,7 +136,9 @@ class Answerer:
 
     # --- agents and overview ------------------------------------------------------------------------------------
 
-    def _sync(self, question: Sync, _asker: Principal) -> Reading:
+    def _sync(self, question: Sync, asker: Principal) -> Reading:
+        if asker.startswith(AGENT_PREFIX) and asker != f"{AGENT_PREFIX}{question.host}":
+            raise InvalidInputError(f"{asker} may ask about its own host only", field="host")
         host = self._state.hosts.get(HostName(question.host))
         if host is None:
             return self._unknown_host(question.host)

@@ -168,6 +168,9 @@ async def test_sync_tells_an_agent_its_host(running: Running) -> None:
     unknown = await running.ok(questions.Sync(host="h1", agent="binder"))
     assert (unknown.source_run, unknown.source_counter) == (0, 0)
     assert (await running.ask(questions.Sync(host="nowhere"))).outcome == "not_found"
+    assert (await running.ask(questions.Sync(host="h1"), "agent-h1")).outcome == "ok"
+    other = await running.ask(questions.Sync(host="h1"), "agent-h10")
+    assert (other.outcome, other.field) == ("invalid", "host")
 
 
 # --- the past -----------------------------------------------------------------------------------------------------

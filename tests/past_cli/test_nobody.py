@@ -1,10 +1,12 @@
-"""A bus on which nobody answers questions about the past."""
+"""A bus on which nobody answers questions about the past; a command that is ended by hand."""
 
 from pathlib import Path
 
+import click
 import pytest
 
 from leasehold.events.errors import UnavailableError
+from leasehold.services.cli.common import EXIT_INTERRUPTED, asynchronous
 from leasehold.services.client import Client
 from leasehold.services.credentials import new_credential, write_credential
 from leasehold.services.natsserver import NatsServer
@@ -26,3 +28,15 @@ async def test_that_no_archive_listens_is_said(tmp_path: Path) -> None:
             await Past(client).owners().all()
         with pytest.raises(UnavailableError, match="no query service listens"):
             await client.devices()
+
+
+def test_ctrl_c_ends_a_command_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:
+    """Following ends with Ctrl-C: exit code 130, and nothing is said of it."""
+
+    async def follows() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        click.command()(asynchronous(follows)).main([])
+    assert ended.value.code == EXIT_INTERRUPTED
+    assert capfd.readouterr() == ("", "")
