@@ -52,6 +52,8 @@ async def status(directory: str | None, data: str | None, as_json: bool) -> None
     from leasehold.services.archive.ledger import ArchivedLedger
 
     archived = ArchivedLedger(_place(directory, data))
+    if not archived.segments():
+        raise UnavailableError(f"{archived.directory} holds no archive")
     view = await archived.view()
     if as_json:
         files = [{"name": each.name, "first": each.first, "sealed": each.is_sealed} for each in archived.segments()]

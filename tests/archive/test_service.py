@@ -212,4 +212,6 @@ def test_beside_the_others(tmp_path: Path) -> None:
     shutil.rmtree(data / "archive")
     assert leasehold(data, "archive", "restore", str(copy)).code == 0
     assert names(data / "archive") == names(copy)
-    assert leasehold(data, "archive", "status", "--archive", str(tmp_path)).out.startswith("archive   ")
+    assert leasehold(data, "archive", "status", "--archive", str(data / "archive")).out.startswith("archive   ")
+    nothing = leasehold(data, "archive", "status", "--archive", str(tmp_path))
+    assert (nothing.code, nothing.err) == (4, f"leasehold: {tmp_path} holds no archive\n")
