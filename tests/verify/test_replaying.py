@@ -145,7 +145,7 @@ async def test_what_cannot_be_replayed(tmp_path: Path) -> None:
         ((str(directory), "--from", "9999"), 2, "the log has records 1 to"),
         ((str(directory), "--from", "5", "--to", "4"), 2, "5 to 4"),
         ((str(directory), "--from", "0"), 2, "--from"),
-        ((str(tmp_path / "nowhere"),), 1, "nowhere"),
+        ((str(tmp_path / "nowhere"),), 4, "nowhere"),
         ((str(tmp_path / "data"),), 4, f"{directory} has some"),
     )
     for arguments, code, says in cases:
