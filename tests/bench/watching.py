@@ -60,9 +60,9 @@ async def _idle(data: Path, plan: Plan, figures: dict[str, Figure]) -> Table:
     finally:
         await asyncio.to_thread(up.stop)
     rows = []
-    for name, cpu_s in sorted(spent.items()):
-        share = figures[f"idle {name} %"] = figure([100 * cpu_s / took_s])
-        rows.append((name, f"{share.median:.2f} %", f"{cpu_s * 1_000:.0f} ms"))
+    for name, busy_s in sorted(spent.items()):
+        share = figures[f"idle {name} %"] = figure([100 * busy_s / took_s])
+        rows.append((name, f"{share.median:.2f} %", f"{busy_s * 1_000:.0f} ms"))
     notes = (f"of one processor, over {took_s:.0f} s of a `leasehold up` that nobody asks anything; counted in 10 ms",)
     return Table("At rest", ("process", "CPU", "that is"), rows, notes)
 
