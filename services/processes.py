@@ -12,11 +12,10 @@ import logging.handlers
 import os
 import re
 import signal
-import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import msgspec
 
@@ -399,5 +398,15 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def leave(code: int) -> NoReturn:
+    """End this process now, whatever threads are left.
+
+    A cancellation that comes while a database is being opened leaves aiosqlite's thread behind; Python would wait for it
+    without end, with all locks held.
+    """
+    logging.shutdown()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -45,6 +45,7 @@ def _run(role: str, data: str | None, nats: str, credentials: str, host: str, na
     processes.run_role(
         processes.Place(role=role, data=directory, host=host, name=name, nats=nats, credentials=credentials)
     )
+    processes.leave(0)
 
 
 @run.command()

@@ -1,6 +1,8 @@
-"""How `up` ends what it runs."""
+"""How `up` ends what it runs, and how that ends."""
 
 import asyncio
+import subprocess
+import sys
 from contextlib import suppress
 
 from leasehold.services import up
@@ -22,3 +24,12 @@ async def test_a_lost_cancellation_is_given_again() -> None:
     await asyncio.sleep(0)
     await up._end_all(tasks)
     assert all(task.cancelled() for task in tasks)
+
+
+def test_a_thread_that_is_left_behind_holds_no_process() -> None:
+    """A process whose work is over ends, though a thread in it waits for ever."""
+    code = (
+        "import threading; from leasehold.services import processes; "
+        "threading.Thread(target=threading.Event().wait).start(); processes.leave(3)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 3
