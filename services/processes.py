@@ -401,7 +401,7 @@ def main(arguments: list[str] | None = None) -> int:
 def leave(code: int) -> NoReturn:
     """End this process now, whatever threads are left.
 
-    A cancellation that comes while a database is being opened leaves aiosqlite's thread behind; Python would wait for it
+    A cancellation that comes while a database is opened leaves aiosqlite's thread behind; Python would wait for it
     without end, with all locks held.
     """
     logging.shutdown()
