@@ -401,8 +401,8 @@ def main(arguments: list[str] | None = None) -> int:
 def leave(code: int) -> NoReturn:
     """End this process now, whatever threads are left.
 
-    A cancellation that comes while a database is opened leaves aiosqlite's thread behind; Python would wait for it
-    without end, with all locks held.
+    An archive that was told to end has been seen to leave a thread of aiosqlite behind; how, is not known. Python would
+    wait for it without end, with all locks held.
     """
     logging.shutdown()
     os._exit(code)
