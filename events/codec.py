@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from leasehold.events import event_types, identities, inputs, limits
+from leasehold.events import capabilities, event_types, identities, inputs, limits
 from leasehold.events.errors import CorruptLedgerError, InvalidInputError, UnknownFormatError
 from leasehold.events.event_types import Event, OldEvent
 from leasehold.events.inputs import Input, Observed, Request
@@ -38,17 +38,33 @@ class _StrictConfirmFree(
     pass
 
 
+class _StrictCreateDevice(
+    inputs.CreateDeviceRequest, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="create_device.v1"
+):
+    pass
+
+
+class _StrictDestroyDevice(
+    inputs.DestroyDeviceRequest, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="destroy_device.v1"
+):
+    pass
+
+
 _STRICT: Final[dict[str, type[Any]]] = {
     "lease": _StrictLease,
     "renew": _StrictRenew,
     "release": _StrictRelease,
     "confirm_free": _StrictConfirmFree,
+    "create_device": _StrictCreateDevice,
+    "destroy_device": _StrictDestroyDevice,
 }
 _TOLERANT: Final[dict[type[Any], type[Any]]] = {
     _StrictLease: inputs.LeaseRequest,
     _StrictRenew: inputs.RenewRequest,
     _StrictRelease: inputs.ReleaseRequest,
     _StrictConfirmFree: inputs.ConfirmFreeRequest,
+    _StrictCreateDevice: inputs.CreateDeviceRequest,
+    _StrictDestroyDevice: inputs.DestroyDeviceRequest,
 }
 _VERB: Final[dict[type[Any], str]] = {_TOLERANT[strict]: verb for verb, strict in _STRICT.items()}
 _request_decoders: Final = {verb: msgspec.json.Decoder(kind) for verb, kind in _STRICT.items()}
@@ -96,7 +112,7 @@ def encode_record(record: Record, steps: list[bytes]) -> bytes:
 
 
 def verb_of(request: Request) -> str:
-    """`lease`, `renew`, `release` or `confirm_free`."""
+    """What stands in its subject: `lease`, `renew`, …"""
     return _VERB[type(request)]
 
 
@@ -279,6 +295,8 @@ def check_request(request: Request) -> None:
         _check_text(request.reason, "reason", limits.REASON_CHARS_MAX)
         if request.host:
             identities.parse_host(request.host)
+    elif isinstance(request, inputs.CreateDeviceRequest | inputs.DestroyDeviceRequest):
+        _check_order(request)
     else:
         _check_range(request.lease, 1, 2**53 - 1, "lease")
         _check_range(request.token, 1, 2**53 - 1, "token")
@@ -294,6 +312,40 @@ def _check_lease(request: inputs.LeaseRequest) -> None:
         _check_text(device, "devices", limits.DEVICE_TEXT_CHARS_MAX)
     if request.host:
         identities.parse_host(request.host)
+
+
+def _check_order(request: inputs.CreateDeviceRequest | inputs.DestroyDeviceRequest) -> None:
+    if request.host:
+        identities.parse_host(request.host)
+    _check_range(request.timeout_ms, limits.ORDER_TIMEOUT_MS_MIN, limits.ORDER_TIMEOUT_MS_MAX, "timeout_ms")
+    if isinstance(request, inputs.DestroyDeviceRequest):
+        _check_text(request.device, "device", limits.DEVICE_TEXT_CHARS_MAX)
+    elif isinstance(request.device, capabilities.NewMdev):
+        _check_new_mdev(request.device)
+    else:
+        _check_new_vport(request.device)
+
+
+def _check_new_mdev(device: capabilities.NewMdev) -> None:
+    _check_text(device.parent, "device.parent", limits.DEVICE_TEXT_CHARS_MAX)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", device.mdev_type):
+        raise InvalidInputError(
+            f"{device.mdev_type[:80]!r} is not a type of mediated device; one looks like i915-GVTg_V5_4",
+            field="device.mdev_type",
+        )
+    if device.uuid and not re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", device.uuid):
+        raise InvalidInputError(
+            f"{device.uuid[:80]!r} is not a UUID in lower case, like c2177883-f1bb-47f0-914d-32a22e3a8804",
+            field="device.uuid",
+        )
+
+
+def _check_new_vport(device: capabilities.NewVport) -> None:
+    if device.parent:
+        _check_text(device.parent, "device.parent", limits.DEVICE_TEXT_CHARS_MAX)
+    for field in ("parent_wwnn", "parent_wwpn", "parent_fabric_wwn", "wwnn", "wwpn"):
+        if getattr(device, field):
+            identities.parse_wwn(getattr(device, field), f"device.{field}")
 
 
 def _check_text(text: str, field: str, chars_max: int) -> None:

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from leasehold.events.capabilities import Capability, Storage
 from leasehold.events.identities import DeviceKey
 
 
@@ -16,7 +17,10 @@ class DeviceDescription(msgspec.Struct, frozen=True, gc=False, omit_defaults=Tru
     name: str
     """libvirt's node-device name."""
     kind: str
-    """`pci`, `usb_device`, `usb_interface`, `net`, `block`."""
+    """`pci`, `usb_device`, `usb_interface`, `net`, `block`, `system`, `scsi_host`, `scsi_target`, `scsi`, `scsi_generic`,
+    `drm`, `mdev`, `mdev_types`, `ccw`, `css`, `ap_card`, `ap_queue`, `ap_matrix`, `vdpa`, `other`."""
+    subsystem: str = ""
+    """The kernel's (`pci`, `net`, `tty`)."""
     sysfs_path: str = ""
     parent: str = ""
     """Key of the nearest device above that is known too; empty: the host itself."""
@@ -32,7 +36,7 @@ class DeviceDescription(msgspec.Struct, frozen=True, gc=False, omit_defaults=Tru
     iommu_group: int = -1
     numa_node: int = -1
     physical_function: str = ""
-    """Of an SR-IOV virtual function: the key of its physical function."""
+    """Of an SR-IOV virtual function, or a mediated device: the key of the function that it is a part of."""
     bridge: bool = False
     """A bridge of any kind (PCI class 06, or header type 1 or 2): it carries others and is never leasable."""
     hub: bool = False
@@ -42,17 +46,46 @@ class DeviceDescription(msgspec.Struct, frozen=True, gc=False, omit_defaults=Tru
     in_use_by: tuple[str, ...] = ()
     """Who is seen using it (a domain, a user process through usbfs or vfio); empty: nobody is seen."""
     attributes: dict[str, str] = {}
-    """What else is worth showing: interface, mac, devnode, …"""
+    """What else is worth showing."""
+    devnodes: tuple[str, ...] = ()
+    """Its node in /dev, then the links that udev made for it, sorted."""
+    capability: Capability | None = None
+    """What it can do. Descriptions from before there were any have it in their attributes, as far as they have it."""
+
+
+class Sighting(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
+    """How an agent came to know what it tells."""
+
+    why: str
+    """`start`: it compared what it sees with the log; `event`: it was told; `lost_events`: it looked at everything, since
+    events were lost; `clock`: it looked again without a reason (a claim through usbfs makes no event)."""
+    source: str = ""
+    """Who told: `kernel` or `udev`."""
+    actions: tuple[str, ...] = ()
+    """What was told of the device, in that order (`add`, `bind`, `move`, …); the first ones."""
+    flaps: int = 0
+    """How often it went away, or lost its driver or its link, and came back before it was told."""
+    heard_at_ns: int = 0
+    """When the first of that was heard, by the host's own clock since 1970."""
 
 
 def same_thing(before: DeviceDescription, serial: str, after: DeviceDescription) -> bool:
-    """Whether both are one thing: kind, vendor and product agree, and so do the serials where both are known.
+    """Whether both are one thing: kind, vendor and product agree, and the serials, or else the models of disks, where both
+    are known.
 
     `serial`: the last one that the thing before has told, perhaps in an earlier description.
     """
     if (before.kind, before.vendor_id, before.product_id) != (after.kind, after.vendor_id, after.product_id):
         return False
-    return serial == after.serial or not serial or not after.serial
+    if serial and after.serial:
+        return serial == after.serial
+    return _model(before) == _model(after) or not _model(before) or not _model(after)
+
+
+def _model(device: DeviceDescription) -> tuple[str, str] | None:
+    """What a disk says it is: it has no ids."""
+    storage = device.capability
+    return (storage.vendor, storage.model) if isinstance(storage, Storage) and storage.model else None
 
 
 def changed_fields(before: DeviceDescription, after: DeviceDescription) -> tuple[str, ...]:

@@ -6,7 +6,8 @@ record says when it was decided. Tags end in a version; a type that was ever wri
 
 import msgspec
 
-from leasehold.events.devices import DeviceDescription
+from leasehold.events.capabilities import Order
+from leasehold.events.devices import DeviceDescription, Sighting
 from leasehold.events.identities import DeviceId, DeviceKey, Holder, HostName, Principal, RequestId
 from leasehold.events.refusals import Refusal
 
@@ -118,40 +119,71 @@ class PictureCompleted(msgspec.Struct, frozen=True, gc=False, tag_field="type", 
     agent: str
 
 
-class DeviceAppeared(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="device_appeared.v1"):
+class DeviceAppeared(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="type", tag="device_appeared.v1"
+):
     """A device is at a key where none was known."""
 
     host: HostName
     device: DeviceDescription
+    how: Sighting | None = None
 
 
-class DeviceChanged(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="device_changed.v1"):
+class DeviceChanged(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="type", tag="device_changed.v1"
+):
     """The same thing is now different in `changed`."""
 
     host: HostName
     device: DeviceDescription
     changed: tuple[str, ...]
+    how: Sighting | None = None
 
 
-class DeviceReplaced(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="device_replaced.v1"):
+class DeviceReplaced(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="type", tag="device_replaced.v1"
+):
     """Another thing sits at this key. A lease of the old one does not reach it."""
 
     host: HostName
     device: DeviceDescription
+    how: Sighting | None = None
 
 
-class DeviceMissing(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="device_missing.v1"):
+class DeviceMissing(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="type", tag="device_missing.v1"
+):
     """The device is not there. Its lease, if any, keeps its place."""
 
     host: HostName
     key: DeviceKey
+    how: Sighting | None = None
 
 
-class DeviceReappeared(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="device_reappeared.v1"):
+class DeviceReappeared(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="type", tag="device_reappeared.v1"
+):
     """The same thing is back at its key."""
 
     host: HostName
     device: DeviceDescription
+    how: Sighting | None = None
+
+
+class DeviceFlapped(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="device_flapped.v1"):
+    """It went away, or lost its driver or link, `how.flaps` times, and is as it was before."""
+
+    host: HostName
+    key: DeviceKey
+    how: Sighting
+
+
+class EventsMissed(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="events_missed.v1"):
+    """The agent lost events of the kernel `times` times, and looked at everything again each time."""
+
+    host: HostName
+    agent: str
+    times: int
 
 
 class SharedPair(msgspec.Struct, frozen=True, gc=False):
@@ -256,6 +288,42 @@ class RefusalsRepeated(
     count: int
 
 
+class HostOrdered(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="host_ordered.v1"):
+    """`agent` on `host` is told to do something. The position of this event is the order's id."""
+
+    request: RequestRef
+    host: HostName
+    agent: str
+    order: Order
+    deadline_ns: int
+    """What is not done by then counts as failed; it is not begun after."""
+
+
+class OrderCarriedOut(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True, tag_field="type", tag="order_carried_out.v1"
+):
+    """The host has done it."""
+
+    host: HostName
+    order: int
+    device: str = ""
+    """Key of the device that was made or taken away."""
+    late: bool = False
+    """It had been told as failed already, for its time was over."""
+
+
+class OrderFailed(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True, tag_field="type", tag="order_failed.v1"
+):
+    """It was not done."""
+
+    host: HostName
+    order: int
+    reason: str
+    timed_out: bool = False
+    """Nothing was heard in time; it may still be done."""
+
+
 Event = (
     LedgerStarted
     | LedgerRestored
@@ -273,6 +341,8 @@ Event = (
     | DeviceReplaced
     | DeviceMissing
     | DeviceReappeared
+    | DeviceFlapped
+    | EventsMissed
     | SharingFound
     | LeaseGranted
     | LeaseRenewed
@@ -281,6 +351,9 @@ Event = (
     | DeviceFreed
     | RequestRefused
     | RefusalsRepeated
+    | HostOrdered
+    | OrderCarriedOut
+    | OrderFailed
 )
 
 OldEvent = LeaseGrantedV1

@@ -7,6 +7,8 @@ A device is `(host, key)`. Keys are physical and stable:
   one xHCI controller apart, which number their ports from 1 both; the kernel's bus number changes between boots.
   `2-0` is the root hub itself. A controller that is no PCI device stands there by its sysfs name.
 - functional children below their physical parent: `pci/0000:00:03.0/net/0`, `usb/0000:00:14.0/2-1.4/interface/1.0`.
+- mediated devices below the device that they are a part of, but owned by themselves: `pci/0000:06:00.0/mdev/<uuid>`.
+- what is on neither bus, by subsystem and name: `virtual/net/br0`, `platform/scsi_host/0`; `computer` is the host.
 """
 
 import re
@@ -31,10 +33,16 @@ _PCI: Final = re.compile(r"([0-9a-f]{4,8}):([0-9a-f]{2}):([01][0-9a-f])\.([0-7])
 _USB_PORTS: Final = re.compile(r"([23])-(0|[1-9][0-9]{0,2}(?:\.[1-9][0-9]{0,2})*)")
 _CONTROLLER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,62}")
 _CHILD: Final = re.compile(r"[a-z][a-z0-9_]{0,31}/[A-Za-z0-9._:!@+-]{1,64}")
+_WWN: Final = re.compile(r"[0-9a-f]{16}")
+_WWN_PARTED: Final = re.compile(r"[0-9a-f]{2}([:-])[0-9a-f]{2}(?:\1[0-9a-f]{2}){6}")
 _HOST: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _PRINCIPAL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_@-]{0,62}")
 _HOLDER: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9 ._:/@+-]{{0,{limits.HOLDER_CHARS_MAX - 1}}}")
 _REQUEST_ID: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:-]{{0,{limits.REQUEST_ID_CHARS_MAX - 1}}}")
+COMPUTER: Final = DeviceKey("computer")
+"""The host itself: above everything, and nobody's."""
+_PLACELESS: Final = ("virtual", "platform")
+"""How keys begin of what sits on no bus that tells where: below /sys/devices/virtual, and elsewhere."""
 _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9]")
 NAME_PATTERNS: Final = {
     HostName: _HOST.pattern,
@@ -114,10 +122,20 @@ def child_key(parent: DeviceKey, subsystem: str, name: str) -> DeviceKey:
 
 
 def physical_key(key: DeviceKey) -> DeviceKey:
-    """The key of the physical device that `key` stands for: itself, or the parent of a functional child."""
+    """The key of the physical device that `key` stands for: itself, or the parent of a functional child.
+
+    A mediated device stands for itself: it is made to be handed out without the rest of its parent.
+    """
     parts = key.split("/")
     depth = 2 if parts[0] == "pci" else 3
-    return key if len(parts) <= depth else DeviceKey("/".join(parts[:depth]))
+    if len(parts) <= depth or parts[depth] == "mdev" or parts[0] in _PLACELESS:
+        return key
+    return DeviceKey("/".join(parts[:depth]))
+
+
+def is_physical(key: DeviceKey) -> bool:
+    """Whether it is on a bus that tells where it sits, or a part of what is; all else cannot be handed out."""
+    return key.partition("/")[0] in ("pci", "usb")
 
 
 def parse_device_key(text: str) -> DeviceKey:
@@ -134,14 +152,18 @@ def parse_device_key(text: str) -> DeviceKey:
             head, rest = pci_key(parse_pci_address(parts[1])), parts[2:]
         elif parts[0] == "usb" and len(parts) >= 3:
             head, rest = usb_key(_controller(parts[1]), parse_usb_port_path(parts[2])), parts[3:]
+        elif parts[0] in _PLACELESS and len(parts) == 3:
+            head, rest = DeviceKey(parts[0]), parts[1:]
+        elif text == COMPUTER:
+            head, rest = COMPUTER, []
         else:
             raise InvalidInputError("unknown bus", field="device")
         if rest and not (len(rest) == 2 and _CHILD.fullmatch("/".join(rest))):
             raise InvalidInputError("not a child", field="device")
     except InvalidInputError:
         raise InvalidInputError(
-            f"{text[:80]!r} is not a device key; they look like pci/0000:03:00.0, usb/0000:00:14.0/2-1.4 "
-            "or pci/0000:03:00.0/net/0",
+            f"{text[:80]!r} is not a device key; they look like pci/0000:03:00.0, usb/0000:00:14.0/2-1.4, "
+            "pci/0000:03:00.0/net/0 or virtual/net/br0",
             field="device",
         ) from None
     return DeviceKey("/".join([head, *rest]))
@@ -169,6 +191,21 @@ def split_device_id(device: DeviceId) -> tuple[HostName, DeviceKey]:
 def request_key(principal: Principal, request_id: RequestId) -> RequestKey:
     """The key under which an answer is remembered."""
     return RequestKey(f"{principal}/{request_id}")
+
+
+def parse_wwn(text: str, field: str = "wwn") -> str:
+    """A Fibre Channel world wide name in its one spelling: 16 hex digits, lower case, not all zero.
+
+    `0x` in front and colons or dashes between bytes are taken away.
+    """
+    digits = text.lower().removeprefix("0x")
+    if _WWN_PARTED.fullmatch(digits):
+        digits = re.sub("[:-]", "", digits)
+    if not _WWN.fullmatch(digits) or not int(digits, 16):
+        raise InvalidInputError(
+            f"{text[:80]!r} is not a world wide name: 16 hex digits, like 2101001b32a9da4e", field=field
+        )
+    return digits
 
 
 def node_device_name(subsystem: str, sysname: str, extra: str = "") -> str:

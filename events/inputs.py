@@ -5,7 +5,8 @@ Requests are read strictly at the door (unknown fields refused) and tolerantly f
 
 import msgspec
 
-from leasehold.events.devices import DeviceDescription
+from leasehold.events.capabilities import NewDevice
+from leasehold.events.devices import DeviceDescription, Sighting
 from leasehold.events.identities import DeviceKey, Holder, HostName, Principal, RequestId
 
 # --- requests ---------------------------------------------------------------------------------------------------
@@ -63,7 +64,36 @@ class ConfirmFreeRequest(
     host: str = ""
 
 
-Request = LeaseRequest | RenewRequest | ReleaseRequest | ConfirmFreeRequest
+class CreateDeviceRequest(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True, tag_field="type", tag="create_device.v1"
+):
+    """Have a host make a device: a virtual HBA or a mediated device. Its agent is ordered to, if the host allows it."""
+
+    request_id: RequestId
+    issued_at_ns: int
+    device: NewDevice
+    host: str = ""
+    """Where; it may be left out where `device.parent` says it."""
+    timeout_ms: int = 60_000
+    """What has not been done by then is told as failed."""
+
+
+class DestroyDeviceRequest(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True, tag_field="type", tag="destroy_device.v1"
+):
+    """Have a host take away a virtual HBA or a mediated device."""
+
+    request_id: RequestId
+    issued_at_ns: int
+    device: str
+    """Any name of it."""
+    host: str = ""
+    timeout_ms: int = 60_000
+
+
+Request = (
+    LeaseRequest | RenewRequest | ReleaseRequest | ConfirmFreeRequest | CreateDeviceRequest | DestroyDeviceRequest
+)
 
 
 class Asked(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="asked.v1"):
@@ -83,16 +113,46 @@ class SourceStarts(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag=
     """A binder that acts on this host; else the host is only watched."""
 
 
-class DeviceSeen(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="device_seen.v1"):
+class DeviceSeen(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="type", tag="device_seen.v1"):
     """This device is now like this."""
 
     device: DeviceDescription
+    how: Sighting | None = None
 
 
-class DeviceGone(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="device_gone.v1"):
+class DeviceGone(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="type", tag="device_gone.v1"):
     """Nothing is at this key any more."""
 
     key: DeviceKey
+    how: Sighting | None = None
+
+
+class DeviceFlaps(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="device_flaps.v1"):
+    """It went away, or lost its driver or link, and is as it was before."""
+
+    key: DeviceKey
+    how: Sighting
+
+
+class MissedEvents(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="missed_events.v1"):
+    """Events of the kernel were lost, so the agent looked at everything again; `times` since it last said so."""
+
+    times: int
+
+
+class OrderDone(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="type", tag="order_done.v1"):
+    """What `order` asked for is so."""
+
+    order: int
+    device: str = ""
+    """Key of the device that was made or taken away."""
+
+
+class OrderNotDone(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="order_not_done.v1"):
+    """What `order` asked for could not be done, and nothing of it was left behind unless `reason` says so."""
+
+    order: int
+    reason: str
 
 
 class PictureComplete(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="picture_complete.v1"):
@@ -110,7 +170,18 @@ class SourceStops(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="
     """The agent goes away in good order; what it said will grow old."""
 
 
-Observation = SourceStarts | DeviceSeen | DeviceGone | PictureComplete | StillHere | SourceStops
+Observation = (
+    SourceStarts
+    | DeviceSeen
+    | DeviceGone
+    | DeviceFlaps
+    | MissedEvents
+    | OrderDone
+    | OrderNotDone
+    | PictureComplete
+    | StillHere
+    | SourceStops
+)
 
 
 class Observed(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="observed.v1"):

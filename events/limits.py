@@ -55,6 +55,14 @@ PRINCIPALS_MAX: Final = 10_000
 HOSTS_MAX: Final = 10_000
 AGENTS_PER_HOST_MAX: Final = 8
 DEVICES_PER_HOST_MAX: Final = 16_384
+ORDER_TIMEOUT_MS_MIN: Final = 1_000
+ORDER_TIMEOUT_MS_MAX: Final = 3_600_000
+ORDERS_OPEN_PER_HOST_MAX: Final = 64
+ORDERS_KEPT_PER_HOST_MAX: Final = 256
+"""Orders of one host that are remembered, open and over; of the latter the oldest go."""
+ACTIONS_TOLD_MAX: Final = 16
+"""How many of a device's events one sighting names."""
+DEVNODES_PER_DEVICE_MAX: Final = 17
 REFUSAL_WINDOW_NS: Final = 10 * 10**9
 """Equal refusals within this time after the first are counted, not told again."""
 REFUSALS_TRACKED_MAX: Final = 10_000

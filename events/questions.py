@@ -19,6 +19,7 @@ from leasehold.events.views import (
     HistoryRow,
     HostView,
     LeaseView,
+    OrderView,
     OwnerView,
     UsageView,
 )
@@ -31,9 +32,19 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class ListDevices(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Devices in the order of their ids, from behind `after`, at most `limit` (1 to 1,000)."""
+    """Devices in the order of their ids, from behind `after`, at most `limit` (1 to 1,000).
+
+    Only those that are there and of all that is said: with the capability `cap` (`net`, `fc_host`, …), on the bus `bus`,
+    right below `parent` (any name of it; `computer` for what is below none), bound to `driver` (`none`: to no driver).
+    `count_only`: their number and not they.
+    """
 
     host: str = ""
+    cap: str = ""
+    bus: str = ""
+    parent: str = ""
+    driver: str = ""
+    count_only: bool = False
     after: str = ""
     limit: int = 1_000
 
@@ -84,12 +95,23 @@ class Explain(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Sync(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the log knows to be on a host: asked by the host's agents, in pages from behind key `after`."""
+    """What the log knows to be on a host, and what `agent` is still to do there: asked by the host's agents, in pages from
+    behind key `after`.
+    """
 
     host: str
     agent: str = "watcher"
     after: str = ""
     limit: int = 100
+
+
+class ListOrders(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What hosts were told to do, oldest first, from behind order `after`; what is over only if asked for."""
+
+    host: str = ""
+    ended: bool = False
+    after: int = 0
+    limit: int = 1_000
 
 
 class Status(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -120,10 +142,19 @@ class Owners(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class DevicesAt(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The devices as they were then, by their ids, from behind `after`; with the hosts that they are of."""
+    """The devices as they were then, by their ids, from behind `after`; with the hosts that they are of.
+
+    `device`: only this one, by any name that it had then. The others as in `list_devices`.
+    """
 
     at: Moment = Moment()
     host: str = ""
+    device: str = ""
+    cap: str = ""
+    bus: str = ""
+    parent: str = ""
+    driver: str = ""
+    count_only: bool = False
     after: str = ""
     limit: int = 1_000
 
@@ -199,6 +230,7 @@ QUESTIONS: Final[dict[str, type[Question]]] = {
     "list_devices": ListDevices,
     "list_leases": ListLeases,
     "list_hosts": ListHosts,
+    "list_orders": ListOrders,
     "show": Show,
     "history": History,
     "explain": Explain,
@@ -222,6 +254,9 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     devices: list[DeviceView] = []
     leases: list[LeaseView] = []
     hosts: list[HostView] = []
+    orders: list[OrderView] = []
+    count: int = 0
+    """How many there are, where only that was asked."""
     history: list[HistoryRow] = []
     subject: str = ""
     """What a history is of, like `device h1/pci/0000:03:00.0`."""

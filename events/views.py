@@ -2,6 +2,7 @@
 
 import msgspec
 
+from leasehold.events.capabilities import Capability, Order
 from leasehold.events.identities import DeviceId
 
 
@@ -37,6 +38,23 @@ class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
     sysfs_path: str = ""
     in_use_by: tuple[str, ...] = ()
     attributes: dict[str, str] = {}
+    subsystem: str = ""
+    devnodes: tuple[str, ...] = ()
+    capability: Capability | None = None
+    capabilities: tuple[str, ...] = ()
+    """The types of its capability and of those nested in it, in libvirt's words (`net`, `80203`; `scsi_host`, `fc_host`)."""
+    bus: str = ""
+    """What it sits on: `pci`, `usb`, `scsi`, …; empty: on none."""
+    parent_name: str = ""
+    """The parent's node-device name; `computer` where it has none."""
+    virtual_functions: tuple[str, ...] = ()
+    """Keys of those of a physical function."""
+    group_members: tuple[str, ...] = ()
+    """Keys of all devices in its IOMMU group."""
+    members: tuple[str, ...] = ()
+    """Of a bridge or bond: the interfaces that are in it, by name."""
+    flaps: int = 0
+    """How often it was seen to go away, or to lose its driver or link, and to come back at once."""
 
 
 class LeaseView(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +80,22 @@ class HostView(msgspec.Struct, frozen=True, kw_only=True):
     mode: str
     stale: str
     devices: int
+
+
+class OrderView(msgspec.Struct, frozen=True, kw_only=True):
+    """What a host was told to do. `state`: `waiting`, `done`, `failed`, `timed_out`."""
+
+    order: int
+    host: str
+    agent: str
+    what: Order
+    state: str
+    asked_by: str
+    request_id: str
+    ordered_at_ns: int
+    deadline_ns: int
+    device: str = ""
+    reason: str = ""
 
 
 class HistoryRow(msgspec.Struct, frozen=True, kw_only=True):
