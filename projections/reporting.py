@@ -5,6 +5,7 @@ sees, and report the differences; else late words of the run before could undo w
 reports what changes. What was told is remembered here, so equal looks send nothing.
 """
 
+from collections.abc import Sequence
 from enum import Enum
 
 from leasehold.events import codec, limits
@@ -87,6 +88,11 @@ class Reporter:
         assert self._is_synced
         return self._report(picture, ())
 
+    def tell(self, observations: Sequence[Observation]) -> list[Observed]:
+        """Messages for what is no device's being there: what an agent has done, say."""
+        assert self._is_synced
+        return [self._next(batch) for batch in _batches(observations)]
+
     def assure(self) -> Observed:
         """A message without news: behind a lost one, it makes the gap seen."""
         return self._next((StillHere(),))
@@ -113,7 +119,7 @@ def differences(before: Picture, after: Picture) -> list[Observation]:
     return [*gone, *seen]
 
 
-def _batches(observations: list[Observation]) -> list[tuple[Observation, ...]]:
+def _batches(observations: Sequence[Observation]) -> list[tuple[Observation, ...]]:
     """Cut to what one message may hold, in number and in bytes."""
     batches: list[tuple[Observation, ...]] = []
     batch: list[Observation] = []

@@ -51,7 +51,8 @@ async def test_a_report_that_is_wanted_comes_at_once(tmp_path: Path, monkeypatch
             async with asyncio.timeout(WAIT_S):
                 await completed.get()
                 await agent.reported.wait()
-                spoken, speak = asyncio.Event(), agent._speak
+                speaker = agent._speaker
+                spoken, speak = asyncio.Event(), speaker._speak
 
                 async def speaking() -> float:
                     pause_s = await speak()
@@ -59,10 +60,10 @@ async def test_a_report_that_is_wanted_comes_at_once(tmp_path: Path, monkeypatch
                     return SILENT_S if pause_s >= 1 else pause_s
 
                 # From here on nothing but the feed makes it speak.
-                monkeypatch.setattr(agent, "_speak", speaking)
-                agent._wake.set()
+                monkeypatch.setattr(speaker, "_speak", speaking)
+                speaker.wake()
                 await spoken.wait()
-                reporter = agent._reporter
+                reporter = speaker._reporter
                 assert reporter is not None
                 # In the agent's name, with a number that leaves out the next ones.
                 ahead = Observed(
