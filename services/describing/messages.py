@@ -45,6 +45,8 @@ REQUESTS: Final[dict[str, str]] = {
     "renew": _tag(inputs.RenewRequest),
     "release": _tag(inputs.ReleaseRequest),
     "confirm_free": _tag(inputs.ConfirmFreeRequest),
+    "create_device": _tag(inputs.CreateDeviceRequest),
+    "destroy_device": _tag(inputs.DestroyDeviceRequest),
 }
 """Verb -> name of the message."""
 ASKABLE: Final[dict[str, str]] = {verb: f"question_{verb}.v1" for verb in (*QUESTIONS, *PAST_QUESTIONS)}

@@ -16,7 +16,7 @@ from typing import Any, Final, get_args, get_origin
 
 import msgspec
 
-from leasehold.events import identities, inputs, limits
+from leasehold.events import capabilities, identities, inputs, limits
 from leasehold.events.cloudevents import SCHEMA_PREFIX
 from leasehold.events.inputs import Observed, Request
 from leasehold.events.questions import Question, Sync
@@ -35,6 +35,13 @@ _TIME: Final = {"minimum": 0, "maximum": INT64_MAX}
 _TTL: Final = {"minimum": limits.LEASE_TTL_MS_MIN, "maximum": limits.LEASE_TTL_MS_MAX}
 _HOST_OR_NONE: Final = {"pattern": f"^(?:|{_HOST})$"}
 _DEVICE: Final = {"minLength": 1, "maxLength": limits.DEVICE_TEXT_CHARS_MAX}
+_TIMEOUT: Final = {"minimum": limits.ORDER_TIMEOUT_MS_MIN, "maximum": limits.ORDER_TIMEOUT_MS_MAX}
+_HEX2: Final = "[0-9A-Fa-f]{2}"
+_WWN_OR_NONE: Final = {
+    "pattern": f"^(?:|(?:0[xX])?(?:(?:{_HEX2}){{8}}|{_HEX2}(?::{_HEX2}){{7}}|{_HEX2}(?:-{_HEX2}){{7}}))$"
+}
+_MDEV_TYPE: Final = {"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"}
+_UUID_OR_NONE: Final = {"pattern": "^(?:|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})$"}
 _BOUNDS: Final[dict[type, dict[str, Schema]]] = {
     inputs.LeaseRequest: {
         "issued_at_ns": _TIME,
@@ -55,6 +62,18 @@ _BOUNDS: Final[dict[type, dict[str, Schema]]] = {
         "reason": {"minLength": 1, "maxLength": limits.REASON_CHARS_MAX},
         "host": _HOST_OR_NONE,
     },
+    inputs.CreateDeviceRequest: {"issued_at_ns": _TIME, "host": _HOST_OR_NONE, "timeout_ms": _TIMEOUT},
+    inputs.DestroyDeviceRequest: {
+        "issued_at_ns": _TIME,
+        "device": _DEVICE,
+        "host": _HOST_OR_NONE,
+        "timeout_ms": _TIMEOUT,
+    },
+    capabilities.NewVport: {
+        "parent": {"maxLength": limits.DEVICE_TEXT_CHARS_MAX},
+        **dict.fromkeys(("parent_wwnn", "parent_wwpn", "parent_fabric_wwn", "wwnn", "wwpn"), _WWN_OR_NONE),
+    },
+    capabilities.NewMdev: {"parent": _DEVICE, "mdev_type": _MDEV_TYPE, "uuid": _UUID_OR_NONE},
     Observed: {
         "run": {"minimum": 1, "maximum": INT64_MAX},
         "counter": {"minimum": 0, "maximum": POSITION_MAX},

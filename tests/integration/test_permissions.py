@@ -49,7 +49,9 @@ ROLES: Final = {
 OWN: Final = {role: f"agent-{name}" if role == "agent" else name for role, name in ROLES.items()}
 
 REQUESTS: Final = ("lease", "renew", "release")
-QUESTIONS: Final = ("list_devices", "list_leases", "list_hosts", "show", "history", "explain", "status", "sync")
+OPERATORS: Final = ("confirm_free", "create_device", "destroy_device")
+LISTS: Final = ("list_devices", "list_leases", "list_hosts", "list_orders")
+QUESTIONS: Final = (*LISTS, "show", "history", "explain", "status", "sync")
 PAST_QUESTIONS: Final = ("owners", "devices_at", "diff", "who", "blame", "utilisation", "archived")
 CLIENTS: Final = {"scheduler", "operator", "auditor", "subscriber"}
 READERS: Final = {"operator", "auditor"}
@@ -60,19 +62,22 @@ FOLLOWERS: Final = ANSWERING | {"feed"}
 # What can be published, and by which roles. {own} is who tries.
 PUBLISH: Final[dict[str, set[str]]] = {
     **{f"leasehold.test.req.{{own}}.{verb}": {"scheduler", "operator"} for verb in REQUESTS},
-    "leasehold.test.req.{own}.confirm_free": {"operator"},
+    **{f"leasehold.test.req.{{own}}.{verb}": {"operator"} for verb in OPERATORS},
     **{f"leasehold.test.req.{{own}}.{verb}": CLIENTS for verb in QUESTIONS if verb != "sync"},
     **{f"leasehold.test.req.{{own}}.{verb}": CLIENTS for verb in PAST_QUESTIONS},
     "leasehold.test.req.{own}.sync": CLIENTS | {"agent"},
     # In another's name.
-    **{f"leasehold.test.req.victim.{verb}": set() for verb in (*REQUESTS, "confirm_free", "show", "sync")},
+    **{f"leasehold.test.req.victim.{verb}": set() for verb in (*REQUESTS, *OPERATORS, "show", "sync")},
     "leasehold.test.req.agent-h2.sync": set(),
     "leasehold.other.req.{own}.lease": set(),
     "leasehold.test.req.{own}.unheard_of": set(),
     # For a host.
     "leasehold.test.obs.h1.watcher": {"agent"},
     "leasehold.test.alive.h1.watcher": {"agent"},
+    "leasehold.test.obs.h1.creator": {"agent"},
+    "leasehold.test.alive.h1.creator": {"agent"},
     "leasehold.test.obs.h2.watcher": set(),
+    "leasehold.test.obs.h2.creator": set(),
     "leasehold.test.alive.h2.watcher": set(),
     "leasehold.other.obs.h1.watcher": set(),
     # Room on a server's disk.
@@ -171,7 +176,7 @@ LISTEN: Final[dict[str, set[str]]] = {
     "leasehold.test.room.*": {"allocator"},
     "leasehold.test.alive.*.*": {"allocator"},
     "leasehold.test.req.*.*": set(),
-    **{f"leasehold.test.req.*.{verb}": {"allocator"} for verb in (*REQUESTS, "confirm_free")},
+    **{f"leasehold.test.req.*.{verb}": {"allocator"} for verb in (*REQUESTS, *OPERATORS)},
     **{f"leasehold.test.req.*.{verb}": {"query"} for verb in QUESTIONS},
     **{f"leasehold.test.req.*.{verb}": {"archive"} for verb in PAST_QUESTIONS},
     "$SRV.PING": ANSWERING,
@@ -318,7 +323,7 @@ async def test_the_server_writes_nowhere_for_the_world(tmp_path: Path, reply: st
             await stack.enter_async_context(bus.speaking(role)) for role in ("agent", "auditor", "allocator")
         ]
         heard: list[tuple[bytes, bytes]] = []
-        for verb in (*REQUESTS, "confirm_free"):
+        for verb in (*REQUESTS, *OPERATORS):
             await allocator.client.listen(
                 f"leasehold.test.req.*.{verb}", lambda subject, to, _body, _headers: heard.append((subject, to))
             )
