@@ -9,6 +9,7 @@ is a function of the log alone: whoever folds it from the start tells the same, 
 | of a device | its host and key; the lease that holds it, and that one's tenant, if one does |
 | of a lease | the same, for each of its devices |
 | of a refusal | each device that it is about, or of the lease that it is about; the tenant who was refused |
+| of an order | the device that it takes away or has made, and the one that this is a part of; the tenant who asked |
 | of a host | the host |
 | of the whole ledger | nothing |
 """
@@ -19,11 +20,14 @@ from typing import Any, Final
 import msgspec
 
 from leasehold.events import cloudevents, codec, event_types, limits
+from leasehold.events.capabilities import DestroyMdev, DestroyVport
 from leasehold.events.cloudevents import Attributes
 from leasehold.events.errors import CorruptLedgerError, CorruptSnapshotError, InvalidInputError
 from leasehold.events.event_types import Event
 from leasehold.events.identities import (
     DeviceId,
+    DeviceKey,
+    HostName,
     device_id,
     physical_key,
     split_device_id,
@@ -35,7 +39,7 @@ from leasehold.events.subjects import NONE, device_word
 from leasehold.projections.evolve import check_follows
 from leasehold.projections.state import Head
 
-FEED_VERSION: Final = 1
+FEED_VERSION: Final = 2
 """Raised when the same log would be told otherwise; snapshots of another version are built anew."""
 
 
@@ -68,6 +72,14 @@ class _Refused(msgspec.Struct, frozen=True, gc=False):
     parts: tuple[Part, ...]
 
 
+class _Order(msgspec.Struct, frozen=True, gc=False):
+    host: HostName
+    tenant: str
+    devices: tuple[DeviceId, ...]
+    is_over: bool = False
+    """Its time was over; it may still be carried out."""
+
+
 class _RawStep(msgspec.Struct, frozen=True, gc=False):
     events: tuple[msgspec.Raw, ...]
 
@@ -97,6 +109,8 @@ class Feeding:
         """Until all devices of one are free."""
         self.refusals: dict[int, _Refused] = {}
         """As long as they can be repeated, oldest first."""
+        self.orders: dict[str, dict[int, _Order]] = {}
+        """Of each host, until nothing more can be told of one, or too many are over."""
         self.previous: dict[str, int] = {}
         """The position that was told last of each host; of no host, under the empty name."""
 
@@ -188,7 +202,7 @@ def _described(fold: Feeding, _position: int, _at_ns: int, event: Any) -> list[P
     return [_held(fold, device)]
 
 
-def _missing(fold: Feeding, _position: int, _at_ns: int, event: event_types.DeviceMissing) -> list[Part]:
+def _of_key(fold: Feeding, _position: int, _at_ns: int, event: Any) -> list[Part]:
     return [_held(fold, device_id(event.host, event.key))]
 
 
@@ -261,6 +275,45 @@ def _forget_refusals(fold: Feeding, at_ns: int) -> None:
         del fold.refusals[first]
 
 
+def _ordered(fold: Feeding, position: int, _at_ns: int, event: event_types.HostOrdered) -> list[Part]:
+    order = event.order
+    keys = (order.device, order.parent) if isinstance(order, DestroyVport | DestroyMdev) else (order.parent,)
+    devices = tuple(device_id(event.host, key) for key in keys)
+    row = _Order(event.host, tenant_of(event.request.principal), devices)
+    fold.orders.setdefault(event.host, {})[position] = row
+    return _of_order(row)
+
+
+def _carried_out(fold: Feeding, _position: int, _at_ns: int, event: event_types.OrderCarriedOut) -> list[Part]:
+    row = _take_order(fold, event.host, event.order)
+    return _of_order(row, (device_id(event.host, DeviceKey(event.device)),) if event.device else ())
+
+
+def _failed(fold: Feeding, _position: int, _at_ns: int, event: event_types.OrderFailed) -> list[Part]:
+    row = _take_order(fold, event.host, event.order)
+    if event.timed_out:
+        orders = fold.orders.setdefault(event.host, {})
+        orders[event.order] = msgspec.structs.replace(row, is_over=True)
+        over = sorted(order for order, each in orders.items() if each.is_over)
+        for order in over[: -limits.ORDERS_KEPT_PER_HOST_MAX]:
+            del orders[order]
+    return _of_order(row)
+
+
+def _take_order(fold: Feeding, host: HostName, order: int) -> _Order:
+    orders = fold.orders.get(host, {})
+    # One that was forgotten is told of its host alone.
+    row = orders.pop(order, _Order(host, "", ()))
+    if not orders:
+        fold.orders.pop(host, None)
+    return row
+
+
+def _of_order(row: _Order, made: tuple[DeviceId, ...] = ()) -> list[Part]:
+    """An order bears no lease: what it is about may have come to be another tenant's before it is over."""
+    return [Part(row.host, device, 0, row.tenant) for device in (*made, *row.devices)] or [Part(row.host)]
+
+
 def _of_host(_fold: Feeding, _position: int, _at_ns: int, event: Any) -> list[Part]:
     return [Part(event.host)]
 
@@ -277,7 +330,8 @@ _MOVES: Final[dict[type[Any], Callable[[Feeding, int, int, Any], list[Part]]]] =
     event_types.DeviceChanged: _described,
     event_types.DeviceReplaced: _described,
     event_types.DeviceReappeared: _described,
-    event_types.DeviceMissing: _missing,
+    event_types.DeviceMissing: _of_key,
+    event_types.DeviceFlapped: _of_key,
     event_types.SharingFound: _shared,
     event_types.LeaseGranted: _granted,
     event_types.LeaseRenewed: _of_its_lease,
@@ -286,6 +340,9 @@ _MOVES: Final[dict[type[Any], Callable[[Feeding, int, int, Any], list[Part]]]] =
     event_types.DeviceFreed: _freed,
     event_types.RequestRefused: _refused,
     event_types.RefusalsRepeated: _repeated,
+    event_types.HostOrdered: _ordered,
+    event_types.OrderCarriedOut: _carried_out,
+    event_types.OrderFailed: _failed,
 }
 """What an event tells of; of the host alone where it is not named here."""
 
@@ -297,6 +354,7 @@ class _Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     devices: dict[str, int]
     leases: list[tuple[int, _Lease]]
     refusals: list[tuple[int, _Refused]]
+    orders: list[tuple[int, _Order]] = []
     previous: dict[str, int]
 
 
@@ -312,6 +370,7 @@ def encode_feeding(fold: Feeding) -> bytes:
         devices=fold.devices,
         leases=sorted(fold.leases.items()),
         refusals=list(fold.refusals.items()),
+        orders=sorted(pair for orders in fold.orders.values() for pair in orders.items()),
         previous=fold.previous,
     )
     return codec.encode(snapshot)
@@ -333,4 +392,6 @@ def decode_feeding(body: bytes) -> Feeding | None:
     fold.head, fold.last = snapshot.head, snapshot.last
     fold.devices, fold.previous = snapshot.devices, snapshot.previous
     fold.leases, fold.refusals = dict(snapshot.leases), dict(snapshot.refusals)
+    for order, row in snapshot.orders:
+        fold.orders.setdefault(row.host, {})[order] = row
     return fold
