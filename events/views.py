@@ -53,6 +53,10 @@ class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
     """Keys of all devices in its IOMMU group."""
     members: tuple[str, ...] = ()
     """Of a bridge or bond: the interfaces that are in it, by name."""
+    master: str = ""
+    """The bridge or bond that an interface is in, by name."""
+    lower: str = ""
+    """The interface that a VLAN is on, by name."""
     flaps: int = 0
     """How often it was seen to go away, or to lose its driver or link, and to come back at once."""
 

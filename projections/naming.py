@@ -9,7 +9,7 @@ from leasehold.events.errors import InvalidInputError
 from leasehold.events.identities import DeviceId
 from leasehold.projections.state import State
 
-_BUSES: Final = ("pci", "usb")
+_BUSES: Final = ("pci", "usb", "virtual", "platform")
 """How keys begin; a host of that name can only be given apart from the key."""
 
 
@@ -23,24 +23,27 @@ class Resolved(msgspec.Struct, frozen=True):
 
 def resolve(state: State, text: str, host: str = "") -> Resolved:
     """Find the one device that `text` names, on `host` if one is given."""
-    known = DeviceId(text)
-    if known in state.devices and (not host or state.devices[known].host == host):
-        return Resolved(text, known)
-    named_host, _, rest = text.partition("/")
-    if rest and named_host in state.hosts and named_host not in _BUSES:
-        if host and host != named_host:
-            return Resolved(text)
-        host, name = named_host, spelling(rest)
-    else:
-        name = spelling(text)
-    found = [
-        device for device in state.indexes.lookup.get(name, ()) if not host or state.devices[device].host == host
-    ]
-    # A name may still be that of a thing that went away; what is there comes first.
-    present = [device for device in found if not state.devices[device].missing] or found
+    present = all_named(state, text, host)
     if len(present) == 1:
         return Resolved(text, present[0])
     return Resolved(text, None, tuple(sorted(present)[: limits.CANDIDATES_PER_REFUSAL_MAX]))
+
+
+def all_named(state: State, text: str, host: str = "") -> list[DeviceId]:
+    """All devices that `text` names, on `host` if one is given: node-device names and keys are each host's own."""
+    known = DeviceId(text)
+    if known in state.devices and (not host or state.devices[known].host == host):
+        return [known]
+    named_host, _, rest = text.partition("/")
+    if rest and named_host in state.hosts and named_host not in _BUSES:
+        if host and host != named_host:
+            return []
+        host, name = named_host, spelling(rest)
+    else:
+        name = spelling(text)
+    found = [device for device in state.indexes.lookup.get(name, ()) if not host or state.devices[device].host == host]
+    # A name may still be that of a thing that went away; what is there comes first.
+    return [device for device in found if not state.devices[device].missing] or found
 
 
 def spelling(text: str) -> str:

@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from leasehold.events.capabilities import Net
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.identities import DeviceId, DeviceKey, Holder, HostName, Principal, RequestKey, device_id
 from leasehold.events.record import GENESIS_PREV
@@ -283,6 +284,8 @@ class Indexes:
         self.groups: Table[tuple[HostName, int], tuple[DeviceId, ...]] = Table(journal)
         self.children: Table[DeviceId, tuple[DeviceId, ...]] = Table(journal)
         self.virtual_functions: Table[DeviceId, tuple[DeviceId, ...]] = Table(journal)
+        self.members: Table[DeviceId, tuple[DeviceId, ...]] = Table(journal)
+        """Of a bridge or a bond."""
         self.ending: Table[HostName, tuple[DeviceId, ...]] = Table(journal)
         self.freeable: Table[DeviceId, int] = Table(journal)
         self.refusal_prints: Table[str, int] = Table(journal)
@@ -330,6 +333,8 @@ def _entries(device: DeviceId, host: HostName, description: DeviceDescription) -
         entries.append(("children", device_id(host, DeviceKey(description.parent))))
     if description.physical_function:
         entries.append(("virtual_functions", device_id(host, DeviceKey(description.physical_function))))
+    if isinstance(description.capability, Net) and description.capability.master:
+        entries.append(("members", device_id(host, DeviceKey(description.capability.master))))
     return entries
 
 

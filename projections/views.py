@@ -5,7 +5,7 @@ from typing import Final
 from leasehold.events.identities import DeviceId, HostName, Principal
 from leasehold.events.position import lease_id_text
 from leasehold.events.views import DeviceView, HostView, LeaseView
-from leasehold.projections import conflicts
+from leasehold.projections import conflicts, nodedev
 from leasehold.projections.answers import lease_word
 from leasehold.projections.reporting import Picture
 from leasehold.projections.sharing import shared
@@ -56,8 +56,6 @@ def _shared_text(state: State, device: DeviceId) -> str:
     others = [f"{each.because_of} ({each.holder}, {lease_id_text(each.lease)})" for each in shared(state, device)]
     if not others:
         return ""
-    if not others:
-        return ""
     more = f" and {len(others) - SHARED_SHOWN_MAX} more" if len(others) > SHARED_SHOWN_MAX else ""
     return f"cannot be owned apart from {', '.join(others[:SHARED_SHOWN_MAX])}{more}, which another lease holds"
 
@@ -101,6 +99,17 @@ def device_view(state: State, device: DeviceId) -> DeviceView:
         sysfs_path=description.sysfs_path,
         in_use_by=description.in_use_by,
         attributes=description.attributes,
+        subsystem=description.subsystem,
+        devnodes=description.devnodes,
+        capability=description.capability,
+        capabilities=nodedev.capability_types(description),
+        bus=nodedev.bus_of(description),
+        parent_name=nodedev.parent_name(state, row),
+        virtual_functions=nodedev.virtual_functions(state, device),
+        group_members=nodedev.group_members(state, row),
+        members=nodedev.members(state, device),
+        master=nodedev.master(state, row),
+        lower=nodedev.lower(state, row),
     )
 
 

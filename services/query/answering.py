@@ -22,7 +22,7 @@ from leasehold.events.questions import (
     StatusView,
     Sync,
 )
-from leasehold.projections import conflicts, views
+from leasehold.projections import conflicts, nodedev, views
 from leasehold.projections.answers import answer_for, lease_word
 from leasehold.projections.naming import Resolved, resolve
 from leasehold.projections.state import State
@@ -65,7 +65,19 @@ class Answerer:
     def _list_devices(self, question: ListDevices, _asker: Principal) -> Reading:
         if question.host and question.host not in self._state.hosts:
             return self._unknown_host(question.host)
-        ids, more = self._devices.page(self._state, host=question.host, after=question.after, limit=question.limit)
+        wanted = nodedev.wanted_by(self._state, question)
+        if wanted.parents is not None and not wanted.parents:
+            return self.not_found(f"no device {question.parent} is known")
+        if question.count_only:
+            count = sum(1 for _ in self._devices.those(self._state, host=question.host, wanted=wanted))
+            return Reading(outcome="ok", as_of=self.as_of, count=count)
+        ids, more = self._devices.page(
+            self._state,
+            host=question.host,
+            after=question.after,
+            limit=question.limit,
+            wanted=None if wanted.is_all else wanted,
+        )
         rows = [views.device_view(self._state, device) for device in ids]
         return Reading(outcome="ok", as_of=self.as_of, devices=rows, more=more)
 

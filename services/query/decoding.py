@@ -9,6 +9,7 @@ import msgspec
 from leasehold.events import codec, identities, limits
 from leasehold.events.errors import InvalidInputError
 from leasehold.events.questions import PAST_QUESTIONS, QUESTIONS, History, Moment, Question, Sync, Who
+from leasehold.projections import nodedev
 
 SYNC_ROWS_MAX: Final = 200
 """Descriptions take up to 8 KiB each, and an answer has to fit into a message."""
@@ -59,6 +60,16 @@ def _check_after(_question: Question, after: str | int) -> None:
         _check_range(after, 0, _POSITION_MAX, "after")
     else:
         _check_text(after, "after", 0, AFTER_CHARS_MAX)
+
+
+def _check_cap(_question: Question, cap: str) -> None:
+    if cap and not nodedev.capability_type(cap):
+        raise InvalidInputError(f"{cap[:40]!r} is none of {', '.join(nodedev.CAPABILITY_TYPES)}", field="cap")
+
+
+def _check_bus(_question: Question, bus: str) -> None:
+    if bus and bus not in nodedev.BUSES:
+        raise InvalidInputError(f"{bus[:40]!r} is none of {', '.join(nodedev.BUSES)}", field="bus")
 
 
 def _check_limit(question: Question, limit: int) -> None:
@@ -138,6 +149,11 @@ _CHECKS: Final[dict[str, Callable[[Question, Any], None]]] = {
     "holder": _check_holder,
     "agent": _check_agent,
     "ended": lambda _question, _value: None,
+    "cap": _check_cap,
+    "bus": _check_bus,
+    "parent": lambda _question, text: _check_text(text, "parent", 0, limits.DEVICE_TEXT_CHARS_MAX),
+    "driver": lambda _question, text: _check_text(text, "driver", 0, limits.DEVICE_TEXT_CHARS_MAX),
+    "count_only": lambda _question, _value: None,
     "at": lambda _question, moment: _check_moment(moment, "at"),
     "since": lambda _question, moment: _check_moment(moment, "since"),
     "to": lambda _question, moment: _check_moment(moment, "to"),

@@ -1,11 +1,14 @@
 """What lists are paged through: ids in order, kept beside the state, so that a page costs what is on it."""
 
 from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
 from leasehold.events.identities import DeviceId
+from leasehold.projections import nodedev
 from leasehold.projections.answers import lease_word
+from leasehold.projections.nodedev import Wanted
 from leasehold.projections.state import LeaseState, State
 
 INSERTED_ONE_BY_ONE_MAX: Final = 64
@@ -20,14 +23,37 @@ class DeviceOrder:
     def __init__(self) -> None:
         self._ids: list[DeviceId] = []
 
-    def page(self, state: State, *, host: str, after: str, limit: int) -> tuple[list[DeviceId], bool]:
-        """Ids behind `after`, of one host if one is given, at most `limit`; and whether there are more."""
+    def page(
+        self, state: State, *, host: str, after: str, limit: int, wanted: Wanted | None = None
+    ) -> tuple[list[DeviceId], bool]:
+        """Ids behind `after`, of one host if one is given, at most `limit`; and whether there are more.
+
+        `wanted`: only of those that are there and are asked for.
+        """
+        if wanted is None:
+            ids, low, high = self._between(state, host, after)
+            return ids[low : min(low + limit, high)], low + limit < high
+        found = list(islice(self.those(state, host=host, after=after, wanted=wanted), limit + 1))
+        return found[:limit], len(found) > limit
+
+    def those(self, state: State, *, host: str, wanted: Wanted, after: str = "") -> Iterator[DeviceId]:
+        """Ids behind `after` of the devices that are there and asked for; the state must not change meanwhile.
+
+        It takes 0.2 µs for each device that is not.
+        """
+        ids, low, high = self._between(state, host, after)
+        for at in range(low, high):
+            if nodedev.is_wanted(wanted, state.devices[ids[at]]):
+                yield ids[at]
+
+    def _between(self, state: State, host: str, after: str) -> tuple[list[DeviceId], int, int]:
+        """All ids, and between which indexes of them those of `host` behind `after` stand."""
         ids = self._follow(state)
         low, high = bisect_right(ids, after), len(ids)
         if host:
             # "0" comes right behind "/".
             low, high = max(low, bisect_left(ids, f"{host}/")), bisect_left(ids, f"{host}0")
-        return ids[low : min(low + limit, high)], low + limit < high
+        return ids, low, high
 
     def _follow(self, state: State) -> list[DeviceId]:
         count = len(state.devices) - len(self._ids)
