@@ -8,9 +8,9 @@ from leasehold.events.refusals import Refusal
 class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     """The answer to a request.
 
-    `outcome`: `granted`, `renewed`, `released`, `freed`, `ordered`, `refused`; or, with nothing in the log, `invalid` (the request
-    cannot be read: `field`, `message`), `unavailable` (not decided, nothing done) or `outcome_unknown` (the append has
-    no answer yet: ask again with the same id).
+    `outcome`: `granted`, `renewed`, `released`, `freed`, `ordered`, `refused`; or, with nothing in the log, `invalid`
+    (the request cannot be read: `field`, `message`), `unavailable` (not decided, nothing done) or `outcome_unknown`
+    (the append has no answer yet: ask again with the same id).
     """
 
     outcome: str
@@ -26,8 +26,8 @@ class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=
     holder: str = ""
     devices: tuple[str, ...] = ()
     state: str = ""
-    """Of the lease now: `living`, `ending` (ended, not all its devices are free), `ended`. Of an order: `waiting`, `done`,
-    `failed`, `timed_out`."""
+    """Of the lease now: `living`, `ending` (ended, not all its devices are free), `ended`. Of an order: `waiting`,
+    `done`, `failed`, `timed_out` (`message` says why)."""
     order: int = 0
     """Which order a host was given."""
     ended: str = ""

@@ -181,7 +181,7 @@ class ScsiTarget(_Capability, frozen=True, tag="scsi_target"):
 
 
 class ScsiDevice(_Capability, frozen=True, tag="scsi"):
-    """A SCSI logical unit. `scsi_type`: `disk`, `tape`, `cdrom`, `changer`, …"""
+    """A SCSI logical unit. `scsi_type`: `disk`, `tape`, `cdrom`, `changer`, as the kernel numbers them."""
 
     host: int = -1
     bus: int = -1

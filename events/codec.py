@@ -112,7 +112,7 @@ def encode_record(record: Record, steps: list[bytes]) -> bytes:
 
 
 def verb_of(request: Request) -> str:
-    """What stands in its subject: `lease`, `renew`, …"""
+    """What stands in its subject: one of `VERBS`."""
     return _VERB[type(request)]
 
 

@@ -17,8 +17,8 @@ class DeviceDescription(msgspec.Struct, frozen=True, gc=False, omit_defaults=Tru
     name: str
     """libvirt's node-device name."""
     kind: str
-    """`pci`, `usb_device`, `usb_interface`, `net`, `block`, `system`, `scsi_host`, `scsi_target`, `scsi`, `scsi_generic`,
-    `drm`, `mdev`, `mdev_types`, `ccw`, `css`, `ap_card`, `ap_queue`, `ap_matrix`, `vdpa`, `other`."""
+    """`pci`, `usb_device`, `usb_interface`, `net`, `block`, `system`, `scsi_host`, `scsi_target`, `scsi`,
+    `scsi_generic`, `drm`, `mdev`, `mdev_types`, `ccw`, `css`, `ap_card`, `ap_queue`, `ap_matrix`, `vdpa`, `other`."""
     subsystem: str = ""
     """The kernel's (`pci`, `net`, `tty`)."""
     sysfs_path: str = ""
@@ -57,8 +57,8 @@ class Sighting(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_onl
     """How an agent came to know what it tells."""
 
     why: str
-    """`start`: it compared what it sees with the log; `event`: it was told; `lost_events`: it looked at everything, since
-    events were lost; `clock`: it looked again without a reason (a claim through usbfs makes no event)."""
+    """`start`: it compared what it sees with the log; `event`: it was told; `lost_events`: it looked at everything,
+    since events were lost; `clock`: it looked again without a reason (a claim through usbfs makes no event)."""
     source: str = ""
     """Who told: `kernel` or `udev`."""
     actions: tuple[str, ...] = ()
@@ -70,8 +70,8 @@ class Sighting(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_onl
 
 
 def same_thing(before: DeviceDescription, serial: str, after: DeviceDescription) -> bool:
-    """Whether both are one thing: kind, vendor and product agree, and the serials, or else the models of disks, where both
-    are known.
+    """Whether both are one thing: kind, vendor and product agree, and the serials, or else the models of disks, where
+    both are known.
 
     `serial`: the last one that the thing before has told, perhaps in an earlier description.
     """

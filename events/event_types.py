@@ -300,7 +300,13 @@ class HostOrdered(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field
 
 
 class OrderCarriedOut(
-    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True, tag_field="type", tag="order_carried_out.v1"
+    msgspec.Struct,
+    frozen=True,
+    gc=False,
+    omit_defaults=True,
+    kw_only=True,
+    tag_field="type",
+    tag="order_carried_out.v1",
 ):
     """The host has done it."""
 

@@ -3,11 +3,16 @@
 Requests are read strictly at the door (unknown fields refused) and tolerantly from the log.
 """
 
+from typing import Final
+
 import msgspec
 
 from leasehold.events.capabilities import NewDevice
 from leasehold.events.devices import DeviceDescription, Sighting
 from leasehold.events.identities import DeviceKey, Holder, HostName, Principal, RequestId
+
+CREATOR: Final = "creator"
+"""The agent that makes and destroys devices. It acts on a host and tells no picture of it."""
 
 # --- requests ---------------------------------------------------------------------------------------------------
 

@@ -34,8 +34,9 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class ListDevices(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Devices in the order of their ids, from behind `after`, at most `limit` (1 to 1,000).
 
-    Only those that are there and of all that is said: with the capability `cap` (`net`, `fc_host`, …), on the bus `bus`,
-    right below `parent` (any name of it; `computer` for what is below none), bound to `driver` (`none`: to no driver).
+    Only those that are there and of all that is said: with the capability `cap` (`net`, `fc_host`, …), on the bus
+    `bus`, right below `parent` (any name of it; `computer` for what is below none), bound to `driver` (`none`: to no
+    driver).
     `count_only`: their number and not they.
     """
 
@@ -95,8 +96,8 @@ class Explain(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Sync(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the log knows to be on a host, and what `agent` is still to do there: asked by the host's agents, in pages from
-    behind key `after`.
+    """What the log knows to be on a host, and what `agent` is still to do there: asked by the host's agents, in pages
+    from behind key `after`.
     """
 
     host: str

@@ -42,7 +42,8 @@ class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
     devnodes: tuple[str, ...] = ()
     capability: Capability | None = None
     capabilities: tuple[str, ...] = ()
-    """The types of its capability and of those nested in it, in libvirt's words (`net`, `80203`; `scsi_host`, `fc_host`)."""
+    """The types of its capability and of those nested in it, in libvirt's words (`net`, `80203`; `scsi_host`,
+    `fc_host`)."""
     bus: str = ""
     """What it sits on: `pci`, `usb`, `scsi`, …; empty: on none."""
     parent_name: str = ""

@@ -3,11 +3,18 @@
 from typing import Final
 
 from leasehold.events.answers import Answer, Heard
-from leasehold.events.identities import HostName, RequestKey
+from leasehold.events.identities import DeviceKey, HostName, RequestKey, device_id
 from leasehold.events.position import end_of_record
-from leasehold.projections.state import LeaseState, State
+from leasehold.projections.state import AnswerState, LeaseState, State
 
-_OUTCOME: Final = {"lease": "granted", "renew": "renewed", "release": "released", "confirm_free": "freed"}
+_OUTCOME: Final = {
+    "lease": "granted",
+    "renew": "renewed",
+    "release": "released",
+    "confirm_free": "freed",
+    "create_device": "ordered",
+    "destroy_device": "ordered",
+}
 
 
 def lease_word(lease: LeaseState) -> str:
@@ -28,6 +35,8 @@ def answer_for(state: State, key: RequestKey) -> Answer | None:
         return Answer(
             outcome="refused", request_id=request_id, position=known.position, as_of=as_of, refusal=known.refusal
         )
+    if known.order:
+        return _answer_of_order(state, request_id, known)
     lease = state.leases.get(known.lease)
     devices = (known.device,) if known.device else ()
     if lease is None:
@@ -48,6 +57,21 @@ def answer_for(state: State, key: RequestKey) -> Answer | None:
         ended=lease.ended,
         ttl_ms=lease.ttl_ms,
         expires_at_ns=lease.expires_at_ns,
+    )
+
+
+def _answer_of_order(state: State, request_id: str, known: AnswerState) -> Answer:
+    row = state.orders.get(known.order)
+    made = (device_id(row.host, DeviceKey(known.device)),) if row is not None and known.device else ()
+    return Answer(
+        outcome=_OUTCOME[known.verb],
+        request_id=request_id,
+        position=known.position,
+        as_of=end_of_record(state.head.sequence),
+        order=known.order,
+        devices=made,
+        state=known.state,
+        message=known.reason,
     )
 
 

@@ -15,10 +15,10 @@ from leasehold.events.inputs import Asked, Input, Request
 from leasehold.events.position import era_of_token, lease_id_text
 from leasehold.events.record import ledger_id_of
 from leasehold.events.refusals import Refusal, RefusalCode
-from leasehold.projections import conflicts, observing
-from leasehold.projections.evolve import refusal_fingerprint
+from leasehold.projections import conflicts, observing, ordering
 from leasehold.projections.fencing import HELP_RESTORED
 from leasehold.projections.naming import Resolved, resolve
+from leasehold.projections.remembering import refusal_fingerprint
 from leasehold.projections.state import State
 
 Decision = list[Event] | None
@@ -91,6 +91,7 @@ def _tick(state: State, given: inputs.Tick, now_ns: int) -> Decision:
             if len(events) + len(ending) > limits.EVENTS_PER_RECORD_MAX:
                 break
             events.extend(ending)
+        events += ordering.overdue(state, now_ns, limit=limits.EVENTS_PER_RECORD_MAX - len(events))
     return events
 
 
@@ -102,12 +103,12 @@ def next_work_ns(state: State, writer: str) -> int | None:
 
 
 def _expiry_work_ns(state: State, writer: str) -> int | None:
-    """When `writer` has to do with the next expiry: in time as the decider, late as anybody else."""
-    expiry_ns = state.next_expiry_ns()
-    if expiry_ns is None:
+    """When `writer` has to do with the next expiry or deadline: in time as the decider, late as anybody else."""
+    due = [due_ns for due_ns in (state.next_expiry_ns(), state.deadlines.next_ns()) if due_ns is not None]
+    if not due:
         return None
     late_ns = 0 if state.head.decider == writer else limits.TAKEOVER_MS * _NS_PER_MS
-    return max(expiry_ns, state.head.grace_until_ns) + late_ns
+    return max(min(due), state.head.grace_until_ns) + late_ns
 
 
 def _ending(state: State, end: event_types.LeaseReleased | event_types.LeaseExpired) -> list[Event]:
@@ -287,11 +288,20 @@ def _confirm_free(state: State, ref: RequestRef, request: inputs.ConfirmFreeRequ
     return [event_types.DeviceFreed(device=device, lease=row.lease, evidence=evidence, request=ref)]
 
 
+def _order(
+    state: State, ref: RequestRef, request: inputs.CreateDeviceRequest | inputs.DestroyDeviceRequest, now_ns: int
+) -> Decision:
+    refusal = Refusal(code=RefusalCode.HOST_FORBIDS, message="no agent there makes or destroys devices")
+    return _refuse(state, ref, request, (), refusal, now_ns)
+
+
 _REQUEST_DECIDERS: Final[dict[type[Any], Callable[[State, RequestRef, Any, int], Decision]]] = {
     inputs.LeaseRequest: _lease,
     inputs.RenewRequest: _renew,
     inputs.ReleaseRequest: _release,
     inputs.ConfirmFreeRequest: _confirm_free,
+    inputs.CreateDeviceRequest: _order,
+    inputs.DestroyDeviceRequest: _order,
 }
 _DECIDERS: Final[dict[type[Any], Callable[[State, Any, int], Decision]]] = {
     inputs.LedgerBegins: _ledger_begins,

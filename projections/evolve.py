@@ -9,21 +9,19 @@ from typing import Any, Final
 import msgspec
 
 from leasehold.events import codec, event_types, inputs, limits
+from leasehold.events.devices import Sighting
 from leasehold.events.errors import CorruptLedgerError
-from leasehold.events.event_types import Event, RequestRef
-from leasehold.events.identities import HostName, Principal, RequestKey, device_id, request_key
+from leasehold.events.event_types import Event
+from leasehold.events.identities import HostName, device_id, request_key
 from leasehold.events.position import index_of, position_of, position_of_token, sequence_of, token_of
 from leasehold.events.record import Record, chain_hash, event_count
-from leasehold.events.refusals import Refusal
+from leasehold.projections import orders, remembering
 from leasehold.projections.state import (
     AnswerState,
     DeviceState,
-    Fading,
     Head,
     HostState,
     LeaseState,
-    PrincipalState,
-    RecentRefusal,
     SourceState,
     State,
 )
@@ -232,6 +230,7 @@ def _device_appeared(state: State, position: int, at_ns: int, event: event_types
         host=event.host,
         description=event.device,
         serial=event.device.serial,
+        flaps=_flaps(event.how),
         # What was leased here in records that a restore has lost is shut out, too.
         floor=token_of(state.head.era, 0),
         since_position=position,
@@ -249,7 +248,10 @@ def _device_changed(
     device = device_id(event.host, event.device.key)
     row = state.devices[device]
     serial = event.device.serial or row.serial
-    state.put_device(device, _replace(row, description=event.device, serial=serial, missing=False))
+    flaps = row.flaps + _flaps(event.how)
+    state.put_device(
+        device, _replace(row, description=event.device, serial=serial, missing=False, flaps=flaps)
+    )
 
 
 def _device_replaced(state: State, position: int, _at_ns: int, event: event_types.DeviceReplaced) -> None:
@@ -264,17 +266,31 @@ def _device_replaced(state: State, position: int, _at_ns: int, event: event_type
         missing=False,
         displaced=row.displaced or bool(row.lease),
         floor=floor,
+        flaps=_flaps(event.how),
     )
     state.put_device(device, after)
 
 
 def _device_missing(state: State, _position: int, _at_ns: int, event: event_types.DeviceMissing) -> None:
     device = device_id(event.host, event.key)
-    state.put_device(device, _replace(state.devices[device], missing=True))
+    row = state.devices[device]
+    state.put_device(device, _replace(row, missing=True, flaps=row.flaps + _flaps(event.how)))
 
 
-def _sharing_found(_state: State, _position: int, _at_ns: int, _event: event_types.SharingFound) -> None:
-    """It is told of what the devices' rows say already."""
+def _device_flapped(state: State, _position: int, _at_ns: int, event: event_types.DeviceFlapped) -> None:
+    device = device_id(event.host, event.key)
+    row = state.devices[device]
+    state.put_device(device, _replace(row, flaps=row.flaps + event.how.flaps))
+
+
+def _flaps(how: Sighting | None) -> int:
+    return how.flaps if how is not None else 0
+
+
+def _only_told(
+    _state: State, _position: int, _at_ns: int, _event: event_types.SharingFound | event_types.EventsMissed
+) -> None:
+    """It says nothing that the rows do not say already, or that anything depends on."""
 
 
 def _device_freed(state: State, position: int, at_ns: int, event: event_types.DeviceFreed) -> None:
@@ -291,7 +307,7 @@ def _device_freed(state: State, position: int, at_ns: int, event: event_types.De
     else:
         state.put_lease(event.lease, _replace(lease, held=lease.held - 1))
     if event.request is not None:
-        _remember_ended(state, at_ns, event.request, AnswerState(
+        remembering.remember_ended(state, at_ns, event.request, AnswerState(
             body_hash=event.request.body_hash, verb="confirm_free", position=position,
             issued_at_ns=event.request.issued_at_ns, lease=event.lease, device=event.device,
         ))
@@ -358,7 +374,7 @@ def _lease_released(state: State, position: int, at_ns: int, event: event_types.
     answer = AnswerState(
         body_hash=ref.body_hash, verb="release", position=position, issued_at_ns=ref.issued_at_ns, lease=event.lease
     )
-    _remember_ended(state, at_ns, ref, answer)
+    remembering.remember_ended(state, at_ns, ref, answer)
 
 
 def _lease_expired(state: State, position: int, at_ns: int, event: event_types.LeaseExpired) -> None:
@@ -375,98 +391,7 @@ def _end(state: State, position: int, at_ns: int, lease: int, how: str) -> None:
             device, _replace(before, ending=True, floor=floor, since_position=position, since_ns=at_ns)
         )
     for key in (row.grant_key, *row.renewals):
-        _fade(state, at_ns, row.principal, key)
-
-
-# --- answers ------------------------------------------------------------------------------------------------------
-
-
-def _request_refused(state: State, position: int, at_ns: int, event: event_types.RequestRefused) -> None:
-    ref = event.request
-    _remember_refused(state, position, at_ns, ref, event.verb, event.refusal)
-    fingerprint = refusal_fingerprint(ref.principal, event.verb, event.about, event.refusal)
-    stale = state.indexes.refusal_prints.get(fingerprint)
-    if stale is not None:
-        state.refusals.drop(stale)
-    row = RecentRefusal(fingerprint, event.refusal, event.verb, event.about, at_ns, 0)
-    state.refusals.put(position, row)
-    state.indexes.refusal_prints.put(fingerprint, position)
-    state.indexes.refusal_queue.push(position)
-    _forget_refusals(state, at_ns)
-
-
-def _forget_refusals(state: State, at_ns: int) -> None:
-    queue = state.indexes.refusal_queue
-    while queue:
-        oldest = queue[0]
-        row = state.refusals.get(oldest)
-        if row is not None:
-            is_fresh = at_ns - row.at_ns <= limits.REFUSAL_WINDOW_NS
-            if is_fresh and len(state.refusals) <= limits.REFUSALS_TRACKED_MAX:
-                break
-            state.refusals.drop(oldest)
-            state.indexes.refusal_prints.drop(row.fingerprint)
-        queue.shift()
-
-
-def _refusals_repeated(state: State, position: int, at_ns: int, event: event_types.RefusalsRepeated) -> None:
-    row = state.refusals[event.first]
-    _remember_refused(state, position, at_ns, event.request, row.verb, row.refusal)
-    state.refusals.put(event.first, _replace(row, count=event.count))
-
-
-def _remember_refused(
-    state: State, position: int, at_ns: int, ref: RequestRef, verb: str, refusal: Refusal
-) -> None:
-    answer = AnswerState(
-        body_hash=ref.body_hash, verb=verb, position=position, issued_at_ns=ref.issued_at_ns, refusal=refusal
-    )
-    _remember_ended(state, at_ns, ref, answer)
-
-
-def refusal_fingerprint(principal: Principal, verb: str, about: tuple[str, ...], refusal: Refusal) -> str:
-    """What makes two refusals equal: who, what, about what, why, and the leases in the way."""
-    leases = ",".join(str(blocker.lease) for blocker in refusal.blockers)
-    return "\n".join((principal, verb, refusal.code, refusal.message, leases, *about))
-
-
-def _remember_ended(state: State, at_ns: int, ref: RequestRef, answer: AnswerState) -> None:
-    """Remember the answer to a request whose matter is over, for as long as it could be asked again."""
-    key = request_key(ref.principal, ref.request_id)
-    if key in state.answers:  # another body under a known id was refused: the first answer stands
-        return
-    state.answers.put(key, answer)
-    _fade(state, at_ns, ref.principal, key)
-
-
-_NOTHING_YET: Final = PrincipalState()
-
-
-def _fade(state: State, at_ns: int, principal: Principal, key: RequestKey) -> None:
-    """From now on `key` may be forgotten when its time is over, or when too much is remembered of its principal."""
-    row = state.principals.get(principal, _NOTHING_YET)
-    state.fading.put((principal, row.next), Fading(key, at_ns + limits.REQUEST_KEPT_NS))
-    first, last, horizon_ns = row.first, row.next + 1, row.horizon_ns
-    # Two at most go for each that comes: bounded work, and the backlog still shrinks.
-    for _ in range(2):
-        oldest = state.fading[principal, first]
-        is_over = oldest.forget_at_ns <= at_ns
-        if not is_over and last - first <= limits.REQUESTS_KEPT_PER_PRINCIPAL_MAX:
-            break
-        if not is_over:
-            horizon_ns = max(horizon_ns, state.answers[oldest.key].issued_at_ns)
-        _forget(state, oldest.key)
-        state.fading.drop((principal, first))
-        first += 1
-    state.principals.put(principal, PrincipalState(first, last, horizon_ns))
-
-
-def _forget(state: State, key: RequestKey) -> None:
-    answer = state.answers[key]
-    state.answers.drop(key)
-    lease = state.leases.get(answer.lease) if answer.verb == "lease" else None
-    if lease is not None and not lease.held:
-        state.leases.drop(answer.lease)
+        remembering.fade(state, at_ns, row.principal, key)
 
 
 _HANDLERS: Final[dict[type[Any], Callable[[State, int, int, Any], None]]] = {
@@ -486,12 +411,17 @@ _HANDLERS: Final[dict[type[Any], Callable[[State, int, int, Any], None]]] = {
     event_types.DeviceReplaced: _device_replaced,
     event_types.DeviceMissing: _device_missing,
     event_types.DeviceReappeared: _device_changed,
-    event_types.SharingFound: _sharing_found,
+    event_types.DeviceFlapped: _device_flapped,
+    event_types.EventsMissed: _only_told,
+    event_types.SharingFound: _only_told,
     event_types.LeaseGranted: _lease_granted,
     event_types.LeaseRenewed: _lease_renewed,
     event_types.LeaseReleased: _lease_released,
     event_types.LeaseExpired: _lease_expired,
     event_types.DeviceFreed: _device_freed,
-    event_types.RequestRefused: _request_refused,
-    event_types.RefusalsRepeated: _refusals_repeated,
+    event_types.RequestRefused: remembering.refused,
+    event_types.RefusalsRepeated: remembering.repeated,
+    event_types.HostOrdered: orders.ordered,
+    event_types.OrderCarriedOut: orders.carried_out,
+    event_types.OrderFailed: orders.failed,
 }

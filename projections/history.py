@@ -9,9 +9,9 @@ from typing import Any, Final
 from leasehold.events import event_types
 from leasehold.events.errors import InvalidInputError
 from leasehold.events.event_types import Event
-from leasehold.events.identities import DeviceId, device_id
+from leasehold.events.identities import DeviceId, DeviceKey, HostName, device_id
 from leasehold.events.position import lease_id_text, parse_lease_id
-from leasehold.projections.state import State
+from leasehold.projections.state import State, devices_of
 
 IndexRow = tuple[str, str, int]
 """Of kind `device`, `lease`, `holder`, `host` or `principal`; its name; the position that tells of it."""
@@ -64,8 +64,25 @@ def _repeated(state: State, _position: int, event: event_types.RefusalsRepeated)
     return [("principal", event.request.principal), *_of_refusal(state, state.refusals[event.first].about)]
 
 
-def _missing(_state: State, _position: int, event: event_types.DeviceMissing) -> _Named:
+def _missing(_state: State, _position: int, event: event_types.DeviceMissing | event_types.DeviceFlapped) -> _Named:
     return [("device", device_id(event.host, event.key)), ("host", event.host)]
+
+
+def _ordered(state: State, position: int, event: event_types.HostOrdered) -> _Named:
+    return [("principal", event.request.principal), *_of_order(state, event.host, position)]
+
+
+def _over(
+    state: State, _position: int, event: event_types.OrderCarriedOut | event_types.OrderFailed
+) -> _Named:
+    made = getattr(event, "device", "")
+    named = _of_devices([device_id(event.host, DeviceKey(made))] if made else ())
+    return named + _of_order(state, event.host, event.order)
+
+
+def _of_order(state: State, host: HostName, order: int) -> _Named:
+    row = state.orders.get(order)
+    return [("host", host), *_of_devices(devices_of(row) if row is not None else ())]
 
 
 def _described(
@@ -131,6 +148,7 @@ _SUBJECTS: Final[dict[type[Any], Callable[[State, int, Any], _Named]]] = {
     event_types.DeviceReplaced: _described,
     event_types.DeviceReappeared: _described,
     event_types.DeviceMissing: _missing,
+    event_types.DeviceFlapped: _missing,
     event_types.SharingFound: _shared,
     event_types.LeaseGranted: _granted,
     event_types.LeaseRenewed: _renewed,
@@ -139,5 +157,8 @@ _SUBJECTS: Final[dict[type[Any], Callable[[State, int, Any], _Named]]] = {
     event_types.DeviceFreed: _freed,
     event_types.RequestRefused: _refused,
     event_types.RefusalsRepeated: _repeated,
+    event_types.HostOrdered: _ordered,
+    event_types.OrderCarriedOut: _over,
+    event_types.OrderFailed: _over,
 }
 """What an event tells of; of the host alone where it is not named here."""

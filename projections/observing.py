@@ -7,7 +7,7 @@ from leasehold.events import devices, event_types, inputs, limits
 from leasehold.events.event_types import Event
 from leasehold.events.identities import device_id
 from leasehold.events.inputs import HostHeard, Observed
-from leasehold.projections import sharing
+from leasehold.projections import ordering, sharing
 from leasehold.projections.state import HostState, SourceState, State
 
 Decision = list[Event] | None
@@ -47,6 +47,11 @@ def observed(state: State, given: Observed, _now_ns: int) -> Decision:
 def _key_of(observation: inputs.Observation) -> str:
     if isinstance(observation, inputs.DeviceSeen):
         return observation.device.key
+    if isinstance(observation, inputs.OrderDone | inputs.OrderNotDone):
+        return f"order {observation.order}"
+    if isinstance(observation, inputs.DeviceFlaps):
+        # It does not take the place of what is said of the device itself.
+        return f"flaps {observation.key}"
     return observation.key if isinstance(observation, inputs.DeviceGone) else type(observation).__name__
 
 
@@ -72,20 +77,31 @@ def _device_seen(state: State, given: Observed, seen: inputs.DeviceSeen) -> Even
     after = seen.device
     row = state.devices.get(device_id(given.host, after.key))
     if row is None:
-        return event_types.DeviceAppeared(given.host, after)
+        return event_types.DeviceAppeared(given.host, after, seen.how)
     if not devices.same_thing(row.description, row.serial, after):
-        return event_types.DeviceReplaced(given.host, after)
+        return event_types.DeviceReplaced(given.host, after, seen.how)
     if row.missing:
-        return event_types.DeviceReappeared(given.host, after)
+        return event_types.DeviceReappeared(given.host, after, seen.how)
     changed = devices.changed_fields(row.description, after)
-    return event_types.DeviceChanged(given.host, after, changed) if changed else None
+    return event_types.DeviceChanged(given.host, after, changed, seen.how) if changed else None
 
 
 def _device_gone(state: State, given: Observed, gone: inputs.DeviceGone) -> Event | None:
     row = state.devices.get(device_id(given.host, gone.key))
     if row is None or row.missing:
         return None
-    return event_types.DeviceMissing(given.host, gone.key)
+    return event_types.DeviceMissing(given.host, gone.key, gone.how)
+
+
+def _device_flaps(state: State, given: Observed, flaps: inputs.DeviceFlaps) -> Event | None:
+    row = state.devices.get(device_id(given.host, flaps.key))
+    if row is None or row.missing:
+        return None
+    return event_types.DeviceFlapped(given.host, flaps.key, flaps.how)
+
+
+def _missed_events(_state: State, given: Observed, missed: inputs.MissedEvents) -> Event | None:
+    return event_types.EventsMissed(given.host, given.agent, missed.times)
 
 
 def _picture_complete(state: State, given: Observed, complete: inputs.PictureComplete) -> Event | None:
@@ -115,6 +131,10 @@ def host_heard(state: State, given: HostHeard, _now_ns: int) -> Decision:
 _HANDLERS: Final[dict[type[Any], Callable[[State, Observed, Any], Event | None]]] = {
     inputs.DeviceSeen: _device_seen,
     inputs.DeviceGone: _device_gone,
+    inputs.DeviceFlaps: _device_flaps,
+    inputs.MissedEvents: _missed_events,
+    inputs.OrderDone: ordering.done,
+    inputs.OrderNotDone: ordering.not_done,
     inputs.PictureComplete: _picture_complete,
     inputs.SourceStops: _source_stops,
     inputs.StillHere: lambda _state, _given, _observation: None,

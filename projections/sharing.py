@@ -25,7 +25,7 @@ from leasehold.projections.tables import Journal, Table
 
 K = TypeVar("K")
 V = TypeVar("V")
-_INDEXES: Final = ("lookup", "groups", "children", "virtual_functions")
+_INDEXES: Final = ("lookup", "groups", "children", "virtual_functions", "members")
 
 
 def shared(state: State, device: DeviceId) -> Iterator[Blocker]:

@@ -19,6 +19,7 @@ from leasehold.projections.state import (
     Head,
     HostState,
     LeaseState,
+    OrderState,
     PrincipalState,
     RecentRefusal,
     State,
@@ -37,6 +38,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     principals: list[tuple[Principal, PrincipalState]]
     fading: list[tuple[tuple[Principal, int], Fading]]
     refusals: list[tuple[int, RecentRefusal]]
+    orders: list[tuple[int, OrderState]]
 
 
 _decoder: Final = msgspec.json.Decoder(Snapshot)
@@ -124,5 +126,6 @@ def _restore(snapshot: Snapshot) -> State:
     state.principals.update(snapshot.principals)
     state.fading.update(snapshot.fading)
     state.refusals.update(snapshot.refusals)
+    state.orders.update(snapshot.orders)
     state.index_anew()
     return state

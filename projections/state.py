@@ -1,19 +1,24 @@
 """The state: what the ledger says at one position. Rows are immutable, tables change only through `evolve`."""
 
-import heapq
 from bisect import bisect_left
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 import msgspec
 
-from leasehold.events.capabilities import Net
+from leasehold.events.capabilities import Net, Order
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.identities import DeviceId, DeviceKey, Holder, HostName, Principal, RequestKey, device_id
+from leasehold.events.inputs import CREATOR
 from leasehold.events.record import GENESIS_PREV
 from leasehold.events.refusals import Refusal
+from leasehold.projections.dues import Dues
 from leasehold.projections.tables import Cell, Journal, Queue, Table
 
-FOLD_VERSION: Final = 1
+K = TypeVar("K")
+M = TypeVar("M", bound=Any)
+
+FOLD_VERSION: Final = 2
 """Raised when the same log would fold to another state; snapshots of another version are built anew."""
 
 
@@ -53,12 +58,13 @@ class HostState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
     @property
     def stale(self) -> str:
-        """Why nothing of it is granted; empty: its picture is up to date."""
-        stale = [(agent, source.stale) for agent, source in self.sources.items() if source.stale]
+        """Why nothing of it is granted; empty: its picture is up to date. Who only acts there paints none of it."""
+        reporting = [(agent, source.stale) for agent, source in self.sources.items() if agent != CREATOR]
+        stale = [each for each in reporting if each[1]]
         if stale:
             agent, reason = min(stale)
             return f"{agent}: {reason}"
-        return "" if self.sources else "no agent has reported"
+        return "" if reporting else "no agent has reported"
 
 
 class DeviceState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -79,6 +85,8 @@ class DeviceState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Token of the last grant, end or replacement, in today's era: a token below acts no more."""
     since_position: int = 0
     since_ns: int = 0
+    flaps: int = 0
+    """How often the thing here went away, or lost its driver or its link, and was back before that was told."""
 
 
 class LeaseState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -115,6 +123,31 @@ class AnswerState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defa
     lease: int = 0
     device: str = ""
     refusal: Refusal | None = None
+    order: int = 0
+    state: str = ""
+    """Of the order, as in its row, which is forgotten earlier than this may be."""
+    reason: str = ""
+
+
+class OrderState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """What a host was told to do. `state`: `waiting`, `done`, `failed`, `timed_out`."""
+
+    host: HostName
+    agent: str
+    what: Order
+    request: RequestKey
+    ordered_at_ns: int
+    deadline_ns: int
+    state: str = "waiting"
+    device: str = ""
+    """Key of the device that was made or taken away."""
+    reason: str = ""
+    """Why it was not done."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its outcome is awaited."""
+        return self.state == "waiting"
 
 
 class PrincipalState(msgspec.Struct, frozen=True, gc=False):
@@ -158,6 +191,10 @@ class State:
         self.principals: Table[Principal, PrincipalState] = Table(journal)
         self.fading: Table[tuple[Principal, int], Fading] = Table(journal)
         self.refusals: Table[int, RecentRefusal] = Table(journal)
+        self.orders: Table[int, OrderState] = Table(journal)
+        """By position."""
+        self.expiries: Dues[LeaseState] = Dues(journal, self.leases, _expiry_ns)
+        self.deadlines: Dues[OrderState] = Dues(journal, self.orders, _deadline_ns)
         self.indexes = Indexes(journal)
 
     @property
@@ -193,18 +230,39 @@ class State:
         before = self.leases.get(lease)
         self.leases.put(lease, row)
         if not row.ended and (before is None or before.expires_at_ns != row.expires_at_ns):
-            heapq.heappush(self.indexes.expiries, (row.expires_at_ns, lease))
+            self.expiries.push(row.expires_at_ns, lease)
+
+    def put_order(self, order: int, row: OrderState) -> None:
+        """Set an order's row; its deadline is watched while it is open."""
+        before = self.orders.get(order)
+        self.orders.put(order, row)
+        if before is None:
+            self.indexes.list_order(order, row)
+        if row.is_open and before is None:
+            self.deadlines.push(row.deadline_ns, order)
+        if row.is_open != (before is not None and before.is_open):
+            self.indexes.note_open(order, row, is_open=row.is_open)
+
+    def drop_order(self, order: int) -> None:
+        """Forget an order, which must be over."""
+        row = self.orders[order]
+        assert not row.is_open
+        self.orders.drop(order)
+        self.indexes.unlist_order(order, row)
 
     def index_anew(self) -> None:
         """Derive from all rows what `put_device`, `put_host` and `put_lease` derive from each; nothing is yet."""
-        assert not self.indexes.lookup and not self.indexes.expiries
+        assert not self.indexes.lookup and not self.expiries.entries
         self.indexes.describe_all(self.devices)
         for device, row in self.devices.items():
             if row.ending:
                 self._note_ending(device, row, was_ending=False)
-        self.indexes.expiries[:] = sorted(
-            (row.expires_at_ns, lease) for lease, row in self.leases.items() if not row.ended
-        )
+        self.expiries.fill(self.leases.items())
+        self.deadlines.fill(self.orders.items())
+        for order, order_row in sorted(self.orders.items()):
+            self.indexes.list_order(order, order_row)
+            if order_row.is_open:
+                self.indexes.note_open(order, order_row, is_open=True)
         for position, refusal in sorted(self.refusals.items()):
             self.indexes.refusal_prints.put(refusal.fingerprint, position)
             self.indexes.refusal_queue.push(position)
@@ -233,46 +291,23 @@ class State:
 
     def next_expiry_ns(self) -> int | None:
         """When the next living lease ends unless renewed."""
-        if not self.journal.is_open:
-            self._tidy_expiries()
-            return self.indexes.expiries[0][0] if self.indexes.expiries else None
-        due = self.expired_by(2**63, limit=1)
-        return self.leases[due[0]].expires_at_ns if due else None
+        return self.expiries.next_ns()
 
     def expired_by(self, now_ns: int, *, limit: int) -> list[int]:
-        """Living leases whose time is over at `now_ns`, oldest first, at most `limit`. Changes nothing.
-
-        Walks the heap from its top without popping: what is decided now may still be taken back.
-        """
-        expiries = self.indexes.expiries
-        found: dict[int, None] = {}
-        frontier = [(expiries[0], 0)] if expiries else []
-        while frontier and len(found) < limit:
-            entry, at = heapq.heappop(frontier)
-            if entry[0] > now_ns:
-                break
-            for child in (2 * at + 1, 2 * at + 2):
-                if child < len(expiries):
-                    heapq.heappush(frontier, (expiries[child], child))
-            if self._is_expiry(entry):
-                found[entry[1]] = None
-        return list(found)
-
-    def _is_expiry(self, entry: tuple[int, int]) -> bool:
-        row = self.leases.get(entry[1])
-        return row is not None and not row.ended and row.expires_at_ns == entry[0]
-
-    def _tidy_expiries(self) -> None:
-        """Drop what renewals and ends have left behind."""
-        expiries = self.indexes.expiries
-        while expiries and not self._is_expiry(expiries[0]):
-            heapq.heappop(expiries)
-        if len(expiries) > 2 * len(self.leases) + 1_024:
-            expiries[:] = sorted({entry for entry in expiries if self._is_expiry(entry)})
+        """Living leases whose time is over at `now_ns`, oldest first, at most `limit`."""
+        return self.expiries.due_by(now_ns, limit=limit)
 
     def roll_back(self) -> None:
-        """Undo all since the journal began. The expiry heap only ever holds too much, so it needs no undoing."""
+        """Undo all since the journal began."""
         self.journal.roll_back()
+
+
+def _expiry_ns(row: LeaseState) -> int | None:
+    return None if row.ended else row.expires_at_ns
+
+
+def _deadline_ns(row: OrderState) -> int | None:
+    return row.deadline_ns if row.is_open else None
 
 
 class Indexes:
@@ -290,7 +325,11 @@ class Indexes:
         self.freeable: Table[DeviceId, int] = Table(journal)
         self.refusal_prints: Table[str, int] = Table(journal)
         self.refusal_queue: Queue[int] = Queue(journal)
-        self.expiries: list[tuple[int, int]] = []
+        self.orders: Table[HostName, tuple[int, ...]] = Table(journal)
+        """All that are remembered of a host, oldest first."""
+        self.open_orders: Table[HostName, tuple[int, ...]] = Table(journal)
+        self.orders_on: Table[DeviceId, tuple[int, ...]] = Table(journal)
+        """The open ones that are about a device: the parent, and what is to be taken away."""
 
     def describe(
         self, device: DeviceId, host: HostName, before: DeviceDescription | None, after: DeviceDescription
@@ -320,7 +359,22 @@ class Indexes:
 
     def note_ending(self, host: HostName, device: DeviceId, *, ending: bool) -> None:
         """Follow whether a device waits for evidence."""
-        (_insert if ending else _remove)(self._table("ending"), host, device)
+        (_insert if ending else _remove)(self.ending, host, device)
+
+    def list_order(self, order: int, row: OrderState) -> None:
+        """An order is remembered from here on."""
+        _insert(self.orders, row.host, order)
+
+    def unlist_order(self, order: int, row: OrderState) -> None:
+        """An order is forgotten."""
+        _remove(self.orders, row.host, order)
+
+    def note_open(self, order: int, row: OrderState, *, is_open: bool) -> None:
+        """Follow whether an order's outcome is awaited."""
+        change: Callable[[Table[Any, tuple[int, ...]], Any, int], None] = _insert if is_open else _remove
+        change(self.open_orders, row.host, order)
+        for device in devices_of(row):
+            change(self.orders_on, device, order)
 
 
 def _entries(device: DeviceId, host: HostName, description: DeviceDescription) -> list[tuple[str, object]]:
@@ -338,15 +392,21 @@ def _entries(device: DeviceId, host: HostName, description: DeviceDescription) -
     return entries
 
 
-def _insert(table: Table[object, tuple[DeviceId, ...]], key: object, device: DeviceId) -> None:
-    members = table.get(key, ())
-    at = bisect_left(members, device)
-    if at == len(members) or members[at] != device:
-        table.put(key, (*members[:at], device, *members[at:]))
+def devices_of(row: OrderState) -> tuple[DeviceId, ...]:
+    """The devices that an order is about: what is to be taken away, and the parent."""
+    keys = (getattr(row.what, "device", ""), row.what.parent)
+    return tuple(device_id(row.host, DeviceKey(key)) for key in keys if key)
 
 
-def _remove(table: Table[object, tuple[DeviceId, ...]], key: object, device: DeviceId) -> None:
-    members = tuple(member for member in table[key] if member != device)
+def _insert(table: Table[K, tuple[M, ...]], key: K, member: M) -> None:
+    members: tuple[M, ...] = table.get(key, ())
+    at: int = bisect_left(members, member)
+    if at == len(members) or members[at] != member:
+        table.put(key, (*members[:at], member, *members[at:]))
+
+
+def _remove(table: Table[K, tuple[M, ...]], key: K, gone: M) -> None:
+    members = tuple(member for member in table[key] if member != gone)
     if members:
         table.put(key, members)
     else:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from leasehold.events import event_types
+from leasehold.events.capabilities import CreateMdev, CreateVport, DestroyMdev, DestroyVport, Order
 from leasehold.events.event_types import Event, RequestRef
 from leasehold.events.position import lease_id_text
 from leasehold.projections.state import State
@@ -175,6 +176,50 @@ def _refusals_repeated(event: event_types.RefusalsRepeated, _position: int, _sta
     return f"refused as at position {event.first}, {times} ({_asked(event.request)})"
 
 
+def _device_flapped(event: event_types.DeviceFlapped, _position: int, _state: State | None) -> str:
+    return f"{event.host}/{event.key} went and came back {_times(event.how.flaps)}"
+
+
+def _events_missed(event: event_types.EventsMissed, _position: int, _state: State | None) -> str:
+    times = _times(event.times)
+    return f"{event.agent} on {event.host} lost events of the kernel {times}, and looked at everything again"
+
+
+def _times(count: int) -> str:
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
+# --- orders -------------------------------------------------------------------------------------------------------
+
+
+def _host_ordered(event: event_types.HostOrdered, position: int, _state: State | None) -> str:
+    what = _order_text(event.order)
+    return f"{event.agent} on {event.host} is told to {what}, order {position} ({_asked(event.request)})"
+
+
+def _order_text(order: Order) -> str:
+    match order:
+        case CreateVport():
+            return f"make the virtual HBA {order.wwpn} (node {order.wwnn}) on {order.parent}"
+        case DestroyVport():
+            return f"take away the virtual HBA {order.wwpn} ({order.device})"
+        case CreateMdev():
+            return f"make the mediated device {order.uuid} of type {order.mdev_type} on {order.parent}"
+        case DestroyMdev():
+            return f"take away the mediated device {order.uuid} ({order.device})"
+
+
+def _order_carried_out(event: event_types.OrderCarriedOut, _position: int, _state: State | None) -> str:
+    late = ", later than it was to be" if event.late else ""
+    device = f": {event.host}/{event.device}" if event.device else ""
+    return f"order {event.order} was carried out on {event.host}{late}{device}"
+
+
+def _order_failed(event: event_types.OrderFailed, _position: int, _state: State | None) -> str:
+    how = "timed out" if event.timed_out else "failed"
+    return f"order {event.order} to {event.host} {how}: {event.reason}"
+
+
 _TELLERS: Final[dict[type[Any], Callable[[Any, int, State | None], str]]] = {
     event_types.LedgerStarted: _ledger_started,
     event_types.LedgerRestored: _ledger_restored,
@@ -200,4 +245,9 @@ _TELLERS: Final[dict[type[Any], Callable[[Any, int, State | None], str]]] = {
     event_types.DeviceFreed: _device_freed,
     event_types.RequestRefused: _request_refused,
     event_types.RefusalsRepeated: _refusals_repeated,
+    event_types.DeviceFlapped: _device_flapped,
+    event_types.EventsMissed: _events_missed,
+    event_types.HostOrdered: _host_ordered,
+    event_types.OrderCarriedOut: _order_carried_out,
+    event_types.OrderFailed: _order_failed,
 }

@@ -263,6 +263,7 @@ _SNAPSHOT: Final = Snapshot(
     principals=[(PRINCIPAL, PrincipalState(first=4, next=6, horizon_ns=NS - 20))],
     fading=[((PRINCIPAL, 4), Fading(_KEY_OF_REQUEST, NS + 90)), ((PRINCIPAL, 5), Fading(_REFUSED, NS + 91))],
     refusals=[(1_024, RecentRefusal("scheduler-1\nlease", REFUSAL, "lease", (DEVICE,), NS, 3))],
+    orders=[],
 )
 
 

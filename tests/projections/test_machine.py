@@ -298,7 +298,7 @@ def derived(state: State) -> dict[str, Any]:
     return {
         **{name: dict(table) for name, table in vars(indexes).items() if isinstance(table, dict)},
         "queue": [position for position in indexes.refusal_queue if position in state.refusals],
-        "expiries": sorted({entry for entry in indexes.expiries if living.get(entry[1]) == entry[0]}),
+        "expiries": sorted({entry for entry in state.expiries.entries if living.get(entry[1]) == entry[0]}),
         "next": state.next_expiry_ns(),
         "due": state.expired_by(2**62, limit=100),
     }

@@ -18,7 +18,7 @@ from leasehold.events.record import Record
 from leasehold.projections import evolve
 from leasehold.projections.replay import Replay
 from leasehold.projections.snapshots import decode_state, encode_state
-from leasehold.projections.state import State
+from leasehold.projections.state import FOLD_VERSION, State
 from tests.projections.ledger import ledger_with_hosts
 from tests.projections.scenario import play
 
@@ -70,7 +70,7 @@ _INDEXES = (
 
 
 def _derived(state: State) -> list[Any]:
-    expiries = sorted({entry for entry in state.indexes.expiries if state._is_expiry(entry)})
+    expiries = sorted({entry for entry in state.expiries.entries if state.expiries.holds(entry)})
     tables = [getattr(state.indexes, name) for name in _INDEXES]
     return [expiries, *(dict(table) if isinstance(table, dict) else list(table) for table in tables)]
 
@@ -244,7 +244,8 @@ def test_sequences_have_no_holes() -> None:
 def test_snapshots_that_are_none() -> None:
     """Broken bytes are an error; a snapshot of another fold is none, so that the log is folded anew."""
     body = encode_state(play().state)
-    assert decode_state(body.replace(b'"fold_version":1', b'"fold_version":99')) is None
+    old, new = (b'"fold_version":%d' % version for version in (FOLD_VERSION, 99))
+    assert decode_state(body.replace(old, new)) is None
     for broken in (b"", body[:-1], b"{}", b"\xff", body.replace(b'"hosts"', b'"horses"')):
         with pytest.raises(CorruptSnapshotError):
             decode_state(broken)
