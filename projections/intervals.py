@@ -10,15 +10,23 @@ from typing import Any, Final
 import msgspec
 
 from leasehold.events import codec, event_types, limits
-from leasehold.events.devices import DeviceDescription
+from leasehold.events.devices import Sighting
 from leasehold.events.errors import CorruptLedgerError
 from leasehold.events.event_types import Event, RequestRef
-from leasehold.events.identities import DeviceId, Holder, HostName, Principal, RequestId, device_id
+from leasehold.events.identities import DeviceId, DeviceKey, Holder, HostName, Principal, RequestId, device_id
 from leasehold.events.position import index_of, position_of
 from leasehold.events.record import GENESIS_PREV, Record, chain_hash, event_count
 
-MODELS_VERSION: Final = 1
+MODELS_VERSION: Final = 2
 """Raised when the same log would make other rows; models of another version are built anew."""
+
+
+_Describing = (
+    event_types.DeviceAppeared
+    | event_types.DeviceChanged
+    | event_types.DeviceReplaced
+    | event_types.DeviceReappeared
+)
 
 
 class ModelsHead(msgspec.Struct, frozen=True, gc=False):
@@ -47,6 +55,9 @@ class DeviceRow(msgspec.Struct, gc=False):
     """The lease that holds it, living or ended; 0: none."""
     held: int = 0
     """The first lease that ever held it."""
+    missing: bool = False
+    flaps: int = 0
+    """As in its last version."""
 
 
 class VersionRow(msgspec.Struct, frozen=True, gc=False):
@@ -58,6 +69,8 @@ class VersionRow(msgspec.Struct, frozen=True, gc=False):
     missing: bool
     described: int
     """The position whose row has its description: this one, or for a missing device an earlier one."""
+    flaps: int
+    """How often it was seen to go away for a moment, up to here."""
     body: bytes | None
     """A `DeviceDescription`."""
 
@@ -133,6 +146,16 @@ class RefusalRow(msgspec.Struct, gc=False):
     """A list of devices or leases."""
 
 
+class OutcomeRow(msgspec.Struct, frozen=True, gc=False):
+    """What became of an order to a host; of one that was carried out after its time there are two."""
+
+    ordered: int
+    """Position of the order."""
+    position: int
+    device: str
+    """What was made or taken away; empty: nothing."""
+
+
 class NameRow(msgspec.Struct, frozen=True, gc=False):
     """What a device was called at some time: key, node-device name or sysfs path."""
 
@@ -140,7 +163,7 @@ class NameRow(msgspec.Struct, frozen=True, gc=False):
     device: DeviceId
 
 
-Row = DeviceRow | VersionRow | OwnershipRow | LeaseRow | HostRow | RequestRow | RefusalRow | NameRow
+Row = DeviceRow | VersionRow | OwnershipRow | LeaseRow | HostRow | RequestRow | RefusalRow | OutcomeRow | NameRow
 
 
 class Changes:
@@ -154,6 +177,7 @@ class Changes:
         self.hosts: list[HostRow] = []
         self.requests: list[RequestRow] = []
         self.refusals: list[RefusalRow] = []
+        self.outcomes: list[OutcomeRow] = []
         self.names: dict[NameRow, None] = {}
         self.repeated: dict[int, int] = {}
         """How often the refusal at a position has been given again."""
@@ -162,7 +186,7 @@ class Changes:
         """All rows, one iterable for each kind; what is still open may change behind this."""
         return [
             self.devices.values(), self.versions, self.ownerships.values(), self.leases.values(), self.hosts,
-            self.requests, self.refusals, self.names,
+            self.requests, self.refusals, self.outcomes, self.names,
         ]  # fmt: skip
 
 
@@ -290,17 +314,18 @@ class IntervalFold:
         device = device_id(event.host, event.device.key)
         assert device not in self._devices, f"{device} is known already"
         self._devices[device] = DeviceRow(device, event.host, position, at_ns, position, position)
-        self._describe(position, at_ns, event.host, event.device)
+        self._describe(position, at_ns, event)
 
     def changed(
         self, position: int, at_ns: int, event: event_types.DeviceChanged | event_types.DeviceReappeared
     ) -> None:
         """The same thing is otherwise, or back."""
-        self._describe(position, at_ns, event.host, event.device)
+        self._describe(position, at_ns, event)
 
     def replaced(self, position: int, at_ns: int, event: event_types.DeviceReplaced) -> None:
         """Another thing is in its place; whoever leased the first one does not have this one."""
-        row = self._describe(position, at_ns, event.host, event.device)
+        self._devices[device_id(event.host, event.device.key)].flaps = 0
+        row = self._describe(position, at_ns, event)
         if row.lease:
             held = self._held[row.lease][row.device]
             held.displaced_position = held.displaced_position or position
@@ -308,22 +333,32 @@ class IntervalFold:
 
     def missing(self, position: int, at_ns: int, event: event_types.DeviceMissing) -> None:
         """It is not there; what it was like is remembered."""
-        row = self._touch(device_id(event.host, event.key), position)
-        self._changes.versions.append(VersionRow(row.device, position, at_ns, True, row.described, None))
+        row = self._touch(device_id(event.host, event.key), position, event.how)
+        row.missing = True
+        self._put_version(row, at_ns, None)
 
-    def _describe(self, position: int, at_ns: int, host: HostName, description: DeviceDescription) -> DeviceRow:
-        row = self._touch(device_id(host, description.key), position)
-        row.described = position
-        body = codec.encode(description)
-        self._changes.versions.append(VersionRow(row.device, position, at_ns, False, position, body))
+    def flapped(self, position: int, at_ns: int, event: event_types.DeviceFlapped) -> None:
+        """It was away, and is as it was."""
+        self._put_version(self._touch(device_id(event.host, event.key), position, event.how), at_ns, None)
+
+    def _describe(self, position: int, at_ns: int, event: _Describing) -> DeviceRow:
+        description = event.device
+        row = self._touch(device_id(event.host, description.key), position, event.how)
+        row.described, row.missing = position, False
+        self._put_version(row, at_ns, codec.encode(description))
         for text in (description.key, description.name, description.sysfs_path):
             if text:
                 self._changes.names[NameRow(text, row.device)] = None
         return row
 
-    def _touch(self, device: DeviceId, position: int) -> DeviceRow:
+    def _put_version(self, row: DeviceRow, at_ns: int, body: bytes | None) -> None:
+        version = VersionRow(row.device, row.last_position, at_ns, row.missing, row.described, row.flaps, body)
+        self._changes.versions.append(version)
+
+    def _touch(self, device: DeviceId, position: int, how: Sighting | None = None) -> DeviceRow:
         row = self._devices[device]
         row.last_position = position
+        row.flaps += how.flaps if how is not None else 0
         self._changes.devices[device] = row
         return row
 
@@ -418,6 +453,19 @@ class IntervalFold:
         self._ask(position, event.request)
         self._changes.repeated[event.first] = event.count
 
+    def ordered(self, position: int, _at_ns: int, event: event_types.HostOrdered) -> None:
+        """A host is to do something."""
+        self._ask(position, event.request)
+
+    def carried_out(self, position: int, _at_ns: int, event: event_types.OrderCarriedOut) -> None:
+        """It has done it."""
+        device = device_id(event.host, DeviceKey(event.device)) if event.device else ""
+        self._changes.outcomes.append(OutcomeRow(event.order, position, device))
+
+    def failed(self, position: int, _at_ns: int, event: event_types.OrderFailed) -> None:
+        """It has not, or not in time."""
+        self._changes.outcomes.append(OutcomeRow(event.order, position, ""))
+
     def _ask(self, position: int, ref: RequestRef) -> None:
         self._changes.requests.append(RequestRow(ref.request_id, ref.principal, position))
 
@@ -436,6 +484,7 @@ _HANDLERS: Final[dict[type[Event], Callable[[IntervalFold, int, int, Any], None]
     event_types.DeviceReappeared: IntervalFold.changed,
     event_types.DeviceReplaced: IntervalFold.replaced,
     event_types.DeviceMissing: IntervalFold.missing,
+    event_types.DeviceFlapped: IntervalFold.flapped,
     event_types.LeaseGranted: IntervalFold.granted,
     event_types.LeaseRenewed: IntervalFold.renewed,
     event_types.LeaseReleased: IntervalFold.released,
@@ -443,5 +492,8 @@ _HANDLERS: Final[dict[type[Event], Callable[[IntervalFold, int, int, Any], None]
     event_types.DeviceFreed: IntervalFold.freed,
     event_types.RequestRefused: IntervalFold.refused,
     event_types.RefusalsRepeated: IntervalFold.repeated,
+    event_types.HostOrdered: IntervalFold.ordered,
+    event_types.OrderCarriedOut: IntervalFold.carried_out,
+    event_types.OrderFailed: IntervalFold.failed,
 }
 """What moves a row; the other events say nothing that is asked of the past."""

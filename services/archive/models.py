@@ -25,6 +25,7 @@ from leasehold.projections.intervals import (
     LeaseRow,
     ModelsHead,
     NameRow,
+    OutcomeRow,
     OwnershipRow,
     RefusalRow,
     RequestRow,
@@ -50,6 +51,7 @@ _TABLES: Final[dict[type[Any], str]] = {
     HostRow: "host",
     RequestRow: "request",
     RefusalRow: "refusal",
+    OutcomeRow: "outcome",
     NameRow: "name",
 }
 _REPEATED: Final = "UPDATE refusal SET repeats = max(repeats, ?) WHERE position = ?"

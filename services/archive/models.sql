@@ -1,4 +1,4 @@
--- Schema 1 of the read models. All of it comes from the archive's records and can be built from them again, so there is
+-- Schema 2 of the read models. All of it comes from the archive's records and can be built from them again, so there is
 -- no way from one schema to the next: a file of another one is built anew. Positions, times in ns since 1970 (UTC).
 
 -- How far the rows go: written in the transaction that writes them.
@@ -20,16 +20,20 @@ CREATE TABLE device (
     last_position INTEGER NOT NULL,
     described INTEGER NOT NULL,
     lease INTEGER NOT NULL,
-    held INTEGER NOT NULL
+    held INTEGER NOT NULL,
+    missing INTEGER NOT NULL,
+    flaps INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- What a device was like from a position on. A missing one keeps the description of an earlier row (`described`).
+-- What a device was like from a position on. Where it was not described anew, an earlier row has its description
+-- (`described`). `flaps`: how often it was seen to go away for a moment, up to here.
 CREATE TABLE version (
     device TEXT NOT NULL,
     from_position INTEGER NOT NULL,
     at_ns INTEGER NOT NULL,
     missing INTEGER NOT NULL,
     described INTEGER NOT NULL,
+    flaps INTEGER NOT NULL,
     body BLOB
 ) STRICT;
 CREATE UNIQUE INDEX version_of_device ON version (device, from_position);
@@ -99,6 +103,16 @@ CREATE TABLE refusal (
     -- How often it was given again.
     repeats INTEGER NOT NULL DEFAULT 0
 ) STRICT;
+
+-- What became of orders to hosts; of one that was carried out after its time there are two. `device`: what was made or
+-- taken away.
+CREATE TABLE outcome (
+    ordered INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    device TEXT NOT NULL,
+    PRIMARY KEY (ordered, position)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX outcome_of_device ON outcome (device, ordered);
 
 -- What devices were called at any time: key, node-device name, sysfs path.
 CREATE TABLE name (

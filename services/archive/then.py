@@ -2,21 +2,25 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from typing import Any, Final
 
 import msgspec
 
 from leasehold.events.devices import DeviceDescription
-from leasehold.events.identities import DeviceId, HostName, request_key
+from leasehold.events.identities import COMPUTER, DeviceId, HostName, request_key
 from leasehold.events.questions import DevicesAt, Reading
-from leasehold.projections import views
+from leasehold.projections import nodedev, views
 from leasehold.projections.naming import Resolved, resolve, spelling
+from leasehold.projections.nodedev import Wanted
 from leasehold.projections.state import DeviceState, HostState, LeaseState, SourceState, State
 from leasehold.services.archive.lookup import Lookup, Place, range_of
 
 CANDIDATES_MAX: Final = 20_000
 """So many devices of one name are looked at: more than there are hosts."""
+SCANNED_AT_ONCE: Final = 2_000
+"""So many devices are looked at for those that are asked for; a page ends behind the first of them with any."""
 STATES_KEPT_MAX: Final = 4
 """States of a few hosts, kept for the next page: what has been does not change."""
 
@@ -29,19 +33,25 @@ _PAGE: Final = """
 SELECT device, host FROM device
 WHERE device > :after AND device >= :low AND device < :high AND first_position <= :at ORDER BY device LIMIT :limit
 """
+_SCAN: Final = f"""
+SELECT d.device, d.host, v.missing, b.body FROM device d {_LATEST_VERSION}
+WHERE d.device > :after AND d.device >= :low AND d.device < :high AND d.first_position <= :at
+ORDER BY d.device LIMIT :limit
+"""  # noqa: S608 - all ours
 _HOSTS: Final = """
 SELECT host, mode, sources FROM host h WHERE host IN (SELECT value FROM json_each(:hosts))
 AND from_position = (SELECT max(from_position) FROM host x WHERE x.host = h.host AND x.from_position <= :at)
 """
 _STATES: Final = f"""
-SELECT d.device, d.host, d.first_position, d.first_ns, v.missing, b.body, l.lease, l.principal, l.holder, l.request_id,
-    l.devices, l.ended, l.forced, l.ttl_ms, l.expires_at_ns,
+SELECT d.device, d.host, d.first_position, d.first_ns, v.missing, v.flaps, b.body, l.lease, l.principal, l.holder,
+    l.request_id, l.devices, l.ended, l.forced, l.ttl_ms, l.expires_at_ns,
     o.from_ns, o.ended_position, o.ended_ns, o.freed_position, o.freed_ns, o.displaced_position
 FROM device d {_LATEST_VERSION}
 LEFT JOIN ownership o ON d.held > 0 AND o.device = d.device AND o.from_position =
     (SELECT max(y.from_position) FROM ownership y WHERE y.device = d.device AND y.from_position <= :at)
 LEFT JOIN lease l ON l.lease = o.from_position
 WHERE d.device >= :low AND d.device < :high AND d.first_position <= :at
+    AND d.host IN (SELECT value FROM json_each(:hosts))
 """  # noqa: S608 - all ours
 _NAMED: Final = f"""
 SELECT d.device, d.host, v.missing, b.body
@@ -56,33 +66,47 @@ class Then:
     """Looks devices up as they were."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, str, str, int], State] = {}
+        self._kept: dict[tuple[str, tuple[str, ...], int], State] = {}
 
     async def devices_at(self, look: Lookup, question: DevicesAt) -> Reading:
         """A page of devices, with the hosts that they are of."""
         place = await look.place(question.at)
-        low, high = range_of(question.host)
-        if question.host and not await _hosts(look, [question.host], place.position):
+        if question.host and not await is_known(look, question.host, place.position):
             return unknown_host(look, question.host, place)
-        page = await look.rows(
-            _PAGE, after=question.after, low=low, high=high, at=place.position, limit=question.limit + 1
-        )
-        more, page = len(page) > question.limit, page[: question.limit]
+        low, high = range_of(question.host)
+        if question.device:
+            found = await find(look, question.device, question.host, place.position)
+            if found.device is None:
+                return unknown_device(look, found, place)
+            # No id holds a blank.
+            low, high = found.device, f"{found.device} "
+        wanted = await _wanted(look, question, place.position)
+        if wanted.parents is not None and not wanted.parents:
+            return unknown_device(look, Resolved(question.parent), place)
+        about = {"after": question.after, "low": low, "high": high, "at": place.position}
+        if question.count_only:
+            return look.reading(place, count=await _count(look, wanted, about))
+        page, more = await _page(look, wanted, about, question.limit)
+        return await self._shown(look, question, place, page, more=more)
+
+    async def _shown(
+        self, look: Lookup, question: DevicesAt, place: Place, page: list[tuple[str, str]], *, more: bool
+    ) -> Reading:
         hosts = list(dict.fromkeys(host for _, host in page)) or ([question.host] if question.host else [])
         state = await self._state(look, hosts, place.position)
-        rows = await asyncio.to_thread(lambda: [views.device_view(state, device) for device, _ in page])
+        rows = await asyncio.to_thread(lambda: [views.device_view(state, DeviceId(device)) for device, _ in page])
         return look.reading(
             place, devices=rows, hosts=[views.host_view(state, HostName(host)) for host in hosts], more=more
         )
 
     async def _state(self, look: Lookup, hosts: list[str], at: int) -> State:
-        """All that is known of `hosts`, whose device ids lie side by side."""
+        """All that is known of `hosts`, which stand in their order."""
         if not hosts:
             return State()
-        low, high = range_of(hosts[0])[0], range_of(hosts[-1])[1]
-        key = (look.head.ledger_id, low, high, at)
+        key = (look.head.ledger_id, tuple(hosts), at)
         if key not in self._kept:
-            devices = await look.rows(_STATES, low=low, high=high, at=at)
+            low, high = range_of(hosts[0])[0], range_of(hosts[-1])[1]
+            devices = await look.rows(_STATES, low=low, high=high, hosts=_list(hosts), at=at)
             state = await asyncio.to_thread(_build, await _hosts(look, hosts, at), devices, at)
             while len(self._kept) >= STATES_KEPT_MAX:
                 del self._kept[next(iter(self._kept))]
@@ -90,16 +114,68 @@ class Then:
         return self._kept[key]
 
 
+async def _wanted(look: Lookup, question: DevicesAt, at: int) -> Wanted:
+    """What is asked for; a parent's name is read as it was meant then."""
+    state = State()
+    if question.parent == COMPUTER:
+        every = [row["host"] for row in await look.rows("SELECT DISTINCT host FROM host")]
+        state = _build(await _hosts(look, [question.host] if question.host else every, at), [], at)
+    elif question.parent:
+        state = await _named(look, question.parent, question.host, at)
+    return nodedev.wanted_by(state, question)
+
+
+async def _page(look: Lookup, wanted: Wanted, about: dict[str, Any], limit: int) -> tuple[list[tuple[str, str]], bool]:
+    """Devices and their hosts; and whether there may be more."""
+    if wanted.is_all:
+        rows = await look.rows(_PAGE, **about, limit=limit + 1)
+        return [(row["device"], row["host"]) for row in rows[:limit]], len(rows) > limit
+    async with aclosing(_those(look, wanted, about)) as scans:
+        async for found, more in scans:
+            if found:
+                return found[:limit], more or len(found) > limit
+    return [], False
+
+
+async def _count(look: Lookup, wanted: Wanted, about: dict[str, Any]) -> int:
+    async with aclosing(_those(look, wanted, about)) as scans:
+        return sum([len(found) async for found, _ in scans])
+
+
+async def _those(
+    look: Lookup, wanted: Wanted, about: dict[str, Any]
+) -> AsyncGenerator[tuple[list[tuple[str, str]], bool], None]:
+    """Devices that were there and are asked for, with their hosts, scan by scan; and whether there is more to scan."""
+    more = True
+    while more:
+        look.check_time()
+        rows = await look.rows(_SCAN, **about, limit=SCANNED_AT_ONCE)
+        more = len(rows) == SCANNED_AT_ONCE
+        yield await asyncio.to_thread(_of_wanted, wanted, rows), more
+        about = about | {"after": rows[-1]["device"]} if rows else about
+
+
+def _of_wanted(wanted: Wanted, rows: list[sqlite3.Row]) -> list[tuple[str, str]]:
+    devices = ((row["device"], row["host"], _device(row)) for row in rows if not row["missing"])
+    return [(device, host) for device, host, seen in devices if nodedev.is_wanted(wanted, seen)]
+
+
 async def find(look: Lookup, text: str, host: str, at: int) -> Resolved:
     """The device that `text` named then; names are read as `naming.resolve` reads them."""
+    state = await _named(look, text, host, at)
+    return resolve(state, text, host)
+
+
+async def _named(look: Lookup, text: str, host: str, at: int) -> State:
+    """A state with all devices that `text` may have named."""
     named_host, _, rest = text.partition("/")
     known = await _hosts(look, [named_host], at)
     if rest and known and not host:
         host = named_host
     low, high = range_of(host)
-    texts = msgspec.json.encode({spelling(text), spelling(rest)} - {""}).decode()
-    found = await look.rows(_NAMED, texts=texts, low=low, high=high, id=text, at=at, limit=CANDIDATES_MAX)
-    return await asyncio.to_thread(lambda: resolve(_build(known, found, at), text, host))
+    texts = {spelling(text), spelling(rest)} - {""}
+    found = await look.rows(_NAMED, texts=_list(texts), low=low, high=high, id=text, at=at, limit=CANDIDATES_MAX)
+    return await asyncio.to_thread(_build, known, found, at)
 
 
 async def is_known(look: Lookup, host: str, at: int) -> bool:
@@ -108,7 +184,12 @@ async def is_known(look: Lookup, host: str, at: int) -> bool:
 
 
 async def _hosts(look: Lookup, hosts: Iterable[str], at: int) -> list[sqlite3.Row]:
-    return await look.rows(_HOSTS, hosts=msgspec.json.encode(list(hosts)).decode(), at=at)
+    return await look.rows(_HOSTS, hosts=_list(hosts), at=at)
+
+
+def _list(texts: Iterable[str]) -> str:
+    """As SQLite's `json_each` takes it."""
+    return msgspec.json.encode(list(texts)).decode()
 
 
 def unknown_host(look: Lookup, host: str, place: Place) -> Reading:
@@ -139,10 +220,8 @@ def _build(hosts: list[sqlite3.Row], devices: list[sqlite3.Row], at: int) -> Sta
     counts: dict[str, int] = {}
     for row in devices:
         counts[row["host"]] = counts.get(row["host"], 0) + 1
-        held = _held(state, row, at) if "lease" in row.keys() else {}  # noqa: SIM118 - what is in a row are its values
-        state.devices[row["device"]] = DeviceState(
-            host=row["host"], description=_description.decode(row["body"]), missing=bool(row["missing"]), **held
-        )
+        held = {"flaps": row["flaps"], **_held(state, row, at)} if "lease" in row.keys() else {}  # noqa: SIM118 - no dict
+        state.devices[row["device"]] = _device(row, **held)
     for host, mode, sources in hosts:
         reasons: dict[str, str] = msgspec.json.decode(sources)
         state.hosts[host] = HostState(
@@ -152,6 +231,11 @@ def _build(hosts: list[sqlite3.Row], devices: list[sqlite3.Row], at: int) -> Sta
         )
     state.index_anew()
     return state
+
+
+def _device(row: sqlite3.Row, **fields: Any) -> DeviceState:
+    description = _description.decode(row["body"])
+    return DeviceState(host=row["host"], description=description, missing=bool(row["missing"]), **fields)
 
 
 def _held(state: State, row: sqlite3.Row, at: int) -> dict[str, Any]:
