@@ -110,6 +110,7 @@ def device_view(state: State, device: DeviceId) -> DeviceView:
         members=nodedev.members(state, device),
         master=nodedev.master(state, row),
         lower=nodedev.lower(state, row),
+        flaps=row.flaps,
     )
 
 

@@ -30,7 +30,9 @@ IN_WORK_MAX: Final = 256
 IN_WORK_PER_PRINCIPAL_MAX: Final = 64
 """Nobody can keep all places with questions that have to wait."""
 STOP_WAIT_S: Final = 2.0
-_ROWS: Final = ("devices", "leases", "hosts", "history", "descriptions", "owners", "changes", "causes", "usage")
+_ROWS: Final = (
+    "devices", "leases", "hosts", "history", "descriptions", "orders", "owners", "changes", "causes", "usage",
+)  # fmt: skip
 _TOGETHER: Final = {"changes": "device", "usage": "name"}
 """Rows of which those that have this in common are never parted: the next page begins behind it."""
 

@@ -15,6 +15,7 @@ from leasehold.events.questions import (
     ListDevices,
     ListHosts,
     ListLeases,
+    ListOrders,
     Question,
     Reading,
     Show,
@@ -22,12 +23,12 @@ from leasehold.events.questions import (
     StatusView,
     Sync,
 )
-from leasehold.projections import conflicts, nodedev, views
+from leasehold.projections import conflicts, nodedev, orders, views
 from leasehold.projections.answers import answer_for, lease_word
 from leasehold.projections.naming import Resolved, resolve
 from leasehold.projections.state import State
 from leasehold.services.permissions import AGENT_PREFIX
-from leasehold.services.query.orders import DeviceOrder, LeaseOrder
+from leasehold.services.query.orders import DeviceFilters, DeviceOrder, LeaseOrder
 
 STALE_HOSTS_MAX: Final = 1_000
 """How many stale hosts `status` names."""
@@ -40,11 +41,13 @@ class Answerer:
     def __init__(self, state: State) -> None:
         self._state = state
         self._devices = DeviceOrder()
+        self._filters = DeviceFilters()
         self._leases = LeaseOrder()
         self._handlers: dict[type[Question], Callable[[Any, Principal], Reading]] = {
             ListDevices: self._list_devices,
             ListLeases: self._list_leases,
             ListHosts: self._list_hosts,
+            ListOrders: self._list_orders,
             Show: self._show,
             Explain: self._explain,
             Sync: self._sync,
@@ -69,15 +72,13 @@ class Answerer:
         if wanted.parents is not None and not wanted.parents:
             return self.not_found(f"no device {question.parent} is known")
         if question.count_only:
-            count = sum(1 for _ in self._devices.those(self._state, host=question.host, wanted=wanted))
+            count = self._filters.count(self._state, wanted, host=question.host)
             return Reading(outcome="ok", as_of=self.as_of, count=count)
-        ids, more = self._devices.page(
-            self._state,
-            host=question.host,
-            after=question.after,
-            limit=question.limit,
-            wanted=None if wanted.is_all else wanted,
-        )
+        host, after, limit = question.host, question.after, question.limit
+        if wanted.is_all:
+            ids, more = self._devices.page(self._state, host=host, after=after, limit=limit)
+        else:
+            ids, more = self._filters.page(self._state, wanted, host=host, after=after, limit=limit)
         rows = [views.device_view(self._state, device) for device in ids]
         return Reading(outcome="ok", as_of=self.as_of, devices=rows, more=more)
 
@@ -93,6 +94,14 @@ class Answerer:
         low = bisect_right(names, question.after)
         rows = [views.host_view(self._state, host) for host in names[low : low + question.limit]]
         return Reading(outcome="ok", as_of=self.as_of, hosts=rows, more=low + question.limit < len(names))
+
+    def _list_orders(self, question: ListOrders, _asker: Principal) -> Reading:
+        if question.host and question.host not in self._state.hosts:
+            return self._unknown_host(question.host)
+        rows, more = orders.list_orders(
+            self._state, host=question.host, ended=question.ended, after=question.after, limit=question.limit
+        )
+        return Reading(outcome="ok", as_of=self.as_of, orders=rows, more=more)
 
     # --- one thing ----------------------------------------------------------------------------------------------
 
@@ -171,6 +180,7 @@ class Answerer:
             descriptions=descriptions,
             source_run=source.run if source else 0,
             source_counter=source.counter if source else 0,
+            orders=[] if question.after else orders.open_orders(self._state, question.host, question.agent),
             more=more,
         )
 

@@ -1,17 +1,19 @@
 """What lists are paged through: ids in order, kept beside the state, so that a page costs what is on it."""
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from itertools import compress, islice
+from operator import is_not
 from typing import Final
 
-from leasehold.events.identities import DeviceId
-from leasehold.projections import nodedev
+from leasehold.events.identities import COMPUTER, DeviceId, split_device_id
 from leasehold.projections.answers import lease_word
-from leasehold.projections.nodedev import Wanted
-from leasehold.projections.state import LeaseState, State
+from leasehold.projections.nodedev import UNBOUND, Wanted, bus_of, capability_types, is_wanted, parent_of
+from leasehold.projections.state import DeviceState, LeaseState, State
 
 INSERTED_ONE_BY_ONE_MAX: Final = 64
+REBUILT_SHARE: Final = 16
+"""If more than one device in so many has changed, it is quicker to begin anew."""
 GONE_MAX: Final = 256
 """Entries of leases that are gone which a walk over a list may meet before they are taken out of it."""
 SPARE_MAX: Final = 100_000
@@ -23,37 +25,11 @@ class DeviceOrder:
     def __init__(self) -> None:
         self._ids: list[DeviceId] = []
 
-    def page(
-        self, state: State, *, host: str, after: str, limit: int, wanted: Wanted | None = None
-    ) -> tuple[list[DeviceId], bool]:
-        """Ids behind `after`, of one host if one is given, at most `limit`; and whether there are more.
-
-        `wanted`: only of those that are there and are asked for.
-        """
-        if wanted is None:
-            ids, low, high = self._between(state, host, after)
-            return ids[low : min(low + limit, high)], low + limit < high
-        found = list(islice(self.those(state, host=host, after=after, wanted=wanted), limit + 1))
-        return found[:limit], len(found) > limit
-
-    def those(self, state: State, *, host: str, wanted: Wanted, after: str = "") -> Iterator[DeviceId]:
-        """Ids behind `after` of the devices that are there and asked for; the state must not change meanwhile.
-
-        It takes 0.2 µs for each device that is not.
-        """
-        ids, low, high = self._between(state, host, after)
-        for at in range(low, high):
-            if nodedev.is_wanted(wanted, state.devices[ids[at]]):
-                yield ids[at]
-
-    def _between(self, state: State, host: str, after: str) -> tuple[list[DeviceId], int, int]:
-        """All ids, and between which indexes of them those of `host` behind `after` stand."""
+    def page(self, state: State, *, host: str, after: str, limit: int) -> tuple[list[DeviceId], bool]:
+        """Ids behind `after`, of one host if one is given, at most `limit`; and whether there are more."""
         ids = self._follow(state)
-        low, high = bisect_right(ids, after), len(ids)
-        if host:
-            # "0" comes right behind "/".
-            low, high = max(low, bisect_left(ids, f"{host}/")), bisect_left(ids, f"{host}0")
-        return ids, low, high
+        low, high = between(ids, host, after)
+        return ids[low : min(low + limit, high)], low + limit < high
 
     def _follow(self, state: State) -> list[DeviceId]:
         count = len(state.devices) - len(self._ids)
@@ -64,6 +40,117 @@ class DeviceOrder:
             for device in islice(reversed(state.devices), count):
                 insort(self._ids, device)
         return self._ids
+
+
+class DeviceFilters:
+    """The ids of the devices that are there, in order, by what questions may say of them: a page, or a count, costs
+    what is in the shortest list that the question leads to, whatever the number of devices.
+
+    A fold puts a new row in place of one that changes, and no device is ever removed from a state: so the rows that are
+    not those of the last look are what has changed since. That look takes 3 ms with 100,000 devices.
+    """
+
+    def __init__(self) -> None:
+        self._sequence = -1
+        self._rows: list[DeviceState] = []
+        self._entries: list[tuple[Entry, ...]] = []
+        self._lists: dict[Entry, list[DeviceId]] = {}
+
+    def page(self, state: State, wanted: Wanted, *, host: str, after: str, limit: int) -> tuple[list[DeviceId], bool]:
+        """Ids behind `after`, of one host if one is given, at most `limit`; and whether there are more."""
+        found = list(islice(self._those(state, wanted, host, after), limit + 1))
+        return found[:limit], len(found) > limit
+
+    def count(self, state: State, wanted: Wanted, *, host: str) -> int:
+        """How many there are."""
+        return sum(1 for _ in self._those(state, wanted, host, ""))
+
+    def _those(self, state: State, wanted: Wanted, host: str, after: str) -> Iterator[DeviceId]:
+        self._follow(state)
+        lists = [(ids, *between(ids, host, after)) for ids in self._candidates(state, wanted)]
+        ids, low, high = min(lists, key=lambda each: each[2] - each[1])
+        those = islice(ids, low, high)
+        # What is in the only list has all that is said; children may have gone.
+        is_sure = len(lists) == 1 and wanted.parents is None
+        return those if is_sure else (each for each in those if is_wanted(wanted, state.devices[each]))
+
+    def _candidates(self, state: State, wanted: Wanted) -> Iterator[Sequence[DeviceId]]:
+        """Lists in each of which all that are wanted are."""
+        said = [(name, value) for name in ("cap", "bus", "driver") if (value := getattr(wanted, name))]
+        if wanted.parents is None:
+            said = said or [_ALL]
+        elif any(split_device_id(parent)[1] == COMPUTER for parent in wanted.parents):
+            said.append(_TOP)
+        else:
+            children = state.indexes.children
+            yield sorted(child for parent in wanted.parents for child in children.get(parent, ()))
+        for entry in said:
+            yield self._lists.get(entry, ())
+
+    def _follow(self, state: State) -> None:
+        if state.head.sequence == self._sequence:
+            return
+        self._sequence = state.head.sequence
+        ids, rows = list(state.devices), list(state.devices.values())
+        before = len(self._rows)
+        changed = list(compress(range(before), map(is_not, self._rows, rows)))
+        if len(changed) + len(rows) - before > INSERTED_ONE_BY_ONE_MAX + len(rows) // REBUILT_SHARE:
+            self._entries, self._lists = [], {}
+            for device, row in zip(ids, rows, strict=True):
+                self._entries.append(_entries(row))
+                for entry in self._entries[-1]:
+                    self._lists.setdefault(entry, []).append(device)
+            for some in self._lists.values():
+                some.sort()
+        else:
+            self._entries += [()] * (len(rows) - before)
+            for at in (*changed, *range(before, len(rows))):
+                self._move(ids[at], at, rows[at])
+        self._rows = rows
+
+    def _move(self, device: DeviceId, at: int, row: DeviceState) -> None:
+        old, new = self._entries[at], _entries(row)
+        self._entries[at] = new
+        for entry in old:
+            if entry not in new:
+                some = self._lists[entry]
+                del some[bisect_left(some, device)]
+                if not some:
+                    del self._lists[entry]
+        for entry in new:
+            if entry not in old:
+                insort(self._lists.setdefault(entry, []), device)
+
+
+Entry = tuple[str, str]
+_ALL: Final = ("all", "")
+_TOP: Final = ("top", "")
+
+
+def _entries(row: DeviceState) -> tuple[Entry, ...]:
+    """In which lists a device is."""
+    if row.missing:
+        return ()
+    description = row.description
+    entries = [_ALL, *(("cap", each) for each in capability_types(description))]
+    bus = bus_of(description)
+    if bus:
+        entries.append(("bus", bus))
+    if description.driver or bus:
+        entries.append(("driver", description.driver or UNBOUND))
+    parent = parent_of(row)
+    if parent is not None and split_device_id(parent)[1] == COMPUTER:
+        entries.append(_TOP)
+    return tuple(entries)
+
+
+def between(ids: Sequence[DeviceId], host: str, after: str) -> tuple[int, int]:
+    """Between which indexes of `ids`, in order, those of `host` (or all) behind `after` stand."""
+    low, high = bisect_right(ids, after), len(ids)
+    if host:
+        # "0" comes right behind "/".
+        low, high = max(low, bisect_left(ids, f"{host}/")), bisect_left(ids, f"{host}0")
+    return low, max(low, high)
 
 
 class LeaseOrder:
