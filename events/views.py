@@ -145,8 +145,8 @@ class OwnerView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class ChangeView(msgspec.Struct, frozen=True, kw_only=True):
     """What is different of one device between two places of the log.
 
-    `what`: `owner`, `presence`, or the name of a field of its description; `before` and `after` as texts, empty for
-    nothing (no owner, no device).
+    `what`: `owner`, `presence`, `flaps`, or the name of a field of its description, with dots for what is nested
+    (`capability.link_state`); `before` and `after` as texts, empty for nothing (no owner, no device).
     """
 
     device: DeviceId

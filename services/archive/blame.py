@@ -6,16 +6,19 @@
 | refused | each lease in the way and its last renewal, or what was reported of the device or its host |
 | renewed, released | the grant |
 | freed by an operator | the end of the lease |
+| ordered of a host | since when the device, or what it is made of, is known |
 
-Where a lease was granted and has ended since, its end stands beside the grant, with its own causes.
+Where a lease was granted and has ended since, its end stands beside the grant, with its own causes; so does what became
+of an order beside it. A device that was made by an order is known by that.
 """
 
 from typing import Any, Final
 
-from leasehold.events import event_types
+from leasehold.events import event_types, inputs
+from leasehold.events.capabilities import CreateMdev, CreateVport, DestroyMdev, DestroyVport, NewMdev
 from leasehold.events.event_types import Event
-from leasehold.events.identities import DeviceId, Principal, request_key, split_device_id
-from leasehold.events.inputs import Asked, LeaseRequest
+from leasehold.events.identities import DeviceId, Principal, device_id, request_key, split_device_id
+from leasehold.events.inputs import Asked
 from leasehold.events.position import parse_lease_id
 from leasehold.events.questions import Blame, Moment, Reading
 from leasehold.events.refusals import Blocker, RefusalCode
@@ -33,6 +36,14 @@ _LEASE: Final = f"SELECT {', '.join(LeaseRow.__struct_fields__)} FROM lease WHER
 _BEFORE: Final = """
 SELECT freed_position FROM ownership WHERE device = :device AND from_position < :at ORDER BY from_position DESC LIMIT 1
 """
+_OUTCOMES: Final = "SELECT position FROM outcome WHERE ordered = :ordered ORDER BY position"
+_ORDERED: Final = """
+SELECT max(ordered) FROM outcome WHERE device = :name AND ordered < :at AND ordered >
+    ifnull((SELECT max(from_position) FROM version WHERE device = :name AND from_position < :at), 0)
+"""
+_REPORTED: Final = "SELECT max(from_position) FROM version WHERE device = :name AND from_position < :at"
+_KNOWN: Final = "SELECT first_position FROM device WHERE device = :name"
+_MAKING: Final[dict[str, tuple[type, ...]]] = {"made by": (CreateVport, CreateMdev), "taken away by": (DestroyVport, DestroyMdev)}
 _Links = list[tuple[str, int]]
 """How an event bears on the one above, and its position."""
 
@@ -64,6 +75,8 @@ async def blame(look: Lookup, question: Blame, asker: Principal) -> Reading:
         lease = await chain.lease(position)
         if lease is not None and lease.ended:
             await chain.add(0, "ended by", lease.ended_position)
+        for outcome in await look.rows(_OUTCOMES, ordered=position):
+            await chain.add(0, "ended by", outcome["position"])
     return look.reading(place, causes=chain.causes)
 
 
@@ -98,15 +111,8 @@ class _Chain:
 
     def _add_request(self, asked: Asked, position: int, at_ns: int) -> None:
         """What was asked for, in the words in which it was."""
-        request = asked.request
-        words = [f"{asked.principal} asked"]
-        if isinstance(request, LeaseRequest):
-            host = f" on {request.host}" if request.host else ""
-            force = ", with force" if request.force else ""
-            words.append(f"for {', '.join(request.devices)}{host}, for {request.holder},")
-            words.append(f"for {span_text(request.ttl_ms)}{force}")
-        text = " ".join(words)
-        kind = str(request.__struct_config__.tag)
+        text = f"{asked.principal} asked{_wish(asked.request)}"
+        kind = str(asked.request.__struct_config__.tag)
         self.causes.append(CauseView(
             depth=1, position=position, at_ns=at_ns, type=kind, text=text, because="asked by"
         ))  # fmt: skip
@@ -145,6 +151,14 @@ class _Chain:
                 return [("refused first by", event.first)]
             case event_types.RequestRefused():
                 return await self._of_refusal(event, position)
+            case event_types.HostOrdered():
+                return await self._of_order(event) if is_asked else []
+            case event_types.OrderCarriedOut() | event_types.OrderFailed():
+                return [("ordered by", event.order)]
+            case event_types.DeviceAppeared() | event_types.DeviceReappeared() | event_types.DeviceReplaced():
+                return await self._of_presence("made by", device_id(event.host, event.device.key), position)
+            case event_types.DeviceMissing():
+                return await self._of_presence("taken away by", device_id(event.host, event.key), position)
         return []
 
     async def _of_grant(self, event: event_types.LeaseGranted, position: int) -> _Links:
@@ -155,8 +169,23 @@ class _Chain:
             if before:
                 links.append(("free by", before[0][0]))
             else:
-                links += await self._one("known by", "SELECT first_position FROM device WHERE device = :name", device)
+                links += await self._one("known by", _KNOWN, device)
         return links
+
+    async def _of_order(self, event: event_types.HostOrdered) -> _Links:
+        """Since when that is known which is to be taken away, or of which something is to be made."""
+        order = event.order
+        key = order.device if isinstance(order, DestroyVport | DestroyMdev) else order.parent
+        return await self._one("known by", _KNOWN, device_id(event.host, key))
+
+    async def _of_presence(self, link: str, device: DeviceId, position: int) -> _Links:
+        """The order by which it came or went: one that was given behind all that was told of it before."""
+        links = await self._one(link, _ORDERED, device, at=position)
+        for _, ordered in links:
+            _, _, event = await self._look.event(ordered)
+            if isinstance(event, event_types.HostOrdered) and isinstance(event.order, _MAKING[link]):
+                return links
+        return []
 
     async def _of_refusal(self, event: event_types.RequestRefused, position: int) -> _Links:
         if event.refusal.code == RefusalCode.REQUEST_ID_REUSED:
@@ -172,6 +201,9 @@ class _Chain:
                 if row is not None:
                     is_over = 0 < row.ended_position < position
                     links.append(("ended by", row.ended_position) if is_over else ("granted by", row.lease))
+        if not links and event.verb in ("create_device", "destroy_device"):
+            for name in event.about:
+                links += await self._one("reported by", _REPORTED, name, at=position)
         return list(dict.fromkeys(links))
 
     async def _of_blocker(self, blocker: Blocker, position: int) -> _Links:
@@ -190,3 +222,25 @@ class _Chain:
     async def _one(self, link: str, sql: str, name: str, **parameters: Any) -> _Links:
         found = await self._look.rows(sql, name=name, **parameters)
         return [(link, row[0]) for row in found if row[0]]
+
+
+def _wish(request: inputs.Request) -> str:
+    """What was asked for, behind "asked"; nothing where the event itself says all of it."""
+    match request:
+        case inputs.LeaseRequest():
+            force = ", with force" if request.force else ""
+            what, span = ", ".join(request.devices), span_text(request.ttl_ms)
+            return f" for {what}{_on(request.host)}, for {request.holder}, for {span}{force}"
+        case inputs.CreateDeviceRequest():
+            new = request.device
+            what = "a mediated device" if isinstance(new, NewMdev) else "a virtual HBA"
+            said = ", ".join(f"{field} {getattr(new, field)}" for field in new.__struct_fields__ if getattr(new, field))
+            how = f" ({said})" if said else ""
+            return f" for {what}{_on(request.host)}{how}, within {span_text(request.timeout_ms)}"
+        case inputs.DestroyDeviceRequest():
+            return f" for the end of {request.device}{_on(request.host)}, within {span_text(request.timeout_ms)}"
+    return ""
+
+
+def _on(host: str) -> str:
+    return f" on {host}" if host else ""

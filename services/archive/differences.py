@@ -5,11 +5,12 @@ from typing import Final
 
 import msgspec
 
-from leasehold.events.devices import DeviceDescription, changed_fields
+from leasehold.events.devices import DeviceDescription
 from leasehold.events.identities import DeviceId
 from leasehold.events.position import lease_id_text
 from leasehold.events.questions import Diff, Reading
 from leasehold.events.views import ChangeView
+from leasehold.projections.differing import Difference, differences
 from leasehold.services.archive.lookup import Lookup, range_of
 from leasehold.services.archive.then import is_known, unknown_host
 
@@ -22,8 +23,8 @@ PAGE_CHARS_MAX: Final = 256 * 1024
 # The devices that have changed since `since` at all, as they were at `at`: one of both. What had not appeared yet has
 # no version.
 _AS_AT: Final = """
-SELECT d.device, v.from_position, v.missing, b.body, l.lease, l.holder, o.from_ns, o.ended_position, o.ended_ns,
-    o.freed_position, o.freed_ns
+SELECT d.device, v.from_position, v.missing, v.flaps, b.body, l.lease, l.holder, o.from_ns, o.ended_position,
+    o.ended_ns, o.freed_position, o.freed_ns
 FROM device d
 LEFT JOIN version v ON v.device = d.device AND v.from_position =
     (SELECT max(x.from_position) FROM version x WHERE x.device = d.device AND x.from_position <= :at)
@@ -36,16 +37,22 @@ WHERE d.device > :after AND d.device >= :low AND d.device < :high
 ORDER BY d.device LIMIT :limit
 """
 _VERSIONS: Final = """
-SELECT v.from_position, v.at_ns, v.missing, b.body FROM version v
+SELECT v.from_position, v.at_ns, v.missing, v.flaps, b.body FROM version v
 CROSS JOIN version b ON b.device = v.device AND b.from_position = v.described
 WHERE v.device = :device AND v.from_position > :since AND v.from_position <= :to
 ORDER BY v.from_position DESC LIMIT :limit
 """
 _description: Final = msgspec.json.Decoder(DeviceDescription)
 _MARKS: Final = (("lease", "from_ns"), ("ended_position", "ended_ns"), ("freed_position", "freed_ns"))
-_Seen = tuple[str, DeviceDescription | None]
-"""Whether a device is there (`there`, `missing` or nothing), and what it is like."""
-_NOTHING: Final[_Seen] = ("", None)
+
+
+class _Seen(msgspec.Struct, frozen=True):
+    """What was known of a device itself; by default that there was none."""
+
+    presence: str = ""
+    """`there`, `missing`, or nothing."""
+    flaps: int = 0
+    description: DeviceDescription | None = None
 
 
 async def diff(look: Lookup, question: Diff) -> Reading:
@@ -104,52 +111,38 @@ async def _changes_of_thing(look: Lookup, was: sqlite3.Row, since: int, to: int)
     """What became of a device itself, and which of its versions made it so."""
     device = DeviceId(was["device"])
     versions = await look.rows(_VERSIONS, device=device, since=since, to=to, limit=WALKED_MAX)
-    first = seen = _seen(was) if was["from_position"] is not None else _NOTHING
+    first = seen = _seen(was) if was["from_position"] is not None else _Seen()
     oldest = (versions[-1]["from_position"], versions[-1]["at_ns"])
     made: dict[str, tuple[int, int]] = {}
     for version in reversed(versions):
         before, seen = seen, _seen(version)
-        for what in _differences(before, seen):
-            made[what] = (version["from_position"], version["at_ns"])
-    return [
-        ChangeView(
-            device=device,
-            what=what,
-            before=_text(first, what, seen),
-            after=_text(seen, what, first),
-            position=made.get(what, oldest)[0],
-            at_ns=made.get(what, oldest)[1],
-        )
-        for what in _differences(first, seen)
-    ]
+        for each in _differences(before, seen):
+            made[each.name] = (version["from_position"], version["at_ns"])
+    found = []
+    for each in _differences(first, seen):
+        position, at_ns = _made_at(made, each.name) or oldest
+        found.append(ChangeView(
+            device=device, what=each.name, before=each.before, after=each.after, position=position, at_ns=at_ns
+        ))  # fmt: skip
+    return found
+
+
+def _made_at(made: dict[str, tuple[int, int]], name: str) -> tuple[int, int] | None:
+    """Where a thing, or what it is a part of, or has as its parts, became what it is."""
+    tied = (at for each, at in made.items() if f"{each}.".startswith(f"{name}.") or f"{name}.".startswith(f"{each}."))
+    return max(tied, default=None)
 
 
 def _seen(row: sqlite3.Row) -> _Seen:
-    return "missing" if row["missing"] else "there", _description.decode(row["body"])
+    presence = "missing" if row["missing"] else "there"
+    return _Seen(presence, row["flaps"], _description.decode(row["body"]))
 
 
-def _differences(before: _Seen, after: _Seen) -> list[str]:
-    """`presence`, and the fields that differ; none of a device that was not there at all before."""
-    presence = ["presence"] if before[0] != after[0] else []
-    if before[1] is None or after[1] is None:
-        return presence
-    return presence + list(changed_fields(before[1], after[1]))
-
-
-def _text(seen: _Seen, what: str, other: _Seen) -> str:
-    """A value as people read it; of attributes those only that the other does not have just so."""
-    if what == "presence":
-        return seen[0]
-    assert seen[1] is not None
-    assert other[1] is not None
-    value = getattr(seen[1], what)
-    if what == "attributes":
-        others = other[1].attributes
-        return ", ".join(f"{name}={text}" for name, text in sorted(value.items()) if others.get(name) != text)
-    if what == "pci_class" and value >= 0:
-        return f"{value:06x}"
-    if isinstance(value, tuple):
-        return ", ".join(value)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "" if value == -1 else str(value)
+def _differences(before: _Seen, after: _Seen) -> list[Difference]:
+    """Presence, flaps, and what differs of the descriptions; nothing more of a device that was not there at all."""
+    found = [Difference("presence", before.presence, after.presence)] if before.presence != after.presence else []
+    if before.description is None or after.description is None:
+        return found
+    if before.flaps != after.flaps:
+        found.append(Difference("flaps", str(before.flaps), str(after.flaps)))
+    return found + differences(before.description, after.description)
