@@ -43,7 +43,10 @@ SELECT max(ordered) FROM outcome WHERE device = :name AND ordered < :at AND orde
 """
 _REPORTED: Final = "SELECT max(from_position) FROM version WHERE device = :name AND from_position < :at"
 _KNOWN: Final = "SELECT first_position FROM device WHERE device = :name"
-_MAKING: Final[dict[str, tuple[type, ...]]] = {"made by": (CreateVport, CreateMdev), "taken away by": (DestroyVport, DestroyMdev)}
+_MAKING: Final[dict[str, tuple[type, ...]]] = {
+    "made by": (CreateVport, CreateMdev),
+    "taken away by": (DestroyVport, DestroyMdev),
+}
 _Links = list[tuple[str, int]]
 """How an event bears on the one above, and its position."""
 
