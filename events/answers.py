@@ -56,3 +56,5 @@ class Heard(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     wants_report: bool
     stale: str = ""
     as_of: int = 0
+    order: int = 0
+    """The newest of the orders that it was given and that are open: who does not know it asks for them."""

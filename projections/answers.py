@@ -5,6 +5,7 @@ from typing import Final
 from leasehold.events.answers import Answer, Heard
 from leasehold.events.identities import DeviceKey, HostName, RequestKey, device_id
 from leasehold.events.position import end_of_record
+from leasehold.projections.orders import newest_open
 from leasehold.projections.state import AnswerState, LeaseState, State
 
 _OUTCOME: Final = {
@@ -89,4 +90,5 @@ def heard(state: State, host: HostName, agent: str) -> Heard:
         wants_report=source.wants_report,
         stale=source.stale,
         as_of=as_of,
+        order=newest_open(state, host, agent),
     )

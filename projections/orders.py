@@ -106,9 +106,18 @@ def list_orders(
 
 
 def open_orders(state: State, host: str, agent: str) -> list[OrderView]:
-    """What `agent` is still to do on a host, oldest first: at most `limits.ORDERS_OPEN_PER_HOST_MAX`."""
-    open_here = state.indexes.open_orders.get(HostName(host), ())
-    return [order_view(state, order) for order in open_here if state.orders[order].agent == agent]
+    """What `agent` is still to do on a host, or may have done behind its time; oldest first, at most
+    `limits.ORDERS_KEPT_PER_HOST_MAX`.
+    """
+    kept = [(order, state.orders[order]) for order in state.indexes.orders.get(HostName(host), ())]
+    wanted = [order for order, row in kept if row.agent == agent and row.state in ("waiting", "timed_out")]
+    return [order_view(state, order) for order in wanted]
+
+
+def newest_open(state: State, host: HostName, agent: str) -> int:
+    """The newest open order of `agent` on a host; 0 if there is none."""
+    open_here = state.indexes.open_orders.get(host, ())
+    return max((order for order in open_here if state.orders[order].agent == agent), default=0)
 
 
 def _principal_of(key: RequestKey) -> Principal:

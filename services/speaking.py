@@ -60,6 +60,10 @@ class Part(Protocol):
         """What there is to tell since the last time; asked for after a `wake`."""
         ...
 
+    def misses(self, known: Heard) -> bool:
+        """Whether the log has something for the agent that it does not know, so that it must catch up."""
+        ...
+
     def hear(self, told: FeedEvent) -> None:
         """An event of this host or of the whole cluster, in order, at most once. It must not block."""
         ...
@@ -179,6 +183,9 @@ class Speaker:
                 return ACCEPT_POLL_S
             case Need.WAIT:
                 return await self._wait(self._reporter)
+            case Need.NOTHING if self._part.misses(known):
+                await self._sync(self._reporter, known)
+                return ACCEPT_POLL_S
             case Need.NOTHING:
                 self.reported.set()
         return limits.HEARTBEAT_MS / 1_000

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from leasehold.events.answers import Heard
 from leasehold.events.identities import HostName
 from leasehold.events.inputs import Observed
 from leasehold.events.subjects import Subjects
@@ -69,6 +70,10 @@ class WatcherAgent:
     async def news(self, reporter: Reporter) -> Sequence[Observed]:
         """What has changed since the last look."""
         return reporter.look(await asyncio.to_thread(self._look))
+
+    def misses(self, known: Heard) -> bool:
+        """It is told nothing that it would not see."""
+        return False
 
     def hear(self, told: FeedEvent) -> None:
         """Nothing that is told changes what is seen."""

@@ -1,0 +1,242 @@
+"""The creator as an agent: does on its host what is ordered there, and tells what came of it.
+
+An order comes by the feed, at once, or with the next sync. It is done at most once in effect: whoever does it looks
+first whether it is so already, so a run that was killed between doing and telling is made good by the next one. What
+came of it is told until the log has it.
+
+A request to the kernel may take for ever, so each order has a thread of its own, and nobody waits for that at the end.
+Orders for one parent are done one after the other.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+
+from leasehold.events import limits
+from leasehold.events.answers import Heard
+from leasehold.events.capabilities import Order
+from leasehold.events.event_types import HostOrdered, OrderCarriedOut, OrderFailed, SourceStarted
+from leasehold.events.identities import DeviceKey, HostName
+from leasehold.events.inputs import Observed, OrderDone, OrderNotDone
+from leasehold.events.subjects import Subjects
+from leasehold.events.views import OrderView
+from leasehold.projections.reporting import Reporter
+from leasehold.services.connection import Connection
+from leasehold.services.creator.attempt import Attempt, Write, write_attribute
+from leasehold.services.creator.carrying import carry_out
+from leasehold.services.creator.notes import Begun, Notes
+from leasehold.services.feedevents import FeedEvent
+from leasehold.services.speaking import InLog, Speaker
+from leasehold.services.watcher.sysfs import THIS_MACHINE, HostRoot
+
+_log: Final = logging.getLogger(__name__)
+
+AGENT: Final = "creator"
+UNDO_NS_MAX: Final = 2 * 10**9
+"""So long before its deadline (or a tenth of its time) an order is given up, to take back what was begun."""
+
+Result = OrderDone | OrderNotDone
+T = TypeVar("T")
+
+
+class LedgerClock:
+    """What time the log has, as far as it is told: no later than that of the event that came fastest."""
+
+    def __init__(self) -> None:
+        self._ahead_ns: int | None = None
+
+    def heard(self, at_ns: int) -> None:
+        """Something decided at `at_ns` (ns since 1970) has been told now."""
+        ahead_ns = at_ns - time.monotonic_ns()
+        self._ahead_ns = ahead_ns if self._ahead_ns is None else max(self._ahead_ns, ahead_ns)
+
+    def now_ns(self) -> int:
+        """Of the log, ns since 1970; of this machine, as long as nothing was heard."""
+        return time.time_ns() if self._ahead_ns is None else time.monotonic_ns() + self._ahead_ns
+
+
+class _Task(msgspec.Struct, frozen=True):
+    """An order as it was given."""
+
+    begun: Begun
+    order: Order
+    deadline_ns: int
+
+    @property
+    def give_up_ns(self) -> int:
+        return self.deadline_ns - min(UNDO_NS_MAX, max(0, self.deadline_ns - self.begun.ordered_at_ns) // 10)
+
+
+class CreatorAgent:
+    """One run of the creator of one host."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        subjects: Subjects,
+        host: HostName,
+        notes: Path,
+        *,
+        root: HostRoot = THIS_MACHINE,
+        write: Write = write_attribute,
+    ) -> None:
+        """`notes`: where to keep what was begun; `root`: the machine; `write`: how its kernel is told."""
+        self._host = host
+        self._root = root
+        self._write = write
+        self._notes = Notes(notes)
+        self._clock = LedgerClock()
+        self._ends = threading.Event()
+        self._run = 0
+        """Under which the log hears us; 0: under none, so that nothing new is begun."""
+        self._known = 0
+        """The newest order that was heard of."""
+        self._working: dict[Begun, asyncio.Task[None]] = {}
+        self._parents: dict[DeviceKey, asyncio.Lock] = {}
+        self._results: dict[Begun, Result] = {}
+        self._untold: set[Begun] = set()
+        self._speaker = Speaker(connection, subjects, host, AGENT, self, tells_picture=False)
+        self.reported = self._speaker.reported
+        """Set once the log counts on this run."""
+
+    async def run(self) -> None:
+        """Do what is ordered until cancelled. What is not done by then stays open, for the next run.
+
+        Raises:
+            StoreInUseError: another creator runs with the same notes.
+            StorageError: they cannot be used.
+        """
+        self._notes.open()
+        try:
+            await self._speaker.run()
+        finally:
+            self._ends.set()
+            for task in self._working.values():
+                task.cancel()
+            self._notes.close()
+
+    # --- speaking ---------------------------------------------------------------------------------------------------
+
+    async def catch_up(self, reporter: Reporter, in_log: InLog) -> Sequence[Observed]:
+        """All that is known of orders which are not over for the log."""
+        self._run = reporter.run
+        listed = {Begun(view.order, view.ordered_at_ns): view for view in in_log.orders}
+        self._known = max((begun.order for begun in listed), default=0)
+        settled = {begun for begun, view in listed.items() if self._is_settled(begun, view)}
+        for begun in (self._results.keys() - listed.keys()) | settled:
+            self._forget(begun)
+        self._note(partial(self._notes.keep_only, listed.keys() - settled | self._working.keys()))
+        for begun, view in listed.items():
+            if view.state == "waiting" or self._notes.has(begun):
+                self._take(_Task(begun, view.what, view.deadline_ns))
+        self._untold = set(self._results)
+        return [*reporter.synced({}, {}), *await self.news(reporter)]
+
+    def _is_settled(self, begun: Begun, view: OrderView) -> bool:
+        """Whether it timed out, and nothing came of it."""
+        return view.state == "timed_out" and isinstance(self._results.get(begun), OrderNotDone)
+
+    async def news(self, reporter: Reporter) -> Sequence[Observed]:
+        """What came of orders since the last time."""
+        told, self._untold = sorted(self._untold), set()
+        return reporter.tell([self._results[begun] for begun in told])
+
+    def misses(self, known: Heard) -> bool:
+        """Whether an order was not heard of: the message that told it was lost."""
+        return known.order > self._known
+
+    def hear(self, told: FeedEvent) -> None:
+        """Take a new order; forget what is over."""
+        self._clock.heard(told.at_ns)
+        match told.event:
+            case HostOrdered(agent=agent, order=order, deadline_ns=deadline_ns) if agent == AGENT and self._run:
+                self._known = max(self._known, told.position)
+                self._take(_Task(Begun(told.position, told.at_ns), order, deadline_ns))
+            case OrderCarriedOut(order=number) | OrderFailed(order=number, timed_out=False):
+                for begun in [begun for begun in self._results if begun.order == number]:
+                    self._forget(begun)
+            case SourceStarted(agent=agent, run=run) if agent == AGENT and run > self._run:
+                # Another one acts on this host from here on, unless it is the run that we begin ourselves.
+                self._run = 0
+
+    def _forget(self, begun: Begun) -> None:
+        self._results.pop(begun, None)
+        self._untold.discard(begun)
+
+    def _note(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except OSError as error:
+            _log.error("it cannot be noted what is over: %s", error)
+
+    # --- doing ------------------------------------------------------------------------------------------------------
+
+    def _take(self, task: _Task) -> None:
+        """Begin with an order, unless it was taken before."""
+        if task.begun in self._working or task.begun in self._results:
+            return
+        if len(self._working) >= limits.ORDERS_KEPT_PER_HOST_MAX:
+            # The kernel does not come back from so many; the next sync brings it again.
+            _log.error("order %d waits: %d are being done", task.begun.order, len(self._working))
+            return
+        self._working[task.begun] = asyncio.create_task(self._do(task))
+
+    async def _do(self, task: _Task) -> None:
+        try:
+            async with self._parents.setdefault(task.order.parent, asyncio.Lock()):
+                attempt = Attempt(
+                    self._root,
+                    lambda: (task.give_up_ns - self._clock.now_ns()) / 1e9,
+                    write=self._write,
+                    begins=partial(self._notes.begin, task.begun),
+                    ends=self._ends,
+                )
+                result = await _on_thread(partial(carry_out, attempt, task.begun.order, task.order))
+        except Exception:  # noqa: BLE001 - whatever went wrong, whoever ordered it must hear that it did
+            _log.exception("order %d went wrong", task.begun.order)
+            result = OrderNotDone(task.begun.order, "the creator failed at it; what is left of it is not known")
+        finally:
+            del self._working[task.begun]
+        if result is not None:
+            _log.info("order %d: %s", task.begun.order, result)
+            self._results[task.begun] = result
+            if len(self._results) > limits.ORDERS_KEPT_PER_HOST_MAX:
+                # The log has forgotten it by now.
+                self._forget(min(self._results))
+            self._untold.add(task.begun)
+            self._speaker.wake()
+
+
+async def _on_thread(work: Callable[[], T]) -> T:
+    """Run `work` on a thread that nobody waits for when the process ends: the kernel may keep it for ever."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if future.cancelled():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]
+
+    def run() -> None:
+        result, failure = None, None
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+            failure = error
+        # Without a loop nobody waits any more.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(settle, result, failure)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await future

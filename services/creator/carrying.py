@@ -1,0 +1,80 @@
+"""Carrying out an order: where its devices are on this machine, whether it may be done now, and what came of it."""
+
+import os
+from collections.abc import Callable
+from typing import Final
+
+from leasehold.events.capabilities import CreateMdev, CreateVport, DestroyMdev, DestroyVport, Order
+from leasehold.events.identities import DeviceKey
+from leasehold.events.inputs import OrderDone, OrderNotDone
+from leasehold.projections.reporting import Picture
+from leasehold.services.creator import mdevs, vports
+from leasehold.services.creator.attempt import Attempt, Done, NotDone, Outcome
+from leasehold.services.watcher.picture import take_picture
+from leasehold.services.watcher.places import find_places
+from leasehold.services.watcher.sysfs import HostRoot, clean
+
+REASON_BYTES_MAX: Final = 1_024
+
+Look = Callable[[HostRoot], Picture]
+
+
+def carry_out(
+    attempt: Attempt, number: int, order: Order, *, look: Look = take_picture
+) -> OrderDone | OrderNotDone | None:
+    """Do what is ordered, unless it is so already; `None` if the agent ends before it is known. It blocks.
+
+    Args:
+        attempt: the machine, and the time that is left.
+        number: the order's id.
+        order: what to do.
+        look: takes the whole picture, for who uses what is to be destroyed.
+    """
+    outcome = _carry_out(attempt, order, look)
+    if isinstance(outcome, NotDone):
+        return OrderNotDone(number, clean(outcome.reason, REASON_BYTES_MAX))
+    if outcome is None:
+        return None
+    if isinstance(order, CreateVport | CreateMdev):
+        return OrderDone(number, _key_at(attempt.root, outcome.path))
+    return OrderDone(number, order.device)
+
+
+def _carry_out(attempt: Attempt, order: Order, look: Look) -> Outcome:
+    parent = _path_of(attempt.root, order.parent)
+    match order:
+        case CreateVport() | CreateMdev() if not parent:
+            return NotDone(f"{order.parent} is not there")
+        case CreateVport():
+            return vports.create(attempt, parent, order.wwnn, order.wwpn)
+        case CreateMdev():
+            return mdevs.create(attempt, parent, order.mdev_type, order.uuid)
+        case DestroyVport() | DestroyMdev() if not parent:
+            # What was a part of it went with it.
+            return Done()
+        case DestroyVport():
+            path = vports.host_of(attempt.root, parent, order.wwnn, order.wwpn)
+            return _in_use(attempt.root, path, look) or vports.destroy(attempt, parent, order.wwnn, order.wwpn)
+        case DestroyMdev():
+            return _in_use(attempt.root, f"{parent}/{order.uuid}", look) or mdevs.destroy(attempt, parent, order.uuid)
+
+
+def _in_use(root: HostRoot, path: str, look: Look) -> NotDone | None:
+    """Why it cannot be taken away now: since it was decided, somebody may have begun to use what is at or below it."""
+    if not path or not os.path.isdir(path):
+        return None
+    below = {place.key for each, place in find_places(root).items() if each == path or each.startswith(f"{path}/")}
+    picture = look(root)
+    for device in (picture[key] for key in sorted(below) if key in picture):
+        if reasons := (*device.in_use_by, *device.protections):
+            return NotDone(f"{device.name} is in use ({', '.join(reasons)})")
+    return None
+
+
+def _path_of(root: HostRoot, key: DeviceKey) -> str:
+    return next((path for path, place in find_places(root).items() if place.key == key), "")
+
+
+def _key_at(root: HostRoot, path: str) -> str:
+    place = find_places(root).get(path)
+    return place.key if place is not None else ""
