@@ -1,0 +1,165 @@
+"""A libvirtd of our own: its directories and sockets in a folder, its mounts its own, the node-device driver alone.
+
+Nothing of the system's libvirt is touched: mounts are private to the process, /run is the folder's, and only the driver
+that lists devices is loaded. It ends by its process id.
+"""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+from xml.etree import ElementTree as ET
+
+from leasehold.services.lifeline import tied_to_us
+from tests.support.not_run import not_run
+
+DRIVER: Final = "libvirt_driver_nodedev.so"
+UUID: Final = "12345678-1234-5678-9abc-def012345678"
+"""What it takes for the machine's own, which the firmware may not tell."""
+STARTS_WITHIN_S: Final = 30.0
+ANSWERS_WITHIN_S: Final = 120.0
+ASKED_AT_ONCE: Final = 100
+"""How many devices one virsh shows."""
+
+_INSIDE: Final = """\
+set -eu
+if [ -n "$MACHINE" ]; then
+    mkdir -p "$MACHINE/misc"
+    mount --bind "$MACHINE/misc" /usr/share/misc
+    for node in null zero full random urandom tty; do
+        touch "$MACHINE/dev/$node"
+        mount --bind "/dev/$node" "$MACHINE/dev/$node"
+    done
+    mount --rbind "$MACHINE/dev" /dev
+    mount --rbind "$MACHINE/sys" /sys
+    mount --bind "$MACHINE/run/udev" "$FOLDER/run/udev"
+elif [ -d /run/udev ]; then
+    mount --bind /run/udev "$FOLDER/run/udev"
+fi
+mount --rbind "$FOLDER/run" /run
+mount -t tmpfs none /var/lib
+mount -t tmpfs none /var/cache
+mkdir /var/lib/libvirt /var/cache/libvirt
+exec "$LIBVIRTD" -f "$FOLDER/libvirtd.conf" -p "$FOLDER/run/libvirtd.pid"
+"""
+"""Runs in new namespaces. An imitated /sys has a network of its own too, so that nobody asks real interfaces."""
+
+
+class Libvirt:
+    """A libvirtd that looks at this machine, or at an imitated one."""
+
+    def __init__(self, folder: Path, machine: Path | None = None) -> None:
+        """Starts it, and returns when it says that it is ready.
+
+        Args:
+            folder: for all that it writes; short, as sockets lie in it.
+            machine: the folder of an imitated machine.
+        """
+        self.folder = folder
+        self._log = folder / "libvirtd.log"
+        for each in ("run/udev", "run/libvirt", "drivers"):
+            (folder / each).mkdir(parents=True)
+        (folder / "drivers" / DRIVER).symlink_to(_driver())
+        (folder / "libvirtd.conf").write_text(
+            f'unix_sock_dir = "{folder}/run/libvirt"\nauth_unix_rw = "none"\nauth_unix_ro = "none"\n'
+            f'host_uuid = "{UUID}"\nlog_outputs = "3:file:{self._log}"\n'
+        )
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+            told.bind(f"{folder}/ready")
+            told.settimeout(STARTS_WITHIN_S)
+            self.process = self._start(machine)
+            try:
+                while b"READY=1" not in told.recv(4096):
+                    pass
+            except TimeoutError:
+                self.close()
+                raise AssertionError(f"libvirtd does not get ready:\n{self._said()}") from None
+
+    def _start(self, machine: Path | None) -> "subprocess.Popen[bytes]":
+        environment = {
+            **os.environ,
+            "FOLDER": str(self.folder),
+            "MACHINE": str(machine or ""),
+            "LIBVIRTD": shutil.which("libvirtd") or "libvirtd",
+            "LIBVIRT_DRIVER_DIR": str(self.folder / "drivers"),
+            "NOTIFY_SOCKET": f"{self.folder}/ready",
+            "SYSTEMD_DEVICE_VERIFY_SYSFS": "0",
+        }
+        with (self.folder / "output").open("wb") as output:
+            return subprocess.Popen(
+                ["unshare", "--mount", *(["--net"] if machine else []), "sh", "-c", _INSIDE],
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment,
+                preexec_fn=tied_to_us(),  # noqa: PLW1509 - nothing here has threads
+            )  # fmt: skip
+
+    def _said(self) -> str:
+        texts = [each.read_text(errors="replace") for each in (self.folder / "output", self._log) if each.exists()]
+        return "".join(texts)[-4_000:]
+
+    def virsh(self, *command: str) -> str:
+        """Run virsh on it; what it wrote."""
+        uri = f"nodedev:///system?socket={self.folder}/run/libvirt/libvirt-sock"
+        done = subprocess.run(
+            ["virsh", "--quiet", "--connect", uri, *command],
+            capture_output=True, text=True, timeout=ANSWERS_WITHIN_S, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"virsh {command}: {done.stderr}\n{self._said()}"
+        return done.stdout
+
+    def devices(self) -> dict[str, str]:
+        """The XML of every node device that it lists, by name."""
+        names = self.virsh("nodedev-list").split()
+        found = {}
+        for start in range(0, len(names), ASKED_AT_ONCE):
+            asked = names[start : start + ASKED_AT_ONCE]
+            text = self.virsh("; ".join(f"nodedev-dumpxml {name}" for name in asked))
+            for element in ET.fromstring(f"<all>{text}</all>"):
+                found[element.findtext("name", "")] = ET.tostring(element, encoding="unicode")
+        assert sorted(found) == sorted(names), "virsh shows other devices than it lists"
+        return found
+
+    def beside(self, *command: str) -> str:
+        """Run a command that sees the same machine; what it wrote."""
+        inside = ["nsenter", "--mount", "--net", "--target", str(self.process.pid), "--wd=.", *command]
+        environment = {**os.environ, "SYSTEMD_DEVICE_VERIFY_SYSFS": "0"}
+        done = subprocess.run(
+            inside, capture_output=True, text=True, timeout=ANSWERS_WITHIN_S, check=False, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def close(self) -> None:
+        """End it, and its mounts with it."""
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def _driver() -> Path:
+    """Where the node-device driver lies; the test is not run where it does not."""
+    if os.geteuid() != 0:
+        not_run("a libvirtd with mounts of its own needs root")
+    missing = [each for each in ("libvirtd", "virsh", "unshare", "nsenter") if shutil.which(each) is None]
+    found = sorted(Path("/usr").glob(f"lib*/**/libvirt/connection-driver/{DRIVER}"))
+    if missing or not found:
+        not_run(f"libvirt-daemon and libvirt-clients are not installed ({', '.join(missing) or DRIVER})")
+    return found[0]
+
+
+@contextlib.contextmanager
+def running_libvirt(machine: Path | None = None) -> Iterator[Libvirt]:
+    """A libvirtd that is ended in the end, with all that it wrote."""
+    with tempfile.TemporaryDirectory(prefix="leasehold-libvirt-") as folder:
+        libvirt = Libvirt(Path(folder), machine)
+        try:
+            yield libvirt
+        finally:
+            libvirt.close()
