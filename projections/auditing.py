@@ -7,6 +7,7 @@
 - A lease is renewed and ended by its own principal with its token, or by time when that is over, never in a grace time;
   it ends once, and a device becomes free behind the end of the lease that held it.
 - Whatever answers a request stands in the step of that request: same principal, same id, same body.
+- Orders to hosts are what was asked for, and end once (`orderaudit`).
 
 Written apart from `conflicts` and `evolve`, so that a mistake there is not made here, too. Where the order of two
 grants matters to these rules, the milder reading is taken: what is found here is wrong by all of them.
@@ -24,6 +25,7 @@ from leasehold.events.identities import DeviceId, DeviceKey, HostName, device_id
 from leasehold.events.inputs import Asked, Input, LeaseRequest, ReleaseRequest, RenewRequest
 from leasehold.events.position import lease_id_text, position_of, sequence_of, token_of
 from leasehold.events.record import Record
+from leasehold.projections.orderaudit import Holding, OrderAudit
 
 _LINEAGE_MAX: Final = 64
 
@@ -70,6 +72,7 @@ class Audit:
         """How many leases were granted so far."""
         self.answered = 0
         """How many events answered a request."""
+        self.orders = OrderAudit(self._holding)
         self._ties: dict[DeviceId, _Ties] = {}
         self._leases: dict[int, _Lease] = {}
         self._holds: dict[DeviceId, _Hold] = {}
@@ -118,6 +121,15 @@ class Audit:
                 self._free(position, event)
             case event_types.GraceStarted() | event_types.LedgerRestored():
                 self._grace_until_ns = event.until_ns
+            case event_types.HostOrdered() | event_types.OrderCarriedOut() | event_types.OrderFailed():
+                wrong = self.orders.take(position, self._at_ns, given, event, grace_until_ns=self._grace_until_ns)
+                if wrong:
+                    raise _wrong(position, wrong)
+
+    def _holding(self, device: DeviceId) -> Holding | None:
+        hold = self._holds.get(device)
+        lease = self._leases[hold.lease] if hold is not None else None
+        return Holding(lease.principal, lease.has_ended) if lease is not None else None
 
     # --- requests -------------------------------------------------------------------------------------------------
 
