@@ -2,9 +2,14 @@
 
 import time
 import uuid
+from typing import Final
 
 from leasehold.events import inputs
+from leasehold.events.capabilities import NewDevice
 from leasehold.events.identities import Holder, RequestId
+
+ORDER_TIMEOUT_MS: Final = 60_000
+"""As long as libvirt waits for a virtual HBA."""
 
 
 def new_request_id() -> str:
@@ -46,9 +51,7 @@ def renew_request(lease: int, token: int, *, ttl_ms: int = 0, request_id: str | 
 
 def release_request(lease: int, token: int, *, request_id: str | None = None) -> inputs.ReleaseRequest:
     """Give a lease back."""
-    return inputs.ReleaseRequest(
-        request_id=_named(request_id), issued_at_ns=time.time_ns(), lease=lease, token=token
-    )
+    return inputs.ReleaseRequest(request_id=_named(request_id), issued_at_ns=time.time_ns(), lease=lease, token=token)
 
 
 def confirm_free_request(
@@ -57,4 +60,22 @@ def confirm_free_request(
     """Say by name that nobody uses a device whose lease has ended."""
     return inputs.ConfirmFreeRequest(
         request_id=_named(request_id), issued_at_ns=time.time_ns(), device=device, reason=reason, host=host
+    )
+
+
+def create_device_request(
+    device: NewDevice, *, host: str = "", timeout_ms: int = ORDER_TIMEOUT_MS, request_id: str | None = None
+) -> inputs.CreateDeviceRequest:
+    """Have `host`, or the one of the parent that is named, make a device within `timeout_ms`."""
+    return inputs.CreateDeviceRequest(
+        request_id=_named(request_id), issued_at_ns=time.time_ns(), device=device, host=host, timeout_ms=timeout_ms
+    )
+
+
+def destroy_device_request(
+    device: str, *, host: str = "", timeout_ms: int = ORDER_TIMEOUT_MS, request_id: str | None = None
+) -> inputs.DestroyDeviceRequest:
+    """Have its host take away a device that was made, within `timeout_ms`."""
+    return inputs.DestroyDeviceRequest(
+        request_id=_named(request_id), issued_at_ns=time.time_ns(), device=device, host=host, timeout_ms=timeout_ms
     )

@@ -14,7 +14,7 @@ Requests are asked again under the same id until they are answered, so each has 
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
@@ -24,9 +24,10 @@ import msgspec
 
 from leasehold.events import codec, limits
 from leasehold.events.answers import Answer
+from leasehold.events.capabilities import NewDevice
 from leasehold.events.errors import InvalidInputError, OutcomeUnknownError, RefusedError, UnavailableError
 from leasehold.events.identities import Principal
-from leasehold.events.inputs import Request
+from leasehold.events.inputs import CreateDeviceRequest, DestroyDeviceRequest, Request
 from leasehold.events.position import end_of_record
 from leasehold.events.questions import (
     PAST_QUESTIONS,
@@ -35,6 +36,7 @@ from leasehold.events.questions import (
     ListDevices,
     ListHosts,
     ListLeases,
+    ListOrders,
     Question,
     Reading,
     Show,
@@ -42,9 +44,16 @@ from leasehold.events.questions import (
     StatusView,
 )
 from leasehold.events.subjects import EVENTS_STREAM, LEDGER_STREAM, Subjects
-from leasehold.events.views import DeviceView, HistoryRow, HostView, LeaseView
+from leasehold.events.views import DeviceView, HistoryRow, HostView, LeaseView, OrderView
 from leasehold.services import home
-from leasehold.services.asking import confirm_free_request, lease_request, release_request, renew_request
+from leasehold.services.asking import (
+    confirm_free_request,
+    create_device_request,
+    destroy_device_request,
+    lease_request,
+    release_request,
+    renew_request,
+)
 from leasehold.services.connection import Connection, connect, disconnect
 from leasehold.services.credentials import Credential, own_credential, read_credential
 from leasehold.services.feedevents import FeedEvent, Log, Snapshot, wanted
@@ -58,9 +67,11 @@ ATTEMPT_TIMEOUT_S: Final = limits.REQUEST_TIMEOUT_MS / 1_000 + 0.2
 PATIENCE_S: Final = 10.0
 PAUSE_S: Final = 0.05
 PAUSE_S_MAX: Final = 1.0
+ORDER_PAUSE_S: Final = 0.2
+"""How often it is asked how an order to a host stands."""
 PAGES_MAX: Final = 10_000
 
-Row = TypeVar("Row", DeviceView, LeaseView, HostView, HistoryRow)
+Row = TypeVar("Row", DeviceView, LeaseView, HostView, OrderView)
 
 
 class Client:
@@ -205,6 +216,32 @@ class Client:
         """Say by name that nobody uses a device whose lease has ended. Raises as `ask` does."""
         return await self.ask(confirm_free_request(device, reason, host=host, request_id=request_id))
 
+    async def create_device(
+        self, device: NewDevice, *, host: str = "", request_id: str | None = None, wait: bool = True
+    ) -> Answer:
+        """Have a host make a device, and wait until it is over: `state` is then `done` (`devices` names what was made),
+        `failed` or `timed_out` (`message` says why). Without `wait` it may still be `waiting`. Raises as `ask` does.
+        """
+        return await self.order(create_device_request(device, host=host, request_id=request_id), wait=wait)
+
+    async def destroy_device(
+        self, device: str, *, host: str = "", request_id: str | None = None, wait: bool = True
+    ) -> Answer:
+        """Have its host take away a device that was made; as `create_device`."""
+        return await self.order(destroy_device_request(device, host=host, request_id=request_id), wait=wait)
+
+    async def order(self, request: CreateDeviceRequest | DestroyDeviceRequest, *, wait: bool = True) -> Answer:
+        """Have a host do something. Asked again it answers how it stands, so that is how it is waited for.
+
+        It ends by itself: what is not done in time is `timed_out`, unless no allocator decides. Raises as `ask` does.
+        """
+        answer = await self.ask(request)
+        deadline_s = time.monotonic() + request.timeout_ms / 1_000 + self._patience_s
+        while wait and answer.state == "waiting" and time.monotonic() < deadline_s:
+            await asyncio.sleep(ORDER_PAUSE_S)
+            answer = await self.ask(request)
+        return answer
+
     async def ask(self, request: Request) -> Answer:
         """Ask until there is an answer, under the request's one id.
 
@@ -312,36 +349,57 @@ class Client:
         self._saw(reading.era, reading.as_of)
         return (None, reading.message) if reading.outcome == "unavailable" else (reading, "")
 
-    async def devices(self, *, host: str = "") -> list[DeviceView]:
-        """All devices, in the order of their ids."""
-        rows: list[DeviceView] = []
-        for _ in range(PAGES_MAX):
-            after = rows[-1].device if rows else ""
-            reading = await self.question("list_devices", ListDevices(host=host, after=after))
-            rows.extend(reading.devices)
-            if not reading.more:
-                break
-        return rows
+    async def devices(
+        self, *, host: str = "", cap: str = "", bus: str = "", parent: str = "", driver: str = ""
+    ) -> list[DeviceView]:
+        """Devices in the order of their ids: all, missing ones, too; or those that are there and of all that is said:
+        the capability `cap` (`net`, `fc_host`), the `bus` (`pci`, `usb`), right below `parent` (any name; `computer`:
+        below none), bound to `driver` (`none`: to none).
+        """
+        question = ListDevices(host=host, cap=cap, bus=bus, parent=parent, driver=driver)
+        return await self._all("list_devices", question, lambda page: page.devices, lambda row: row.device)
+
+    async def count(self, *, host: str = "", cap: str = "", bus: str = "", parent: str = "", driver: str = "") -> int:
+        """How many devices are there, of all that is said; as `devices`."""
+        question = ListDevices(host=host, cap=cap, bus=bus, parent=parent, driver=driver, count_only=True)
+        return (await self.question("list_devices", question)).count
+
+    async def device(self, name: str, *, host: str = "") -> DeviceView:
+        """One device, by node-device name, key, address or sysfs path."""
+        row = await self.show(name, host=host)
+        if not isinstance(row, DeviceView):
+            raise InvalidInputError(f"{name} is a lease", field="name")
+        return row
 
     async def leases(self, *, holder: str = "", ended: bool = False) -> list[LeaseView]:
         """Leases in the order of their grants."""
-        rows: list[LeaseView] = []
-        for _ in range(PAGES_MAX):
-            after = int(rows[-1].lease[1:]) if rows else 0
-            reading = await self.question("list_leases", ListLeases(holder=holder, ended=ended, after=after))
-            rows.extend(reading.leases)
-            if not reading.more:
-                break
-        return rows
+        question = ListLeases(holder=holder, ended=ended)
+        return await self._all("list_leases", question, lambda page: page.leases, lambda row: int(row.lease[1:]))
 
     async def hosts(self) -> list[HostView]:
         """All hosts."""
-        rows: list[HostView] = []
+        return await self._all("list_hosts", ListHosts(), lambda page: page.hosts, lambda row: row.host)
+
+    async def orders(self, *, host: str = "", ended: bool = False) -> list[OrderView]:
+        """What hosts were told to do, oldest first; with `ended` also what is over, as far as it is remembered."""
+        question = ListOrders(host=host, ended=ended)
+        return await self._all("list_orders", question, lambda page: page.orders, lambda row: row.order)
+
+    async def _all(
+        self,
+        verb: str,
+        question: Question,
+        rows_of: Callable[[Reading], list[Row]],
+        name_of: Callable[[Row], str | int],
+    ) -> list[Row]:
+        """All pages of a list; the next one begins behind `name_of` the last row."""
+        rows: list[Row] = []
         for _ in range(PAGES_MAX):
-            reading = await self.question("list_hosts", ListHosts(after=rows[-1].host if rows else ""))
-            rows.extend(reading.hosts)
+            reading = await self.question(verb, question)
+            rows.extend(rows_of(reading))
             if not reading.more:
                 break
+            question = msgspec.structs.replace(question, after=name_of(rows[-1]))
         return rows
 
     async def history(self, name: str, *, host: str = "", kind: str = "", after: int = 0) -> AsyncIterator[HistoryRow]:

@@ -97,10 +97,37 @@ class Past:
         question = Owners(at=moment_of(at), host=host, device=device)
         return self._rows("owners", question, lambda page: page.owners, lambda row: row.device)
 
-    def devices(self, at: When | None = None, *, host: str = "") -> Rows[DeviceView]:
-        """The devices as they were then."""
-        question = DevicesAt(at=moment_of(at), host=host)
+    def devices(
+        self,
+        at: When | None = None,
+        *,
+        host: str = "",
+        device: str = "",
+        cap: str = "",
+        bus: str = "",
+        parent: str = "",
+        driver: str = "",
+    ) -> Rows[DeviceView]:
+        """The devices as they were then, by what `Client.devices` takes; or the one that was called `device`."""
+        question = DevicesAt(at=moment_of(at), host=host, device=device, cap=cap, bus=bus, parent=parent, driver=driver)
         return self._rows("devices_at", question, lambda page: page.devices, lambda row: row.device)
+
+    async def count(
+        self,
+        at: When | None = None,
+        *,
+        host: str = "",
+        cap: str = "",
+        bus: str = "",
+        parent: str = "",
+        driver: str = "",
+    ) -> tuple[int, Place]:
+        """How many devices were there then, as `Client.count`, and of which place that is."""
+        reading = await self._source.question(
+            "devices_at",
+            DevicesAt(at=moment_of(at), host=host, cap=cap, bus=bus, parent=parent, driver=driver, count_only=True),
+        )
+        return reading.count, msgspec.convert(reading, Place, from_attributes=True)
 
     def diff(self, since: When, to: When | None = None, *, host: str = "") -> Rows[ChangeView]:
         """What was different at `to` from `since`."""
