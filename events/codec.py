@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from leasehold.events import capabilities, event_types, identities, inputs, limits
+from leasehold.events.devices import SOURCES, WHYS, Sighting
 from leasehold.events.errors import CorruptLedgerError, InvalidInputError, UnknownFormatError
 from leasehold.events.event_types import Event, OldEvent
 from leasehold.events.inputs import Input, Observed, Request
@@ -38,10 +39,18 @@ class _StrictConfirmFree(
     pass
 
 
+class _StrictVport(capabilities.NewVport, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="vport"):
+    pass
+
+
+class _StrictMdev(capabilities.NewMdev, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="mdev"):
+    pass
+
+
 class _StrictCreateDevice(
     inputs.CreateDeviceRequest, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="create_device.v1"
 ):
-    pass
+    device: _StrictVport | _StrictMdev
 
 
 class _StrictDestroyDevice(
@@ -65,6 +74,8 @@ _TOLERANT: Final[dict[type[Any], type[Any]]] = {
     _StrictConfirmFree: inputs.ConfirmFreeRequest,
     _StrictCreateDevice: inputs.CreateDeviceRequest,
     _StrictDestroyDevice: inputs.DestroyDeviceRequest,
+    _StrictVport: capabilities.NewVport,
+    _StrictMdev: capabilities.NewMdev,
 }
 _VERB: Final[dict[type[Any], str]] = {_TOLERANT[strict]: verb for verb, strict in _STRICT.items()}
 _request_decoders: Final = {verb: msgspec.json.Decoder(kind) for verb, kind in _STRICT.items()}
@@ -219,10 +230,39 @@ def _check_observed(observed: Observed) -> None:
     if starts != (observed.counter == 0) or (starts and len(observed.observations) != 1):
         raise InvalidInputError("a run's first message (counter 0) is source_starts, alone", field="observations")
     for each in observed.observations:
-        if isinstance(each, inputs.DeviceGone):
-            _check_key(each.key, "key")
-        elif isinstance(each, inputs.DeviceSeen):
-            _check_description(each)
+        _check_observation(each)
+
+
+def _check_observation(given: inputs.Observation) -> None:
+    match given:
+        case inputs.DeviceSeen():
+            _check_description(given)
+        case inputs.DeviceGone() | inputs.DeviceFlaps():
+            _check_key(given.key, "key")
+        case inputs.MissedEvents():
+            _check_range(given.times, 1, 2**31 - 1, "times")
+        case inputs.OrderDone() | inputs.OrderNotDone():
+            _check_range(given.order, 1, 2**53 - 1, "order")
+    match given:
+        case inputs.DeviceSeen(how=Sighting()) | inputs.DeviceGone(how=Sighting()) | inputs.DeviceFlaps():
+            _check_sighting(given.how)
+        case inputs.OrderDone() if given.device:
+            _check_key(given.device, "device")
+        case inputs.OrderNotDone():
+            _check_text(given.reason, "reason", limits.REASON_CHARS_MAX)
+
+
+def _check_sighting(how: Sighting | None) -> None:
+    assert how is not None
+    for field, known in (("why", WHYS), ("source", ("", *SOURCES))):
+        if getattr(how, field) not in known:
+            said = repr(getattr(how, field))[:80]
+            raise InvalidInputError(f"{said} is none of {', '.join(known)}", field=f"how.{field}")
+    _check_range(len(how.actions), 0, limits.ACTIONS_TOLD_MAX, "how.actions")
+    for action in how.actions:
+        _check_text(action, "how.actions", limits.NAME_CHARS_MAX)
+    _check_range(how.flaps, 0, 2**31 - 1, "how.flaps")
+    _check_range(how.heard_at_ns, 0, 2**63 - 1, "how.heard_at_ns")
 
 
 def _check_key(key: str, field: str) -> None:
@@ -241,6 +281,7 @@ def _check_description(seen: inputs.DeviceSeen) -> None:
     for field in ("pci_class", "iommu_group", "numa_node"):
         _check_range(getattr(device, field), -1, 2**32 - 1, f"device.{field}")
     _check_range(len(device.attributes), 0, limits.ATTRIBUTES_PER_DEVICE_MAX, "device.attributes")
+    _check_range(len(device.devnodes), 0, limits.DEVNODES_PER_DEVICE_MAX, "device.devnodes")
     _check_range(len(device.protections), 0, limits.REASONS_PER_DEVICE_MAX, "device.protections")
     _check_range(len(device.in_use_by), 0, limits.REASONS_PER_DEVICE_MAX, "device.in_use_by")
     _check_range(len(encode(device)), 0, limits.DESCRIPTION_BYTES_MAX, "device")
@@ -257,9 +298,17 @@ def decode_request(verb: str, body: bytes) -> Request:
     if len(body) > limits.REQUEST_BYTES_MAX:
         raise InvalidInputError(f"{len(body)} bytes; at most {limits.REQUEST_BYTES_MAX}", field="request")
     strict = decode_checked(_request_decoders[verb], body, what="request")
-    request: Request = _TOLERANT[type(strict)](**msgspec.structs.asdict(strict))
+    request: Request = _as_tolerant(strict)
     check_request(request)
     return request
+
+
+def _as_tolerant(value: Any) -> Any:
+    """The same in the type that stands in the log; of what has no strict one, itself."""
+    kind = _TOLERANT.get(type(value))
+    if kind is None:
+        return value
+    return kind(**{name: _as_tolerant(field) for name, field in msgspec.structs.asdict(value).items()})
 
 
 def decode_checked(decoder: msgspec.json.Decoder[Any], body: bytes, *, what: str) -> Any:
@@ -323,7 +372,7 @@ def _check_order(request: inputs.CreateDeviceRequest | inputs.DestroyDeviceReque
     elif isinstance(request.device, capabilities.NewMdev):
         _check_new_mdev(request.device)
     else:
-        _check_new_vport(request.device)
+        _check_new_vport(request.device, request.host)
 
 
 def _check_new_mdev(device: capabilities.NewMdev) -> None:
@@ -340,9 +389,11 @@ def _check_new_mdev(device: capabilities.NewMdev) -> None:
         )
 
 
-def _check_new_vport(device: capabilities.NewVport) -> None:
+def _check_new_vport(device: capabilities.NewVport, host: str) -> None:
     if device.parent:
         _check_text(device.parent, "device.parent", limits.DEVICE_TEXT_CHARS_MAX)
+    elif not (host or device.parent_wwnn or device.parent_wwpn):
+        raise InvalidInputError("say on which host, or on which parent", field="host")
     for field in ("parent_wwnn", "parent_wwpn", "parent_fabric_wwn", "wwnn", "wwpn"):
         if getattr(device, field):
             identities.parse_wwn(getattr(device, field), f"device.{field}")

@@ -1,5 +1,7 @@
 """What a device is, as an agent sees it. A description is absolute: it says how the device is now, whole."""
 
+from typing import Any, Final
+
 import msgspec
 
 from leasehold.events.capabilities import Capability, Storage
@@ -53,6 +55,10 @@ class DeviceDescription(msgspec.Struct, frozen=True, gc=False, omit_defaults=Tru
     """What it can do. Descriptions from before there were any have it in their attributes, as far as they have it."""
 
 
+WHYS: Final = ("start", "event", "lost_events", "clock")
+SOURCES: Final = ("kernel", "udev")
+
+
 class Sighting(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     """How an agent came to know what it tells."""
 
@@ -89,6 +95,25 @@ def _model(device: DeviceDescription) -> tuple[str, str] | None:
 
 
 def changed_fields(before: DeviceDescription, after: DeviceDescription) -> tuple[str, ...]:
-    """The names of the fields that differ, sorted."""
-    names = sorted(DeviceDescription.__struct_fields__)
-    return tuple(name for name in names if getattr(before, name) != getattr(after, name))
+    """The names of the fields that differ, sorted; of a capability that is still of the same type, which of its own
+    (`capability.link_state`).
+    """
+    changed: list[str] = []
+    for name in sorted(DeviceDescription.__struct_fields__):
+        was, now = getattr(before, name), getattr(after, name)
+        if was == now:
+            continue
+        if name == "capability" and type(was) is type(now):
+            fields = sorted(was.__struct_fields__)
+            changed += (f"{name}.{field}" for field in fields if getattr(was, field) != getattr(now, field))
+        else:
+            changed.append(name)
+    return tuple(changed)
+
+
+def field_of(device: DeviceDescription, name: str) -> Any:
+    """The value of a field by such a name; `None` if this device has none of it."""
+    value: Any = device
+    for part in name.split("."):
+        value = getattr(value, part, None)
+    return value

@@ -132,12 +132,16 @@ class DeviceAppeared(
 class DeviceChanged(
     msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="type", tag="device_changed.v1"
 ):
-    """The same thing is now different in `changed`."""
+    """The same thing is now different in `changed`; of a capability's own fields by names like `capability.link_state`.
+
+    `was`: what its driver and the state of its link were, if they are among these.
+    """
 
     host: HostName
     device: DeviceDescription
     changed: tuple[str, ...]
     how: Sighting | None = None
+    was: dict[str, str] = {}
 
 
 class DeviceReplaced(

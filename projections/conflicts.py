@@ -7,6 +7,8 @@
 | `physical_function` | a virtual function lives and dies with its physical function, so one lease holds one side only |
 | `usb_tree` | who resets a controller or a hub takes away what is plugged below |
 | `bridge` | a PCI bridge or a USB root hub carries others and is nobody's |
+| `not_physical` | the host itself, and what sits on no bus that tells where, cannot be handed out |
+| `ordered` | its host is told to make something on it, or to take it away |
 | `protected` | the host itself lives on it |
 | `missing`, `in_use`, `host_stale` | it is not there, used without a lease, or its host's picture is out of date |
 
@@ -18,13 +20,23 @@ from itertools import islice
 from typing import Final
 
 from leasehold.events import limits
-from leasehold.events.identities import DeviceId, DeviceKey, HostName, device_id, physical_key, split_device_id
+from leasehold.events.identities import (
+    COMPUTER,
+    DeviceId,
+    DeviceKey,
+    HostName,
+    device_id,
+    is_physical,
+    physical_key,
+    split_device_id,
+)
 from leasehold.events.position import lease_id_text
 from leasehold.events.refusals import Blocker, RefusalCode
 from leasehold.projections.state import DeviceState, State
 
 CODE_OF_RULE: Final = {
     "bridge": RefusalCode.DEVICE_UNLEASABLE,
+    "not_physical": RefusalCode.DEVICE_UNLEASABLE,
     "protected": RefusalCode.DEVICE_PROTECTED,
     "missing": RefusalCode.DEVICE_MISSING,
     "host_stale": RefusalCode.HOST_STALE,
@@ -33,6 +45,7 @@ CODE_OF_RULE: Final = {
     "physical_function": RefusalCode.DEVICE_HELD,
     "usb_tree": RefusalCode.DEVICE_HELD,
     "in_use": RefusalCode.DEVICE_IN_USE,
+    "ordered": RefusalCode.DEVICE_IN_USE,
 }
 """The refusal that each rule leads to; where several stand in the way, the first one here names it."""
 
@@ -73,7 +86,12 @@ def descendants(state: State, device: DeviceId) -> Iterator[DeviceId]:
 
 
 def is_unleasable(row: DeviceState) -> bool:
-    """Whether it carries others and is nobody's: a PCI bridge, a USB root hub."""
+    """Whether it is nobody's, whatever is asked: it carries others, or there is nothing of it to hand out."""
+    return carries_others(row) or not is_physical(row.description.key)
+
+
+def carries_others(row: DeviceState) -> bool:
+    """Whether it is a PCI bridge or a USB root hub."""
     description = row.description
     is_root_hub = description.kind == "usb_device" and description.key.endswith("-0")
     return description.bridge or is_root_hub
@@ -156,7 +174,7 @@ def blockers(
     row = state.devices[device]
     yield from _own_blockers(state, device, row, force=force)
     if row.lease:
-        yield _held(state, device, device, "same_device")
+        yield held(state, device, device, "same_device")
     for rule, above, below in (
         ("physical_function", physical_function_of, virtual_functions_of),
         ("usb_tree", usb_above, usb_below),
@@ -183,19 +201,22 @@ def _relative_blockers(
     if row is None or other in together:
         return
     if row.lease:
-        yield _held(state, device, other, rule)
+        yield held(state, device, other, rule)
     elif row.description.protections and not row.missing and not force:
-        why = f"{_APART[rule]}: the host itself needs {other} ({', '.join(row.description.protections)})"
+        needs = f"the host itself needs {other} ({', '.join(row.description.protections)})"
+        why = f"{_apart(state, device, other, rule)}: {needs}"
         yield Blocker(device=device, rule="protected", why=why, because_of=other, help="choose another device")
     elif row.description.in_use_by and not row.missing:
-        why = f"{_APART[rule]}: {other} is used by {', '.join(row.description.in_use_by)}"
+        why = f"{_apart(state, device, other, rule)}: {other} is used by {', '.join(row.description.in_use_by)}"
         yield Blocker(device=device, rule="in_use", why=why, because_of=other, help="end that use first")
 
 
 def _own_blockers(state: State, device: DeviceId, row: DeviceState, *, force: bool) -> Iterator[Blocker]:
-    if is_unleasable(row):
+    if carries_others(row):
         why = "it is a bridge or a root hub: it carries other devices and cannot be handed out"
         yield Blocker(device=device, rule="bridge", why=why, help="lease the devices behind it")
+    elif is_unleasable(row):
+        yield Blocker(device=device, rule="not_physical", why=why_not_physical(row), help="lease a PCI or USB device")
     if row.description.protections and not force:
         why = f"the host itself needs it: {', '.join(row.description.protections)}"
         yield Blocker(device=device, rule="protected", why=why, help="choose another device, or ask with force")
@@ -208,9 +229,20 @@ def _own_blockers(state: State, device: DeviceId, row: DeviceState, *, force: bo
     if row.description.in_use_by and not row.lease:
         why = f"used without a lease by {', '.join(row.description.in_use_by)}"
         yield Blocker(device=device, rule="in_use", why=why, help="end that use first")
+    for order in state.indexes.orders_on.get(device, ()):
+        why = f"its host is told to make something on it, or to take it away, and that is not over (order {order})"
+        yield Blocker(device=device, rule="ordered", why=why, help="wait until the order is over")
 
 
-def _held(state: State, device: DeviceId, other: DeviceId, rule: str) -> Blocker:
+def why_not_physical(row: DeviceState) -> str:
+    """Why a device that sits on neither bus cannot be handed out."""
+    if row.description.key == COMPUTER:
+        return "it is the host itself"
+    return "it sits on no bus that tells where: there is nothing of it to hand out"
+
+
+def held(state: State, device: DeviceId, other: DeviceId, rule: str) -> Blocker:
+    """What says that `device` cannot be had, by `rule`, because `other` (the same, or a relative) is leased."""
     row = state.devices[other]
     lease = state.leases[row.lease]
     name = lease_id_text(row.lease)
@@ -224,7 +256,7 @@ def _held(state: State, device: DeviceId, other: DeviceId, rule: str) -> Blocker
     return Blocker(
         device=device,
         rule=rule,
-        why=why if other == device else f"{_APART[rule]}: {why}",
+        why=why if other == device else f"{_apart(state, device, other, rule)}: {why}",
         because_of="" if other == device else other,
         lease=row.lease,
         holder=lease.holder,
@@ -239,6 +271,14 @@ _APART: Final = {
     "physical_function": "a physical function and its virtual functions cannot be owned apart",
     "usb_tree": "a USB controller or hub and what is plugged below cannot be owned apart",
 }
+
+
+def _apart(state: State, device: DeviceId, other: DeviceId, rule: str) -> str:
+    is_mediated = rule == "physical_function" and "mdev" in (
+        state.devices[device].description.kind,
+        state.devices[other].description.kind,
+    )
+    return "a device and its mediated devices cannot be owned apart" if is_mediated else _APART[rule]
 
 
 def first_blockers(

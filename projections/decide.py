@@ -17,7 +17,7 @@ from leasehold.events.record import ledger_id_of
 from leasehold.events.refusals import Refusal, RefusalCode
 from leasehold.projections import conflicts, observing, ordering
 from leasehold.projections.fencing import HELP_RESTORED
-from leasehold.projections.naming import Resolved, resolve
+from leasehold.projections.naming import Resolved, resolve, unresolved
 from leasehold.projections.remembering import refusal_fingerprint
 from leasehold.projections.state import State
 
@@ -181,11 +181,11 @@ def _lease(state: State, ref: RequestRef, request: inputs.LeaseRequest, now_ns: 
     resolved = [resolve(state, text, request.host) for text in request.devices]
     failed = next((each for each in resolved if each.device is None), None)
     if failed is not None:
-        return _refuse(state, ref, request, request.devices, _unresolved(failed), now_ns)
+        return _refuse(state, ref, request, request.devices, unresolved(failed), now_ns)
     devices = tuple(sorted({conflicts.physical_device(each.device) for each in resolved if each.device}))
     unknown = next((device for device in devices if device not in state.devices), None)
     if unknown is not None:
-        return _refuse(state, ref, request, request.devices, _unresolved(Resolved(unknown)), now_ns)
+        return _refuse(state, ref, request, request.devices, unresolved(Resolved(unknown)), now_ns)
     owner = (ref.principal, request.holder)
     found = conflicts.first_blockers(state, devices, owner=owner, force=request.force)
     if found:
@@ -206,20 +206,6 @@ def _lease(state: State, ref: RequestRef, request: inputs.LeaseRequest, now_ns: 
         forced=request.force and any(state.devices[device].description.protections for device in devices),
     )
     return [granted]
-
-
-def _unresolved(failed: Resolved) -> Refusal:
-    if failed.candidates:
-        return Refusal(
-            code=RefusalCode.DEVICE_AMBIGUOUS,
-            message=f"{failed.text} could be {', '.join(failed.candidates)}",
-            help="name one of these, or the host",
-        )
-    return Refusal(
-        code=RefusalCode.DEVICE_UNKNOWN,
-        message=f"no device {failed.text} is known",
-        help="list the devices; a name, key, PCI address or sysfs path of a device is taken",
-    )
 
 
 def _of_lease(state: State, ref: RequestRef, request: inputs.RenewRequest | inputs.ReleaseRequest) -> Refusal | None:
@@ -274,7 +260,7 @@ def _release(state: State, ref: RequestRef, request: inputs.ReleaseRequest, now_
 def _confirm_free(state: State, ref: RequestRef, request: inputs.ConfirmFreeRequest, now_ns: int) -> Decision:
     resolved = resolve(state, request.device, request.host)
     if resolved.device is None:
-        return _refuse(state, ref, request, (request.device,), _unresolved(resolved), now_ns)
+        return _refuse(state, ref, request, (request.device,), unresolved(resolved), now_ns)
     device: DeviceId = conflicts.physical_device(resolved.device)
     row = state.devices.get(device)
     if row is None or not row.ending:
@@ -291,8 +277,10 @@ def _confirm_free(state: State, ref: RequestRef, request: inputs.ConfirmFreeRequ
 def _order(
     state: State, ref: RequestRef, request: inputs.CreateDeviceRequest | inputs.DestroyDeviceRequest, now_ns: int
 ) -> Decision:
-    refusal = Refusal(code=RefusalCode.HOST_FORBIDS, message="no agent there makes or destroys devices")
-    return _refuse(state, ref, request, (), refusal, now_ns)
+    given = ordering.order_for(state, ref, request, now_ns)
+    if isinstance(given, ordering.NotOrdered):
+        return _refuse(state, ref, request, given.about, given.refusal, now_ns)
+    return [given]
 
 
 _REQUEST_DECIDERS: Final[dict[type[Any], Callable[[State, RequestRef, Any, int], Decision]]] = {

@@ -7,6 +7,7 @@ import msgspec
 from leasehold.events import identities, limits
 from leasehold.events.errors import InvalidInputError
 from leasehold.events.identities import DeviceId
+from leasehold.events.refusals import Refusal, RefusalCode
 from leasehold.projections.state import State
 
 _BUSES: Final = ("pci", "usb", "virtual", "platform")
@@ -27,6 +28,21 @@ def resolve(state: State, text: str, host: str = "") -> Resolved:
     if len(present) == 1:
         return Resolved(text, present[0])
     return Resolved(text, None, tuple(sorted(present)[: limits.CANDIDATES_PER_REFUSAL_MAX]))
+
+
+def unresolved(failed: Resolved) -> Refusal:
+    """The refusal of a request about a device that nothing, or more than one thing, is called like."""
+    if failed.candidates:
+        return Refusal(
+            code=RefusalCode.DEVICE_AMBIGUOUS,
+            message=f"{failed.text} could be {', '.join(failed.candidates)}",
+            help="name one of these, or the host",
+        )
+    return Refusal(
+        code=RefusalCode.DEVICE_UNKNOWN,
+        message=f"no device {failed.text} is known",
+        help="list the devices; a name, key, PCI address or sysfs path of a device is taken",
+    )
 
 
 def all_named(state: State, text: str, host: str = "") -> list[DeviceId]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from leasehold.events import devices, event_types, inputs, limits
+from leasehold.events.devices import DeviceDescription
 from leasehold.events.event_types import Event
 from leasehold.events.identities import device_id
 from leasehold.events.inputs import HostHeard, Observed
@@ -11,6 +12,9 @@ from leasehold.projections import ordering, sharing
 from leasehold.projections.state import HostState, SourceState, State
 
 Decision = list[Event] | None
+_TOLD_BEFORE: Final[tuple[str, ...]] = ("driver", "capability.link_state")
+"""Fields of which a change says what was before: people ask for that."""
+_TOLD_CHARS_MAX: Final = 64
 
 
 def observed(state: State, given: Observed, _now_ns: int) -> Decision:
@@ -83,7 +87,15 @@ def _device_seen(state: State, given: Observed, seen: inputs.DeviceSeen) -> Even
     if row.missing:
         return event_types.DeviceReappeared(given.host, after, seen.how)
     changed = devices.changed_fields(row.description, after)
-    return event_types.DeviceChanged(given.host, after, changed, seen.how) if changed else None
+    if not changed:
+        return None
+    # What agents told before they said how they came to know it is written as it was then.
+    was = {name: _text_of(row.description, name) for name in _TOLD_BEFORE if name in changed} if seen.how else {}
+    return event_types.DeviceChanged(given.host, after, changed, seen.how, was)
+
+
+def _text_of(description: DeviceDescription, field: str) -> str:
+    return str(devices.field_of(description, field))[:_TOLD_CHARS_MAX]
 
 
 def _device_gone(state: State, given: Observed, gone: inputs.DeviceGone) -> Event | None:

@@ -1,11 +1,68 @@
-"""Deciding on orders to hosts: which are given, and what their agents say of them."""
+"""Deciding on orders to hosts: which are given, why others are not, and what agents say of those that were.
 
-from leasehold.events import event_types, inputs
-from leasehold.events.event_types import Event
-from leasehold.events.inputs import Observed
-from leasehold.projections.state import OrderState, State
+A virtual HBA or a mediated device is made on a parent: one that can have it, has room, and is not another's. What is
+taken away must be one of these two, and nobody's, and neither used nor needed by the host.
+"""
 
-_UNHEARD = "nothing was heard of it in time"
+import hashlib
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+from leasehold.events import event_types, inputs, limits
+from leasehold.events.capabilities import (
+    CreateMdev,
+    CreateVport,
+    DestroyMdev,
+    DestroyVport,
+    Mdev,
+    MdevParent,
+    MdevType,
+    NewMdev,
+    NewVport,
+    Order,
+    Pci,
+    ScsiHost,
+)
+from leasehold.events.event_types import Event, HostOrdered, RequestRef
+from leasehold.events.identities import DeviceId, DeviceKey, HostName, device_id, parse_wwn
+from leasehold.events.inputs import CREATOR, Observed
+from leasehold.events.refusals import Refusal, RefusalCode
+from leasehold.projections import conflicts
+from leasehold.projections.naming import resolve, unresolved
+from leasehold.projections.state import OrderState, State, mark_of_uuid, mark_of_wwn
+
+_UNHEARD: Final = "nothing was heard of it in time"
+_NAA_AND_OUI: Final = "5525400"
+"""Format 5 (IEEE registered) and the company id that virtual machines use; 36 bits of our own follow."""
+
+
+class NotOrdered(msgspec.Struct, frozen=True):
+    """Why a host is not told to. `about`: the devices that were asked for, by their ids where they are known."""
+
+    about: tuple[str, ...]
+    refusal: Refusal
+
+
+def order_for(
+    state: State, ref: RequestRef, request: inputs.CreateDeviceRequest | inputs.DestroyDeviceRequest, now_ns: int
+) -> HostOrdered | NotOrdered:
+    """What a host is told to do for this request."""
+    if isinstance(request, inputs.DestroyDeviceRequest):
+        found = _to_destroy(state, ref, request)
+    elif isinstance(request.device, NewVport):
+        found = _new_vport(state, ref, request.device, request.host)
+    else:
+        found = _new_mdev(state, ref, request.device, request.host)
+    if isinstance(found, NotOrdered):
+        return found
+    host, order = found
+    deadline_ns = now_ns + request.timeout_ms * 1_000_000
+    return HostOrdered(request=ref, host=host, agent=CREATOR, order=order, deadline_ns=deadline_ns)
+
+
+# --- what agents say ----------------------------------------------------------------------------------------------
 
 
 def done(state: State, given: Observed, said: inputs.OrderDone) -> Event | None:
@@ -37,3 +94,321 @@ def overdue(state: State, now_ns: int, *, limit: int) -> list[Event]:
         event_types.OrderFailed(host=state.orders[order].host, order=order, reason=_UNHEARD, timed_out=True)
         for order in orders
     ]
+
+
+# --- hosts and parents --------------------------------------------------------------------------------------------
+
+
+def _no(about: tuple[str, ...], code: RefusalCode, message: str, help_text: str) -> NotOrdered:
+    return NotOrdered(about, Refusal(code=code, message=message, help=help_text))
+
+
+def _host_forbids(state: State, host: HostName, about: tuple[str, ...]) -> NotOrdered | None:
+    """Why nothing can be asked of this host now."""
+    row = state.hosts.get(host)
+    if row is None:
+        return _no(about, RefusalCode.HOST_FORBIDS, f"no host {host} is known", "list the hosts")
+    creator = row.sources.get(CREATOR)
+    help_text = f"run the creator on {host} if devices may be made there"
+    if creator is None:
+        return _no(about, RefusalCode.HOST_FORBIDS, f"no agent on {host} makes or destroys devices", help_text)
+    if creator.stale:
+        text = f"the agent on {host} that makes and destroys devices cannot be relied on ({creator.stale})"
+        return _no(about, RefusalCode.HOST_FORBIDS, text, help_text)
+    if row.stale:
+        text = f"what is known of host {host} may be out of date ({row.stale})"
+        return _no(about, RefusalCode.HOST_STALE, text, f"see that the agents on {host} run")
+    if len(state.indexes.open_orders.get(host, ())) >= limits.ORDERS_OPEN_PER_HOST_MAX:
+        text = f"{limits.ORDERS_OPEN_PER_HOST_MAX} orders to {host} are not over yet"
+        return _no(about, RefusalCode.ORDERS_TOO_MANY, text, "wait until some are over")
+    return None
+
+
+def _kept_from(state: State, ref: RequestRef, device: DeviceId) -> NotOrdered | None:
+    """Why nothing is to be done to this device now: it is not there, another's, or used without a lease."""
+    row = state.devices[device]
+    forbidden = _host_forbids(state, row.host, (device,))
+    if forbidden is not None:
+        return forbidden
+    if row.missing:
+        return _no((device,), RefusalCode.DEVICE_MISSING, f"{device} is not there", "plug it in again")
+    for each in dict.fromkeys((device, conflicts.physical_device(device))):
+        held = state.devices.get(each)
+        if held is None:
+            continue
+        if held.lease and (held.ending or state.leases[held.lease].principal != ref.principal):
+            blocker = conflicts.held(state, each, each, "same_device")
+            refusal = Refusal(
+                code=RefusalCode.DEVICE_HELD, message=f"{each}: {blocker.why}", blockers=(blocker,), help=blocker.help
+            )
+            return NotOrdered((device,), refusal)
+        if held.description.in_use_by and not held.lease:
+            return _used(device, each, held.description.in_use_by)
+    return None
+
+
+def _used(device: DeviceId, other: DeviceId, users: tuple[str, ...]) -> NotOrdered:
+    return _no((device,), RefusalCode.DEVICE_IN_USE, f"{other} is used by {', '.join(users)}", "end that use first")
+
+
+def _open_orders_on(state: State, device: DeviceId) -> Iterator[tuple[int, Order]]:
+    for order in state.indexes.orders_on.get(device, ()):
+        yield order, state.orders[order].what
+
+
+# --- virtual HBAs -------------------------------------------------------------------------------------------------
+
+
+def _new_vport(
+    state: State, ref: RequestRef, new: NewVport, host: str
+) -> tuple[HostName, Order] | NotOrdered:
+    parent = _parent_of_vport(state, ref, new, host)
+    if isinstance(parent, NotOrdered):
+        return parent
+    row = state.devices[parent]
+    wwnn, wwpn = (parse_wwn(name) if name else "" for name in (new.wwnn, new.wwpn))
+    known = _bearer_of(state, mark_of_wwn(wwpn)) if wwpn else ""
+    if known:
+        text = f"there is {known} with the world wide name {wwpn} already"
+        return _no((parent,), RefusalCode.DEVICE_EXISTS, text, "choose another name, or none")
+    order = CreateVport(
+        parent=row.description.key,
+        wwnn=wwnn or _made_up_wwn(state, ref, row.host, "wwnn"),
+        wwpn=wwpn or _made_up_wwn(state, ref, row.host, "wwpn"),
+    )
+    return row.host, order
+
+
+def _bearer_of(state: State, mark: str) -> str:
+    """What bears this world wide name or UUID, or is about to; empty: nothing that is known."""
+    for device in state.indexes.marks.get(mark, ()):
+        if not state.devices[device].missing:
+            return str(device)
+    return next((f"order {order} to make one" for order in state.indexes.ordered_marks.get(mark, ())), "")
+
+
+def _made_up_wwn(state: State, ref: RequestRef, host: HostName, kind: str) -> str:
+    """A world wide name that nothing in the log bears, from what the request is called: nothing here is chance.
+
+    NAA 5, the company id 52:54:00, and 36 bits of the SHA-256 over cluster, host, principal, request id, `kind` and a
+    counter that goes up until the name is free.
+    """
+    counter = 0
+    while True:
+        wwn = f"{_NAA_AND_OUI}{_digest(state, ref, host, f'{kind} {counter}').hex()[:9]}"
+        mark = mark_of_wwn(wwn)
+        if mark not in state.indexes.marks and mark not in state.indexes.ordered_marks:
+            return wwn
+        counter += 1
+
+
+def _digest(state: State, ref: RequestRef, host: HostName, what: str) -> bytes:
+    words = (state.head.cluster, host, ref.principal, ref.request_id, what)
+    return hashlib.sha256("\n".join(words).encode()).digest()
+
+
+def _parent_of_vport(state: State, ref: RequestRef, new: NewVport, host: str) -> DeviceId | NotOrdered:
+    """The HBA that is named, or else of those that fit the one with the most room; equal ones by their ids."""
+    candidates = _named_hbas(state, new, host)
+    if isinstance(candidates, NotOrdered):
+        return candidates
+    hosts = sorted({state.devices[device].host for device in candidates})
+    if len(hosts) > 1:
+        text = f"HBAs of several hosts fit: {', '.join(candidates[: limits.CANDIDATES_PER_REFUSAL_MAX])}"
+        return _no(candidates, RefusalCode.DEVICE_AMBIGUOUS, text, "name the host")
+    ranked = sorted(candidates, key=lambda device: (-_room_for_vports(state, device), device))
+    refused: NotOrdered | None = None
+    for device in ranked:
+        why_not = _kept_from(state, ref, device) or _unfit_for_vport(state, device, is_named=bool(new.parent))
+        if why_not is None:
+            return device
+        refused = refused or why_not
+    assert refused is not None
+    return refused
+
+
+def _named_hbas(state: State, new: NewVport, host: str) -> tuple[DeviceId, ...] | NotOrdered:
+    """The HBAs that all words of the request fit, in the order of their ids: at least one."""
+    wwnn, wwpn, fabric = (
+        parse_wwn(name) if name else "" for name in (new.parent_wwnn, new.parent_wwpn, new.parent_fabric_wwn)
+    )
+    said = {"node name": wwnn, "port name": wwpn, "fabric": fabric}
+    words = " and ".join(f"the {what} {name}" for what, name in said.items() if name)
+    if new.parent:
+        resolved = resolve(state, new.parent, host)
+        if resolved.device is None:
+            return NotOrdered((new.parent,), unresolved(resolved))
+        if words and not _bears(state, resolved.device, wwnn, wwpn, fabric):
+            text = f"{resolved.device} is no HBA with {words}"
+            return _no((resolved.device,), RefusalCode.PARENT_UNSUITABLE, text, "name the parent in one way")
+        return (resolved.device,)
+    if wwnn or wwpn:
+        some = state.indexes.marks.get(mark_of_wwn(wwpn or wwnn), ())
+        some = tuple(device for device in some if not host or state.devices[device].host == host)
+    else:
+        forbidden = _host_forbids(state, HostName(host), ())
+        if forbidden is not None:
+            return forbidden
+        some = state.indexes.hbas.get(HostName(host), ())
+    found = tuple(device for device in some if _bears(state, device, wwnn, wwpn, fabric))
+    if found:
+        return found
+    where = f" of {host}" if host else ""
+    text = f"no HBA{where} with {words} is known" if words else f"no HBA{where} can have virtual HBAs"
+    code = RefusalCode.DEVICE_UNKNOWN if wwnn or wwpn else RefusalCode.PARENT_UNSUITABLE
+    return _no((), code, text, "list the devices with the capability vport_ops")
+
+
+def _bears(state: State, device: DeviceId, wwnn: str, wwpn: str, fabric: str) -> bool:
+    """Whether it is an HBA with these names, as far as they are given."""
+    capability = state.devices[device].description.capability
+    if not isinstance(capability, ScsiHost) or (capability.fc_host is None and (wwnn or wwpn or fabric)):
+        return False
+    hba = capability.fc_host
+    pairs = [(wwnn, hba.wwnn), (wwpn, hba.wwpn), (fabric, hba.fabric_wwn)] if hba is not None else []
+    return all(not asked or asked == has for asked, has in pairs)
+
+
+def _unfit_for_vport(state: State, device: DeviceId, *, is_named: bool) -> NotOrdered | None:
+    capability = state.devices[device].description.capability
+    if not isinstance(capability, ScsiHost) or capability.vport_ops is None:
+        text = f"{device} cannot have virtual HBAs"
+        help_text = "list the devices with the capability vport_ops"
+        return _no((device,), RefusalCode.PARENT_UNSUITABLE, text, help_text)
+    port_state = capability.fc_host.port_state if capability.fc_host is not None else ""
+    if not is_named and port_state not in ("", "Online"):
+        text = f"{device} is not online ({port_state})"
+        return _no((device,), RefusalCode.PARENT_UNSUITABLE, text, "name the parent if that is meant")
+    if _room_for_vports(state, device) == 0:
+        text = f"{device} has no room for another virtual HBA ({capability.vport_ops.max_vports} at most)"
+        return _no((device,), RefusalCode.PARENT_UNSUITABLE, text, "destroy one first, or choose another parent")
+    return None
+
+
+def _room_for_vports(state: State, device: DeviceId) -> int:
+    """How many more virtual HBAs it can have, those counted that it is told to make; -1: it does not say."""
+    capability = state.devices[device].description.capability
+    ops = capability.vport_ops if isinstance(capability, ScsiHost) else None
+    if ops is None or ops.max_vports < 0:
+        return -1
+    made = sum(isinstance(what, CreateVport) for _, what in _open_orders_on(state, device))
+    return max(0, ops.max_vports - max(0, ops.vports) - made)
+
+
+# --- mediated devices ---------------------------------------------------------------------------------------------
+
+
+def _new_mdev(
+    state: State, ref: RequestRef, new: NewMdev, host: str
+) -> tuple[HostName, Order] | NotOrdered:
+    resolved = resolve(state, new.parent, host)
+    if resolved.device is None:
+        return NotOrdered((new.parent,), unresolved(resolved))
+    parent = resolved.device
+    row = state.devices[parent]
+    why_not = _kept_from(state, ref, parent) or _unfit_for_mdev(state, parent, new.mdev_type)
+    if why_not is not None:
+        return why_not
+    uuid = new.uuid or _made_up_uuid(state, ref, row.host)
+    known = _bearer_of(state, mark_of_uuid(row.host, uuid))
+    if known:
+        text = f"there is {known} with the UUID {uuid} already"
+        return _no((parent,), RefusalCode.DEVICE_EXISTS, text, "choose another UUID, or none")
+    return row.host, CreateMdev(parent=row.description.key, mdev_type=new.mdev_type, uuid=uuid)
+
+
+def _unfit_for_mdev(state: State, device: DeviceId, mdev_type: str) -> NotOrdered | None:
+    types = _mdev_types(state, device)
+    offered = next((each for each in types if each.id == mdev_type), None)
+    if offered is None:
+        names = ", ".join(each.id for each in types[: limits.CANDIDATES_PER_REFUSAL_MAX])
+        text = f"{device} offers no mediated devices of the type {mdev_type}"
+        help_text = f"it offers {names}" if names else "list the devices with the capability mdev_types"
+        return _no((device,), RefusalCode.PARENT_UNSUITABLE, text, help_text)
+    made = sum(
+        isinstance(what, CreateMdev) and what.mdev_type == mdev_type for _, what in _open_orders_on(state, device)
+    )
+    if 0 <= offered.available_instances <= made:
+        text = f"{device} has no room for another mediated device of the type {mdev_type}"
+        return _no((device,), RefusalCode.PARENT_UNSUITABLE, text, "destroy one first, or choose another parent")
+    return None
+
+
+def _mdev_types(state: State, device: DeviceId) -> tuple[MdevType, ...]:
+    capability = state.devices[device].description.capability
+    return capability.mdev_types if isinstance(capability, Pci | MdevParent) else ()
+
+
+def _made_up_uuid(state: State, ref: RequestRef, host: HostName) -> str:
+    """A UUID of version 8 (RFC 9562, 5.8) from the SHA-256 over cluster, host, principal, request id and a counter that
+    goes up until nothing on the host bears it.
+    """
+    counter = 0
+    while True:
+        digest = bytearray(_digest(state, ref, host, f"uuid {counter}")[:16])
+        digest[6] = 0x80 | digest[6] & 0x0F
+        digest[8] = 0x80 | digest[8] & 0x3F
+        text = digest.hex()
+        uuid = "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+        mark = mark_of_uuid(host, uuid)
+        if mark not in state.indexes.marks and mark not in state.indexes.ordered_marks:
+            return uuid
+        counter += 1
+
+
+# --- taking away --------------------------------------------------------------------------------------------------
+
+
+def _to_destroy(
+    state: State, ref: RequestRef, request: inputs.DestroyDeviceRequest
+) -> tuple[HostName, Order] | NotOrdered:
+    resolved = resolve(state, request.device, request.host)
+    if resolved.device is None:
+        return NotOrdered((request.device,), unresolved(resolved))
+    device = resolved.device
+    row = state.devices[device]
+    order = _order_to_destroy(state, device)
+    if order is None:
+        text = f"{device} is neither a virtual HBA nor a mediated device"
+        return _no((device,), RefusalCode.NOT_DESTROYABLE, text, "only what was made can be destroyed")
+    why_not = _kept_from(state, ref, device) or _needed(state, device)
+    if why_not is not None:
+        return why_not
+    return row.host, order
+
+
+def _order_to_destroy(state: State, device: DeviceId) -> Order | None:
+    description = state.devices[device].description
+    capability = description.capability
+    parent = DeviceKey(description.physical_function or description.parent)
+    if isinstance(capability, Mdev) and parent:
+        return DestroyMdev(device=description.key, parent=parent, uuid=capability.uuid)
+    if isinstance(capability, ScsiHost) and capability.is_vport and capability.fc_host is not None and parent:
+        names = capability.fc_host
+        return DestroyVport(device=description.key, parent=parent, wwnn=names.wwnn, wwpn=names.wwpn)
+    return None
+
+
+def _needed(state: State, device: DeviceId) -> NotOrdered | None:
+    """Why it must stay: it is leased, by whomever; used, or needed by the host, itself or what is below it."""
+    row = state.devices[device]
+    if row.lease:
+        blocker = conflicts.held(state, device, device, "same_device")
+        refusal = Refusal(
+            code=RefusalCode.DEVICE_HELD, message=f"{device}: {blocker.why}", blockers=(blocker,), help=blocker.help
+        )
+        return NotOrdered((device,), refusal)
+    for each in (device, *conflicts.descendants(state, device)):
+        below = state.devices.get(each)
+        if below is None or below.missing:
+            continue
+        if below.description.protections:
+            text = f"the host itself needs {each} ({', '.join(below.description.protections)})"
+            return _no((device,), RefusalCode.DEVICE_PROTECTED, text, "free the host of it first")
+        if below.description.in_use_by:
+            return _used(device, each, below.description.in_use_by)
+    for order, what in _open_orders_on(state, device):
+        if isinstance(what, DestroyVport | DestroyMdev) and device_id(row.host, what.device) == device:
+            text = f"{device} is being taken away already (order {order})"
+            return _no((device,), RefusalCode.NOT_DESTROYABLE, text, "wait until that is over")
+    return None

@@ -3,7 +3,7 @@ turned out to be another's. What the host does to its devices cannot be refused,
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -25,7 +25,6 @@ from leasehold.projections.tables import Journal, Table
 
 K = TypeVar("K")
 V = TypeVar("V")
-_INDEXES: Final = ("lookup", "groups", "children", "virtual_functions", "members")
 
 
 def shared(state: State, device: DeviceId) -> Iterator[Blocker]:
@@ -80,7 +79,7 @@ def _moved(state: State, host: HostName, moved: dict[DeviceId, DeviceDescription
     """The devices as they will be, and what ties them; for looking at only."""
     later = State()
     later.hosts, later.leases, later.devices = state.hosts, state.leases, _Over(state.devices)
-    for name in _INDEXES:
+    for name in later.indexes.DESCRIBED:
         setattr(later.indexes, name, _Over(getattr(state.indexes, name)))
     for device, description in moved.items():
         row = state.devices[device]

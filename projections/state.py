@@ -6,9 +6,29 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from leasehold.events.capabilities import Net, Order
+from leasehold.events.capabilities import (
+    Capability,
+    CreateMdev,
+    CreateVport,
+    FcHost,
+    Mdev,
+    Net,
+    Order,
+    ScsiHost,
+    ScsiTarget,
+)
 from leasehold.events.devices import DeviceDescription
-from leasehold.events.identities import DeviceId, DeviceKey, Holder, HostName, Principal, RequestKey, device_id
+from leasehold.events.identities import (
+    DeviceId,
+    DeviceKey,
+    Holder,
+    HostName,
+    Principal,
+    RequestKey,
+    device_id,
+    physical_key,
+    split_device_id,
+)
 from leasehold.events.inputs import CREATOR
 from leasehold.events.record import GENESIS_PREV
 from leasehold.events.refusals import Refusal
@@ -313,6 +333,9 @@ def _deadline_ns(row: OrderState) -> int | None:
 class Indexes:
     """What is derived from the rows: never stored, built anew with them."""
 
+    DESCRIBED: Final = ("lookup", "groups", "children", "virtual_functions", "members", "marks", "hbas")
+    """Those that follow from descriptions alone."""
+
     def __init__(self, journal: Journal) -> None:
         self.lookup: Table[str, tuple[DeviceId, ...]] = Table(journal)
         """Key, node-device name or sysfs path -> devices, over all hosts."""
@@ -329,7 +352,13 @@ class Indexes:
         """All that are remembered of a host, oldest first."""
         self.open_orders: Table[HostName, tuple[int, ...]] = Table(journal)
         self.orders_on: Table[DeviceId, tuple[int, ...]] = Table(journal)
-        """The open ones that are about a device: the parent, and what is to be taken away."""
+        """The open ones that are about a device: the parent, what is to be taken away, and what both stand for."""
+        self.marks: Table[str, tuple[DeviceId, ...]] = Table(journal)
+        """What bears a world wide name, or a UUID on its host."""
+        self.ordered_marks: Table[str, tuple[int, ...]] = Table(journal)
+        """The open orders to make what bears one."""
+        self.hbas: Table[HostName, tuple[DeviceId, ...]] = Table(journal)
+        """Those of a host that can have virtual ones."""
 
     def describe(
         self, device: DeviceId, host: HostName, before: DeviceDescription | None, after: DeviceDescription
@@ -373,8 +402,10 @@ class Indexes:
         """Follow whether an order's outcome is awaited."""
         change: Callable[[Table[Any, tuple[int, ...]], Any, int], None] = _insert if is_open else _remove
         change(self.open_orders, row.host, order)
-        for device in devices_of(row):
+        for device in _held_up_by(row):
             change(self.orders_on, device, order)
+        for mark in _marks_ordered(row):
+            change(self.ordered_marks, mark, order)
 
 
 def _entries(device: DeviceId, host: HostName, description: DeviceDescription) -> list[tuple[str, object]]:
@@ -389,6 +420,9 @@ def _entries(device: DeviceId, host: HostName, description: DeviceDescription) -
         entries.append(("virtual_functions", device_id(host, DeviceKey(description.physical_function))))
     if isinstance(description.capability, Net) and description.capability.master:
         entries.append(("members", device_id(host, DeviceKey(description.capability.master))))
+    entries += (("marks", mark) for mark in _marks(host, description.capability))
+    if isinstance(description.capability, ScsiHost) and description.capability.vport_ops is not None:
+        entries.append(("hbas", host))
     return entries
 
 
@@ -396,6 +430,45 @@ def devices_of(row: OrderState) -> tuple[DeviceId, ...]:
     """The devices that an order is about: what is to be taken away, and the parent."""
     keys = (getattr(row.what, "device", ""), row.what.parent)
     return tuple(device_id(row.host, DeviceKey(key)) for key in keys if key)
+
+
+def _held_up_by(row: OrderState) -> tuple[DeviceId, ...]:
+    """What nobody is to be given while the order is open."""
+    devices = devices_of(row)
+    physical = (device_id(row.host, physical_key(split_device_id(device)[1])) for device in devices)
+    return tuple(dict.fromkeys((*devices, *physical)))
+
+
+def mark_of_wwn(wwn: str) -> str:
+    """Under what bearers of a world wide name are found."""
+    return f"wwn {wwn}"
+
+
+def mark_of_uuid(host: HostName, uuid: str) -> str:
+    """Under what the bearer of a UUID is found on its host."""
+    return f"uuid {host} {uuid}"
+
+
+def _marks_ordered(row: OrderState) -> tuple[str, ...]:
+    match row.what:
+        case CreateVport():
+            return mark_of_wwn(row.what.wwnn), mark_of_wwn(row.what.wwpn)
+        case CreateMdev():
+            return (mark_of_uuid(row.host, row.what.uuid),)
+        case _:
+            return ()
+
+
+def _marks(host: HostName, capability: Capability | None) -> tuple[str, ...]:
+    match capability:
+        case ScsiHost(fc_host=FcHost() as port):
+            return tuple(dict.fromkeys(mark_of_wwn(name) for name in (port.wwnn, port.wwpn) if name))
+        case ScsiTarget() if capability.remote_wwpn:
+            return (mark_of_wwn(capability.remote_wwpn),)
+        case Mdev():
+            return (mark_of_uuid(host, capability.uuid),)
+        case _:
+            return ()
 
 
 def _insert(table: Table[K, tuple[M, ...]], key: K, member: M) -> None:

@@ -3,13 +3,30 @@
 from collections.abc import Callable
 from typing import Any, Final
 
+import msgspec
+
 from leasehold.events import event_types
-from leasehold.events.capabilities import CreateMdev, CreateVport, DestroyMdev, DestroyVport, Order
+from leasehold.events.capabilities import (
+    CreateMdev,
+    CreateVport,
+    DestroyMdev,
+    DestroyVport,
+    Mdev,
+    Net,
+    Order,
+    Storage,
+)
+from leasehold.events.devices import DeviceDescription, Sighting, field_of
 from leasehold.events.event_types import Event, RequestRef
 from leasehold.events.position import lease_id_text
 from leasehold.projections.state import State
 
 TEXT_CHARS_MAX: Final = 1_000
+_WITHOUT_EVENT: Final = {
+    "start": "found at start",
+    "lost_events": "found after events were lost",
+    "clock": "found by looking again",
+}
 _UNITS: Final = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1_000, "s"))
 
 
@@ -97,36 +114,73 @@ def _picture_completed(event: event_types.PictureCompleted, _position: int, _sta
 def _thing(event: event_types.DeviceAppeared | event_types.DeviceReplaced | event_types.DeviceReappeared) -> str:
     device = event.device
     words = (device.vendor_name or device.vendor_id, device.product_name or device.product_id)
-    return " ".join(word for word in words if word) or device.kind
+    return " ".join(word for word in words if word) or f"{device.kind} {_own_name(device)}".strip()
+
+
+def _own_name(device: DeviceDescription) -> str:
+    """What the kernel calls what has no maker's name; mostly empty."""
+    match device.capability:
+        case Net():
+            return device.capability.interface
+        case Storage():
+            return device.capability.block
+        case Mdev():
+            return device.capability.uuid
+        case _:
+            return ""
 
 
 def _device_appeared(event: event_types.DeviceAppeared, _position: int, _state: State | None) -> str:
-    return f"{event.host}/{event.device.key} appeared: {_thing(event)}"
+    return f"{event.host}/{event.device.key} appeared: {_thing(event)}{_cause(event.how)}"
 
 
 def _device_changed(event: event_types.DeviceChanged, _position: int, _state: State | None) -> str:
     changes = ", ".join(_change(event, field) for field in event.changed)
-    return f"{event.host}/{event.device.key} changed: {changes}"
+    return f"{event.host}/{event.device.key} changed: {changes}{_cause(event.how)}"
 
 
 def _change(event: event_types.DeviceChanged, field: str) -> str:
-    value = getattr(event.device, field, None)
-    if field == "attributes" or value is None:
-        return field
-    text = ", ".join(value) if isinstance(value, tuple) else str(value)
-    return f"{field} is now {text}" if text else f"{field} is now empty"
+    value = field_of(event.device, field)
+    if field == "driver" and field in event.was:
+        return f"driver was {event.was[field] or 'none'}, is {value or 'none'}"
+    if field == "capability.link_state":
+        before = event.was.get(field, "")
+        return f"link is {value or 'unknown'}" + (f", was {before}" if before else "")
+    name = field.rpartition(".")[2]
+    if isinstance(value, tuple) and all(isinstance(each, str) for each in value):
+        value = ", ".join(value)
+    if not isinstance(value, str | int):
+        return name
+    return f"{name} is now {_known(value)}"
+
+
+def _known(value: str | int) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "empty" if value in ("", -1) else str(value)
+
+
+def _cause(how: Sighting | None) -> str:
+    """How it came to be known, in brackets."""
+    if how is None:
+        return ""
+    said = f"{how.source} said: {', '.join(how.actions)}" if how.source and how.actions else how.source
+    causes = [_WITHOUT_EVENT.get(how.why, said)]
+    if how.flaps:
+        causes.append(f"it had gone and come back {_times(how.flaps)}")
+    return f" ({'; '.join(cause for cause in causes if cause)})" if any(causes) else ""
 
 
 def _device_replaced(event: event_types.DeviceReplaced, _position: int, _state: State | None) -> str:
-    return f"another thing sits at {event.host}/{event.device.key}: {_thing(event)}"
+    return f"another thing sits at {event.host}/{event.device.key}: {_thing(event)}{_cause(event.how)}"
 
 
 def _device_missing(event: event_types.DeviceMissing, _position: int, _state: State | None) -> str:
-    return f"{event.host}/{event.key} is not there any more"
+    return f"{event.host}/{event.key} is not there any more{_cause(event.how)}"
 
 
 def _device_reappeared(event: event_types.DeviceReappeared, _position: int, _state: State | None) -> str:
-    return f"{event.host}/{event.device.key} is back: {_thing(event)}"
+    return f"{event.host}/{event.device.key} is back: {_thing(event)}{_cause(event.how)}"
 
 
 def _sharing_found(event: event_types.SharingFound, _position: int, state: State | None) -> str:
@@ -177,7 +231,8 @@ def _refusals_repeated(event: event_types.RefusalsRepeated, _position: int, _sta
 
 
 def _device_flapped(event: event_types.DeviceFlapped, _position: int, _state: State | None) -> str:
-    return f"{event.host}/{event.key} went and came back {_times(event.how.flaps)}"
+    what = f"{event.host}/{event.key} went and came back {_times(event.how.flaps)}, and is as it was"
+    return what + _cause(msgspec.structs.replace(event.how, flaps=0))
 
 
 def _events_missed(event: event_types.EventsMissed, _position: int, _state: State | None) -> str:

@@ -26,8 +26,10 @@ def device_word(state: State, device: DeviceId) -> tuple[str, str]:
         return word, f"{reason}; it {sharing}" if sharing else reason
     if row.missing or state.devices[device].missing:
         return "missing", "it is not there"
-    if conflicts.is_unleasable(row):
+    if conflicts.carries_others(row):
         return "unleasable", "a bridge or a root hub: it carries other devices"
+    if conflicts.is_unleasable(row):
+        return "unleasable", conflicts.why_not_physical(row)
     protections = state.devices[device].description.protections or row.description.protections
     if protections:
         return "protected", ", ".join(protections)
