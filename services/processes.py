@@ -1,4 +1,4 @@
-"""The processes behind `leasehold up`: allocator, query service, archive, feed, watcher. Each can be started alone.
+"""The processes behind `leasehold up`: allocator, query service, archive, feed, watcher, creator; each can run alone.
 
 `python -m leasehold.services.processes ROLE --data DIR` is what `leasehold run ROLE` does.
 """
@@ -274,16 +274,26 @@ async def run_watcher(bus: _Bus, host: HostName) -> None:
     await WatcherAgent(bus.connection, bus.subjects, host).run()
 
 
+async def run_creator(bus: _Bus, host: HostName) -> None:
+    """Make and destroy devices on this machine, as it is ordered, until cancelled."""
+    from leasehold.services.creator.agent import CreatorAgent  # noqa: PLC0415 - each process loads only what it needs
+
+    await CreatorAgent(bus.connection, bus.subjects, host, bus.store.with_suffix(".json")).run()
+
+
 _RUNNERS: Final[dict[str, Callable[[_Bus, HostName], Awaitable[None]]]] = {
     "allocator": run_allocator,
     "query": run_query,
     "archive": run_archive,
     "feed": run_feed,
     "watcher": run_watcher,
+    "creator": run_creator,
 }
 ROLES: Final = tuple(_RUNNERS)
 """In the order in which they are started."""
-_CREDENTIALS: Final = {"watcher": "agent"}
+ONLY_IF_ALLOWED: Final = frozenset({"creator"})
+"""They change the machine, so `up` starts them only if it is told that they may."""
+_CREDENTIALS: Final = {"watcher": "agent", "creator": "agent"}
 """Whose credential a process has, where it is not named as the process is."""
 
 

@@ -1,7 +1,7 @@
 """`leasehold up`: everything on one machine, as one thing that starts, is watched over, and ends whole.
 
-It starts the NATS server, then one process each for allocator, query service, archive, feed and watcher, starts again
-what ends by itself, and takes everything down with it.
+It starts the NATS server, then one process each for allocator, query service, archive, feed and watcher (and creator,
+if that is allowed), starts again what ends by itself, and takes everything down with it.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ from leasehold.services.ledger.port import Ledger
 from leasehold.services.ledger.streams import ensure_streams
 from leasehold.services.lifeline import tied_to_us
 from leasehold.services.natsserver import NatsServer
-from leasehold.services.processes import EXIT_CORRUPT, EXIT_IN_USE, ROLES
+from leasehold.services.processes import EXIT_CORRUPT, EXIT_IN_USE, ONLY_IF_ALLOWED, ROLES
 from leasehold.services.restoring import check_finished
 from leasehold.services.room import keep_room
 from leasehold.services.verifying.links import check_chain
@@ -75,6 +75,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     credentials: str = ""
     replicas: int = 1
     allocators: int = 1
+    allow_create: bool = False
+    """Let devices be made and destroyed on this host."""
 
 
 class Up:
@@ -212,7 +214,8 @@ class Up:
     def titles(self) -> list[str]:
         """What is started: one of each role, and further allocators with a number behind their name."""
         further = [f"allocator-{number}" for number in range(2, self._options.allocators + 1)]
-        return [*ROLES, *further]
+        allowed = [role for role in ROLES if self._options.allow_create or role not in ONLY_IF_ALLOWED]
+        return [*allowed, *further]
 
     async def _tend(self, title: str) -> None:
         pause_s = RESTART_S_MIN
@@ -451,6 +454,8 @@ def weaker_promises(options: Options) -> list[str]:
         ),
         "who can read the data directory has the keys of all who run here: they are files of this user (mode 0600)",
     ]
+    if options.allow_create:
+        told.append("operators can have virtual HBAs and mediated devices made and destroyed on this host")
     if options.nats:
         told[0] = "the given NATS server decides how safe the log is: its replicas and sync_interval are not ours"
     return told

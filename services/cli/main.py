@@ -20,6 +20,7 @@ from leasehold.services.cli.common import (
 )
 from leasehold.services.cli.feeding import feed
 from leasehold.services.cli.keys import keys
+from leasehold.services.cli.nodedev import nodedev
 from leasehold.services.cli.restoring import restore_ledger
 from leasehold.services.cli.running import run
 from leasehold.services.cli.watching import watch
@@ -45,9 +46,17 @@ def cli() -> None:
 @click.option("--credentials", default="", metavar="DIR", help="The keys for them: keeper.json, allocator.json, …")
 @click.option("--replicas", type=click.IntRange(1, 5), default=1, help="On how many of them the log is.")
 @click.option("--allocators", type=click.IntRange(1, 8), default=1, help="How many; one of them decides.")
+@click.option("--allow-create", is_flag=True, help="Let operators have devices made and destroyed on this host.")
 @asynchronous
 async def up(
-    data: str | None, cluster: str, host: str, nats: str, credentials: str, replicas: int, allocators: int
+    data: str | None,
+    cluster: str,
+    host: str,
+    nats: str,
+    credentials: str,
+    replicas: int,
+    allocators: int,
+    allow_create: bool,
 ) -> None:
     """Start everything on this machine, and keep it running until Ctrl-C."""
     from leasehold.services.cli.starting import run_up
@@ -62,11 +71,12 @@ async def up(
         credentials=credentials,
         replicas=replicas,
         allocators=allocators,
+        allow_create=allow_create,
     )
     await run_up(options)
 
 
-_GROUPS = (run, keys, watch, archive, feed, restore_ledger)
+_GROUPS = (run, keys, nodedev, watch, archive, feed, restore_ledger)
 for command in (*looking.COMMANDS, *past.COMMANDS, *asking.COMMANDS, *checking.COMMANDS, *_GROUPS):
     cli.add_command(command)
 

@@ -84,6 +84,13 @@ def watcher(data: str | None, nats: str, credentials: str, host: str, name: str)
 
 
 @run.command()
+@_process
+def creator(data: str | None, nats: str, credentials: str, host: str, name: str) -> None:
+    """Make and destroy virtual HBAs and mediated devices on this machine, as operators order it."""
+    _run("creator", data, nats, credentials, host, name)
+
+
+@run.command()
 @click.option("--nats", default="", metavar="URL[,URL]", help="Where the bus is, if not where the key says.")
 @click.option("--credentials", required=True, envvar=_CREDENTIALS, metavar="FILE", help="A keeper's key.")
 @click.option("--replicas", type=click.IntRange(1, 5), default=1, show_default=True, help="On how many servers.")
