@@ -248,11 +248,11 @@ def _times(count: int) -> str:
 
 
 def _host_ordered(event: event_types.HostOrdered, position: int, _state: State | None) -> str:
-    what = _order_text(event.order)
+    what = order_text(event.order)
     return f"{event.agent} on {event.host} is told to {what}, order {position} ({_asked(event.request)})"
 
 
-def _order_text(order: Order) -> str:
+def order_text(order: Order) -> str:
     match order:
         case CreateVport():
             return f"make the virtual HBA {order.wwpn} (node {order.wwnn}) on {order.parent}"
