@@ -5,12 +5,13 @@ sees, and report the differences; else late words of the run before could undo w
 reports what changes. What was told is remembered here, so equal looks send nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
+from typing import Final
 
 from leasehold.events import codec, limits
 from leasehold.events.answers import Heard
-from leasehold.events.devices import DeviceDescription
+from leasehold.events.devices import DeviceDescription, Sighting
 from leasehold.events.identities import DeviceKey, HostName
 from leasehold.events.inputs import (
     DeviceGone,
@@ -25,6 +26,9 @@ from leasehold.events.inputs import (
 
 Picture = dict[DeviceKey, DeviceDescription]
 """All devices of a host that are there."""
+Hows = Mapping[DeviceKey, Sighting]
+"""How it was learnt what differs; a device that it does not name is told without."""
+_UNSAID: Final[Hows] = {}
 
 
 class Need(Enum):
@@ -77,16 +81,26 @@ class Reporter:
             return Need.WAIT
         return Need.NOTHING if heard.complete and not heard.wants_report and self._is_synced else Need.SYNC
 
-    def synced(self, in_log: Picture, picture: Picture) -> list[Observed]:
-        """Begin to report: messages that lead from what the log knows to what is seen, closed by `picture_complete`."""
+    @property
+    def told(self) -> Picture:
+        """The devices that are there, as told so far. Not to be changed."""
+        return self._told
+
+    def synced(
+        self, in_log: Picture, picture: Picture, hows: Hows = _UNSAID, also: Sequence[Observation] = ()
+    ) -> list[Observed]:
+        """Begin to report: messages that lead from what the log knows to what is seen, closed by `picture_complete`.
+
+        `hows`: how it was learnt what differs; `also`: what to tell behind the devices.
+        """
         self._told = dict(in_log)
         self._is_synced = True
-        return self._report(picture, (PictureComplete(since=self.counter + 1),))
+        return self._report(picture, hows, (*also, PictureComplete(since=self.counter + 1)))
 
-    def look(self, picture: Picture) -> list[Observed]:
-        """Messages for what has changed since the last look; none if nothing has."""
+    def look(self, picture: Picture, hows: Hows = _UNSAID, also: Sequence[Observation] = ()) -> list[Observed]:
+        """Messages for what has changed since the last look; none if nothing has. Arguments as in `synced`."""
         assert self._is_synced
-        return self._report(picture, ())
+        return self._report(picture, hows, also)
 
     def tell(self, observations: Sequence[Observation]) -> list[Observed]:
         """Messages for what is no device's being there: what an agent has done, say."""
@@ -97,8 +111,8 @@ class Reporter:
         """A message without news: behind a lost one, it makes the gap seen."""
         return self._next((StillHere(),))
 
-    def _report(self, picture: Picture, closing: tuple[Observation, ...]) -> list[Observed]:
-        observations = [*differences(self._told, picture), *closing]
+    def _report(self, picture: Picture, hows: Hows, behind: Sequence[Observation]) -> list[Observed]:
+        observations = [*differences(self._told, picture, hows), *behind]
         self._told = dict(picture)
         return [self._next(batch) for batch in _batches(observations)]
 
@@ -112,10 +126,10 @@ class Reporter:
         )
 
 
-def differences(before: Picture, after: Picture) -> list[Observation]:
+def differences(before: Picture, after: Picture, hows: Hows = _UNSAID) -> list[Observation]:
     """What leads from one picture to the other: what went first, then what came or changed, each in order of keys."""
-    gone: list[Observation] = [DeviceGone(key) for key in sorted(before.keys() - after.keys())]
-    seen = [DeviceSeen(after[key]) for key in sorted(after) if before.get(key) != after[key]]
+    gone: list[Observation] = [DeviceGone(key, hows.get(key)) for key in sorted(before.keys() - after.keys())]
+    seen = [DeviceSeen(after[key], hows.get(key)) for key in sorted(after) if before.get(key) != after[key]]
     return [*gone, *seen]
 
 

@@ -1,34 +1,46 @@
-"""Tells when to look again: the kernel's and udevd's word that a device changed, mounts, and the clock.
+"""Tells when to look again: the kernel's and udevd's word that a device changed, links, mounts, and the clock.
 
 What changed is never taken from an event. Events only wake the watcher, which takes the whole picture again, so that
-a lost, doubled or late event cannot make it wrong. Nothing of what is watched here costs anything while it is still.
+a lost, doubled or late event cannot make it wrong; what they said is told along, as an explanation. Nothing of what is
+watched here costs anything while it is still.
 
-Three things make no event and are seen at the next look by the clock: claims through usbfs, routes, and links that
-go up or down.
+Two things make no event and are seen at the next look by the clock: claims through usbfs, and routes.
 """
 
 import asyncio
 import os
 import select
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final, Self
 
 import msgspec
 import pyudev
 
 from leasehold.events import limits
+from leasehold.projections import sightings
+from leasehold.projections.sightings import Told
+from leasehold.services.watcher.links import LinkEvents
 from leasehold.services.watcher.sysfs import THIS_MACHINE, HostRoot, clean
 from leasehold.services.watcher.udev import udevd_runs
 
-SUBSYSTEMS: Final = ("block", "net", "pci", "usb")
+NOISE: Final = frozenset(
+    {
+        *("acpi", "backlight", "bdi", "bus", "class", "clockevents", "clocksource", "cpu", "cpuid", "devfreq"),
+        *("devlink", "drivers", "edac", "event_source", "firmware", "gpio", "hwmon", "iommu", "leds", "machinecheck"),
+        *("mem", "memory", "memory_tiering", "module", "msr", "node", "powercap", "power_supply", "ptp", "queues"),
+        *("regulator", "rfkill", "rtc", "slab", "thermal", "vc", "vtconsole", "wakeup", "watchdog", "workqueue"),
+    }
+)
+"""Subsystems whose events do not wake: nothing of theirs is shown, and some tell of themselves all the time (a
+battery), or a hundred times with each real change (a NIC's queues)."""
 QUIET_MS: Final = 4
 """After this long without another event the change is taken as done: one plugged-in stick makes some 15 events."""
 DELAY_MS_MAX: Final = 20
 """A change that goes on is looked at this long after its first event."""
 EVENTS_PER_WAKE_MAX: Final = 128
 """Read at once, about 2 ms; the loop comes back for the rest."""
-PATHS_PER_SIGNAL_MAX: Final = 1_024
+ACTION_CHARS_MAX: Final = 32
 REOPEN_MS_MIN: Final = 100
 REOPEN_MS_MAX: Final = 10_000
 """Between attempts to open a monitor again where the system has no sockets left."""
@@ -37,19 +49,21 @@ REOPEN_MS_MAX: Final = 10_000
 class LookAgain(msgspec.Struct, frozen=True):
     """Something may have changed.
 
-    `paths` helps to explain; it does not bound what changed.
+    `words` help to explain; they do not bound what changed.
     """
 
-    paths: frozenset[str] = frozenset()
-    """Sysfs paths (`/sys/devices/…`) of the devices that events named."""
+    words: Mapping[str, Told] = {}
+    """What was said of which place: a sysfs path (`/sys/devices/…`), or a link (`sightings.link_place`)."""
     overflow: bool = False
-    """Events were lost, or more devices changed than are named."""
+    """Events were lost."""
     mounts: bool = False
     """The mounts or the swap areas changed."""
     by_clock: bool = False
     """Nothing was heard for the whole interval."""
     first_event_ns: int = 0
     """When the first of the events was read, on the monotonic clock; by the clock alone: now."""
+    heard_at_ns: int = 0
+    """The same by the host's clock since 1970; by the clock alone: 0."""
 
 
 class UeventMonitor:
@@ -69,15 +83,16 @@ class UeventMonitor:
         self._interval_s = interval_ms / 1000
         self._monitor: Any = None
         self._source = ""
+        self._links: LinkEvents | None = None
         self._tables: _ChangingTables | None = None
         self._reopening: asyncio.TimerHandle | None = None
         self._reopen_ms = REOPEN_MS_MIN
         self._heard = asyncio.Event()
-        self._paths: set[str] = set()
+        self._words: dict[str, Told] = {}
         self._overflow = self._mounts = False
-        self._first_event_ns = self._last_event_ns = 0
+        self._first_event_ns = self._last_event_ns = self._heard_at_ns = 0
         self.overflows = 0
-        """How often events were lost since the start."""
+        """How often everything had to be looked at again, since events may have been lost."""
 
     @property
     def source(self) -> str:
@@ -105,6 +120,7 @@ class UeventMonitor:
             self._reopening = None
         self._let_go(self._monitor)
         self._monitor = None
+        self._close_links()
         if self._tables is not None:
             if self._tables.fileno() >= 0:
                 asyncio.get_running_loop().remove_reader(self._tables.fileno())
@@ -130,14 +146,26 @@ class UeventMonitor:
 
         What is heard while nobody waits here is kept and told by the next call at once.
         """
+        self._follow_udevd()
         try:
             async with asyncio.timeout(self._interval_s):
                 await self._heard.wait()
         except TimeoutError:
-            self._follow_udevd()
             return LookAgain(by_clock=True, first_event_ns=time.monotonic_ns())
         await self._settle()
-        return self._take()
+        signal = LookAgain(self._words, self._overflow, self._mounts, False, self._first_event_ns, self._heard_at_ns)
+        self._words, self._overflow, self._mounts = {}, False, False
+        self._heard.clear()
+        return signal
+
+    def words_so_far(self) -> dict[str, Told]:
+        """Take the words that were heard since the last signal, or wait to be read. The signal comes all the same."""
+        if self._monitor is not None:
+            self._on_events()
+        if self._links is not None:
+            self._on_links()
+        words, self._words = self._words, {}
+        return words
 
     async def _settle(self) -> None:
         while True:
@@ -148,32 +176,24 @@ class UeventMonitor:
                 return
             await asyncio.sleep((due - now) / 1e9)
 
-    def _take(self) -> LookAgain:
-        signal = LookAgain(frozenset(self._paths), self._overflow, self._mounts, first_event_ns=self._first_event_ns)
-        self._paths, self._overflow, self._mounts = set(), False, False
-        self._heard.clear()
-        return signal
-
-    def _note(self, path: str = "", *, overflow: bool = False, mounts: bool = False) -> None:
+    def _note(self, *, overflow: bool = False, mounts: bool = False) -> None:
         self._last_event_ns = time.monotonic_ns()
         if not self._heard.is_set():
-            self._first_event_ns = self._last_event_ns
+            self._first_event_ns, self._heard_at_ns = self._last_event_ns, time.time_ns()
             self._heard.set()
-        if path and len(self._paths) < PATHS_PER_SIGNAL_MAX:
-            self._paths.add(path)
-        elif path and path not in self._paths:
-            overflow = True
         self._overflow |= overflow
         self._mounts |= mounts
+
+    def _note_word(self, place: str, action: str, source: str) -> None:
+        self._note()
+        sightings.note(self._words, place, sightings.told(action, source, time.time_ns()))
 
     # --- the netlink socket -------------------------------------------------------------------------------------
 
     def _open(self) -> None:
         """Listen through a new monitor, and only then let the old one go."""
-        source = "udev" if udevd_runs(self._root) else "kernel"
+        source = self._right_source()
         monitor = pyudev.Monitor.from_netlink(pyudev.Context(), source=source)
-        for subsystem in SUBSYSTEMS:
-            monitor.filter_by(subsystem)
         monitor.start()
         before, self._monitor, self._source = self._monitor, monitor, source
         self._let_go(before)
@@ -184,10 +204,14 @@ class UeventMonitor:
         if monitor is not None:
             asyncio.get_running_loop().remove_reader(monitor.fileno())
 
+    def _right_source(self) -> str:
+        return "udev" if udevd_runs(self._root) else "kernel"
+
     def _follow_udevd(self) -> None:
         """udevd may start or stop after us: its group is silent without it, the kernel's comes before its answers."""
-        if self._monitor is not None and self._source != ("udev" if udevd_runs(self._root) else "kernel"):
-            self._replace()
+        if self._monitor is not None and self._source != self._right_source():
+            # What happened since udevd stopped was told by the kernel only; what the kernel told, udevd tells again.
+            self._replace(lost=self._source == "udev")
 
     def _on_events(self) -> None:
         try:
@@ -195,27 +219,73 @@ class UeventMonitor:
                 device = self._monitor.poll(0)
                 if device is None:
                     return
-                self._note(clean(device.sys_path, limits.DEVICE_TEXT_CHARS_MAX))
+                self._on_event(device)
         except (OSError, UnicodeDecodeError):
-            self.overflows += 1
             self._replace()
 
-    def _replace(self) -> None:
-        """Open a new monitor. What the old one still held is told as lost: the whole picture is taken anyway."""
+    def _on_event(self, device: Any) -> None:
+        if device.subsystem in NOISE:
+            return
+        action = clean(device.action or "change", ACTION_CHARS_MAX)
+        self._note_word(clean(device.sys_path, limits.DEVICE_TEXT_CHARS_MAX), action, self._source)
+        if action == "move":
+            # What is known of the device is known of its old path.
+            before = device.properties.get("DEVPATH_OLD") or ""
+            self._note_word(clean(f"/sys{before}", limits.DEVICE_TEXT_CHARS_MAX), action, self._source)
+
+    def _replace(self, *, lost: bool = True) -> None:
+        """Open a new monitor. What the old one still held counts as lost: the whole picture is taken anyway."""
         self._open_or_try_later()
-        self._note(overflow=True)
+        self.overflows += lost
+        self._note(overflow=lost)
 
     def _open_or_try_later(self) -> None:
         self._reopening = None
         try:
+            if self._links is None:
+                self._open_links()
             self._open()
             self._reopen_ms = REOPEN_MS_MIN
         except (OSError, ImportError):  # ImportError is pyudev's word for a machine without libudev
             # A broken monitor must not stay: it would wake the loop for ever.
             self._let_go(self._monitor)
             self._monitor = None
-            self._reopening = asyncio.get_running_loop().call_later(self._reopen_ms / 1000, self._replace)
+            self._reopening = asyncio.get_running_loop().call_later(self._reopen_ms / 1000, self._try_again)
             self._reopen_ms = min(2 * self._reopen_ms, REOPEN_MS_MAX)
+
+    def _try_again(self) -> None:
+        self._open_or_try_later()
+        if self._monitor is not None:
+            # Nobody listened meanwhile.
+            self.overflows += 1
+            self._note(overflow=True)
+
+    # --- links, mounts ------------------------------------------------------------------------------------------
+
+    def _open_links(self) -> None:
+        self._links = LinkEvents()
+        asyncio.get_running_loop().add_reader(self._links.fileno(), self._on_links)
+
+    def _close_links(self) -> None:
+        if self._links is not None:
+            asyncio.get_running_loop().remove_reader(self._links.fileno())
+            self._links.close()
+            self._links = None
+
+    def _on_links(self) -> None:
+        assert self._links is not None
+        try:
+            heard = self._links.read()
+        except OSError:
+            self._close_links()
+            self._replace()
+            return
+        for news in heard.news:
+            place = sightings.link_place(clean(news.name, limits.DEVICE_TEXT_CHARS_MAX))
+            self._note_word(place, news.action, "kernel")
+        if heard.lost:
+            self.overflows += 1
+            self._note(overflow=True)
 
     def _on_tables(self) -> None:
         if self._tables is not None:

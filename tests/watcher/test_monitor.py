@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from leasehold.services.watcher import monitor as monitor_module
+from leasehold.projections import sightings
 from leasehold.services.watcher.monitor import LookAgain, UeventMonitor
 from leasehold.services.watcher.sysfs import THIS_MACHINE, HostRoot
 from tests.support.not_run import not_run
@@ -39,7 +39,7 @@ async def until(monitor: UeventMonitor, told: str) -> LookAgain:
     """The next signal that tells this; other users of the machine make events too."""
     async with asyncio.timeout(20):
         async for signal in monitor:
-            if told in signal.paths or (told in ("overflow", "mounts", "by_clock") and getattr(signal, told)):
+            if told in signal.words or (told in ("overflow", "mounts", "by_clock") and getattr(signal, told)):
                 return signal
     raise AssertionError("the signals ended")
 
@@ -81,7 +81,7 @@ async def test_what_is_heard_while_nobody_waits_is_kept(monitor: UeventMonitor) 
     """The picture is taken meanwhile; the next call tells at once."""
     make_event()
     await asyncio.wait_for(monitor._heard.wait(), 5)
-    assert LOOPBACK in (await until(monitor, LOOPBACK)).paths
+    assert LOOPBACK in (await until(monitor, LOOPBACK)).words
 
 
 async def test_after_an_overflow_it_goes_on(monitor: UeventMonitor) -> None:
@@ -102,10 +102,14 @@ async def test_after_an_overflow_it_goes_on(monitor: UeventMonitor) -> None:
 
 
 async def test_more_devices_than_a_signal_names(monitor: UeventMonitor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then the signal says that it does not name all."""
-    monkeypatch.setattr(monitor_module, "PATHS_PER_SIGNAL_MAX", 0)
+    """Then the signal comes all the same, and names fewer."""
+    monkeypatch.setattr(sightings, "PLACES_MAX", 0)
     make_event()
-    assert (await until(monitor, "overflow")).paths == frozenset()
+    async with asyncio.timeout(20):
+        signal = await monitor.next()
+    assert not signal.by_clock
+    assert not signal.overflow
+    assert not signal.words
 
 
 async def test_without_sockets_the_clock_tells_and_the_monitor_comes_back() -> None:
@@ -124,7 +128,7 @@ async def test_without_sockets_the_clock_tells_and_the_monitor_comes_back() -> N
         assert (await until(monitor, "overflow")).overflow
         assert monitor.source
         make_event()
-        assert LOOPBACK in (await until(monitor, LOOPBACK)).paths
+        assert LOOPBACK in (await until(monitor, LOOPBACK)).words
 
 
 async def test_udevd_is_followed_when_it_starts_and_stops(tmp_path: Path) -> None:
@@ -135,11 +139,14 @@ async def test_udevd_is_followed_when_it_starts_and_stops(tmp_path: Path) -> Non
     async with UeventMonitor(root, interval_ms=50) as monitor:
         assert monitor.source == "kernel"
         control.touch()
-        await until(monitor, "overflow")
-        assert monitor.source == "udev"
+        async with asyncio.timeout(20):
+            while monitor.source != "udev":
+                assert not (await monitor.next()).overflow
+        assert monitor.overflows == 0
         control.unlink()
         await until(monitor, "overflow")
         assert monitor.source == "kernel"
+        assert monitor.overflows == 1
 
 
 async def test_a_mount_is_told_at_once(tmp_path: Path) -> None:
@@ -177,7 +184,7 @@ async def test_an_idle_monitor_costs_nothing() -> None:
                 break
     print(f"{spent * 1000:.1f} ms in 500 ms")
     assert spent < 0.05
-    assert signal.paths == frozenset()
+    assert not signal.words
 
 
 async def test_closing_twice_and_starting_again() -> None:
