@@ -34,13 +34,14 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class ListDevices(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Devices in the order of their ids, from behind `after`, at most `limit` (1 to 1,000).
 
-    Only those that are there and of all that is said: with the capability `cap` (`net`, `fc_host`, …), on the bus
-    `bus`, right below `parent` (any name of it; `computer` for what is below none), bound to `driver` (`none`: to no
-    driver).
-    `count_only`: their number and not they.
+    All of them, or (`present`) those that are there; or those that are there and of all that is said: with the
+    capability `cap` (`net`, or one of several: `fc_host,vports`), on the bus `bus`, right below `parent` (any name of
+    it; `computer` for what is below none), bound to `driver` (`none`: to no driver).
+    `count_only`: the number of those that are there, and not they.
     """
 
     host: str = ""
+    present: bool = False
     cap: str = ""
     bus: str = ""
     parent: str = ""
@@ -151,6 +152,7 @@ class DevicesAt(Question, frozen=True, kw_only=True, forbid_unknown_fields=True)
     at: Moment = Moment()
     host: str = ""
     device: str = ""
+    present: bool = False
     cap: str = ""
     bus: str = ""
     parent: str = ""

@@ -162,8 +162,10 @@ def _present(state: State, devices: Iterable[DeviceId]) -> Iterator[DeviceState]
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """Which devices are asked for, of all that is said; what is empty says nothing."""
 
-    cap: str = ""
-    """A capability type."""
+    present: bool = False
+    """Whether only those that are there are asked for; so it is if anything else is said."""
+    caps: tuple[str, ...] = ()
+    """Capability types: one of these."""
     bus: str = ""
     driver: str = ""
     """`none`: what sits on a bus and has no driver."""
@@ -173,13 +175,19 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_all(self) -> bool:
         """Whether nothing is said."""
-        return not (self.cap or self.bus or self.driver) and self.parents is None
+        return not (self.present or self.caps or self.bus or self.driver) and self.parents is None
 
 
 def wanted_by(state: State, question: ListDevices | DevicesAt) -> Wanted:
     """What a question about devices says; with `parents` empty if its parent is no device that is known."""
     parents = parents_named(state, question.parent, question.host) if question.parent else None
-    return Wanted(cap=capability_type(question.cap), bus=question.bus, driver=question.driver, parents=parents)
+    return Wanted(
+        present=question.present or question.count_only,
+        caps=tuple(map(capability_type, question.cap.split(","))) if question.cap else (),
+        bus=question.bus,
+        driver=question.driver,
+        parents=parents,
+    )
 
 
 def parents_named(state: State, text: str, host: str = "") -> frozenset[DeviceId]:
@@ -203,7 +211,7 @@ def is_wanted(wanted: Wanted, row: DeviceState) -> bool:
         return False
     if wanted.parents is not None and parent_of(row) not in wanted.parents:
         return False
-    return not wanted.cap or wanted.cap in capability_types(description)
+    return not wanted.caps or not set(wanted.caps).isdisjoint(capability_types(description))
 
 
 def _has_driver(description: DeviceDescription, driver: str) -> bool:

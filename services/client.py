@@ -350,13 +350,13 @@ class Client:
         return (None, reading.message) if reading.outcome == "unavailable" else (reading, "")
 
     async def devices(
-        self, *, host: str = "", cap: str = "", bus: str = "", parent: str = "", driver: str = ""
+        self, *, host: str = "", cap: str = "", bus: str = "", parent: str = "", driver: str = "", present: bool = False
     ) -> list[DeviceView]:
-        """Devices in the order of their ids: all, missing ones, too; or those that are there and of all that is said:
-        the capability `cap` (`net`, `fc_host`), the `bus` (`pci`, `usb`), right below `parent` (any name; `computer`:
-        below none), bound to `driver` (`none`: to none).
+        """Devices in the order of their ids: all, missing ones, too; or those that are there (`present`) and of all
+        that is said: the capability `cap` (`net`; `pci,usb_device`: either), the `bus` (`pci`, `usb`), right below
+        `parent` (any name; `computer`: below none), bound to `driver` (`none`: to none).
         """
-        question = ListDevices(host=host, cap=cap, bus=bus, parent=parent, driver=driver)
+        question = ListDevices(host=host, cap=cap, bus=bus, parent=parent, driver=driver, present=present)
         return await self._all("list_devices", question, lambda page: page.devices, lambda row: row.device)
 
     async def count(self, *, host: str = "", cap: str = "", bus: str = "", parent: str = "", driver: str = "") -> int:

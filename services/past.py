@@ -107,9 +107,19 @@ class Past:
         bus: str = "",
         parent: str = "",
         driver: str = "",
+        present: bool = False,
     ) -> Rows[DeviceView]:
         """The devices as they were then, by what `Client.devices` takes; or the one that was called `device`."""
-        question = DevicesAt(at=moment_of(at), host=host, device=device, cap=cap, bus=bus, parent=parent, driver=driver)
+        question = DevicesAt(
+            at=moment_of(at),
+            host=host,
+            device=device,
+            cap=cap,
+            bus=bus,
+            parent=parent,
+            driver=driver,
+            present=present,
+        )
         return self._rows("devices_at", question, lambda page: page.devices, lambda row: row.device)
 
     async def count(

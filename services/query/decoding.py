@@ -63,8 +63,9 @@ def _check_after(_question: Question, after: str | int) -> None:
 
 
 def _check_cap(_question: Question, cap: str) -> None:
-    if cap and not nodedev.capability_type(cap):
-        raise InvalidInputError(f"{cap[:40]!r} is none of {', '.join(nodedev.CAPABILITY_TYPES)}", field="cap")
+    for word in cap.split(",") if cap else ():
+        if not nodedev.capability_type(word):
+            raise InvalidInputError(f"{word[:40]!r} is none of {', '.join(nodedev.CAPABILITY_TYPES)}", field="cap")
 
 
 def _check_bus(_question: Question, bus: str) -> None:
@@ -149,6 +150,7 @@ _CHECKS: Final[dict[str, Callable[[Question, Any], None]]] = {
     "holder": _check_holder,
     "agent": _check_agent,
     "ended": lambda _question, _value: None,
+    "present": lambda _question, _value: None,
     "cap": _check_cap,
     "bus": _check_bus,
     "parent": lambda _question, text: _check_text(text, "parent", 0, limits.DEVICE_TEXT_CHARS_MAX),

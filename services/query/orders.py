@@ -67,25 +67,29 @@ class DeviceFilters:
 
     def _those(self, state: State, wanted: Wanted, host: str, after: str) -> Iterator[DeviceId]:
         self._follow(state)
-        lists = [(ids, *between(ids, host, after)) for ids in self._candidates(state, wanted)]
-        ids, low, high = min(lists, key=lambda each: each[2] - each[1])
-        those = islice(ids, low, high)
+        lists = [self._between(those, host, after) for those in self._candidates(state, wanted)]
+        shortest = min(lists, key=len)
         # What is in the only list has all that is said; children may have gone.
-        is_sure = len(lists) == 1 and wanted.parents is None
-        return those if is_sure else (each for each in those if is_wanted(wanted, state.devices[each]))
+        if len(lists) == 1 and wanted.parents is None:
+            return iter(shortest)
+        return (each for each in shortest if is_wanted(wanted, state.devices[each]))
 
-    def _candidates(self, state: State, wanted: Wanted) -> Iterator[Sequence[DeviceId]]:
-        """Lists in each of which all that are wanted are."""
-        said = [(name, value) for name in ("cap", "bus", "driver") if (value := getattr(wanted, name))]
+    def _candidates(self, state: State, wanted: Wanted) -> Iterator[list[Sequence[DeviceId]]]:
+        """Lists; those of each yield have together all that are wanted."""
+        entries = [("cap", each) for each in wanted.caps]
+        said = [entries, *([entry] for entry in (("bus", wanted.bus), ("driver", wanted.driver)) if entry[1])]
         if wanted.parents is None:
-            said = said or [_ALL]
+            said.append([] if any(said) else [_ALL])
         elif any(split_device_id(parent)[1] == COMPUTER for parent in wanted.parents):
-            said.append(_TOP)
+            said.append([_TOP])
         else:
-            children = state.indexes.children
-            yield sorted(child for parent in wanted.parents for child in children.get(parent, ()))
-        for entry in said:
-            yield self._lists.get(entry, ())
+            yield [state.indexes.children.get(parent, ()) for parent in wanted.parents]
+        for some in filter(None, said):
+            yield [self._lists.get(entry, ()) for entry in some]
+
+    def _between(self, those: list[Sequence[DeviceId]], host: str, after: str) -> Sequence[DeviceId]:
+        parts = [part for ids in those if (part := ids[slice(*between(ids, host, after))])]
+        return parts[0] if len(parts) == 1 else sorted(set().union(*parts))
 
     def _follow(self, state: State) -> None:
         if state.head.sequence == self._sequence:
