@@ -12,10 +12,10 @@ PIP := $(PY) -m pip --disable-pip-version-check
 CONSTRAINED := --quiet --constraint deploy/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check format lint types layers tidy sim soak day cluster bench schemas clean
+.PHONY: help install run test check format lint types layers tidy sim soak day cluster compare-libvirt bench schemas clean
 
 help: ## Show what can be done
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 17
 
 install: $(STAMP) ## Make or refresh the environment in .venv (done by the others as needed)
 
@@ -67,6 +67,9 @@ day: $(STAMP) ## Kill every part under load until EVENTS (100000) are in the log
 
 cluster: $(STAMP) ## Three servers under load: leaders killed, stepped down, cut off, all killed; every answer is judged
 	$(PY) -m tests.cluster $(ROUNDS)
+
+compare-libvirt: $(STAMP) ## Hold node devices against a real libvirtd's, here and on imitated machines; every difference with its reason
+	@$(PY) -m tests.libvirt
 
 bench: $(STAMP) ## Measure beside what the parts and others can do; OUT=docs/benchmarks.md writes it there, ARGS=--help
 	@$(PIP) install $(CONSTRAINED) --no-build-isolation --editable '.[bench]' || echo "some peers will be missing"

@@ -5,6 +5,7 @@ each device's subsystem, its `uevent` file, and udev's answers in /run/udev/data
 """
 
 import os
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -350,9 +351,13 @@ def _vpd_fields(fields: Mapping[str, str]) -> bytes:
     return b"".join(key.encode() + bytes((len(text),)) + text.encode() for key, text in fields.items())
 
 
-def complete_recording(recording: Recording) -> None:
-    """Make a recorded machine readable for libudev: subsystem links, `uevent` files, and the nodes' numbers."""
+def complete_recording(recording: Recording) -> str:
+    """Make a recorded machine readable for libudev: subsystem links and `uevent` files, drivers, IOMMU groups.
+
+    Returns the names of its PCI functions as a `pci.ids`.
+    """
     groups = recording.root.sys / "kernel/iommu_groups"
+    names: defaultdict[str, list[str]] = defaultdict(list)
     for path, said in recording.properties.items():
         place = path.removeprefix("/devices/")
         subsystem = said["SUBSYSTEM"]
@@ -361,7 +366,14 @@ def complete_recording(recording: Recording) -> None:
         kept = {key: value for key, value in said.items() if key not in ("DEVPATH", "SUBSYSTEM", "DEVLINKS", "TAGS")}
         text = "\n".join(f"{key}={value}" for key, value in kept.items())
         recording.tree.write(place, "uevent", text)
+        if said.get("DRIVER"):
+            recording.tree.driver(place, subsystem, said["DRIVER"])
         group = recording.tree.devices / place / "iommu_group"
         if group.is_symlink():
             members = groups / group.readlink().name / "devices"
             recording.tree.link(members / os.path.basename(place), recording.tree.devices / place)
+        if "PCI_ID" in said:
+            vendor, _, product = said["PCI_ID"].lower().partition(":")
+            vendor_name, name = (said.get(f"ID_{each}_FROM_DATABASE", "") for each in ("VENDOR", "MODEL"))
+            names[f"{vendor}  {vendor_name}"].append(f"\t{product}  {name}")
+    return "".join("\n".join((vendor, *sorted(set(names[vendor])), "")) for vendor in sorted(names))
