@@ -14,32 +14,12 @@ from leasehold.services.cli.archiving import archive_view, tell_archive
 from leasehold.services.cli.common import asynchronous, client_of, common, complete_device, listing
 from leasehold.services.cli.feeding import standing_of, tell_feed
 from leasehold.services.cli.moments import Asked, MomentType
-from leasehold.services.cli.past import archive_option, at_option, devices_at
 from leasehold.services.cli.rows import form_of, write, write_each
 from leasehold.services.cli.values import time_text
 from leasehold.services.client import Client
 from leasehold.services.past import Past
 
 _KINDS: Final = ("device", "lease", "holder", "host", "principal")
-
-
-@click.command()
-@click.option("--host", default="", help="Only this host's.")
-@at_option
-@archive_option
-@listing
-@asynchronous
-async def devices(
-    data: str | None, as_json: bool, as_csv: bool, host: str, at: Asked | None, archive: str | None
-) -> None:
-    """List the devices: each below its parent, with its state and why; as they are, or were at a moment."""
-    form = form_of(as_json=as_json, as_csv=as_csv)
-    if at is not None or archive is not None:
-        await devices_at(data, archive, at, host, form)
-        return
-    async with client_of(data) as client:
-        rows = await client.devices(host=host)
-    write(rows, DeviceView, form, render.devices)
 
 
 @click.command()
@@ -170,4 +150,4 @@ async def status(data: str | None, as_json: bool) -> None:
     click.echo(f"leases    {row.living_leases} living, {row.ending_devices} devices not free yet")
 
 
-COMMANDS: Final = (devices, show, leases, hosts, history, explain, status)
+COMMANDS: Final = (show, leases, hosts, history, explain, status)

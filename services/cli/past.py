@@ -9,11 +9,11 @@ import click
 
 from leasehold.events.errors import InvalidInputError
 from leasehold.events.questions import Moment
-from leasehold.events.views import CauseView, ChangeView, DeviceView, OwnerView, UsageView
+from leasehold.events.views import CauseView, ChangeView, OwnerView, UsageView
 from leasehold.services.cli import render, render_past
 from leasehold.services.cli.common import asynchronous, client_of, complete_device, has_credentials, listing
 from leasehold.services.cli.moments import Asked, MomentType
-from leasehold.services.cli.rows import Form, form_of, write_past
+from leasehold.services.cli.rows import form_of, write_past
 from leasehold.services.cli.values import Duration
 from leasehold.services.past import Past
 
@@ -57,13 +57,6 @@ async def past_of(data: str | None, archive: str | None) -> AsyncIterator[Past]:
 
     async with OfflineArchive(Path(archive), say=lambda text: render.line(text, err=True)) as source:
         yield Past(source)
-
-
-async def devices_at(data: str | None, archive: str | None, at: Asked | None, host: str, form: Form) -> None:
-    """`leasehold devices --at` (or `--archive`)."""
-    asked = at or NOW
-    async with past_of(data, archive) as past:
-        await write_past(past.devices(asked.moment, host=host), DeviceView, form, render.devices, asked=[asked])
 
 
 @click.command()

@@ -1,8 +1,8 @@
 """Output: tables on a terminal, plain columns in a pipe, one JSON object a line with `--json`."""
 
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
 
 import click
 import msgspec
@@ -12,6 +12,8 @@ from rich.text import Text
 
 from leasehold.events import codec
 from leasehold.events.answers import Answer
+from leasehold.events.capabilities import Capability
+from leasehold.events.identities import COMPUTER
 from leasehold.events.position import lease_id_text
 from leasehold.events.views import DeviceView, HistoryRow, HostView, LeaseView
 from leasehold.services.cli.values import duration_text, time_text
@@ -23,6 +25,9 @@ _STYLES: Final = {
 _PIPE_COLUMNS: Final = 10_000
 _FOLDED: Final = ("reason", "devices", "value", "picture", "before", "after", "how")
 """Columns that may take several lines where the terminal is narrow."""
+_NAMING: Final = ("model", "interface", "description", "driver", "mdev_type", "target", "char", "drm_type", "product")
+"""What of a capability says best which device it is, where no list of ids does."""
+_UNSAID: Final = ("", -1, (), None)
 
 
 def shown(text: str) -> str:
@@ -66,8 +71,27 @@ def _device_cells(row: DeviceView, depth: int) -> list[str]:
 
 def _what(row: DeviceView) -> str:
     ids = f"{row.vendor_id}:{row.product_id}" if row.vendor_id else ""
-    named = row.product_name or row.attributes.get("model", "") or row.attributes.get("interface", "")
+    told = {**row.attributes, **_capability_fields(row.capability, "")}
+    named = row.product_name or next((told[name] for name in _NAMING if told.get(name)), "")
     return " ".join(part for part in (named, ids) if part) or row.kind
+
+
+def _capability_fields(capability: Capability | None, name: str) -> dict[str, str]:
+    """What a capability says that is worth saying, behind `name`; nested things as `fc_host.wwpn`."""
+    return dict(_flattened(msgspec.to_builtins(capability), name))
+
+
+def _flattened(value: Any, name: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        value = {each["id"]: each for each in value}
+    if not isinstance(value, dict):
+        if value not in _UNSAID:
+            yield name, _plain(value)
+        return
+    for field, nested in value.items():
+        # The tag of a capability; what the kernel says of another device may be called so, too.
+        if field != "type" or name.endswith("values"):
+            yield from _flattened(nested, f"{name}.{field}" if name else field)
 
 
 def tree(rows: list[DeviceView]) -> Iterable[tuple[DeviceView, int]]:
@@ -75,7 +99,7 @@ def tree(rows: list[DeviceView]) -> Iterable[tuple[DeviceView, int]]:
     known = {row.device for row in rows}
     below: dict[str, list[DeviceView]] = {}
     for row in rows:
-        parent = f"{row.host}/{row.parent}" if row.parent else ""
+        parent = f"{row.host}/{row.parent or COMPUTER}" if row.key != COMPUTER else ""
         below.setdefault(parent if parent in known else "", []).append(row)
     yielded = set()
     # Behind the tops all rows once more: an agent may name parents in a circle, which has no top.
@@ -90,10 +114,14 @@ def tree(rows: list[DeviceView]) -> Iterable[tuple[DeviceView, int]]:
 
 def device(row: DeviceView) -> None:
     """One device, field by field."""
-    fields = {name: getattr(row, name) for name in row.__struct_fields__ if name != "attributes"}
+    fields = {name: getattr(row, name) for name in row.__struct_fields__ if name not in ("attributes", "capability")}
     fields["since_ns"] = time_text(row.since_ns) if row.since_ns else ""
-    told = {name.removesuffix("_ns"): value for name, value in fields.items() if value not in ("", -1, ())}
-    table(("field", "value"), [(name, _plain(value)) for name, value in [*told.items(), *row.attributes.items()]])
+    fields["flaps"] = row.flaps or ""
+    told = {name.removesuffix("_ns"): _plain(value) for name, value in fields.items() if value not in _UNSAID}
+    kind = row.capabilities[0] if row.capabilities else row.kind
+    table(
+        ("field", "value"), [*told.items(), *_capability_fields(row.capability, kind).items(), *row.attributes.items()]
+    )
 
 
 def lease(row: LeaseView) -> None:

@@ -135,6 +135,8 @@ def _cell(field: str, value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, int):
         return _number_text(field, value)
+    if value is None:
+        return ""
     if isinstance(value, tuple | list) and all(isinstance(each, str) for each in value):
         return _cell(field, ", ".join(value))
     return render.shown(codec.encode(value).decode())
