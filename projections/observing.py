@@ -106,8 +106,7 @@ def _device_gone(state: State, given: Observed, gone: inputs.DeviceGone) -> Even
 
 
 def _device_flaps(state: State, given: Observed, flaps: inputs.DeviceFlaps) -> Event | None:
-    row = state.devices.get(device_id(given.host, flaps.key))
-    if row is None or row.missing:
+    if device_id(given.host, flaps.key) not in state.devices:
         return None
     return event_types.DeviceFlapped(given.host, flaps.key, flaps.how)
 

@@ -208,4 +208,5 @@ def _is_another(before: DeviceDescription | None, after: DeviceDescription | Non
     """Whether the difference itself shows that something was lost: another thing, or another driver, is there now."""
     if before is None or after is None:
         return False
-    return not same_thing(before, before.serial, after) or bool(before.driver and before.driver != after.driver)
+    has_another_driver = bool(before.driver and after.driver and before.driver != after.driver)
+    return has_another_driver or not same_thing(before, before.serial, after)
