@@ -355,3 +355,8 @@ class DestroyMdev(
 
 Order = CreateVport | DestroyVport | CreateMdev | DestroyMdev
 """What an agent of a host is told to do there."""
+
+
+def keys_of(order: Order) -> tuple[DeviceKey, ...]:
+    """What an order is about: what is to be taken away, if anything is; then what it is, or is to be, a part of."""
+    return (order.device, order.parent) if isinstance(order, DestroyVport | DestroyMdev) else (order.parent,)

@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from leasehold.events import cloudevents, codec, event_types, limits
-from leasehold.events.capabilities import DestroyMdev, DestroyVport
+from leasehold.events.capabilities import keys_of
 from leasehold.events.cloudevents import Attributes
 from leasehold.events.errors import CorruptLedgerError, CorruptSnapshotError, InvalidInputError
 from leasehold.events.event_types import Event
@@ -276,9 +276,7 @@ def _forget_refusals(fold: Feeding, at_ns: int) -> None:
 
 
 def _ordered(fold: Feeding, position: int, _at_ns: int, event: event_types.HostOrdered) -> list[Part]:
-    order = event.order
-    keys = (order.device, order.parent) if isinstance(order, DestroyVport | DestroyMdev) else (order.parent,)
-    devices = tuple(device_id(event.host, key) for key in keys)
+    devices = tuple(device_id(event.host, key) for key in keys_of(event.order))
     row = _Order(event.host, tenant_of(event.request.principal), devices)
     fold.orders.setdefault(event.host, {})[position] = row
     return _of_order(row)

@@ -13,181 +13,26 @@ from leasehold.events import codec, event_types, limits
 from leasehold.events.devices import Sighting
 from leasehold.events.errors import CorruptLedgerError
 from leasehold.events.event_types import Event, RequestRef
-from leasehold.events.identities import DeviceId, DeviceKey, Holder, HostName, Principal, RequestId, device_id
+from leasehold.events.identities import DeviceId, DeviceKey, HostName, device_id
 from leasehold.events.position import index_of, position_of
-from leasehold.events.record import GENESIS_PREV, Record, chain_hash, event_count
-
-MODELS_VERSION: Final = 2
-"""Raised when the same log would make other rows; models of another version are built anew."""
-
-
-_Describing = (
-    event_types.DeviceAppeared
-    | event_types.DeviceChanged
-    | event_types.DeviceReplaced
-    | event_types.DeviceReappeared
+from leasehold.events.record import Record, chain_hash, event_count
+from leasehold.projections.modelrows import (
+    Changes,
+    DeviceRow,
+    HostRow,
+    LeaseRow,
+    ModelsHead,
+    NameRow,
+    OrderRow,
+    OwnershipRow,
+    RefusalRow,
+    RequestRow,
+    VersionRow,
 )
 
-
-class ModelsHead(msgspec.Struct, frozen=True, gc=False):
-    """How far the rows go."""
-
-    ledger_id: str = ""
-    era: int = 0
-    sequence: int = 0
-    """Of the last record; 0: none."""
-    chain: str = GENESIS_PREV
-    decided_at_ns: int = 0
-
-
-class DeviceRow(msgspec.Struct, gc=False):
-    """A device, and where its rows are to be looked for."""
-
-    device: DeviceId
-    host: HostName
-    first_position: int
-    first_ns: int
-    last_position: int
-    """Of the last event that changed its description, presence or owner."""
-    described: int
-    """Position of its last description."""
-    lease: int = 0
-    """The lease that holds it, living or ended; 0: none."""
-    held: int = 0
-    """The first lease that ever held it."""
-    missing: bool = False
-    flaps: int = 0
-    """As in its last version."""
-
-
-class VersionRow(msgspec.Struct, frozen=True, gc=False):
-    """What a device was like from a position on, until its next row."""
-
-    device: DeviceId
-    from_position: int
-    at_ns: int
-    missing: bool
-    described: int
-    """The position whose row has its description: this one, or for a missing device an earlier one."""
-    flaps: int
-    """How often it was seen to go away for a moment, up to here."""
-    body: bytes | None
-    """A `DeviceDescription`."""
-
-
-class OwnershipRow(msgspec.Struct, gc=False):
-    """A device under a lease: from the grant to the evidence that it is free. Of one device no two of them overlap."""
-
-    device: DeviceId
-    from_position: int
-    """The lease."""
-    from_ns: int
-    ended_position: int = 0
-    ended_ns: int = 0
-    freed_position: int = 0
-    freed_ns: int = 0
-    displaced_position: int = 0
-    """Where another thing came into its place, if one did."""
-    evidence: str = ""
-
-
-class LeaseRow(msgspec.Struct, gc=False):
-    """A lease."""
-
-    lease: int
-    granted_at_ns: int
-    principal: Principal
-    tenant: Principal
-    holder: Holder
-    request_id: RequestId
-    devices: bytes
-    """A list of device ids."""
-    forced: bool
-    ttl_ms: int
-    expires_at_ns: int
-    renewals: int = 0
-    renewed_position: int = 0
-    ended: str = ""
-    ended_position: int = 0
-    ended_ns: int = 0
-
-
-class HostRow(msgspec.Struct, frozen=True, gc=False):
-    """What a host was like from a position on, until its next row."""
-
-    host: HostName
-    from_position: int
-    at_ns: int
-    mode: str
-    sources: bytes
-    """An object: for each agent why it could not be relied on, or an empty text."""
-
-
-class RequestRow(msgspec.Struct, frozen=True, gc=False):
-    """Where a request was decided; more than once only where one id was used for several."""
-
-    request_id: RequestId
-    principal: Principal
-    position: int
-
-
-class RefusalRow(msgspec.Struct, gc=False):
-    """A refusal, and how often it was given again."""
-
-    position: int
-    at_ns: int
-    principal: Principal
-    request_id: RequestId
-    verb: str
-    holder: str
-    code: str
-    message: str
-    about: bytes
-    """A list of devices or leases."""
-
-
-class OutcomeRow(msgspec.Struct, frozen=True, gc=False):
-    """What became of an order to a host; of one that was carried out after its time there are two."""
-
-    ordered: int
-    """Position of the order."""
-    position: int
-    device: str
-    """What was made or taken away; empty: nothing."""
-
-
-class NameRow(msgspec.Struct, frozen=True, gc=False):
-    """What a device was called at some time: key, node-device name or sysfs path."""
-
-    text: str
-    device: DeviceId
-
-
-Row = DeviceRow | VersionRow | OwnershipRow | LeaseRow | HostRow | RequestRow | RefusalRow | OutcomeRow | NameRow
-
-
-class Changes:
-    """Rows to be put, and refusals to be counted: whatever a number of records came to."""
-
-    def __init__(self) -> None:
-        self.devices: dict[DeviceId, DeviceRow] = {}
-        self.versions: list[VersionRow] = []
-        self.ownerships: dict[tuple[DeviceId, int], OwnershipRow] = {}
-        self.leases: dict[int, LeaseRow] = {}
-        self.hosts: list[HostRow] = []
-        self.requests: list[RequestRow] = []
-        self.refusals: list[RefusalRow] = []
-        self.outcomes: list[OutcomeRow] = []
-        self.names: dict[NameRow, None] = {}
-        self.repeated: dict[int, int] = {}
-        """How often the refusal at a position has been given again."""
-
-    def rows(self) -> list[Iterable[Row]]:
-        """All rows, one iterable for each kind; what is still open may change behind this."""
-        return [
-            self.devices.values(), self.versions, self.ownerships.values(), self.leases.values(), self.hosts,
-            self.requests, self.refusals, self.outcomes, self.names,
-        ]  # fmt: skip
+_Describing = (
+    event_types.DeviceAppeared | event_types.DeviceChanged | event_types.DeviceReplaced | event_types.DeviceReappeared
+)
 
 
 class _Host(msgspec.Struct):
@@ -204,6 +49,8 @@ class IntervalFold:
         self._leases: dict[int, LeaseRow] = {}
         """The open ones: not all of their devices are free."""
         self._held: dict[int, dict[DeviceId, OwnershipRow]] = {}
+        self._orders: dict[int, OrderRow] = {}
+        """The open ones."""
         self._hosts: dict[HostName, _Host] = {}
         self._changes = Changes()
 
@@ -213,15 +60,17 @@ class IntervalFold:
         devices: Iterable[DeviceRow],
         leases: Iterable[LeaseRow],
         ownerships: Iterable[OwnershipRow],
+        orders: Iterable[OrderRow],
         hosts: Iterable[HostRow],
     ) -> None:
-        """Go on behind `head`, from all devices, what is open of leases and ownerships, and each host's last row."""
+        """Go on behind `head`, from all devices, open leases, ownerships and orders, and the hosts' last rows."""
         self.head = head
         self._devices = {row.device: row for row in devices}
         self._leases = {row.lease: row for row in leases}
         self._held = {lease: {} for lease in self._leases}
         for row in ownerships:
             self._held[row.from_position][row.device] = row
+        self._orders = {row.ordered: row for row in orders}
         self._hosts = {row.host: _Host(row.mode, msgspec.json.decode(row.sources)) for row in hosts}
 
     def take(self) -> Changes:
@@ -453,21 +302,42 @@ class IntervalFold:
         self._ask(position, event.request)
         self._changes.repeated[event.first] = event.count
 
-    def ordered(self, position: int, _at_ns: int, event: event_types.HostOrdered) -> None:
+    def _ask(self, position: int, ref: RequestRef) -> None:
+        self._changes.requests.append(RequestRow(ref.request_id, ref.principal, position))
+
+    # --- orders -------------------------------------------------------------------------------------------------
+
+    def ordered(self, position: int, at_ns: int, event: event_types.HostOrdered) -> None:
         """A host is to do something."""
-        self._ask(position, event.request)
+        ref = event.request
+        self._ask(position, ref)
+        self._orders[position] = self._changes.orders[position] = OrderRow(
+            ordered=position,
+            host=event.host,
+            at_ns=at_ns,
+            agent=event.agent,
+            principal=ref.principal,
+            request_id=ref.request_id,
+            what=codec.encode(event.order),
+            deadline_ns=event.deadline_ns,
+        )
 
     def carried_out(self, position: int, _at_ns: int, event: event_types.OrderCarriedOut) -> None:
         """It has done it."""
         device = device_id(event.host, DeviceKey(event.device)) if event.device else ""
-        self._changes.outcomes.append(OutcomeRow(event.order, position, device))
+        if event.late:
+            self._changes.late[event.order] = (position, device)
+        else:
+            self._end_order(position, event.order, device)
 
     def failed(self, position: int, _at_ns: int, event: event_types.OrderFailed) -> None:
         """It has not, or not in time."""
-        self._changes.outcomes.append(OutcomeRow(event.order, position, ""))
+        self._end_order(position, event.order, "")
 
-    def _ask(self, position: int, ref: RequestRef) -> None:
-        self._changes.requests.append(RequestRow(ref.request_id, ref.principal, position))
+    def _end_order(self, position: int, order: int, device: str) -> None:
+        row = self._orders.pop(order)
+        row.ended_position, row.device = position, device
+        self._changes.orders[order] = row
 
 
 _HANDLERS: Final[dict[type[Event], Callable[[IntervalFold, int, int, Any], None]]] = {

@@ -22,6 +22,7 @@ from leasehold.events.capabilities import (
     NewMdev,
     NewVport,
     Order,
+    keys_of,
 )
 from leasehold.events.identities import DeviceId, HostName, device_id, parse_wwn, physical_key
 from leasehold.events.inputs import Asked, Input, Observed
@@ -82,7 +83,7 @@ class OrderAudit:
         thing = _thing(event.host, order)
         if thing in self._things:
             return f"order {position} is for what order {self._things[thing]} is for, which is not over"
-        key = order.device if isinstance(order, DestroyMdev | DestroyVport) else order.parent
+        key = keys_of(order)[0]
         for each in (key, physical_key(key)):
             holding = self._held(device_id(event.host, each))
             is_destroyed = isinstance(order, DestroyMdev | DestroyVport) and each == key

@@ -16,6 +16,7 @@ from leasehold.events.capabilities import (
     Order,
     ScsiHost,
     ScsiTarget,
+    keys_of,
 )
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.identities import (
@@ -428,8 +429,7 @@ def _entries(device: DeviceId, host: HostName, description: DeviceDescription) -
 
 def devices_of(row: OrderState) -> tuple[DeviceId, ...]:
     """The devices that an order is about: what is to be taken away, and the parent."""
-    keys = (getattr(row.what, "device", ""), row.what.parent)
-    return tuple(device_id(row.host, DeviceKey(key)) for key in keys if key)
+    return tuple(device_id(row.host, key) for key in keys_of(row.what))
 
 
 def _held_up_by(row: OrderState) -> tuple[DeviceId, ...]:

@@ -15,15 +15,22 @@ of an order beside it. A device that was made by an order is known by that.
 from typing import Any, Final
 
 from leasehold.events import event_types, inputs
-from leasehold.events.capabilities import CreateMdev, CreateVport, DestroyMdev, DestroyVport, NewMdev
+from leasehold.events.capabilities import CreateMdev, CreateVport, DestroyMdev, DestroyVport, NewMdev, keys_of
 from leasehold.events.event_types import Event
-from leasehold.events.identities import DeviceId, Principal, device_id, request_key, split_device_id
+from leasehold.events.identities import (
+    DeviceId,
+    Principal,
+    device_id,
+    physical_key,
+    request_key,
+    split_device_id,
+)
 from leasehold.events.inputs import Asked
 from leasehold.events.position import parse_lease_id
 from leasehold.events.questions import Blame, Moment, Reading
 from leasehold.events.refusals import Blocker, RefusalCode
 from leasehold.events.views import CauseView
-from leasehold.projections.intervals import LeaseRow
+from leasehold.projections.modelrows import LeaseRow
 from leasehold.projections.state import LeaseState, State
 from leasehold.projections.telling import span_text, tell
 from leasehold.services.archive.lookup import Lookup
@@ -36,10 +43,13 @@ _LEASE: Final = f"SELECT {', '.join(LeaseRow.__struct_fields__)} FROM lease WHER
 _BEFORE: Final = """
 SELECT freed_position FROM ownership WHERE device = :device AND from_position < :at ORDER BY from_position DESC LIMIT 1
 """
-_OUTCOMES: Final = "SELECT position FROM outcome WHERE ordered = :ordered ORDER BY position"
+_OUTCOMES: Final = "SELECT ended_position, late_position FROM host_order WHERE ordered = :ordered"
 _ORDERED: Final = """
-SELECT max(ordered) FROM outcome WHERE device = :name AND ordered < :at AND ordered >
+SELECT max(ordered) FROM host_order WHERE device = :name AND ordered < :at AND ordered >
     ifnull((SELECT max(from_position) FROM version WHERE device = :name AND from_position < :at), 0)
+"""
+_OPEN_ORDERS: Final = """
+SELECT ordered FROM host_order WHERE host = :host AND ordered < :at AND (ended_position = 0 OR ended_position > :at)
 """
 _REPORTED: Final = "SELECT max(from_position) FROM version WHERE device = :name AND from_position < :at"
 _KNOWN: Final = "SELECT first_position FROM device WHERE device = :name"
@@ -78,8 +88,9 @@ async def blame(look: Lookup, question: Blame, asker: Principal) -> Reading:
         lease = await chain.lease(position)
         if lease is not None and lease.ended:
             await chain.add(0, "ended by", lease.ended_position)
-        for outcome in await look.rows(_OUTCOMES, ordered=position):
-            await chain.add(0, "ended by", outcome["position"])
+        for ended, late in await look.rows(_OUTCOMES, ordered=position):
+            for outcome in filter(None, (ended, late)):
+                await chain.add(0, "ended by", outcome)
     return look.reading(place, causes=chain.causes)
 
 
@@ -177,9 +188,7 @@ class _Chain:
 
     async def _of_order(self, event: event_types.HostOrdered) -> _Links:
         """Since when that is known which is to be taken away, or of which something is to be made."""
-        order = event.order
-        key = order.device if isinstance(order, DestroyVport | DestroyMdev) else order.parent
-        return await self._one("known by", _KNOWN, device_id(event.host, key))
+        return await self._one("known by", _KNOWN, device_id(event.host, keys_of(event.order)[0]))
 
     async def _of_presence(self, link: str, device: DeviceId, position: int) -> _Links:
         """The order by which it came or went: one that was given behind all that was told of it before."""
@@ -217,10 +226,23 @@ class _Chain:
             is_kept = 0 < row.renewed_position < position
             return [("held by", row.lease), *([("kept by", row.renewed_position)] if is_kept else [])]
         device = DeviceId(blocker.because_of or blocker.device)
+        if blocker.rule == "ordered":
+            return await self._orders_on(device, position)
         name, table = (device, "device") if blocker.rule != "host_stale" else (split_device_id(device)[0], "host")
         sql = f"""SELECT max(from_position) FROM {'version' if table == 'device' else table}
             WHERE {table} = :name AND from_position < :at"""  # noqa: S608 - all ours
         return await self._one("reported by", sql, name, at=position)
+
+    async def _orders_on(self, device: DeviceId, position: int) -> _Links:
+        """The open orders by which something was to be made of a device, or of what is a part of it, or taken away."""
+        links: _Links = []
+        host, key = split_device_id(device)
+        for (ordered,) in await self._look.rows(_OPEN_ORDERS, host=host, at=position):
+            _, _, event = await self._look.event(ordered)
+            if isinstance(event, event_types.HostOrdered):
+                keys = keys_of(event.order)
+                links += [("ordered before by", ordered)] if key in (*keys, *map(physical_key, keys)) else []
+        return links
 
     async def _one(self, link: str, sql: str, name: str, **parameters: Any) -> _Links:
         found = await self._look.rows(sql, name=name, **parameters)

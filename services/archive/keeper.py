@@ -13,7 +13,8 @@ from typing import Final
 from leasehold.events.errors import LeaseholdError, StorageError, UnavailableError
 from leasehold.events.position import sequence_of
 from leasehold.events.record import chain_hash
-from leasehold.projections.intervals import IntervalFold, ModelsHead
+from leasehold.projections.intervals import IntervalFold
+from leasehold.projections.modelrows import ModelsHead
 from leasehold.services.archive.ledger import ArchivedLedger
 from leasehold.services.archive.models import Models, works_of
 from leasehold.services.ledger.port import Entry

@@ -16,7 +16,7 @@ from leasehold.events.event_types import Event
 from leasehold.events.position import end_of_record, index_of, sequence_of
 from leasehold.events.questions import Moment, Reading
 from leasehold.events.record import Record, Step
-from leasehold.projections.intervals import ModelsHead
+from leasehold.projections.modelrows import ModelsHead
 from leasehold.services.archive.ledger import ArchivedLedger
 from leasehold.services.archive.models import complaints, head_of, open_to_read
 

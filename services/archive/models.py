@@ -16,16 +16,16 @@ import aiosqlite
 import msgspec
 
 from leasehold.events.errors import StorageError, StoreInUseError
-from leasehold.projections.intervals import (
+from leasehold.projections.intervals import IntervalFold
+from leasehold.projections.modelrows import (
     MODELS_VERSION,
     Changes,
     DeviceRow,
     HostRow,
-    IntervalFold,
     LeaseRow,
     ModelsHead,
     NameRow,
-    OutcomeRow,
+    OrderRow,
     OwnershipRow,
     RefusalRow,
     RequestRow,
@@ -51,9 +51,10 @@ _TABLES: Final[dict[type[Any], str]] = {
     HostRow: "host",
     RequestRow: "request",
     RefusalRow: "refusal",
-    OutcomeRow: "outcome",
+    OrderRow: "host_order",
     NameRow: "name",
 }
+_LATE: Final = "UPDATE host_order SET late_position = ?, device = ? WHERE ordered = ?"
 _REPEATED: Final = "UPDATE refusal SET repeats = max(repeats, ?) WHERE position = ?"
 _LAST_OF_HOSTS: Final = "host WHERE from_position = (SELECT max(from_position) FROM host h WHERE h.host = host.host)"
 _HELD: Final = "ownership JOIN device USING (device) WHERE lease != 0 AND from_position = lease"
@@ -78,6 +79,8 @@ def works_of(changes: Changes) -> list[Work]:
             works.append((sql, [msgspec.structs.astuple(row) for row in some]))
     if changes.repeated:
         works.append((_REPEATED, [(count, first) for first, count in changes.repeated.items()]))
+    if changes.late:
+        works.append((_LATE, [(*late, order) for order, late in changes.late.items()]))
     return works
 
 
@@ -181,6 +184,7 @@ class Models:
                 await self._rows(DeviceRow, "device"),
                 await self._rows(LeaseRow, _OPEN),
                 await self._rows(OwnershipRow, _HELD),
+                await self._rows(OrderRow, "host_order WHERE ended_position = 0"),
                 await self._rows(HostRow, _LAST_OF_HOSTS),
             )
 

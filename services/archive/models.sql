@@ -104,15 +104,22 @@ CREATE TABLE refusal (
     repeats INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
--- What became of orders to hosts; of one that was carried out after its time there are two. `device`: what was made or
--- taken away.
-CREATE TABLE outcome (
-    ordered INTEGER NOT NULL,
-    position INTEGER NOT NULL,
-    device TEXT NOT NULL,
-    PRIMARY KEY (ordered, position)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX outcome_of_device ON outcome (device, ordered);
+-- What hosts were told to do. `late_position`: where it was carried out, if its time had ended it before.
+CREATE TABLE host_order (
+    ordered INTEGER PRIMARY KEY,
+    host TEXT NOT NULL,
+    at_ns INTEGER NOT NULL,
+    agent TEXT NOT NULL,
+    principal TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    what BLOB NOT NULL,
+    deadline_ns INTEGER NOT NULL,
+    ended_position INTEGER NOT NULL,
+    late_position INTEGER NOT NULL,
+    device TEXT NOT NULL
+) STRICT;
+CREATE INDEX order_of_host ON host_order (host, ordered);
+CREATE INDEX order_of_device ON host_order (device, ordered);
 
 -- What devices were called at any time: key, node-device name, sysfs path.
 CREATE TABLE name (

@@ -8,13 +8,14 @@ from typing import Any, Final
 
 import msgspec
 
+from leasehold.events.capabilities import Order
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.identities import COMPUTER, DeviceId, HostName, request_key
 from leasehold.events.questions import DevicesAt, Reading
 from leasehold.projections import nodedev, views
 from leasehold.projections.naming import Resolved, resolve, spelling
 from leasehold.projections.nodedev import Wanted
-from leasehold.projections.state import DeviceState, HostState, LeaseState, SourceState, State
+from leasehold.projections.state import DeviceState, HostState, LeaseState, OrderState, SourceState, State
 from leasehold.services.archive.lookup import Lookup, Place, range_of
 
 CANDIDATES_MAX: Final = 20_000
@@ -53,6 +54,10 @@ LEFT JOIN lease l ON l.lease = o.from_position
 WHERE d.device >= :low AND d.device < :high AND d.first_position <= :at
     AND d.host IN (SELECT value FROM json_each(:hosts))
 """  # noqa: S608 - all ours
+_ORDERS: Final = """
+SELECT ordered, host, agent, principal, request_id, what, at_ns, deadline_ns FROM host_order
+WHERE host IN (SELECT value FROM json_each(:hosts)) AND ordered <= :at AND (ended_position = 0 OR ended_position > :at)
+"""
 _NAMED: Final = f"""
 SELECT d.device, d.host, v.missing, b.body
 FROM (SELECT device FROM name WHERE text IN (SELECT value FROM json_each(:texts)) AND device >= :low AND device < :high
@@ -107,7 +112,8 @@ class Then:
         if key not in self._kept:
             low, high = range_of(hosts[0])[0], range_of(hosts[-1])[1]
             devices = await look.rows(_STATES, low=low, high=high, hosts=_list(hosts), at=at)
-            state = await asyncio.to_thread(_build, await _hosts(look, hosts, at), devices, at)
+            orders = await look.rows(_ORDERS, hosts=_list(hosts), at=at)
+            state = await asyncio.to_thread(_build, await _hosts(look, hosts, at), devices, at, orders)
             while len(self._kept) >= STATES_KEPT_MAX:
                 del self._kept[next(iter(self._kept))]
             self._kept[key] = state
@@ -209,10 +215,11 @@ def unknown_device(look: Lookup, found: Resolved, place: Place) -> Reading:
 
 _description: Final = msgspec.json.Decoder(DeviceDescription)
 _devices: Final = msgspec.json.Decoder(tuple[DeviceId, ...])
+_order: Final = msgspec.json.Decoder(Order)
 
 
-def _build(hosts: list[sqlite3.Row], devices: list[sqlite3.Row], at: int) -> State:
-    """The state of these hosts and devices, with what it takes to show them; nothing else is in it.
+def _build(hosts: list[sqlite3.Row], devices: list[sqlite3.Row], at: int, orders: Iterable[sqlite3.Row] = ()) -> State:
+    """The state of these hosts, devices and open orders, with what it takes to show them; nothing else is in it.
 
     Where nothing is known of owners (`_NAMED`), there are none.
     """
@@ -228,6 +235,15 @@ def _build(hosts: list[sqlite3.Row], devices: list[sqlite3.Row], at: int) -> Sta
             mode=mode,
             sources={agent: SourceState(run=1, stale=reason) for agent, reason in reasons.items()},
             device_count=counts.get(host, 0),
+        )
+    for row in orders:
+        state.orders[row["ordered"]] = OrderState(
+            host=row["host"],
+            agent=row["agent"],
+            what=_order.decode(row["what"]),
+            request=request_key(row["principal"], row["request_id"]),
+            ordered_at_ns=row["at_ns"],
+            deadline_ns=row["deadline_ns"],
         )
     state.index_anew()
     return state

@@ -1,26 +1,37 @@
 """What the read models say of the past is what the log says of it, whatever happened in it.
 
-Logs come from the simulated cluster. Beside the answers stand the full fold of the real core, and intervals read off
-the events one by one.
+Logs come from the simulated cluster, and from hosts full of node devices. Beside the answers stand the full fold of the
+real core, and intervals read off the events one by one.
 """
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
 
 from leasehold.events import event_types
-from leasehold.events.devices import DeviceDescription, changed_fields
 from leasehold.events.identities import HostName, tenant_of
 from leasehold.events.position import end_of_record, sequence_of
 from leasehold.events.questions import DevicesAt, Diff, Moment, Owners, Utilisation, Who
 from leasehold.projections import views
+from leasehold.projections.conflicts import physical_device
 from leasehold.projections.naming import resolve
 from leasehold.projections.state import State
-from tests.past.logs import Asked, At, archived, devices_in, events_of, folded, owners_in, seeds, simulated
+from tests.past.logs import (
+    Asked,
+    At,
+    archived,
+    devices_in,
+    events_of,
+    folded,
+    node_devices,
+    owners_in,
+    seeds,
+    simulated,
+)
 from tests.projections import ledger as cluster
 
 LOGS = 3
@@ -65,11 +76,12 @@ def places(events: list[At], rng: random.Random) -> list[int]:
     return [*at, *(position + rng.randrange(-3, 300) for position in at[:10]), events[-1].position]
 
 
-async def test_any_place_is_as_the_fold_has_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("made", [simulated, node_devices])
+async def test_any_place_is_as_the_fold_has_it(tmp_path: Path, made: Callable[[int], list[bytes]]) -> None:
     """Devices as they are shown, hosts, and owners at any position are those of the log folded up to there."""
     for seed in seeds(LOGS):
         rng = random.Random(seed)
-        bodies = simulated(seed)
+        bodies = made(seed)
         events = events_of(bodies)
         async with archived(tmp_path / str(seed), bodies) as past:
             last = sequence_of(events[-1].position)
@@ -132,7 +144,7 @@ async def check_names(past: Asked, state: State, place: int, rng: random.Random)
                 assert page.outcome == "not_found", (place, text, host)
                 assert all(candidate in page.message for candidate in expected.candidates), page.message
             else:
-                rows = [row for row in owners_in(state) if row[0] == expected.device]
+                rows = [row for row in owners_in(state) if row[0] == physical_device(expected.device)]
                 assert [(row.device, row.lease) for row in page.owners] == [row[:2] for row in rows], (place, text)
 
 
@@ -194,11 +206,12 @@ async def test_who_had_a_device(tmp_path: Path) -> None:
                 assert [row.state for row in rows] == states
 
 
-async def test_what_was_different(tmp_path: Path) -> None:
+@pytest.mark.parametrize("made", [simulated, node_devices])
+async def test_what_was_different(tmp_path: Path, made: Callable[[int], list[bytes]]) -> None:
     """The differences between two places are those of the two states, and each is where it came to be."""
     for seed in seeds(2):
         rng = random.Random(seed)
-        bodies = simulated(seed)
+        bodies = made(seed)
         events = events_of(bodies)
         async with archived(tmp_path / str(seed), bodies) as past:
             marks = sorted({rng.choice(events).position for _ in range(12)})
@@ -219,14 +232,17 @@ async def test_what_was_different(tmp_path: Path) -> None:
                             assert now == (row.position == place), (row, place)
 
 
-Picture = dict[str, tuple[str, str, DeviceDescription]]
+Picture = dict[str, tuple[str, str, int, Any]]
 
 
 def pictures(state: State) -> Picture:
-    """Owner, presence and description of each device."""
+    """Owner, presence, flaps and description of each device."""
     owners = {row[0]: " ".join((row[1], row[4])) for row in owners_in(state)}
     return {
-        device: (owners.get(device, ""), "missing" if row.missing else "there", row.description)
+        device: (
+            owners.get(device, ""), "missing" if row.missing else "there", row.flaps,
+            msgspec.to_builtins(row.description),
+        )
         for device, row in state.devices.items()
     }
 
@@ -234,15 +250,27 @@ def pictures(state: State) -> Picture:
 def differences(before: Picture, after: Picture) -> set[tuple[str, str]]:
     """Of which device what is not the same."""
     found: set[tuple[str, str]] = set()
-    for device, (owner, presence, description) in after.items():
+    for device, (owner, presence, flaps, description) in after.items():
         if device not in before:
             found |= {(device, "presence")} | ({(device, "owner")} if owner else set())
             continue
         was = before[device]
         found |= {(device, "owner")} if was[0] != owner else set()
         found |= {(device, "presence")} if was[1] != presence else set()
-        found |= {(device, field) for field in changed_fields(was[2], description)}
+        found |= {(device, "flaps")} if was[2] != flaps else set()
+        found |= {(device, name) for name in different(was[3], description)}
     return found
+
+
+def different(before: dict[str, Any], after: dict[str, Any], above: str = "") -> Iterator[str]:
+    """What is not the same; parts of a capability by themselves."""
+    for name in before.keys() | after.keys():
+        was, now = before.get(name), after.get(name)
+        is_parted = name != "attributes" and isinstance(was, dict) and isinstance(now, dict)
+        if is_parted and was.get("type") == now.get("type"):
+            yield from different(was, now, f"{above}{name}.")
+        elif was != now:
+            yield f"{above}{name}"
 
 
 @pytest.mark.parametrize("by", ["device", "holder"])

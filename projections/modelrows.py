@@ -1,0 +1,185 @@
+"""The rows of the read models: what they keep of the past, in tables of a file or elsewhere."""
+
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from leasehold.events.identities import DeviceId, Holder, HostName, Principal, RequestId
+from leasehold.events.record import GENESIS_PREV
+
+MODELS_VERSION: Final = 2
+"""Raised when the same log would make other rows; models of another version are built anew."""
+
+
+class ModelsHead(msgspec.Struct, frozen=True, gc=False):
+    """How far the rows go."""
+
+    ledger_id: str = ""
+    era: int = 0
+    sequence: int = 0
+    """Of the last record; 0: none."""
+    chain: str = GENESIS_PREV
+    decided_at_ns: int = 0
+
+
+class DeviceRow(msgspec.Struct, gc=False):
+    """A device, and where its rows are to be looked for."""
+
+    device: DeviceId
+    host: HostName
+    first_position: int
+    first_ns: int
+    last_position: int
+    """Of the last event that changed its description, presence or owner."""
+    described: int
+    """Position of its last description."""
+    lease: int = 0
+    """The lease that holds it, living or ended; 0: none."""
+    held: int = 0
+    """The first lease that ever held it."""
+    missing: bool = False
+    flaps: int = 0
+    """As in its last version."""
+
+
+class VersionRow(msgspec.Struct, frozen=True, gc=False):
+    """What a device was like from a position on, until its next row."""
+
+    device: DeviceId
+    from_position: int
+    at_ns: int
+    missing: bool
+    described: int
+    """The position whose row has its description: this one, or for a missing device an earlier one."""
+    flaps: int
+    """How often it was seen to go away for a moment, up to here."""
+    body: bytes | None
+    """A `DeviceDescription`."""
+
+
+class OwnershipRow(msgspec.Struct, gc=False):
+    """A device under a lease: from the grant to the evidence that it is free. Of one device no two of them overlap."""
+
+    device: DeviceId
+    from_position: int
+    """The lease."""
+    from_ns: int
+    ended_position: int = 0
+    ended_ns: int = 0
+    freed_position: int = 0
+    freed_ns: int = 0
+    displaced_position: int = 0
+    """Where another thing came into its place, if one did."""
+    evidence: str = ""
+
+
+class LeaseRow(msgspec.Struct, gc=False):
+    """A lease."""
+
+    lease: int
+    granted_at_ns: int
+    principal: Principal
+    tenant: Principal
+    holder: Holder
+    request_id: RequestId
+    devices: bytes
+    """A list of device ids."""
+    forced: bool
+    ttl_ms: int
+    expires_at_ns: int
+    renewals: int = 0
+    renewed_position: int = 0
+    ended: str = ""
+    ended_position: int = 0
+    ended_ns: int = 0
+
+
+class HostRow(msgspec.Struct, frozen=True, gc=False):
+    """What a host was like from a position on, until its next row."""
+
+    host: HostName
+    from_position: int
+    at_ns: int
+    mode: str
+    sources: bytes
+    """An object: for each agent why it could not be relied on, or an empty text."""
+
+
+class RequestRow(msgspec.Struct, frozen=True, gc=False):
+    """Where a request was decided; more than once only where one id was used for several."""
+
+    request_id: RequestId
+    principal: Principal
+    position: int
+
+
+class RefusalRow(msgspec.Struct, gc=False):
+    """A refusal, and how often it was given again."""
+
+    position: int
+    at_ns: int
+    principal: Principal
+    request_id: RequestId
+    verb: str
+    holder: str
+    code: str
+    message: str
+    about: bytes
+    """A list of devices or leases."""
+
+
+class OrderRow(msgspec.Struct, gc=False):
+    """An order to a host."""
+
+    ordered: int
+    """Its position."""
+    host: HostName
+    at_ns: int
+    agent: str
+    principal: Principal
+    request_id: RequestId
+    what: bytes
+    """An `Order`."""
+    deadline_ns: int
+    ended_position: int = 0
+    late_position: int = 0
+    """Where it was carried out, if its time had ended it before."""
+    device: str = ""
+    """What was made or taken away."""
+
+
+class NameRow(msgspec.Struct, frozen=True, gc=False):
+    """What a device was called at some time: key, node-device name or sysfs path."""
+
+    text: str
+    device: DeviceId
+
+
+Row = DeviceRow | VersionRow | OwnershipRow | LeaseRow | HostRow | RequestRow | RefusalRow | OrderRow | NameRow
+
+
+class Changes:
+    """Rows to be put, and refusals to be counted: whatever a number of records came to."""
+
+    def __init__(self) -> None:
+        self.devices: dict[DeviceId, DeviceRow] = {}
+        self.versions: list[VersionRow] = []
+        self.ownerships: dict[tuple[DeviceId, int], OwnershipRow] = {}
+        self.leases: dict[int, LeaseRow] = {}
+        self.hosts: list[HostRow] = []
+        self.requests: list[RequestRow] = []
+        self.refusals: list[RefusalRow] = []
+        self.orders: dict[int, OrderRow] = {}
+        self.names: dict[NameRow, None] = {}
+        self.repeated: dict[int, int] = {}
+        """How often the refusal at a position has been given again."""
+        self.late: dict[int, tuple[int, str]] = {}
+        """Where an order was carried out that time had ended before, and the device."""
+
+    def rows(self) -> list[Iterable[Row]]:
+        """All rows, one iterable for each kind; what is still open may change behind this."""
+        return [
+            self.devices.values(), self.versions, self.ownerships.values(), self.leases.values(), self.hosts,
+            self.requests, self.refusals, self.orders.values(), self.names,
+        ]  # fmt: skip
