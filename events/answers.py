@@ -2,6 +2,7 @@
 
 import msgspec
 
+from leasehold.events.capabilities import Order
 from leasehold.events.refusals import Refusal
 
 
@@ -30,6 +31,8 @@ class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=
     `done`, `failed`, `timed_out` (`message` says why)."""
     order: int = 0
     """Which order a host was given."""
+    what: Order | None = None
+    """What that order says, with the names that were made up for it; for as long as the order is remembered."""
     ended: str = ""
     """How it ended: `released` or `expired`."""
     ttl_ms: int = 0

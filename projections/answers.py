@@ -70,6 +70,7 @@ def _answer_of_order(state: State, request_id: str, known: AnswerState) -> Answe
         position=known.position,
         as_of=end_of_record(state.head.sequence),
         order=known.order,
+        what=row.what if row is not None else None,
         devices=made,
         state=known.state,
         message=known.reason,

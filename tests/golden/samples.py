@@ -6,12 +6,10 @@ from typing import Any, Final, get_args
 import msgspec
 
 from leasehold.events import event_types, inputs
-from leasehold.events.devices import DeviceDescription
-from leasehold.events.event_types import Event, OldEvent, RequestRef
-from leasehold.events.identities import DeviceId, DeviceKey, Holder, HostName, Principal, RequestId, RequestKey
+from leasehold.events.event_types import Event, OldEvent
+from leasehold.events.identities import Principal, RequestKey
 from leasehold.events.inputs import Input, Observation, Request
 from leasehold.events.record import Record, Step
-from leasehold.events.refusals import Blocker, Refusal, RefusalCode
 from leasehold.projections.snapshots import Snapshot
 from leasehold.projections.state import (
     AnswerState,
@@ -20,61 +18,13 @@ from leasehold.projections.state import (
     Head,
     HostState,
     LeaseState,
+    OrderState,
     PrincipalState,
     RecentRefusal,
     SourceState,
 )
-
-FOLDER: Final = Path(__file__).parent
-NS: Final = 1_700_000_000_000_000_000
-HOST: Final = HostName("node1_example_org")
-KEY: Final = DeviceKey("pci/0000:03:10.0")
-DEVICE: Final = DeviceId(f"{HOST}/{KEY}")
-USB: Final = DeviceId(f"{HOST}/usb/0000:00:14.0/2-1.4")
-PRINCIPAL: Final = Principal("scheduler-1")
-HOLDER: Final = Holder("vm:web 1")
-REQUEST: Final = RequestId("r-2024.1:7")
-REF: Final = RequestRef(PRINCIPAL, REQUEST, "0123456789abcdef0123456789abcdef", NS - 5)
-DESCRIPTION: Final = DeviceDescription(
-    key=KEY,
-    name="pci_0000_03_10_0",
-    kind="pci",
-    sysfs_path="/sys/devices/pci0000:00/0000:00:01.0/0000:03:10.0",
-    parent="pci/0000:00:01.0",
-    driver="igbvf",
-    pci_class=0x020000,
-    vendor_id="8086",
-    product_id="10ca",
-    vendor_name="Intel Corporation",
-    product_name="82576 Virtual Function “β”",
-    serial="90-e2-ba-ff-ff-00-00-01",
-    iommu_group=17,
-    numa_node=0,
-    physical_function="pci/0000:03:00.0",
-    bridge=True,
-    hub=True,
-    protections=("carries the default route", "mounted at /"),
-    in_use_by=("domain web1",),
-    attributes={"interface": "eth0", "mac": "02:00:00:00:00:01"},
-)
-REFUSAL: Final = Refusal(
-    code=RefusalCode.DEVICE_HELD,
-    message=f"{DEVICE}: it is leased to vm:web 1 (L512)",
-    blockers=(
-        Blocker(
-            device=DEVICE,
-            rule="iommu_group",
-            why="a device of its IOMMU group is not this holder's",
-            because_of=USB,
-            lease=512,
-            holder=HOLDER,
-            since_ns=NS,
-            since_position=512,
-            help="wait",
-        ),
-    ),
-    help="wait for its release",
-)
+from tests.golden import nodedevs
+from tests.golden.words import DESCRIPTION, DEVICE, FOLDER, HOLDER, HOST, KEY, NS, PRINCIPAL, REF, REFUSAL, REQUEST, USB
 
 _REQUESTS: Final[tuple[Request, ...]] = (
     inputs.LeaseRequest(
@@ -186,10 +136,19 @@ _RECORD: Final = msgspec.structs.replace(
         Step(inputs.Tick("alloc-a"), _EVENTS),
     ),
 )
+_RECORD_OF_NODE_DEVICES: Final = msgspec.structs.replace(
+    OLD_RECORD,
+    rules_version=3,
+    steps=(
+        Step(nodedevs.OBSERVED, nodedevs.EVENTS),
+        *(Step(inputs.Asked(PRINCIPAL, request), (nodedevs.EVENTS[-1],)) for request in nodedevs.REQUESTS),
+    ),
+)
 _KEY_OF_REQUEST: Final = RequestKey(f"{PRINCIPAL}/{REQUEST}")
+_ORDERED: Final = RequestKey(f"{PRINCIPAL}/ordered")
 _REFUSED: Final = RequestKey(f"{PRINCIPAL}/refused")
 _SNAPSHOT: Final = Snapshot(
-    fold_version=1,
+    fold_version=2,
     head=Head(
         ledger_id="0123456789abcdef",
         cluster="lab",
@@ -228,6 +187,7 @@ _SNAPSHOT: Final = Snapshot(
                 floor=768,
                 since_position=768,
                 since_ns=NS,
+                flaps=2,
             ),
         )
     ],
@@ -255,6 +215,13 @@ _SNAPSHOT: Final = Snapshot(
     ],
     answers=[
         (
+            _ORDERED,
+            AnswerState(
+                body_hash="2" * 32, verb="create_device", position=1_280, issued_at_ns=NS - 9, device=nodedevs.VPORT,
+                order=1_280, state="timed_out", reason="nothing was heard of it in time",
+            ),
+        ),
+        (
             _KEY_OF_REQUEST,
             AnswerState(body_hash="0" * 32, verb="lease", position=512, issued_at_ns=NS - 9, lease=512, device=DEVICE),
         ),
@@ -263,7 +230,22 @@ _SNAPSHOT: Final = Snapshot(
     principals=[(PRINCIPAL, PrincipalState(first=4, next=6, horizon_ns=NS - 20))],
     fading=[((PRINCIPAL, 4), Fading(_KEY_OF_REQUEST, NS + 90)), ((PRINCIPAL, 5), Fading(_REFUSED, NS + 91))],
     refusals=[(1_024, RecentRefusal("scheduler-1\nlease", REFUSAL, "lease", (DEVICE,), NS, 3))],
-    orders=[],
+    orders=[
+        (
+            1_280,
+            OrderState(
+                host=HOST,
+                agent="creator",
+                what=nodedevs.ORDERS[0],
+                request=_ORDERED,
+                ordered_at_ns=NS - 9,
+                deadline_ns=NS - 1,
+                state="timed_out",
+                device=nodedevs.VPORT,
+                reason="nothing was heard of it in time",
+            ),
+        )
+    ],
 )
 
 
@@ -272,21 +254,24 @@ def _tag(value: Any) -> str:
 
 
 UNIONS: Final[dict[Any, tuple[Any, ...]]] = {
-    Request: _REQUESTS,
-    Observation: _OBSERVATIONS,
+    Request: (*_REQUESTS, *nodedevs.REQUESTS[:2]),
+    Observation: (*_OBSERVATIONS, *nodedevs.NEW_OBSERVATIONS),
     Input: _INPUTS,
-    Event: _EVENTS,
+    Event: (*_EVENTS, *nodedevs.NEW_EVENTS),
     OldEvent: _OLD_EVENTS,
 }
 """Samples of all members of the unions that stand in a log."""
 SAMPLES: Final[dict[str, tuple[Any, Any]]] = {
     **{_tag(value): (value, union) for union, values in UNIONS.items() for value in values},
     "decider_starts.v1+clock_age_ms": (inputs.DeciderStarts("alloc-a", "start", 1_500), Input),
+    **{f"{_tag(value)}+node_devices": (value, union) for union, values in nodedevs.GROWN.items() for value in values},
+    **{f"{kind}.{_tag(value)}": (value, union) for (kind, union), values in nodedevs.PARTS.items() for value in values},
     "record.v1+rules_3": (_RECORD, Record),
-    "snapshot.v1": (_SNAPSHOT, Snapshot),
+    "record.v1+node_devices": (_RECORD_OF_NODE_DEVICES, Record),
+    "snapshot.v2": (_SNAPSHOT, Snapshot),
 }
 """Name of the file -> the value and the type that it is read as. Behind a plus: what came later."""
-ONLY_READ: Final = frozenset({"record.v1"})
+ONLY_READ: Final = frozenset({"record.v1", "snapshot.v1"})
 """Files of what is no longer written as it was."""
 
 

@@ -9,7 +9,9 @@ import pytest
 from leasehold.events import codec
 from leasehold.events.record import chain_hash
 from leasehold.projections.snapshots import decode_state, encode_state
-from tests.golden.samples import FOLDER, OLD_RECORD, ONLY_READ, SAMPLES, UNIONS, defaulted, file_of, tags_of
+from tests.golden import nodedevs
+from tests.golden.samples import OLD_RECORD, ONLY_READ, SAMPLES, UNIONS, defaulted, file_of, tags_of
+from tests.golden.words import FOLDER
 
 CHAIN = "979bc5ed7a5107db6b287f22da849b36f75fb5816a0d4560dc99d2398a095fdc"
 """The chain hash of `record.v1.json`: what the next record would have said in `prev`."""
@@ -41,10 +43,16 @@ def test_no_file_is_orphaned() -> None:
     assert {path.name.removesuffix(".json") for path in FOLDER.glob("*.json")} == {*SAMPLES, *ONLY_READ}
 
 
-_GROWN = {name.partition("+")[0] for name in SAMPLES if "+" in name} | {"record.v1+rules_3"}
+@pytest.mark.parametrize(("kind", "union"), nodedevs.PARTS, ids=[kind for kind, _ in nodedevs.PARTS])
+def test_every_part_is_kept(kind: str, union: Any) -> None:
+    """So has every type that can stand within another."""
+    assert {str(value.__struct_config__.tag) for value in nodedevs.PARTS[kind, union]} == tags_of(union)
 
 
-@pytest.mark.parametrize("name", [name for name in SAMPLES if name not in {"snapshot.v1"} | _GROWN])
+_GROWN = {name.partition("+")[0] for name in SAMPLES if "+" in name} | {"record.v1+rules_3", "record.v1+node_devices"}
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLES if name not in {"snapshot.v2"} | _GROWN])
 def test_samples_say_everything(name: str) -> None:
     """No field of a sample has its default: such a field would not stand in the file."""
     assert defaulted(SAMPLES[name][0]) == []
@@ -60,7 +68,12 @@ def test_record_through_the_codec() -> None:
 
 def test_snapshot_through_the_state() -> None:
     """The kept snapshot becomes a state that is written as the same bytes."""
-    body = file_of("snapshot.v1").read_bytes()
+    body = file_of("snapshot.v2").read_bytes()
     state = decode_state(body)
     assert state is not None
     assert encode_state(state) == body
+
+
+def test_snapshot_of_an_older_fold() -> None:
+    """What another version of the fold has written is none, so that the log is folded anew."""
+    assert decode_state(file_of("snapshot.v1").read_bytes()) is None

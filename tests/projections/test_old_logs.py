@@ -19,7 +19,7 @@ from leasehold.projections import evolve
 from leasehold.projections.replay import Replay
 from leasehold.projections.sequencer import Sequencer
 from leasehold.projections.state import State
-from tests.golden.samples import FOLDER
+from tests.golden.words import FOLDER
 from tests.projections.ledger import SECOND, Ledger
 from tests.sim.run import bounded
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from leasehold.services.describing.messages import Way, messages
 from leasehold.services.describing.schemas import schemas
-from tests.golden.samples import FOLDER
+from tests.golden.words import FOLDER
 from tests.schemas.compatible import bare, breaks
 
 PUBLISHED = FOLDER / "published"

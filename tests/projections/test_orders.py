@@ -1,0 +1,557 @@
+"""Orders to hosts: which are given, why others are not, and how each comes to its one end."""
+
+from typing import Any
+
+import pytest
+
+from leasehold.events import inputs, limits
+from leasehold.events.capabilities import (
+    CreateMdev,
+    CreateVport,
+    DestroyMdev,
+    DestroyVport,
+    NewMdev,
+    NewVport,
+    ScsiHost,
+    VportOps,
+)
+from leasehold.events.event_types import HostOrdered, OrderCarriedOut, OrderFailed
+from leasehold.events.identities import DeviceId, DeviceKey, parse_wwn
+from leasehold.projections.orders import list_orders, open_orders
+from leasehold.projections.replay import Replay
+from leasehold.projections.snapshots import decode_state, encode_state
+from tests.projections.hbas import (
+    DEVICES,
+    FABRIC,
+    GPU,
+    GVT,
+    MTTY,
+    OTHER_FABRIC,
+    UUID,
+    UUID2,
+    Creator,
+    HbaLedger,
+    gpu,
+    hba,
+    hba_key,
+    mdev,
+    mdev_key,
+    vport,
+    wwn,
+)
+from tests.projections.ledger import H1, H2, SECOND, A, B, refusal_of
+
+PORT = wwn(0x77)
+
+
+def made(ledger: HbaLedger, **fields: Any) -> CreateVport:
+    """What a request for a virtual HBA has led to."""
+    host = fields.pop("host", H1)
+    order = ledger.ordered(ledger.create(NewVport(**fields), host=host))
+    what = ledger.state.orders[order].what
+    assert isinstance(what, CreateVport)
+    return what
+
+
+# --- an order's life ----------------------------------------------------------------------------------------------
+
+
+def test_an_order_is_given_and_carried_out() -> None:
+    """A request becomes an order to the host's creator; asking again says how it stands, to its end."""
+    ledger = HbaLedger()
+    new = NewVport(parent="scsi_host1", wwnn=wwn(0x76), wwpn=PORT, parent_fabric_wwn=FABRIC)
+    answer = ledger.create(new)
+    order = ledger.ordered(answer)
+    (event,) = ledger.events
+    assert isinstance(event, HostOrdered)
+    assert (event.host, event.agent, event.deadline_ns) == (H1, "creator", ledger.now_ns + 60 * SECOND)
+    assert event.order == answer.what == CreateVport(parent=hba_key(1), wwnn=wwn(0x76), wwpn=PORT)
+    assert answer.state == "waiting"
+    assert [row.order for row in open_orders(ledger.state, H1, "creator")] == [order]
+    device = vport(PORT, on=1)
+    ledger.see(device)
+    ledger.creator.done(order, device.key)
+    assert ledger.events[1:] == [OrderCarriedOut(host=H1, order=order, device=device.key)]
+    later = ledger.again(answer, new)
+    assert (later.outcome, later.state, later.order, later.what) == ("ordered", "done", order, event.order)
+    assert later.devices == (DeviceId(f"{H1}/{device.key}"),)
+    assert not open_orders(ledger.state, H1, "creator")
+
+
+def test_an_order_that_fails() -> None:
+    """What the host could not do is told with its reason, and may be asked for anew."""
+    ledger = HbaLedger()
+    answer = ledger.create(NewVport())
+    order = ledger.ordered(answer)
+    ledger.creator.not_done(order, "the HBA has no link")
+    assert ledger.events[1:] == [OrderFailed(host=H1, order=order, reason="the HBA has no link")]
+    later = ledger.again(answer, NewVport())
+    assert (later.state, later.message) == ("failed", "the HBA has no link")
+    assert ledger.create(NewVport()).state == "waiting"
+
+
+def test_an_order_that_is_not_heard_of_times_out_and_may_be_late() -> None:
+    """By its deadline an order fails as timed out; that it was carried out after all is told once, as late."""
+    ledger = HbaLedger()
+    answer = ledger.create(NewVport(), timeout_ms=5_000)
+    order = ledger.ordered(answer)
+    ledger.tick(4)
+    assert ledger.events == []
+    ledger.tick(1)
+    (event,) = ledger.events
+    assert isinstance(event, OrderFailed)
+    assert (event.order, event.timed_out) == (order, True)
+    assert ledger.again(answer, NewVport(), timeout_ms=5_000).state == "timed_out"
+    ledger.tick(100)
+    assert ledger.events == []
+    ledger.creator.not_done(order)
+    assert ledger.events[1:] == []
+    ledger.creator.done(order, "pci/0000:05:00.0/scsi_host/new")
+    (late,) = ledger.events[1:]
+    assert isinstance(late, OrderCarriedOut)
+    assert late.late
+    assert ledger.again(answer, NewVport(), timeout_ms=5_000).state == "done"
+    ledger.creator.done(order)
+    assert ledger.events[1:] == []
+
+
+@pytest.mark.parametrize("first", ["done", "not_done"])
+def test_an_order_ends_once(first: str) -> None:
+    """What is told of an order that is over changes nothing."""
+    ledger = HbaLedger()
+    order = ledger.ordered(ledger.create(NewVport()))
+    getattr(ledger.creator, first)(order)
+    assert len(ledger.events) == 2
+    for word in ("done", "not_done"):
+        getattr(ledger.creator, word)(order)
+        assert len(ledger.events) == 1
+    ledger.tick(100)
+    assert ledger.events == []
+
+
+def test_the_last_word_of_a_message_counts() -> None:
+    """A message that says two things of one order says the second."""
+    ledger = HbaLedger()
+    order = ledger.ordered(ledger.create(NewVport()))
+    ledger.creator.say(inputs.OrderNotDone(order, "no"), inputs.OrderDone(order))
+    assert [type(event) for event in ledger.events[1:]] == [OrderCarriedOut]
+
+
+def test_only_the_agent_that_was_told_can_say() -> None:
+    """Neither the host's watcher nor another host's creator can end an order; nor can one that is unknown be ended."""
+    ledger = HbaLedger()
+    order = ledger.ordered(ledger.create(NewVport()))
+    ledger.observe(inputs.OrderDone(order))
+    other = Creator(ledger, H2)
+    other.start()
+    other.done(order)
+    ledger.creator.done(order + 1)
+    assert ledger.state.orders[order].state == "waiting"
+
+
+def test_no_order_times_out_in_a_grace_time() -> None:
+    """An outage of ours ends no order: its end may be in what was not taken in yet."""
+    ledger = HbaLedger()
+    order = ledger.ordered(ledger.create(NewVport(), timeout_ms=1_000))
+    ledger.now_ns += 2 * SECOND
+    ledger.note(inputs.DeciderStarts("alloc", "outage"))
+    ledger.tick(29)
+    assert ledger.state.orders[order].state == "waiting"
+    ledger.tick(2)
+    assert ledger.state.orders[order].state == "timed_out"
+
+
+def test_time_alone_ends_an_order() -> None:
+    """The sequencer knows when an order is due without being told to look."""
+    ledger = HbaLedger()
+    ledger.ordered(ledger.create(NewVport(), timeout_ms=5_000))
+    due_ns = ledger.sequencer.next_work_ns()
+    assert due_ns == ledger.now_ns + 5 * SECOND
+    assert not ledger.sequencer.has_work(due_ns - 1)
+    ledger.now_ns = due_ns
+    ledger.commit()
+    assert [type(event) for event in ledger.events] == [OrderFailed]
+
+
+def test_a_draft_with_orders_is_taken_back() -> None:
+    """What a lost record would have ordered, ended or forgotten is as it was."""
+    ledger = HbaLedger()
+    order = ledger.ordered(ledger.create(NewVport()))
+    before = encode_state(ledger.state)
+    request = inputs.CreateDeviceRequest(
+        request_id=ledger.new_id(), issued_at_ns=ledger.now_ns, device=NewVport(), host=H1
+    )
+    assert ledger.sequencer.ask(99, A, request)
+    draft = ledger.sequencer.draft(ledger.now_ns + 61 * SECOND)
+    assert draft is not None
+    assert len(ledger.state.orders) == 2
+    assert ledger.state.orders[order].state == "timed_out"
+    ledger.sequencer._draft = None
+    ledger.state.roll_back()
+    assert encode_state(ledger.state) == before
+    assert [row.order for row in open_orders(ledger.state, H1, "creator")] == [order]
+
+
+def test_orders_survive_a_snapshot() -> None:
+    """A state from a snapshot knows which orders are open, on what, and when they are due."""
+    ledger = HbaLedger()
+    order = ledger.ordered(ledger.create(NewVport(wwpn=PORT), timeout_ms=9_000))
+    loaded = decode_state(encode_state(ledger.state))
+    assert loaded is not None
+    assert loaded.deadlines.next_ns() == ledger.now_ns + 9 * SECOND
+    for name in ("orders", "open_orders", "orders_on", "ordered_marks", "marks", "hbas"):
+        assert getattr(loaded.indexes, name) == getattr(ledger.state.indexes, name)
+        assert getattr(loaded.indexes, name)
+    assert list_orders(loaded, host=H1) == list_orders(ledger.state, host=H1)
+    assert list_orders(loaded)[0][0].order == order
+
+
+def test_a_log_with_orders_is_decided_again() -> None:
+    """Every record of a log with orders follows again from its inputs, made-up names included."""
+    ledger = HbaLedger()
+    ledger.creator.done(ledger.ordered(ledger.create(NewVport())))
+    ledger.ordered(ledger.create(NewMdev(parent=GPU, mdev_type=GVT)))
+    ledger.create(NewMdev(parent=GPU, mdev_type="none"))
+    ledger.tick(100)
+    replay = Replay()
+    assert not any(replay.step(sequence, body) for sequence, body in enumerate(ledger.bodies, 1))
+    assert encode_state(replay.state) == encode_state(ledger.state)
+
+
+# --- what is remembered -------------------------------------------------------------------------------------------
+
+
+def test_orders_are_forgotten_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past a bound the oldest order that is over goes, an open one never; its answer stays as it was."""
+    monkeypatch.setattr(limits, "ORDERS_KEPT_PER_HOST_MAX", 3)
+    ledger = HbaLedger()
+    answers = [ledger.create(NewVport(parent="scsi_host0"))]
+    for _ in range(4):
+        answers.append(ledger.create(NewVport(parent="scsi_host1")))
+        ledger.creator.not_done(answers[-1].order, "no")
+    assert ledger.state.indexes.orders[H1] == (answers[0].order, answers[3].order, answers[4].order)
+    gone = ledger.again(answers[1], NewVport(parent="scsi_host1"))
+    assert (gone.outcome, gone.state, gone.message, gone.order) == ("ordered", "failed", "no", answers[1].order)
+    ledger.creator.done(answers[1].order)
+    assert len(ledger.events) == 1
+
+
+def test_orders_are_listed_in_pages() -> None:
+    """Open ones, or all, of one host or of all, oldest first."""
+    ledger = HbaLedger()
+    Creator(ledger, H2).start()
+    orders = [ledger.ordered(ledger.create(NewVport(), host=host)) for host in (H1, H2, H1, H1)]
+    ledger.creator.done(orders[0])
+
+    def listed(**fields: Any) -> tuple[list[int], bool]:
+        rows, more = list_orders(ledger.state, **fields)
+        return [row.order for row in rows], more
+
+    assert listed() == (orders[1:], False)
+    assert listed(ended=True) == (orders, False)
+    assert listed(ended=True, limit=2) == (orders[:2], True)
+    assert listed(ended=True, limit=2, after=orders[1]) == (orders[2:], False)
+    assert listed(host=H1) == ([orders[2], orders[3]], False)
+    assert listed(host=H2, ended=True) == ([orders[1]], False)
+    assert listed(host="none") == ([], False)
+    (row,) = list_orders(ledger.state, host=H1, ended=True, limit=1)[0]
+    assert (row.state, row.asked_by, row.agent, row.host) == ("done", A, "creator", H1)
+
+
+# --- who may be told ----------------------------------------------------------------------------------------------
+
+
+def test_hosts_that_do_not_allow_it() -> None:
+    """A host is told nothing unless its creator runs and its picture is up to date."""
+    ledger = HbaLedger(with_creator=False)
+    code, text = "host_forbids", "no agent on h1 makes or destroys devices"
+    for answer in (
+        ledger.create(NewVport()),
+        ledger.create(NewVport(parent="h1/scsi_host0"), host=""),
+        ledger.create(NewMdev(parent=GPU, mdev_type=GVT)),
+    ):
+        assert (refusal_of(answer).code, refusal_of(answer).message) == (code, text)
+    assert refusal_of(ledger.create(NewVport(), host="nowhere")).code == "host_forbids"
+    ledger.creator.start()
+    ledger.ordered(ledger.create(NewVport()))
+    ledger.note(inputs.HostHeard(H1, "creator", 1, alive=False))
+    silent = refusal_of(ledger.create(NewVport()))
+    assert silent.code == "host_forbids"
+    assert "not been heard" in silent.message
+    ledger.note(inputs.HostHeard(H1, "creator", 1, alive=True))
+    ledger.note(inputs.HostHeard(H1, "watcher", 1, alive=False))
+    assert refusal_of(ledger.create(NewVport())).code == "host_stale"
+
+
+def test_a_creator_that_goes_does_not_make_its_host_stale() -> None:
+    """Who only acts on a host paints no picture of it: with it or without it devices are granted."""
+    ledger = HbaLedger()
+    ledger.note(inputs.HostHeard(H1, "creator", 1, alive=False))
+    assert ledger.state.hosts[H1].stale == ""
+    ledger.granted("0a:00.0")
+    ledger.creator.say(inputs.SourceStops())
+    assert ledger.state.hosts[H1].stale == ""
+    only = Creator(ledger, H2, run=1)
+    only.start()
+    assert ledger.state.hosts[H2].stale == ""
+
+
+def test_a_host_with_a_creator_alone_is_stale() -> None:
+    """An agent that tells no picture makes no host known well enough to be granted from."""
+    ledger = HbaLedger()
+    creator = Creator(ledger, type(H1)("h3"))
+    creator.start()
+    assert ledger.state.hosts[creator.host].stale == "no agent has reported"
+
+
+def test_too_many_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host has so many orders open and no more."""
+    monkeypatch.setattr(limits, "ORDERS_OPEN_PER_HOST_MAX", 2)
+    ledger = HbaLedger()
+    first, _ = (ledger.ordered(ledger.create(NewVport())) for _ in range(2))
+    assert refusal_of(ledger.create(NewVport())).code == "orders_too_many"
+    ledger.creator.done(first)
+    ledger.ordered(ledger.create(NewVport()))
+
+
+# --- virtual HBAs -------------------------------------------------------------------------------------------------
+
+
+def test_parents_are_chosen() -> None:
+    """By any name, by world wide names in any spelling, by fabric, or as the one with the most room."""
+    ledger = HbaLedger()
+    assert made(ledger, parent="h1/scsi_host0", host="").parent == hba_key(0)
+    assert made(ledger, parent=hba_key(0)).parent == hba_key(0)
+    spelled = ":".join(wwn(0x21)[at : at + 2] for at in range(0, 16, 2)).upper()
+    assert made(ledger, parent_wwpn=spelled).parent == hba_key(1)
+    assert made(ledger, parent_wwnn=f"0x{wwn(0x10)}", parent_wwpn=wwn(0x20)).parent == hba_key(0)
+    ledger = HbaLedger()
+    parents = [made(ledger).parent for _ in range(8)]
+    assert parents == [hba_key(number) for number in (1, 1, 0, 1, 0, 1, 0, 1)]
+    assert refusal_of(ledger.create(NewVport())).code == "parent_unsuitable"
+
+
+def test_parents_by_fabric() -> None:
+    """A fabric chooses among the ports that are in it and online."""
+    ledger = HbaLedger()
+    ledger.see(hba(1, room=5, fabric=OTHER_FABRIC))
+    assert made(ledger, parent_fabric_wwn=FABRIC).parent == hba_key(0)
+    assert made(ledger, parent_fabric_wwn=OTHER_FABRIC).parent == hba_key(1)
+    ledger.see(hba(1, room=5, fabric=OTHER_FABRIC, state="Linkdown"))
+    assert made(ledger).parent == hba_key(0)
+    offline = refusal_of(ledger.create(NewVport(parent_fabric_wwn=OTHER_FABRIC)))
+    assert (offline.code, "Linkdown" in offline.message) == ("parent_unsuitable", True)
+    assert made(ledger, parent="scsi_host1").parent == hba_key(1)
+    assert refusal_of(ledger.create(NewVport(parent_fabric_wwn=wwn(1)))).code == "parent_unsuitable"
+
+
+@pytest.mark.parametrize(
+    ("new", "host", "code"),
+    [
+        (NewVport(parent="scsi_host7"), H1, "device_unknown"),
+        (NewVport(parent="scsi_host0"), "", "device_ambiguous"),
+        (NewVport(parent="pci_0000_0a_00_0"), H1, "parent_unsuitable"),
+        (NewVport(parent="scsi_host0", parent_wwpn=wwn(0x21)), H1, "parent_unsuitable"),
+        (NewVport(parent="pci_0000_0a_00_0", parent_fabric_wwn=FABRIC), H1, "parent_unsuitable"),
+        (NewVport(parent_wwpn=wwn(0x55)), H1, "device_unknown"),
+        (NewVport(parent_wwpn=wwn(0x20), parent_wwnn=wwn(0x11)), H1, "device_unknown"),
+        (NewVport(parent_wwpn=wwn(0x20)), "", "device_ambiguous"),
+        (NewVport(parent_wwpn=wwn(0x99)), H1, "device_unknown"),
+        (NewVport(wwpn=wwn(0x20)), H1, "device_exists"),
+        (NewVport(wwpn=wwn(0x99)), H1, "device_exists"),
+        (NewMdev(parent="nothing", mdev_type=GVT), H1, "device_unknown"),
+        (NewMdev(parent="pci_0000_0a_00_0", mdev_type=GVT), H1, "parent_unsuitable"),
+        (NewMdev(parent=GPU, mdev_type="mtty-1"), H1, "parent_unsuitable"),
+    ],
+)
+def test_what_is_not_made(new: NewVport | NewMdev, host: str, code: str) -> None:
+    """A parent that is not there, not the only one, or not fit; a name that something bears. Each says what helps."""
+    ledger = HbaLedger()
+    refusal = refusal_of(ledger.create(new, host=host))
+    assert refusal.code == code
+    assert refusal.help
+    assert not ledger.state.orders
+
+
+def test_a_full_parent() -> None:
+    """What is being made takes room, too; what has failed gives it back."""
+    ledger = HbaLedger()
+    ledger.see(hba(0, room=2, vports=1))
+    order = ledger.ordered(ledger.create(NewVport(parent="scsi_host0")))
+    assert refusal_of(ledger.create(NewVport(parent="scsi_host0"))).code == "parent_unsuitable"
+    ledger.creator.not_done(order)
+    ledger.ordered(ledger.create(NewVport(parent="scsi_host0")))
+    unknown = ScsiHost(vport_ops=VportOps())
+    ledger.describe(hba_key(0), capability=unknown)
+    for _ in range(9):
+        ledger.ordered(ledger.create(NewVport(parent="scsi_host0")))
+
+
+def test_names_that_are_made_up() -> None:
+    """They are well formed, differ from each other and all that is known, and are the same for the same request."""
+    ledger = HbaLedger()
+    names = [name for _ in range(5) for what in [made(ledger)] for name in (what.wwnn, what.wwpn)]
+    assert len(set(names)) == 10
+    assert all(parse_wwn(name) == name and name.startswith("5525400") for name in names)
+    again = HbaLedger()
+    assert made(again).wwpn == names[1]
+    taken = HbaLedger()
+    taken.see(vport(names[1]))
+    assert made(taken).wwpn not in names
+    given = HbaLedger()
+    assert (made(given, wwnn=wwn(0x10)).wwnn, made(given, wwpn=PORT).wwpn) == (wwn(0x10), PORT)
+
+
+def test_a_name_that_is_being_made() -> None:
+    """Two orders never make one name; once the first has failed, it may be asked for again."""
+    ledger = HbaLedger()
+    order = ledger.ordered(ledger.create(NewVport(wwpn=PORT)))
+    refusal = refusal_of(ledger.create(NewVport(wwpn=PORT.upper())))
+    assert (refusal.code, f"order {order}" in refusal.message) == ("device_exists", True)
+    ledger.creator.not_done(order)
+    ledger.ordered(ledger.create(NewVport(wwpn=PORT)))
+
+
+# --- mediated devices ---------------------------------------------------------------------------------------------
+
+
+def test_mediated_devices() -> None:
+    """One is made of an offered type while there is room, with the UUID that is given or a made-up one."""
+    ledger = HbaLedger()
+    order = ledger.ordered(ledger.create(NewMdev(parent="h1/pci_0000_0c_00_0", mdev_type=GVT, uuid=UUID), host=""))
+    assert ledger.state.orders[order].what == CreateMdev(parent=GPU, mdev_type=GVT, uuid=UUID)
+    assert refusal_of(ledger.create(NewMdev(parent=GPU, mdev_type=GVT, uuid=UUID))).code == "device_exists"
+    made_up = ledger.state.orders[ledger.ordered(ledger.create(NewMdev(parent=GPU, mdev_type=GVT)))].what
+    assert isinstance(made_up, CreateMdev)
+    assert (len(made_up.uuid), made_up.uuid[14], made_up.uuid[19] in "89ab") == (36, "8", True)
+    assert refusal_of(ledger.create(NewMdev(parent=GPU, mdev_type=GVT, uuid=UUID2))).code == "parent_unsuitable"
+    ledger.ordered(ledger.create(NewMdev(parent=MTTY, mdev_type="mtty-1", uuid=UUID2)))
+    assert refusal_of(ledger.create(NewMdev(parent=MTTY, mdev_type="mtty-1", uuid=UUID2))).code == "device_exists"
+
+
+def test_a_mediated_device_is_leased_by_itself() -> None:
+    """Its parent stays out of the lease, but cannot be another's meanwhile; nor can it be had while the parent is."""
+    ledger = HbaLedger()
+    device = ledger.make_mdev()
+    answer = ledger.ask(ledger.request(device))
+    assert answer.devices == (device,)
+    refusal = refusal_of(ledger.lease("0c:00.0", principal=B))
+    assert (refusal.code, refusal.blockers[0].rule, refusal.blockers[0].because_of) == (
+        "device_held", "physical_function", device,
+    )  # fmt: skip
+    assert "mediated" in refusal.message
+    ledger.release(answer.lease)
+    ledger.granted("0c:00.0", principal=B)
+    assert refusal_of(ledger.ask(ledger.request(device))).code == "device_held"
+
+
+def test_a_parent_that_is_anothers() -> None:
+    """Nothing is made on, or taken from, what another principal has leased, or what is being given back."""
+    ledger = HbaLedger()
+    lease = ledger.granted("0c:00.0", principal=B)
+    new = NewMdev(parent=GPU, mdev_type=GVT)
+    refusal = refusal_of(ledger.create(new))
+    assert (refusal.code, refusal.blockers[0].lease) == ("device_held", lease)
+    order = ledger.ordered(ledger.create(new, principal=B))
+    ledger.creator.not_done(order)
+    ledger.change("0c:00.0", in_use_by=("domain web",))
+    ledger.release(lease, principal=B)
+    assert refusal_of(ledger.create(new, principal=B)).code == "device_held"
+    hba_lease = ledger.granted("05:00.0", principal=B)
+    refusal = refusal_of(ledger.create(NewVport(parent="scsi_host0")))
+    assert (refusal.code, refusal.blockers[0].lease) == ("device_held", hba_lease)
+    assert made(ledger).parent == hba_key(1)
+
+
+def test_a_parent_that_is_not_there_or_used() -> None:
+    """A parent that is gone, or that something uses without a lease, is left alone."""
+    ledger = HbaLedger()
+    ledger.change("0c:00.0", in_use_by=("domain web",))
+    assert refusal_of(ledger.create(NewMdev(parent=GPU, mdev_type=GVT))).code == "device_in_use"
+    ledger.observe(inputs.DeviceGone(GPU), inputs.DeviceGone(hba_key(0)))
+    assert refusal_of(ledger.create(NewMdev(parent=GPU, mdev_type=GVT))).code == "device_missing"
+    assert refusal_of(ledger.create(NewVport(parent="scsi_host0"))).code == "device_missing"
+
+
+def test_nobody_gets_what_an_order_is_about() -> None:
+    """While something is made on a device, or it is taken away, it is not granted; then it is."""
+    ledger = HbaLedger()
+    device = ledger.make_mdev()
+    orders = [
+        ledger.ordered(ledger.create(NewVport(parent="scsi_host0"))),
+        ledger.ordered(ledger.create(NewMdev(parent=GPU, mdev_type=GVT))),
+        ledger.ordered(ledger.destroy(device)),
+    ]
+    wanted = ["h1/pci/0000:05:00.0", f"h1/{GPU}", device]
+    for name in wanted:
+        refusal = refusal_of(ledger.ask(ledger.request(name)))
+        assert (refusal.code, refusal.blockers[0].rule) == ("device_in_use", "ordered")
+    for order in orders:
+        ledger.creator.not_done(order)
+    assert ledger.ask(ledger.request(*wanted)).outcome == "granted"
+
+
+# --- taking away --------------------------------------------------------------------------------------------------
+
+
+def test_devices_are_taken_away() -> None:
+    """A virtual HBA and a mediated device, named in any way; the order says what the host needs to know."""
+    ledger = HbaLedger()
+    device = ledger.make_mdev()
+    ledger.see(vport(PORT))
+    order = ledger.ordered(ledger.destroy(f"scsi_host_{PORT}"))
+    assert ledger.state.orders[order].what == DestroyVport(
+        device=vport(PORT).key, parent=hba_key(0), wwnn=wwn(0x30), wwpn=PORT
+    )
+    refusal = refusal_of(ledger.destroy(f"scsi_host_{PORT}"))
+    assert (refusal.code, f"order {order}" in refusal.message) == ("not_destroyable", True)
+    gone = ledger.ordered(ledger.destroy(device))
+    assert ledger.state.orders[gone].what == DestroyMdev(device=mdev_key(UUID), parent=GPU, uuid=UUID)
+    ledger.observe(inputs.DeviceGone(mdev_key(UUID)))
+    ledger.creator.done(gone, mdev_key(UUID))
+    assert refusal_of(ledger.destroy(device)).code == "device_missing"
+    ledger.ordered(ledger.create(NewMdev(parent=GPU, mdev_type=GVT, uuid=UUID)))
+
+
+def test_what_is_not_taken_away() -> None:
+    """What was not made; what is leased, by whomever, or being given back; what is used, or needed by the host."""
+    ledger = HbaLedger()
+    device = ledger.make_mdev()
+    for name in ("scsi_host0", "pci_0000_0c_00_0", "computer"):
+        assert refusal_of(ledger.destroy(name, host=H1)).code == "not_destroyable"
+    assert refusal_of(ledger.destroy("nothing")).code == "device_unknown"
+    lease = ledger.ask(ledger.request(device)).lease
+    for principal in (A, B):
+        assert refusal_of(ledger.destroy(device, principal=principal)).blockers[0].lease == lease
+    ledger.describe(mdev_key(UUID), in_use_by=("domain web",))
+    ledger.release(lease)
+    assert refusal_of(ledger.destroy(device)).code == "device_held"
+    ledger.describe(mdev_key(UUID), in_use_by=())
+    ledger.ordered(ledger.destroy(device))
+    port = vport(PORT)
+    disk = vport(PORT, key=DeviceKey("pci/0000:05:00.0/scsi/0"), name="scsi_9_0_0_0", kind="scsi", parent=port.key,
+        capability=None)  # fmt: skip
+    for changes, code in (({"in_use_by": ("a process",)}, "device_in_use"), ({"protections": ("mounted at /",)},
+        "device_protected")):  # fmt: skip
+        ledger.see(port, disk)
+        ledger.describe(disk.key, **changes)
+        refusal = refusal_of(ledger.destroy(port.name))
+        assert (refusal.code, disk.key in refusal.message) == (code, True)
+    ledger.observe(inputs.DeviceGone(disk.key))
+    ledger.ordered(ledger.destroy(port.name))
+
+
+def test_what_is_nobodys() -> None:
+    """The host itself, and what sits on no bus that tells where, is never granted, and says why."""
+    ledger = HbaLedger()
+    for name in ("h1/computer", f"h1/{MTTY}"):
+        refusal = refusal_of(ledger.ask(ledger.request(name, force=True)))
+        assert (refusal.code, refusal.blockers[0].rule) == ("device_unleasable", "not_physical")
+
+
+def test_devices_of_the_scenario_are_as_described() -> None:
+    """The descriptions that these tests begin with are such as an agent may send."""
+    ledger = HbaLedger()
+    known = {row.description.key for device, row in ledger.state.devices.items() if device.startswith("h1/")}
+    assert known == {description.key for description in DEVICES}
+    assert mdev() != gpu()
