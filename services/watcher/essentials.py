@@ -20,6 +20,7 @@ from typing import Final
 import msgspec
 
 from leasehold.events import limits
+from leasehold.events.capabilities import Pci
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.identities import DeviceKey
 from leasehold.services.watcher.places import Places, multipath_controllers, nearest_above
@@ -120,7 +121,8 @@ def _bounded(texts: set[str]) -> tuple[str, ...]:
 
 def _display_needs(picture: Mapping[DeviceKey, DeviceDescription], places: Places) -> Iterator[Need]:
     for path, place in places.items():
-        if place.key in picture and picture[place.key].attributes.get("boot_vga") == "1":
+        device = picture.get(place.key)
+        if device is not None and isinstance(device.capability, Pci) and device.capability.boot_vga:
             yield path, "boot display", ()
 
 

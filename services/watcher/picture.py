@@ -1,56 +1,56 @@
-"""A full look at this machine: every PCI function, USB device and interface, and the NICs and disks below them.
+"""A full look at this machine: its node devices, from the computer itself down to what is plugged into its hardware.
 
 A description says how a device is now and changes only when something happened: no counters, no temperatures, nothing
 that the look itself would change. Whatever a device tells about itself, however odd, its description keeps the bounds
 that `leasehold.events.codec` checks.
 """
 
-import functools
-import os
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
 
 from leasehold.events import limits
+from leasehold.events.capabilities import Capability
 from leasehold.events.codec import encode
 from leasehold.events.devices import DeviceDescription
-from leasehold.events.errors import InvalidInputError
-from leasehold.events.identities import DeviceKey, node_device_name, parse_pci_address, pci_key
+from leasehold.events.identities import COMPUTER, DeviceKey
+from leasehold.services.watcher.describing import disks, net, pci, rest, scsi, usb
+from leasehold.services.watcher.describing.look import NODE_NAME_CHARS_MAX, Describe, Look
 from leasehold.services.watcher.essentials import find_essentials
 from leasehold.services.watcher.names import DeviceNames, listed_names
-from leasehold.services.watcher.places import Place, Places, find_places
-from leasehold.services.watcher.sysfs import (
-    THIS_MACHINE,
-    HostRoot,
-    clean,
-    link_name,
-    read_bytes,
-    read_int,
-    read_text,
-    to_int,
-)
+from leasehold.services.watcher.places import find_places
+from leasehold.services.watcher.sysfs import THIS_MACHINE, HostRoot, exists
 from leasehold.services.watcher.udev import UdevLookup, lookup_for, udevd_runs
 from leasehold.services.watcher.usage import find_users
 
 __all__ = ["THIS_MACHINE", "HostRoot", "take_picture"]
 
-SHOWN_PATH_BYTES_MAX: Final = 1_024
-NODE_NAME_CHARS_MAX: Final = 255
-SECTOR_BYTES: Final = 512
-"""The unit of a disk's `size`, whatever its own sectors are."""
-PCI_BASE_CLASS_BRIDGE: Final = 0x06
-USB_HUB_CLASS: Final = 0x09
-SERIALS_KEPT_MAX: Final = 1_024
-
-
-class _Look(msgspec.Struct, frozen=True):
-    """What one look has at hand."""
-
-    root: HostRoot
-    udev: UdevLookup
-    names: DeviceNames
-    waits_for_udevd: bool
+_DESCRIBE: Final[dict[str, Describe]] = {
+    "pci": pci.describe_pci,
+    "usb_device": usb.describe_usb_device,
+    "usb_interface": usb.describe_usb_interface,
+    "scsi_host": scsi.describe_scsi_host,
+    "scsi_target": scsi.describe_scsi_target,
+    "scsi": scsi.describe_scsi,
+    "mdev": rest.describe_mdev,
+    "mdev_types": rest.describe_mdev_parent,
+    "ap_matrix": rest.describe_mdev_parent,
+    "ccw": rest.describe_ccw,
+    "css": rest.describe_ccw,
+    "ap_card": rest.describe_ap,
+    "ap_queue": rest.describe_ap,
+    "vdpa": rest.describe_vdpa,
+    "net": net.describe_net,
+    "block": disks.describe_block,
+    "scsi_generic": scsi.describe_scsi_generic,
+    "drm": rest.describe_drm,
+    "other": rest.describe_other,
+}
+_NAME_MARK_CHARS: Final = 6
+_CUT: Final = "cut"
+"""The attribute that tells what was left out, since the whole would have been over its bound."""
 
 
 def take_picture(
@@ -62,7 +62,7 @@ def take_picture(
 ) -> dict[DeviceKey, DeviceDescription]:
     """Describe all devices of a machine, by key, sorted.
 
-    It reads some hundred small files and blocks while it does (0.2 ms a device): call it in a thread where the event
+    It reads some hundred small files and blocks while it does (0.1 ms a device): call it in a thread where the event
     loop must go on. A device that goes while it is read is left out; one that can be read in part is described in
     part. It needs neither root nor udevd. Where udevd runs, a disk whose serial only udevd can tell is left out until
     udevd has dealt with it: shown without a serial it could not be told from the disk that was there before.
@@ -74,248 +74,103 @@ def take_picture(
         needed_interfaces: network interfaces that the host needs for more than its default route, with the reason,
             like `{"eth0": "has the address that reaches the bus"}`.
     """
-    look = _Look(host_root, udev or lookup_for(host_root), names or listed_names(), udevd_runs(host_root))
     places = find_places(host_root)
-    picture: dict[DeviceKey, DeviceDescription] = {}
+    picture: dict[DeviceKey, DeviceDescription] = {COMPUTER: rest.describe_system(host_root)}
+    look = Look(
+        root=host_root,
+        udev=udev or lookup_for(host_root),
+        names=names or listed_names(),
+        waits_for_udevd=udevd_runs(host_root),
+        places=places,
+        interfaces={place.sysname: place.key for place in places.values() if place.kind == "net"},
+        vlans=net.read_vlans(host_root),
+        described=picture,
+    )
     for path, place in places.items():
-        described = _describe(look, place, places)
-        if described is not None and os.path.exists(path):
+        described = _DESCRIBE[place.kind](look, place)
+        if described is not None and exists(path):
             picture.setdefault(place.key, described)
     protections = find_essentials(host_root, picture, places, needed_interfaces or {})
     users = find_users(host_root, picture, places)
+    called = _names(picture.values())
     return {
         key: _fit(
-            msgspec.structs.replace(picture[key], protections=protections.get(key, ()), in_use_by=users.get(key, ()))
+            msgspec.structs.replace(
+                picture[key],
+                name=called[key],
+                protections=protections.get(key, ()),
+                in_use_by=users.get(key, ()),
+            )
         )
         for key in sorted(picture)
     }
 
 
-def _describe(look: _Look, place: Place, places: Places) -> DeviceDescription | None:
-    match place.kind:
-        case "pci":
-            return _describe_pci(look, place)
-        case "usb_device":
-            return _describe_usb_device(look, place)
-        case "usb_interface":
-            return _describe_usb_interface(look, place)
-        case "net":
-            return _describe_net(look, place)
-        case _:
-            return _describe_block(look, place)
-
-
-def _name(subsystem: str, sysname: str, extra: str = "") -> str:
-    return node_device_name(subsystem, sysname, extra)[:NODE_NAME_CHARS_MAX]
-
-
-def _shown(look: _Look, place: Place) -> str:
-    """The sysfs path; one too long or not printable is left out rather than shown as the path of nothing."""
-    path = look.root.shown_path(place.path)
-    return path if path == clean(path, SHOWN_PATH_BYTES_MAX) else ""
-
-
-def _attributes(**texts: str) -> dict[str, str]:
-    return {name: text for name, text in sorted(texts.items()) if text}
-
-
-def _hex_id(path: str) -> str:
-    """Four hex digits of an id like `0x8086`; empty when it is none."""
-    number = read_int(path, 16)
-    return f"{number:04x}" if 0 <= number <= 0xFFFF else ""
-
-
-def _small(number: int) -> int:
-    return number if 0 <= number < 2**31 else -1
-
-
-def _describe_pci(look: _Look, place: Place) -> DeviceDescription:
-    path = place.path
-    vendor_id, product_id = _hex_id(f"{path}/vendor"), _hex_id(f"{path}/device")
-    vendor_name, product_name = look.names.of("pci", vendor_id, product_id, look.udev(look.root.shown_path(path)))
-    pci_class = read_int(f"{path}/class", 16)
-    return DeviceDescription(
-        key=place.key,
-        name=_name("pci", place.sysname),
-        kind=place.kind,
-        sysfs_path=_shown(look, place),
-        parent=place.parent,
-        driver=clean(link_name(f"{path}/driver")),
-        pci_class=pci_class if 0 <= pci_class < 2**24 else -1,
-        vendor_id=vendor_id,
-        product_id=product_id,
-        vendor_name=vendor_name,
-        product_name=product_name,
-        iommu_group=_small(to_int(link_name(f"{path}/iommu_group"))),
-        numa_node=_small(read_int(f"{path}/numa_node")),
-        physical_function=_physical_function(path),
-        bridge=_is_bridge(path, pci_class),
-        attributes=_pci_attributes(path),
-    )
-
-
-def _physical_function(path: str) -> str:
-    try:
-        return pci_key(parse_pci_address(link_name(f"{path}/physfn")))
-    except InvalidInputError:
-        return ""
-
-
-def _is_bridge(path: str, pci_class: int) -> bool:
-    """Whether it carries others: all of class 06 (host, ISA and PCI bridges), and whatever has a header of type 1 or 2.
-
-    For those, and only those, the kernel (4.13 on) offers the secondary bus number. The header itself (`config`, byte
-    0x0e) is not read: that would wake a sleeping GPU at every look.
+def _names(devices: Iterable[DeviceDescription]) -> dict[DeviceKey, str]:
+    """Names by key, no two alike: of those that libvirt would give one name (`1-4:1.1` and `1-4.1.1`) the one that is
+    nearer to the hardware keeps it, and the others get a mark of their key.
     """
-    return os.path.exists(f"{path}/secondary_bus_number") or pci_class >> 16 == PCI_BASE_CLASS_BRIDGE
-
-
-def _pci_attributes(path: str) -> dict[str, str]:
-    functions_max = read_int(f"{path}/sriov_totalvfs")
-    return _attributes(
-        subsystem_vendor_id=_hex_id(f"{path}/subsystem_vendor"),
-        subsystem_product_id=_hex_id(f"{path}/subsystem_device"),
-        revision=read_text(f"{path}/revision"),
-        boot_vga="1" if read_int(f"{path}/boot_vga") == 1 else "",
-        sriov_totalvfs=str(functions_max) if functions_max > 0 else "",
-        sriov_numvfs=read_text(f"{path}/sriov_numvfs") if functions_max > 0 else "",
-    )
-
-
-def _describe_usb_device(look: _Look, place: Place) -> DeviceDescription:
-    path = place.path
-    vendor_id, product_id = _hex_id(f"{path}/idVendor"), _hex_id(f"{path}/idProduct")
-    properties = look.udev(look.root.shown_path(path))
-    vendor_name, product_name = look.names.of("usb", vendor_id, product_id, properties)
-    return DeviceDescription(
-        key=place.key,
-        name=_name("usb", place.sysname),
-        kind=place.kind,
-        sysfs_path=_shown(look, place),
-        parent=place.parent,
-        driver=clean(link_name(f"{path}/driver")),
-        vendor_id=vendor_id,
-        product_id=product_id,
-        vendor_name=vendor_name,
-        product_name=product_name,
-        serial=read_text(f"{path}/serial"),
-        hub=read_int(f"{path}/bDeviceClass", 16) == USB_HUB_CLASS,
-        attributes=_attributes(
-            busnum=read_text(f"{path}/busnum"),
-            devnum=read_text(f"{path}/devnum"),
-            speed_mbit=read_text(f"{path}/speed"),
-            usb_version=read_text(f"{path}/version"),
-            device_version=read_text(f"{path}/bcdDevice"),
-            device_class=read_text(f"{path}/bDeviceClass"),
-            manufacturer=read_text(f"{path}/manufacturer"),
-            product=read_text(f"{path}/product"),
-        ),
-    )
-
-
-def _describe_usb_interface(look: _Look, place: Place) -> DeviceDescription:
-    """An interface has the ids of its device, so that another device in the same port makes other interfaces."""
-    path = place.path
-    device = os.path.dirname(path)
-    return DeviceDescription(
-        key=place.key,
-        name=_name("usb", place.sysname),
-        kind=place.kind,
-        sysfs_path=_shown(look, place),
-        parent=place.parent,
-        driver=clean(link_name(f"{path}/driver")),
-        vendor_id=_hex_id(f"{device}/idVendor"),
-        product_id=_hex_id(f"{device}/idProduct"),
-        attributes=_attributes(
-            interface_class=read_text(f"{path}/bInterfaceClass"),
-            interface_subclass=read_text(f"{path}/bInterfaceSubClass"),
-            interface_protocol=read_text(f"{path}/bInterfaceProtocol"),
-            description=read_text(f"{path}/interface"),
-        ),
-    )
-
-
-def _describe_net(look: _Look, place: Place) -> DeviceDescription:
-    path = place.path
-    mac = read_text(f"{path}/address")
-    operstate = read_text(f"{path}/operstate")
-    # Drivers ask their firmware for the speed, so a link that is down is not asked.
-    speed_mbps = read_int(f"{path}/speed") if operstate == "up" else -1
-    return DeviceDescription(
-        key=place.key,
-        name=_name("net", place.sysname, mac),
-        kind=place.kind,
-        sysfs_path=_shown(look, place),
-        parent=place.parent,
-        driver=clean(link_name(f"{path}/device/driver")),
-        attributes=_attributes(
-            interface=clean(place.sysname),
-            mac=mac,
-            operstate=operstate,
-            speed_mbps=str(speed_mbps) if speed_mbps > 0 else "",
-        ),
-    )
-
-
-def _describe_block(look: _Look, place: Place) -> DeviceDescription | None:
-    path = place.path
-    properties = look.udev(look.root.shown_path(path))
-    serial = _disk_serial(path)
-    if not serial and look.waits_for_udevd and "USEC_INITIALIZED" not in properties:
-        return None
-    sectors = read_int(f"{path}/size")
-    return DeviceDescription(
-        key=place.key,
-        name=_name("block", place.sysname, properties.get("ID_SERIAL", "")),
-        kind=place.kind,
-        sysfs_path=_shown(look, place),
-        parent=place.parent,
-        serial=serial or properties.get("ID_SERIAL_SHORT", ""),
-        attributes=_attributes(
-            devnode=clean(f"/dev/{place.sysname.replace('!', '/')}"),
-            size_bytes=str(sectors * SECTOR_BYTES) if sectors >= 0 else "",
-            logical_block_size=read_text(f"{path}/queue/logical_block_size"),
-            removable=read_text(f"{path}/removable"),
-            rotational=read_text(f"{path}/queue/rotational"),
-            model=read_text(f"{path}/device/model"),
-            vendor=read_text(f"{path}/device/vendor"),
-        ),
-    )
-
-
-def _disk_serial(path: str) -> str:
-    """What the kernel has of it: NVMe and MMC, SCSI's page 0x80, virtio."""
-    if serial := read_text(f"{path}/device/serial"):
-        return serial
-    page = read_bytes(f"{path}/device/vpd_pg80")
-    if len(page) > 4 and page[1] == 0x80:
-        return clean(page[4 : 4 + int.from_bytes(page[2:4], "big")])
-    if not os.path.exists(f"{path}/serial"):
-        return ""
-    sequence = read_int(f"{path}/diskseq")
-    return _virtio_serial(path, sequence) if sequence >= 0 else read_text(f"{path}/serial")
-
-
-@functools.lru_cache(maxsize=SERIALS_KEPT_MAX)
-def _virtio_serial(path: str, _disk_sequence: int) -> str:
-    """Kept as long as the disk's sequence number is the same: each read is a request to the disk, which may hang."""
-    return read_text(f"{path}/serial")
+    order = {kind: place for place, kind in enumerate(("system", *_DESCRIBE))}
+    names: dict[DeviceKey, str] = {}
+    taken: set[str] = set()
+    for device in sorted(devices, key=lambda each: (order[each.kind], each.key)):
+        name = device.name
+        if name in taken:
+            mark = hashlib.sha256(device.key.encode()).hexdigest()[:_NAME_MARK_CHARS]
+            name = f"{name[: NODE_NAME_CHARS_MAX - _NAME_MARK_CHARS - 1]}_{mark}"
+        taken.add(name)
+        names[device.key] = name
+    return names
 
 
 def _fit(device: DeviceDescription) -> DeviceDescription:
-    """Cut a description that is over the bound of its whole: attributes go first, then the last reasons."""
+    """Cut a description that is over the bound of its whole, and say what was cut: attributes go first, then links and
+    the last reasons, then what a capability has lists of.
+    """
     while len(encode(device)) > limits.DESCRIPTION_BYTES_MAX:
-        if device.attributes:
-            largest = max(device.attributes, key=lambda name: (len(device.attributes[name]), name))
-            rest = {name: text for name, text in device.attributes.items() if name != largest}
-            device = msgspec.structs.replace(device, attributes=rest)
-        elif len(device.protections) + len(device.in_use_by) > 2:
-            device = msgspec.structs.replace(
-                device, protections=_half(device.protections), in_use_by=_half(device.in_use_by)
-            )
-        else:
-            device = msgspec.structs.replace(device, sysfs_path="", vendor_name="", product_name="")
+        device = _smaller(device)
     return device
+
+
+def _smaller(device: DeviceDescription) -> DeviceDescription:
+    cut = device.attributes.get(_CUT, "")
+    rest_of = {name: text for name, text in device.attributes.items() if name != _CUT}
+    if rest_of:
+        largest = max(rest_of, key=lambda name: (len(rest_of[name]), name))
+        del rest_of[largest]
+        return msgspec.structs.replace(device, attributes=_also_cut(rest_of, cut, "attributes"))
+    if len(device.devnodes) > 1:
+        return msgspec.structs.replace(device, devnodes=device.devnodes[:1], attributes=_also_cut({}, cut, "devnodes"))
+    if len(device.protections) + len(device.in_use_by) > 2:
+        return msgspec.structs.replace(
+            device,
+            protections=_half(device.protections),
+            in_use_by=_half(device.in_use_by),
+            attributes=_also_cut({}, cut, "reasons"),
+        )
+    if device.capability is not None and (smaller := _without_list(device.capability)):
+        name, capability = smaller
+        return msgspec.structs.replace(device, capability=capability, attributes=_also_cut({}, cut, name))
+    return msgspec.structs.replace(device, sysfs_path="", vendor_name="", product_name="", capability=None)
+
+
+def _also_cut(attributes: dict[str, str], cut: str, name: str) -> dict[str, str]:
+    told = sorted({*filter(None, cut.split(", ")), name})
+    return {**attributes, _CUT: ", ".join(told)}
+
+
+def _without_list(capability: Capability) -> tuple[str, Capability] | None:
+    """The name of its largest list or table, and the capability without it; `None` if it has none."""
+    sizes = {
+        name: len(encode(value))
+        for name in capability.__struct_fields__
+        if (value := getattr(capability, name)) and (isinstance(value, tuple | dict) or name == "vpd")
+    }
+    if not sizes:
+        return None
+    name = max(sizes, key=lambda each: (sizes[each], each))
+    empty: object = {"vpd": None, "values": {}}.get(name, ())
+    return name, msgspec.structs.replace(capability, **{name: empty})
 
 
 def _half(reasons: tuple[str, ...]) -> tuple[str, ...]:

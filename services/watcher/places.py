@@ -1,48 +1,51 @@
 """Where each device sits: its sysfs path, its key, and the known device above it.
 
-Kept: PCI functions, USB devices and interfaces, and the NICs and disks below one of them. Left out: virtual ones
-(lo, loop0, dm-0), partitions, and hidden paths of a multipath disk.
+Kept: PCI functions, USB devices and interfaces, all network interfaces, what is on the SCSI, mdev, vDPA, channel and
+crypto buses, disks and GPUs, and whatever else has a device node and is not virtual (`other`). Left out: virtual disks
+and nodes (loop0, dm-0, /dev/null), partitions, hidden paths of a multipath disk, and legacy serial ports.
 """
 
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
 from leasehold.events.errors import InvalidInputError
-from leasehold.events.identities import (
-    DeviceKey,
-    UsbPortPath,
-    child_key,
-    parse_device_key,
-    parse_pci_address,
-    pci_key,
-    physical_key,
-    usb_key,
-)
+from leasehold.events.identities import DeviceKey, parse_device_key, physical_key
+from leasehold.services.watcher import labels
+from leasehold.services.watcher.hardware import find_hardware
 from leasehold.services.watcher.sysfs import (
     HostRoot,
+    link_name,
     link_target,
     linked_members,
     list_names,
-    read_bytes,
     read_int,
-    safe_name,
 )
 
 DEVICES_MAX: Final = 65_536
 """Of one host; the design counts with 100."""
-CHILD_CHARS_MAX: Final = 64
-CONTROLLER_CHARS_MAX: Final = 63
 
-_USB: Final = re.compile(r"([0-9]{1,5})-([0-9]{1,3}(?:\.[0-9]{1,3})*)(?::([0-9]{1,3}\.[0-9]{1,3}))?")
-_ROOT_HUB: Final = re.compile(r"usb([0-9]{1,5})")
 _NVME_CONTROLLER: Final = re.compile(r"nvme[0-9]+")
-_NOT_IN_CHILD: Final = re.compile(r"[^A-Za-z0-9._:!@+-]")
-_NOT_IN_CONTROLLER: Final = re.compile(r"[^A-Za-z0-9._:-]")
+_SCSI_HOST: Final = re.compile(r"host[0-9]+")
+_SCSI_TARGET: Final = re.compile(r"target[0-9]+:[0-9]+:[0-9]+")
+_SCSI_UNIT: Final = re.compile(r"[0-9]+(:[0-9]+){3}")
+_NUMBERED_VDPA: Final = re.compile(r"vdpa[0-9]+")
+_LEGACY_SERIAL: Final = re.compile(r"ttyS[0-9]+")
+_SUBCHANNEL_DRIVERS: Final = ("io_subchannel", "vfio_ccw")
+_DRM_NODE: Final = re.compile(r"(card|renderD|controlD)[0-9]+")
+_BUSES: Final = (
+    ("ccw", "ccw", None),
+    ("ap", "ap_card", re.compile(r"card[0-9a-f]{2,4}")),
+    ("ap", "ap_queue", re.compile(r"[0-9a-f]{2,4}\.[0-9a-f]{4}")),
+    ("matrix", "ap_matrix", None),
+)
+"""Subsystem, kind, and what names are of that kind (`None`: all)."""
+_NOT_SHOWN_TWICE: Final = frozenset({"bsg", "usb_endpoint", "vfio-dev", "vhost-vdpa"})
+"""Nodes that are another way to a device which is shown: a disk, an interface, a function, a data path."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -54,46 +57,33 @@ class Place(msgspec.Struct, frozen=True):
     """Without links, in the root's /sys."""
     sysname: str
     parent: str
-    """Key of the nearest known device above; empty: none."""
-
-
-class _RootHub(msgspec.Struct, frozen=True):
-    bus: int
-    controller: str
-    controller_path: str
-    parent_path: str
-    generation: int
+    """Key of the nearest known device above that is not `other`; empty: none."""
+    subsystem: str
+    hardware: str = ""
+    """Path of the PCI function, USB device or interface that it is a function of; empty: of none."""
 
 
 Places = dict[str, Place]
-"""By path."""
+"""By path; hardware first, then from buses to functions."""
 
 
 def find_places(root: HostRoot) -> Places:
     """Everything that is there now. A device that goes meanwhile is left out or still in: the next look tells."""
-    places: Places = {}
-    for kind, found in (("pci", _pci(root)), ("usb", _usb(root))):
-        for name, path, key in found:
-            if len(places) < DEVICES_MAX and _is_key(key):
-                places[path] = Place(_usb_kind(name) if kind == "usb" else kind, key, path, name, "")
-    for path, place in places.items():
-        above = nearest_above(path, places)
-        places[path] = msgspec.structs.replace(place, parent=above.key if above else "")
-    physical = dict(places)
-    for kind, children in (("net", _net(root, physical)), ("block", _block(root, physical))):
-        for name, path, key, parent in children:
-            if len(places) < DEVICES_MAX and _is_key(key):
-                places[path] = Place(kind, key, path, name, parent)
-    return places
+    survey = _Survey(root)
+    survey.add_hardware()
+    survey.add_net()
+    survey.add_scsi()
+    survey.add_buses()
+    survey.add_functions()
+    survey.add_others()
+    return survey.places
 
 
 def nearest_above(path: str, places: Mapping[str, Place]) -> Place | None:
     """The nearest known device above a path (a virtio device between a PCI function and its NIC is skipped)."""
-    path = os.path.dirname(path)
-    while len(path) > 1:
+    while len(path := os.path.dirname(path)) > 1:
         if path in places:
             return places[path]
-        path = os.path.dirname(path)
     return None
 
 
@@ -113,121 +103,189 @@ def _is_key(key: DeviceKey) -> bool:
         return False
 
 
-def _pci(root: HostRoot) -> Iterator[tuple[str, str, DeviceKey]]:
-    for name, path in linked_members(root.sys_path("bus/pci/devices")):
-        try:
-            yield name, path, pci_key(parse_pci_address(name))
-        except InvalidInputError:
-            continue
+class _Spot(msgspec.Struct, frozen=True):
+    """Where a function is."""
+
+    base: DeviceKey
+    """What its key begins with: its hardware's, `virtual` or `platform`."""
+    prefix: str
+    """What its label begins with. Functions of a USB device are told apart by their interface, and those of no hardware
+    by the device that firmware or a hypervisor names."""
+    hardware: str
+    above: str
+    """Key of the nearest device above."""
+
+    def label(self, text: str) -> str:
+        return f"{self.prefix}-{text}" if self.prefix else text
 
 
-def _usb(root: HostRoot) -> Iterator[tuple[str, str, DeviceKey]]:
-    members = linked_members(root.sys_path("bus/usb/devices"))
-    if not members:
-        return
-    hubs = dict(_told_apart(_root_hubs(root, members)))
-    for name, path in members:
-        matched, rooted = _USB.fullmatch(name), _ROOT_HUB.fullmatch(name)
-        hub = hubs.get(int(matched[1] if matched else rooted[1] if rooted else -1))
-        if hub is None:
-            continue
-        ports = tuple(map(int, matched[2].split("."))) if matched and matched[2] != "0" else ()
-        device = usb_key(hub.controller, UsbPortPath(hub.generation, ports))
-        yield (name, path, child_key(device, "interface", matched[3]) if matched and matched[3] else device)
+class _Survey:
+    """One search through a machine. Whatever is added finds its parent among what was added before."""
 
+    def __init__(self, root: HostRoot) -> None:
+        self._root = root
+        self._virtual = f"{root.sys}/devices/virtual/"
+        self._hardware: Places = {}
+        self._parents: Places = {}
+        """All but `other`."""
+        self._units: dict[str, str] = {}
+        """Labels of SCSI devices by path."""
+        self._counts: defaultdict[tuple[str, str, str], int] = defaultdict(int)
+        self._keys: set[DeviceKey] = set()
+        self.places: Places = {}
 
-def _usb_kind(name: str) -> str:
-    return "usb_interface" if ":" in name else "usb_device"
+    # --- how a place is found ---
 
+    def _members(self, below: str) -> list[tuple[str, str]]:
+        """Name and path of what a folder of links leads to, in the order in which the kernel has found it."""
+        return sorted(linked_members(self._root.sys_path(below)), key=lambda each: labels.natural(each[1]))
 
-def _root_hubs(root: HostRoot, members: list[tuple[str, str]]) -> list[_RootHub]:
-    pci = {path: name for name, path in linked_members(root.sys_path("bus/pci/devices"))}
-    hubs = []
-    for name, path in members:
-        if rooted := _ROOT_HUB.fullmatch(name):
-            parent = os.path.dirname(path)
-            above = parent
-            while above not in pci and len(above) > 1:
-                above = os.path.dirname(above)
-            controller_path = above if above in pci else parent
-            controller = _controller_name(pci.get(above) or os.path.basename(parent))
-            hubs.append(_RootHub(int(rooted[1]), controller, controller_path, parent, _generation(path)))
-    return hubs
+    def _placed(self, below: str) -> list[tuple[str, str]]:
+        """The same without the virtual ones."""
+        members = linked_members(self._root.sys_path(below))
+        placed = [each for each in members if not each[1].startswith(self._virtual)]
+        return sorted(placed, key=lambda each: labels.natural(each[1]))
 
+    def _spot(self, path: str) -> _Spot:
+        above = nearest_above(path, self._parents)
+        hardware = nearest_above(path, self._hardware)
+        parent = above.key if above else ""
+        if hardware is not None:
+            prefix = hardware.key.rpartition("/")[2] if hardware.kind == "usb_interface" else ""
+            return _Spot(hardware.key, prefix, hardware.path, parent)
+        if path.startswith(self._virtual):
+            return _Spot(DeviceKey("virtual"), "", "", parent)
+        return _Spot(DeviceKey("platform"), labels.platform_device(self._root, path), "", parent)
 
-def _controller_name(text: str) -> str:
-    try:
-        return str(parse_pci_address(text))
-    except InvalidInputError:
-        return safe_name(text, _NOT_IN_CONTROLLER, CONTROLLER_CHARS_MAX)
+    def _add(self, kind: str, subsystem: str, path: str, spot: _Spot, *wanted: str) -> str:
+        """Take the first label that is free; where there is none, count. Gives the label."""
+        sysname = os.path.basename(path)
+        if not (any(wanted) or spot.hardware or spot.prefix):
+            wanted = (sysname,)
+        segment = kind if subsystem == "scsi" else subsystem
+        keys = (labels.key_in(spot.base, segment, label) for label in wanted if label)
+        key = next((each for each in keys if each not in self._keys), None) or self._counted(segment, sysname, spot)
+        if len(self.places) < DEVICES_MAX:
+            self._keys.add(key)
+            place = Place(kind, key, path, sysname, spot.above, subsystem, spot.hardware)
+            self.places[path] = place
+            if kind != "other":
+                self._parents[path] = place
+        return key.rpartition("/")[2]
 
+    def _counted(self, subsystem: str, sysname: str, spot: _Spot) -> DeviceKey:
+        base, stem = physical_key(spot.base), spot.label(labels.sort_label(subsystem, sysname)).rstrip("-")
+        while True:
+            number = self._counts[base, subsystem, stem]
+            self._counts[base, subsystem, stem] += 1
+            key = labels.key_in(base, subsystem, f"{stem}-{number}" if stem else str(number))
+            if key not in self._keys:
+                return key
 
-def _generation(path: str) -> int:
-    """3 when the root hub runs at 5 Gbit/s or more; one that tells no speed is judged by its USB version."""
-    for attribute, least in (("speed", 5_000.0), ("version", 3.0)):
-        try:
-            return 3 if float(read_bytes(f"{path}/{attribute}")[:16]) >= least else 2
-        except ValueError:
-            continue
-    return 2
+    # --- what there is ---
 
+    def add_hardware(self) -> None:
+        """PCI functions, USB devices and interfaces."""
+        for kind, name, path, key in find_hardware(self._root):
+            if len(self._hardware) < DEVICES_MAX and _is_key(key):
+                self._hardware[path] = Place(kind, key, path, name, "", "pci" if kind == "pci" else "usb", path)
+        for path, place in self._hardware.items():
+            above = nearest_above(path, self._hardware)
+            self._hardware[path] = msgspec.structs.replace(place, parent=above.key if above else "")
+        self._parents.update(self._hardware)
+        self.places.update(self._hardware)
+        self._keys.update(place.key for place in self._hardware.values())
 
-def _told_apart(hubs: list[_RootHub]) -> Iterator[tuple[int, _RootHub]]:
-    """Root hubs by bus number, no two with the same controller and generation.
+    def add_scsi(self) -> None:
+        """SCSI hosts, targets and devices, each labelled by the one above."""
+        members = self._members("bus/scsi/devices")
+        hosts: dict[str, str] = {}
+        targets: dict[str, str] = {}
+        for name, path in members:
+            if _SCSI_HOST.fullmatch(name):
+                spot = self._spot(path)
+                hosts[path] = self._add("scsi_host", "scsi", path, spot, labels.host_label(path, spot.prefix))
+        for name, path in members:
+            if _SCSI_TARGET.fullmatch(name):
+                label = labels.target_label(path, labels.nearest(path, hosts))
+                targets[path] = self._add("scsi_target", "scsi", path, self._spot(path), label)
+        for name, path in members:
+            if _SCSI_UNIT.fullmatch(name):
+                target, host = labels.nearest(path, targets), labels.nearest(path, hosts)
+                label = labels.unit_label(name, target, host)
+                self._units[path] = self._add("scsi", "scsi", path, self._spot(path), label)
 
-    One PCI function may carry several host controllers as platform devices, each with its own root hub. Their names
-    go into the key then; two alike below one of them are counted in the order of their bus numbers.
-    """
-    alike: defaultdict[tuple[str, int], list[_RootHub]] = defaultdict(list)
-    for hub in sorted(hubs, key=lambda each: (each.parent_path, each.bus)):
-        alike[hub.controller, hub.generation].append(hub)
-    for group in alike.values():
-        taken: set[str] = set()
-        for hub in group:
-            name = hub.controller
-            if len(group) > 1 and hub.parent_path != hub.controller_path:
-                name = _controller_name(f"{name}:{os.path.basename(hub.parent_path)}")
-            if name in taken:
-                name = _controller_name(f"{name}.{len(taken) + 1}")
-            taken.add(name)
-            yield hub.bus, msgspec.structs.replace(hub, controller=name)
+    def add_buses(self) -> None:
+        """Mediated devices and what offers them, channels, crypto adapters, and virtio data paths."""
+        for bus, kind, is_one in _BUSES:
+            for name, path in self._members(f"bus/{bus}/devices"):
+                if path not in self.places and (is_one is None or is_one.fullmatch(name)):
+                    self._add(kind, bus, path, self._spot(path), name)
+        for _, path in self._members("bus/css/devices"):
+            if link_name(f"{path}/driver") in _SUBCHANNEL_DRIVERS:
+                self._add("css", "css", path, self._spot(path), os.path.basename(path))
+        for name, path in self._members("bus/vdpa/devices"):
+            self._add("vdpa", "vdpa", path, self._spot(path), "" if _NUMBERED_VDPA.fullmatch(name) else name)
+        # Those that are nothing else; mediated devices of theirs stand below them.
+        for name, path in self._members("class/mdev_bus"):
+            if path not in self.places:
+                self._add("mdev_types", link_name(f"{path}/subsystem") or "mdev_bus", path, self._spot(path), name)
+        for name, path in self._members("bus/mdev/devices"):
+            self._add("mdev", "mdev", path, self._spot(path), name)
 
+    def add_functions(self) -> None:
+        """Disks, pass-through nodes and GPUs."""
+        self._add_block()
+        for _, path in self._members("class/scsi_generic"):
+            self._add("scsi_generic", "scsi_generic", path, self._spot(path), labels.nearest(path, self._units))
+        for name, path in self._members("class/drm"):
+            if _DRM_NODE.fullmatch(name):
+                self._add("drm", "drm", path, self._spot(path))
 
-_Child = tuple[str, str, DeviceKey, str]
+    def add_net(self) -> None:
+        """All network interfaces, before SCSI: a software Fibre Channel host sits below one.
 
+        Those of hardware go by `dev_port`; of two with one number the elder (lower ifindex) has it and the other goes
+        by its name, so that a monitor interface which somebody adds to a Wi-Fi card does not rename the card's own.
+        """
+        placed: list[tuple[int, str, str]] = []
+        for name, path in linked_members(self._root.sys_path("class/net")):
+            if path.startswith(self._virtual):
+                self._add("net", "net", path, self._spot(path), name)
+            else:
+                placed.append((read_int(f"{path}/ifindex"), name, path))
+        for _, name, path in sorted(placed):
+            spot = self._spot(path)
+            port = str(max(0, read_int(f"{path}/dev_port")))
+            named = labels.safe_label(name)
+            label = spot.label(port) if spot.hardware or spot.prefix else named
+            self._add("net", "net", path, spot, label, named, f"{named[:48]}-named")
 
-def _net(root: HostRoot, places: Places) -> Iterator[_Child]:
-    """NICs by `dev_port`; of two with one number the elder (lower ifindex) has it and the other goes by its name.
+    def _add_block(self) -> None:
+        for _, path in self._members("class/block"):
+            spot = self._disk_spot(path)
+            if spot is None or os.path.exists(f"{path}/partition") or read_int(f"{path}/hidden") == 1:
+                continue
+            label = labels.nearest(path, self._units)
+            if not label and (namespace := labels.namespace_label(path)):
+                label = spot.label(namespace)
+            self._add("block", "block", path, spot, label)
 
-    So a monitor interface that somebody adds to a Wi-Fi card does not rename the card's own. Below USB the number
-    stands behind the interface's, because each function of a USB device counts from 0.
-    """
-    taken: set[DeviceKey] = set()
-    for name, path, above in sorted(
-        _below(root, "net", places), key=lambda each: (read_int(f"{each[1]}/ifindex"), each[0])
-    ):
-        physical = physical_key(above.key)
-        number = str(max(0, read_int(f"{path}/dev_port")))
-        label = f"{above.key.rpartition('/')[2]}-{number}" if above.kind == "usb_interface" else number
-        named = safe_name(name, _NOT_IN_CHILD, CHILD_CHARS_MAX)
-        wanted = [child_key(physical, "net", each) for each in (label, named, f"{named[:48]}-named")]
-        key = next((each for each in wanted if each not in taken), None)
-        if key is not None:
-            taken.add(key)
-            yield name, path, key, above.key
+    def _disk_spot(self, path: str) -> _Spot | None:
+        """Of a disk behind several controllers: at the one with the lowest key, whichever was found first."""
+        if not path.startswith(self._virtual):
+            return self._spot(path)
+        spots = [spot for each in multipath_controllers(path) if (spot := self._spot(each)).hardware]
+        return min(spots, key=lambda spot: spot.base, default=None)
 
-
-def _block(root: HostRoot, places: Places) -> Iterator[_Child]:
-    for name, path, above in _below(root, "block", places):
-        if os.path.exists(f"{path}/partition") or read_int(f"{path}/hidden") == 1:
-            continue
-        label = safe_name(name.replace("/", "!"), _NOT_IN_CHILD, CHILD_CHARS_MAX)
-        yield name, path, child_key(physical_key(above.key), "block", label), above.key
-
-
-def _below(root: HostRoot, subsystem: str, places: Places) -> Iterator[tuple[str, str, Place]]:
-    for name, path in linked_members(root.sys_path(f"class/{subsystem}")):
-        controllers = multipath_controllers(path) if subsystem == "block" else []
-        found = (nearest_above(each, places) for each in (path, *controllers))
-        if above := next((place for place in found if place is not None), None):
-            yield name, path, above
+    def add_others(self) -> None:
+        """What else has a device node and is not virtual."""
+        for _, path in self._placed("dev/char"):
+            if path in self.places:
+                continue
+            subsystem, name = link_name(f"{path}/subsystem"), os.path.basename(path)
+            spot = self._spot(path)
+            if subsystem in _NOT_SHOWN_TWICE or (not spot.hardware and _LEGACY_SERIAL.fullmatch(name)):
+                continue
+            port = labels.port_label(path) if subsystem == "tty" else ""
+            self._add("other", subsystem or "unknown", path, spot, spot.label(port) if port else "")

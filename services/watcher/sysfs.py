@@ -102,6 +102,11 @@ def clean(raw: bytes | str, bytes_max: int = TEXT_BYTES_MAX) -> str:
     return text.encode("utf-8", "replace")[:bytes_max].decode("utf-8", "ignore").strip()
 
 
+def exists(path: str) -> bool:
+    """Whether there is such a file, folder or link; a link that leads nowhere is not."""
+    return os.path.exists(path)
+
+
 def list_names(directory: str) -> list[str]:
     """The sorted names in a directory; empty when there is none."""
     try:

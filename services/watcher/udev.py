@@ -7,16 +7,25 @@ from typing import Final
 
 import pyudev
 
-from leasehold.services.watcher.sysfs import THIS_MACHINE, HostRoot, clean
+from leasehold.services.watcher.sysfs import TEXT_BYTES_MAX, THIS_MACHINE, HostRoot, clean
 
 PROPERTIES: Final = (
+    "DEVLINKS",
+    "ID_BUS",
+    "ID_CDROM_MEDIA",
+    "ID_FS_LABEL",
     "ID_MODEL_FROM_DATABASE",
     "ID_SERIAL",
     "ID_SERIAL_SHORT",
+    "ID_TYPE",
     "ID_VENDOR_FROM_DATABASE",
     "USEC_INITIALIZED",
 )
 """All that is asked for. `USEC_INITIALIZED` is there when udevd has dealt with the device."""
+LINKS_BYTES_MAX: Final = 4_096
+"""Of all of a device's links in /dev together."""
+
+_BYTES_MAX: Final = {"DEVLINKS": LINKS_BYTES_MAX}
 
 UdevLookup = Callable[[str], Mapping[str, str]]
 """From a sysfs path (`/sys/devices/…`) to those of `PROPERTIES` that udev has for it, as printable texts."""
@@ -55,7 +64,9 @@ class _Database:
         with self._lock:
             try:
                 found = pyudev.Devices.from_sys_path(self._context, path).properties
-                texts = ((name, clean(found.get(name) or "")) for name in PROPERTIES)
+                texts = (
+                    (name, clean(found.get(name) or "", _BYTES_MAX.get(name, TEXT_BYTES_MAX))) for name in PROPERTIES
+                )
                 return {name: text for name, text in texts if text}
             except (pyudev.DeviceNotFoundError, OSError, UnicodeDecodeError):
                 return {}

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from leasehold.events.capabilities import Net, Pci, Storage, UsbDevice
 from leasehold.events.devices import DeviceDescription
+from leasehold.events.identities import COMPUTER
 from leasehold.services.watcher.picture import take_picture
 from tests.watcher.trees import Tree
 
@@ -19,7 +21,8 @@ def tree(tmp_path: Path) -> Tree:
 
 
 def seen(tree: Tree) -> dict[str, DeviceDescription]:
-    return {str(key): device for key, device in take_picture(tree.root).items()}
+    """All but the computer, which is always there."""
+    return {str(key): device for key, device in take_picture(tree.root).items() if key != COMPUTER}
 
 
 def keys(tree: Tree) -> list[str]:
@@ -32,9 +35,9 @@ def with_xhci(tree: Tree) -> None:
     tree.usb(f"{XHCI}/usb2", speed="10000", bDeviceClass="09")
 
 
-def test_an_empty_machine_has_no_devices(tree: Tree) -> None:
-    """No buses, no /proc tables: an empty picture and no error."""
-    assert take_picture(tree.root) == {}
+def test_an_empty_machine_is_a_computer(tree: Tree) -> None:
+    """No buses, no /proc tables: nothing but itself, and no error."""
+    assert list(take_picture(tree.root)) == [COMPUTER]
 
 
 def test_a_multi_function_card_behind_a_bridge(tree: Tree) -> None:
@@ -51,7 +54,7 @@ def test_a_multi_function_card_behind_a_bridge(tree: Tree) -> None:
     assert (first.iommu_group, second.iommu_group) == (7, 7)
     assert first.name == "pci_0000_01_00_0"
     assert first.sysfs_path == f"/sys/devices/{CARD}"
-    assert first.attributes == {"revision": "0x01", "subsystem_product_id": "a03c", "subsystem_vendor_id": "8086"}
+    assert first.capability == Pci(revision=1, subsystem_product_id="a03c", subsystem_vendor_id="8086")
 
 
 def test_a_bridge_of_another_class_is_known_by_its_secondary_bus(tree: Tree) -> None:
@@ -83,7 +86,7 @@ def test_a_virtual_function_names_its_physical_one(tree: Tree) -> None:
     tree.link(tree.devices / function / "physfn", tree.devices / CARD)
     picture = seen(tree)
     assert picture["pci/0000:01:10.0"].physical_function == "pci/0000:01:00.0"
-    assert picture["pci/0000:01:00.0"].attributes["sriov_numvfs"] == "1"
+    assert picture["pci/0000:01:00.0"].capability == Pci(virtual_functions_max=7, virtual_functions=1)
 
 
 def test_two_root_hubs_of_one_controller_count_their_ports_apart(tree: Tree) -> None:
@@ -107,18 +110,21 @@ def test_a_hub_behind_a_hub(tree: Tree) -> None:
     assert [picture[key].hub for key in (stick.parent, "usb/0000:00:14.0/2-4")] == [True, True]
     assert not stick.hub
     assert (stick.kind, stick.vendor_id, stick.product_id, stick.serial) == ("usb_device", "0403", "6001", "A")
-    assert stick.attributes["manufacturer"] == "FTDI"
+    assert stick.capability == UsbDevice(device_class=0, speed_kbps=480_000, manufacturer="FTDI", product="FT232R")
 
 
 def test_an_interface_and_a_device_with_one_libvirt_name(tree: Tree) -> None:
-    """`1-4:1.1` and `1-4.1.1` are both `usb_1_4_1_1`; their keys differ."""
+    """`1-4:1.1` and `1-4.1.1` are both `usb_1_4_1_1` with libvirt: the device is called so, the interface marked."""
     with_xhci(tree)
     tree.usb(f"{XHCI}/usb1/1-4")
     tree.usb(f"{XHCI}/usb1/1-4/1-4:1.1")
     tree.usb(f"{XHCI}/usb1/1-4/1-4.1")
     tree.usb(f"{XHCI}/usb1/1-4/1-4.1/1-4.1.1")
-    called = [key for key, device in seen(tree).items() if device.name == "usb_1_4_1_1"]
-    assert called == ["usb/0000:00:14.0/2-4.1.1", "usb/0000:00:14.0/2-4/interface/1.1"]
+    called = {key: device.name for key, device in seen(tree).items() if device.name.startswith("usb_1_4_1_1")}
+    assert called == {
+        "usb/0000:00:14.0/2-4.1.1": "usb_1_4_1_1",
+        "usb/0000:00:14.0/2-4/interface/1.1": "usb_1_4_1_1_7718ec",
+    }
 
 
 def test_a_controller_that_is_no_pci_device(tree: Tree) -> None:
@@ -151,8 +157,12 @@ def test_nics_go_by_their_port_on_the_card(tree: Tree) -> None:
     picture = seen(tree)
     nic = picture["pci/0000:01:00.0/net/0"]
     assert (nic.parent, nic.name) == ("pci/0000:01:00.0", "net_eth0_02_fc_00_00_00_01")
-    assert nic.attributes == {"interface": "eth0", "mac": "02:fc:00:00:00:01", "operstate": "up", "speed_mbps": "1000"}
-    assert "speed_mbps" not in picture["pci/0000:01:00.0/net/1"].attributes
+    assert nic.capability == Net(
+        interface="eth0", address="02:fc:00:00:00:01", medium="80203", link_state="up", link_speed_mbps=1_000
+    )
+    other = picture["pci/0000:01:00.0/net/1"].capability
+    assert isinstance(other, Net)
+    assert (other.link_state, other.link_speed_mbps) == ("down", -1)
 
 
 def test_a_second_nic_with_the_same_port_goes_by_its_name(tree: Tree) -> None:
@@ -161,8 +171,11 @@ def test_a_second_nic_with_the_same_port_goes_by_its_name(tree: Tree) -> None:
     tree.net(f"{CARD}/net/wlan0", ifindex="3")
     tree.net(f"{CARD}/net/mon0", ifindex="9")
     picture = seen(tree)
-    assert picture["pci/0000:01:00.0/net/0"].attributes["interface"] == "wlan0"
-    assert picture["pci/0000:01:00.0/net/mon0"].attributes["interface"] == "mon0"
+    called = {key: device.name for key, device in picture.items() if device.kind == "net"}
+    assert called == {
+        "pci/0000:01:00.0/net/0": "net_wlan0_02_00_00_00_00_01",
+        "pci/0000:01:00.0/net/mon0": "net_mon0_02_00_00_00_00_01",
+    }
 
 
 def test_a_nic_that_is_called_like_another_ones_number(tree: Tree) -> None:
@@ -192,7 +205,7 @@ def test_nics_of_two_usb_interfaces_count_from_zero_both(tree: Tree) -> None:
 def test_disks(tree: Tree) -> None:
     """Size in bytes whatever the sectors, the node, model and serial; no partitions, no virtual or hidden ones."""
     tree.pci(CARD)
-    disk = tree.block(f"{CARD}/ata1/host0/target0:0:0/0:0:0:0/block/sda", "8:0", size="1000", removable="0")
+    disk = tree.block(f"{CARD}/virtio3/block/vda", "8:0", size="1000", removable="0")
     tree.partition(disk, 1, "8:1")
     tree.write(disk, "queue/logical_block_size", "4096")
     tree.write(disk, "device/model", "WDC WD40   ")
@@ -200,22 +213,18 @@ def test_disks(tree: Tree) -> None:
     tree.block(f"{CARD}/nvme/nvme0/nvme0c0n1", "259:7", hidden="1")
     tree.block("virtual/block/loop0", "7:0")
     picture = seen(tree)
-    assert list(picture) == ["pci/0000:01:00.0", "pci/0000:01:00.0/block/sda"]
-    assert picture["pci/0000:01:00.0/block/sda"].serial == "WD-WCC4E1234567"
-    assert picture["pci/0000:01:00.0/block/sda"].attributes == {
-        "devnode": "/dev/sda",
-        "logical_block_size": "4096",
-        "model": "WDC WD40",
-        "removable": "0",
-        "size_bytes": "512000",
-    }
+    assert list(picture) == ["pci/0000:01:00.0", "pci/0000:01:00.0/block/0"]
+    assert picture["pci/0000:01:00.0/block/0"].serial == "WD-WCC4E1234567"
+    assert picture["pci/0000:01:00.0/block/0"].capability == Storage(
+        block="/dev/vda", drive_type="disk", model="WDC WD40", size_bytes=512_000, logical_block_size=4_096
+    )
 
 
 def test_a_disk_with_a_slash_in_its_name(tree: Tree) -> None:
-    """sysfs writes `cciss!c0d0` for /dev/cciss/c0d0, and so does the key."""
+    """sysfs writes `cciss!c0d0` for /dev/cciss/c0d0; its key does not name it."""
     tree.pci(CARD)
     tree.block(f"{CARD}/block/cciss!c0d0", "104:0")
-    assert seen(tree)["pci/0000:01:00.0/block/cciss!c0d0"].attributes["devnode"] == "/dev/cciss/c0d0"
+    assert seen(tree)["pci/0000:01:00.0/block/0"].devnodes == ("/dev/cciss/c0d0",)
 
 
 def test_a_disk_that_udevd_has_not_dealt_with_waits_for_its_serial(tree: Tree) -> None:
@@ -224,7 +233,7 @@ def test_a_disk_that_udevd_has_not_dealt_with_waits_for_its_serial(tree: Tree) -
     tree.block(f"{CARD}/block/sda", "8:0")
     (tree.root.run / "udev").mkdir()
     (tree.root.run / "udev/control").touch()
-    key = "pci/0000:01:00.0/block/sda"
+    key = "pci/0000:01:00.0/block/0"
     assert key not in take_picture(tree.root, udev=lambda _path: {})
     told = {"USEC_INITIALIZED": "1", "ID_SERIAL": "WDC_1", "ID_SERIAL_SHORT": "1"}
     disk = {str(each): device for each, device in take_picture(tree.root, udev=lambda _path: told).items()}[key]
@@ -241,7 +250,7 @@ def test_a_device_that_goes_while_it_is_read_is_left_out(tree: Tree) -> None:
             (tree.devices / gone).rename(tree.devices / "elsewhere")
         return {}
 
-    assert list(take_picture(tree.root, udev=udev)) == ["pci/0000:01:00.0"]
+    assert list(take_picture(tree.root, udev=udev)) == [COMPUTER, "pci/0000:01:00.0"]
 
 
 def test_nothing_changes_by_itself(tree: Tree) -> None:

@@ -5,13 +5,14 @@ from typing import Final
 
 import pytest
 
+from leasehold.events.capabilities import Pci, UsbDevice
 from leasehold.events.codec import _check_description
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.identities import DeviceKey
 from leasehold.events.inputs import DeviceSeen
 from leasehold.services.watcher.names import DeviceNames
 from leasehold.services.watcher.picture import take_picture
-from tests.watcher.trees import DATA, Recording, Tree, read_properties
+from tests.watcher.trees import DATA, Export, Recording, read_properties
 
 EXPORT: Final = read_properties(DATA / "qemu-q35-export-db.txt")
 Picture = dict[DeviceKey, DeviceDescription]
@@ -32,9 +33,9 @@ def by_path(picture: Picture) -> dict[str, DeviceDescription]:
 
 
 def test_every_recorded_device_is_there_once(recording: Recording, picture: Picture) -> None:
-    """All 38 recorded devices have a key of their own, and each description passes the codec."""
-    assert sorted(by_path(picture)) == sorted(recording.properties)
-    assert len(picture) == len(recording.properties) == 38
+    """All 38 recorded devices and the computer have keys of their own, and each description passes the codec."""
+    assert sorted(by_path(picture)) == sorted(["", *recording.properties])
+    assert len(picture) == len(recording.properties) + 1 == 39
     for device in picture.values():
         _check_description(DeviceSeen(device))
 
@@ -74,8 +75,9 @@ def test_usb_devices_are_what_udev_says(picture: Picture) -> None:
             assert (device.vendor_id, device.product_id) == (said["ID_VENDOR_ID"], said["ID_MODEL_ID"])
             assert device.serial == said["ID_SERIAL_SHORT"]
             assert device.vendor_name == said.get("ID_VENDOR_FROM_DATABASE", "")
-            assert int(device.attributes["busnum"]) == int(said["BUSNUM"])
-            assert int(device.attributes["devnum"]) == int(said["DEVNUM"])
+            assert isinstance(device.capability, UsbDevice)
+            assert device.capability.bus == int(said["BUSNUM"])
+            assert device.capability.device == int(said["DEVNUM"])
 
 
 def test_usb_keys_name_controller_generation_and_ports(picture: Picture) -> None:
@@ -99,7 +101,8 @@ def test_virtual_functions_name_their_physical_one(picture: Picture) -> None:
         assert function.physical_function == "pci/0000:02:00.0"
         assert function.iommu_group == group
     card = functions["pci/0000:02:00.0"]
-    assert (card.attributes["sriov_totalvfs"], card.attributes["sriov_numvfs"]) == ("7", "2")
+    assert isinstance(card.capability, Pci)
+    assert (card.capability.virtual_functions_max, card.capability.virtual_functions) == (7, 2)
     assert card.physical_function == ""
 
 
@@ -110,34 +113,66 @@ def test_functions_of_one_iommu_group_share_its_number(picture: Picture) -> None
     assert groups != {-1}
 
 
-def test_disks_and_nics_of_the_export_hang_below_their_hardware(tmp_path: Path) -> None:
-    """From udev's export: an NVMe disk that the kernel shows below no controller too; a USB disk with udev's serial."""
-    tree = Tree(tmp_path)
-    buses = {"pci": "bus/pci/devices", "usb": "bus/usb/devices", "net": "class/net", "block": "class/block"}
-    for path, said in EXPORT.items():
-        if said["SUBSYSTEM"] in buses:
-            folder = tree.device(path.removeprefix("/devices/"), buses[said["SUBSYSTEM"]])
-            if "IFINDEX" in said:
-                tree.write(folder, "ifindex", said["IFINDEX"])
-            if said["SUBSYSTEM"] == "block" and "DEVNAME" not in said:
-                tree.write(folder, "hidden", "1")
-            if said.get("ID_MODEL_FROM_DATABASE") == "3.0 root hub":
-                tree.write(folder, "speed", "5000")
+def test_all_of_the_export_has_libvirts_names_and_parents(tmp_path: Path) -> None:
+    """From udev's database of the same guest: what is below the buses, as libvirt 9.0 names it and where it puts it."""
+    export = Export(tmp_path)
+    for path, said in export.properties.items():
+        if said["SUBSYSTEM"] == "block" and "DEVLINKS" not in said:
+            export.tree.write(path.removeprefix("/devices/"), "hidden", "1")
+        if said.get("ID_MODEL_FROM_DATABASE") == "3.0 root hub":
+            export.tree.write(path.removeprefix("/devices/"), "speed", "5000")
     nvme = "pci0000:00/0000:00:10.2/0000:03:00.0/nvme/nvme0"
-    tree.link(tree.devices / "virtual/nvme-subsystem/nvme-subsys0/nvme0", tree.devices / nvme)
-    picture = take_picture(tree.root, udev=lambda path: EXPORT.get(path.removeprefix("/sys"), {}))
-    children = {str(key): device for key, device in picture.items() if device.kind in ("net", "block")}
-    assert {key: (device.name, device.parent) for key, device in children.items()} == {
-        "pci/0000:00:03.0/block/vda": ("block_vda", "pci/0000:00:03.0"),
-        "pci/0000:00:05.0/net/0": ("net_enp0s5", "pci/0000:00:05.0"),
-        "pci/0000:01:00.0/net/0": ("net_enp1s0", "pci/0000:01:00.0"),
-        "pci/0000:02:00.0/net/0": ("net_enp2s0", "pci/0000:02:00.0"),
-        "pci/0000:02:10.0/net/0": ("net_enp2s0v0", "pci/0000:02:10.0"),
-        "pci/0000:02:10.2/net/0": ("net_enp2s0v1", "pci/0000:02:10.2"),
-        "pci/0000:03:00.0/block/nvme0n1": ("block_nvme0n1_QEMU_NVMe_Ctrl_NVMESRIOV1_1", "pci/0000:03:00.0"),
-        "usb/0000:04:00.0/3-2/block/sda": (
-            "block_sda_QEMU_QEMU_HARDDISK_STICK0001_0_0",
-            "usb/0000:04:00.0/3-2/interface/1.0",
-        ),
+    export.tree.link(export.tree.devices / "virtual/nvme-subsystem/nvme-subsys0/nvme0", export.tree.devices / nvme)
+    picture = take_picture(export.root, udev=export.udev)
+    names = {str(key): device.name for key, device in picture.items()}
+    found = {
+        str(key): (device.name, names.get(device.parent, "computer"))
+        for key, device in picture.items()
+        if device.kind not in ("system", "pci", "usb_device", "usb_interface", "other")
     }
-    assert children["usb/0000:04:00.0/3-2/block/sda"].serial == "STICK0001"
+    fc = "pci/0000:01:00.0/scsi_host"
+    assert found == {
+        "pci/0000:00:03.0/block/0": ("block_vda", "pci_0000_00_03_0"),
+        "pci/0000:00:05.0/net/0": ("net_enp0s5", "pci_0000_00_05_0"),
+        **{f"pci/0000:00:1f.2/scsi_host/{port}": (f"scsi_host{port}", "pci_0000_00_1f_2") for port in range(6)},
+        "pci/0000:01:00.0/net/0": ("net_enp1s0", "pci_0000_01_00_0"),
+        f"{fc}/0": ("scsi_host8", "net_enp1s0"),
+        f"{fc}/1": ("scsi_host9", "scsi_host8"),
+        "pci/0000:02:00.0/net/0": ("net_enp2s0", "pci_0000_02_00_0"),
+        "pci/0000:02:10.0/net/0": ("net_enp2s0v0", "pci_0000_02_10_0"),
+        "pci/0000:02:10.2/net/0": ("net_enp2s0v1", "pci_0000_02_10_2"),
+        "pci/0000:03:00.0/block/1": ("block_nvme0n1_QEMU_NVMe_Ctrl_NVMESRIOV1_1", "pci_0000_03_00_0"),
+        "usb/0000:04:00.0/3-2/scsi_host/1.0-0": ("scsi_host6", "usb_2_2_1_0"),
+        "usb/0000:04:00.0/3-2/scsi_target/1.0-0:0:0": ("scsi_target6_0_0", "scsi_host6"),
+        "usb/0000:04:00.0/3-2/scsi/1.0-0:0:0:0": ("scsi_6_0_0_0", "scsi_target6_0_0"),
+        "usb/0000:04:00.0/3-2/scsi_generic/1.0-0:0:0:0": ("scsi_generic_sg0", "scsi_6_0_0_0"),
+        "usb/0000:04:00.0/3-2/block/1.0-0:0:0:0": (
+            "block_sda_QEMU_QEMU_HARDDISK_STICK0001_0_0",
+            "scsi_6_0_0_0",
+        ),
+        "platform/scsi_host/host7": ("scsi_host7", "computer"),
+        "platform/scsi_target/host7:0:0": ("scsi_target7_0_0", "scsi_host7"),
+        "platform/scsi/host7:0:0:0": ("scsi_7_0_0_0", "scsi_target7_0_0"),
+        "platform/scsi_generic/host7:0:0:0": ("scsi_generic_sg1", "scsi_7_0_0_0"),
+        "platform/block/host7:0:0:0": ("block_sdb_33333333000003e80", "scsi_7_0_0_0"),
+        **{
+            f"virtual/net/{name}": (f"net_{name.replace('.', '_')}", "computer")
+            for name in ("bond0", "bond1", "br0", "d0", "d0.10", "dummy0", "lo", "mv0", "v0", "v1")
+        },
+    }
+    others = {str(key): device for key, device in picture.items() if device.kind == "other"}
+    ports = {key: device.devnodes for key, device in others.items() if "/tty/" in key}
+    assert {key: nodes[0] for key, nodes in ports.items()} == {
+        "usb/0000:04:00.0/2-4.1/tty/1.0-0": "/dev/ttyUSB0",
+        "usb/0000:04:00.0/2-4.2/tty/1.0-0": "/dev/ttyUSB1",
+    }
+    assert len(others) == 17
+    stick = picture[DeviceKey("usb/0000:04:00.0/3-2/block/1.0-0:0:0:0")]
+    assert stick.serial == "STICK0001"
+    assert stick.devnodes == (
+        "/dev/sda",
+        "/dev/disk/by-id/usb-QEMU_QEMU_HARDDISK_STICK0001-0:0",
+        "/dev/disk/by-path/pci-0000:04:00.0-usb-0:2:1.0-scsi-0:0:0:0",
+    )
+    for device in picture.values():
+        _check_description(DeviceSeen(device))

@@ -13,7 +13,7 @@ import msgspec
 from leasehold.events import codec
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.inputs import DeviceSeen
-from leasehold.services.watcher import picture
+from leasehold.services.watcher.describing import disks
 from leasehold.services.watcher.picture import take_picture
 
 ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
@@ -98,7 +98,7 @@ def test_neither_root_nor_udevd_is_needed() -> None:
                 os.setgroups([])
                 os.setgid(65534)
                 os.setuid(65534)
-            picture._virtio_serial.cache_clear()
+            disks.virtio_serial.cache_clear()
             os.write(writer, hashlib.sha256(msgspec.json.encode(take_picture())).digest())
         finally:
             os._exit(0)
