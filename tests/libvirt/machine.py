@@ -241,13 +241,13 @@ class Machine(Tree):
             udev={"ID_NET_NAME": os.path.basename(path)},
         )
 
-    def scsi_host(self, above: str, number: int, unique_id: int, driver: str) -> str:
+    def host_adapter(self, above: str, number: int, unique_id: int, driver: str) -> str:
         """A SCSI host with its class device."""
         path = self.add(f"{above}/host{number}", "scsi", uevent={"DEVTYPE": "scsi_host"})
         self.add(f"{path}/scsi_host/host{number}", "scsi_host", {"unique_id": str(unique_id), "proc_name": driver})
         return path
 
-    def scsi_device(self, target: str, lun: int, generic: int, /, *, kind: int = 0, driver: str = "sd") -> str:
+    def logical_unit(self, target: str, lun: int, generic: int, /, *, kind: int = 0, driver: str = "sd") -> str:
         """A logical unit of a target (which is made), with its pass-through node."""
         name = os.path.basename(target).removeprefix("target")
         if not (self.devices / target / "uevent").exists():

@@ -27,8 +27,8 @@ def storage(folder: Path) -> Machine:
     machine = Machine(folder)
     _firmware(machine)
     sata = machine.function("pci0000:00/0000:00:1f.2", pci_class=0x010601, device=0x2922, driver="ahci")
-    host = machine.scsi_host(f"{sata}/ata1", 0, 1, "ahci")
-    disk = machine.scsi_device(f"{host}/target0:0:0", 0, 0)
+    host = machine.host_adapter(f"{sata}/ata1", 0, 1, "ahci")
+    disk = machine.logical_unit(f"{host}/target0:0:0", 0, 0)
     told = {"ID_TYPE": "disk", "ID_BUS": "ata", "ID_SERIAL": "QEMU_HARDDISK_QM00001", "ID_SERIAL_SHORT": "QM00001"}
     sda = machine.disk(
         f"{disk}/block/sda",
@@ -97,8 +97,8 @@ def _firmware(machine: Machine) -> None:
 
 def _optical_drives(machine: Machine, sata: str) -> None:
     for number, medium in ((1, True), (2, False)):
-        host = machine.scsi_host(f"{sata}/ata{number + 1}", number, number + 1, "ahci")
-        drive = machine.scsi_device(f"{host}/target{number}:0:0", 0, number, kind=5, driver="sr")
+        host = machine.host_adapter(f"{sata}/ata{number + 1}", number, number + 1, "ahci")
+        drive = machine.logical_unit(f"{host}/target{number}:0:0", 0, number, kind=5, driver="sr")
         told = {"ID_CDROM": "1", "ID_TYPE": "cd", "ID_BUS": "ata", "ID_SERIAL": f"QEMU_DVD-ROM_QM0000{number + 1}"}
         if medium:
             told |= {"ID_CDROM_MEDIA": "1", "ID_FS_LABEL": "Debian 12"}
@@ -110,8 +110,8 @@ def _optical_drives(machine: Machine, sata: str) -> None:
             block_bytes=2048 if medium else 512,
             udev={**told, "ID_MODEL": "QEMU_DVD-ROM"},
         )
-    host = machine.scsi_host(f"{sata}/ata4", 3, 4, "ahci")
-    late = machine.scsi_device(f"{host}/target3:0:0", 0, 3)
+    host = machine.host_adapter(f"{sata}/ata4", 3, 4, "ahci")
+    late = machine.logical_unit(f"{host}/target3:0:0", 0, 3)
     machine.disk(f"{late}/block/sdz", "65:144", sectors=SECTORS)
 
 
@@ -157,8 +157,8 @@ def usb(folder: Path) -> Machine:
 def _usb_functions(machine: Machine, root: str, fast: str) -> None:
     stick = machine.usb_device(f"{fast}/2-2", 2, 2, ids="0781:5581", serial="STICK0001", speed="5000")
     part = machine.usb_interface(f"{stick}/2-2:1.0", driver="usb-storage", kind="08/06/50")
-    host = machine.scsi_host(part, 6, 0, "usb-storage")
-    unit = machine.scsi_device(f"{host}/target6:0:0", 0, 6)
+    host = machine.host_adapter(part, 6, 0, "usb-storage")
+    unit = machine.logical_unit(f"{host}/target6:0:0", 0, 6)
     machine.disk(
         f"{unit}/block/sdb",
         "8:16",
@@ -267,7 +267,7 @@ def fibre_channel(folder: Path) -> Machine:
     """An HBA with vport operations, a remote port with two units, a virtual HBA of it, and a plain SAS host."""
     machine = Machine(folder)
     hba = machine.function("pci0000:00/0000:00:07.0", vendor=0x1077, pci_class=0x0C0400, driver="qla2xxx")
-    host = machine.scsi_host(hba, 5, 0, "qla2xxx")
+    host = machine.host_adapter(hba, 5, 0, "qla2xxx")
     _fc_port(machine, host, 5, "20000000c9831b4b", "10000000c9831b4b")
     for folder_of in (f"{host}/fc_host/host5", f"{host}/scsi_host/host5"):
         machine.write(folder_of, "vport_create", "")
@@ -280,7 +280,7 @@ def fibre_channel(folder: Path) -> Machine:
     machine.add(f"{remote}/fc_remote_ports/rport-5:0-0", "fc_remote_ports", told)
     target = f"{remote}/target5:0:0"
     for lun in (0, 1):
-        unit = machine.scsi_device(target, lun, 10 + lun)
+        unit = machine.logical_unit(target, lun, 10 + lun)
         machine.disk(
             f"{unit}/block/sd{'cd'[lun]}",
             f"8:{32 + 16 * lun}",
@@ -290,13 +290,13 @@ def fibre_channel(folder: Path) -> Machine:
     virtual = f"{host}/vport-5:0-0"
     told = {"port_name": "0x2101001b32a9da4e", "vport_state": "Active"}
     machine.add(f"{virtual}/fc_vports/vport-5:0-0", "fc_vports", told)
-    child = machine.scsi_host(virtual, 8, 0, "qla2xxx")
+    child = machine.host_adapter(virtual, 8, 0, "qla2xxx")
     _fc_port(machine, child, 8, "2001001b32a9da4e", "2101001b32a9da4e")
     sas = machine.function("pci0000:00/0000:00:08.0", vendor=0x1000, pci_class=0x010700, driver="mpt3sas")
-    plain = machine.scsi_host(sas, 9, 3, "mpt3sas")
-    machine.scsi_device(f"{plain}/target9:0:0", 0, 20, kind=1, driver="st")
-    machine.scsi_device(f"{plain}/target9:0:1", 0, 21, kind=8, driver="ch")
-    machine.scsi_device(f"{plain}/target9:0:2", 0, 22, kind=13, driver="ses")
+    plain = machine.host_adapter(sas, 9, 3, "mpt3sas")
+    machine.logical_unit(f"{plain}/target9:0:0", 0, 20, kind=1, driver="st")
+    machine.logical_unit(f"{plain}/target9:0:1", 0, 21, kind=8, driver="ch")
+    machine.logical_unit(f"{plain}/target9:0:2", 0, 22, kind=13, driver="ses")
     return machine
 
 
