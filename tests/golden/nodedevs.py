@@ -17,6 +17,7 @@ VPORT: Final = DeviceKey("pci/0000:05:00.0/scsi_host/vport-5525400deadbeef0")
 MDEV: Final = DeviceKey("pci/0000:06:00.0/mdev/c2177883-f1bb-47f0-914d-32a22e3a8804")
 UUID: Final = "c2177883-f1bb-47f0-914d-32a22e3a8804"
 WWNN, WWPN, FABRIC = "2001001b32a9da4e", "2101001b32a9da4e", "2001000dec9877c1"
+_NEW_WWNN, _NEW_WWPN = "5525400deadbeef0", "5525400deadbeef1"
 _MDEV_TYPE: Final = capabilities.MdevType(
     id="i915-GVTg_V5_4", name="GVTg_V5_4", device_api="vfio-pci", available_instances=3
 )
@@ -87,7 +88,7 @@ ORDERS: Final[tuple[Order, ...]] = (
 )
 _NEW_DEVICES: Final[tuple[NewDevice, ...]] = (
     capabilities.NewVport(
-        parent="scsi_host8", parent_wwnn=WWNN, parent_wwpn=WWPN, parent_fabric_wwn=FABRIC, wwnn="50014a", wwpn="50014b"
+        parent="scsi_host8", parent_wwnn=WWNN, parent_wwpn=WWPN, parent_fabric_wwn=FABRIC, wwnn=_NEW_WWNN, wwpn=_NEW_WWPN
     ),
     capabilities.NewMdev(parent="pci_0000_06_00_0", mdev_type="i915-GVTg_V5_4", uuid=UUID),
 )
