@@ -266,11 +266,14 @@ def different(before: dict[str, Any], after: dict[str, Any], above: str = "") ->
     """What is not the same; parts of a capability by themselves."""
     for name in before.keys() | after.keys():
         was, now = before.get(name), after.get(name)
-        is_parted = name != "attributes" and isinstance(was, dict) and isinstance(now, dict)
-        if is_parted and was.get("type") == now.get("type"):
+        if isinstance(was, dict) and isinstance(now, dict) and name != "attributes" and _type_of(was) == _type_of(now):
             yield from different(was, now, f"{above}{name}.")
         elif was != now:
             yield f"{above}{name}"
+
+
+def _type_of(capability: dict[str, Any]) -> str:
+    return str(capability.get("type", ""))
 
 
 @pytest.mark.parametrize("by", ["device", "holder"])
