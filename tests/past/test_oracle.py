@@ -216,7 +216,7 @@ async def test_what_was_different(tmp_path: Path, made: Callable[[int], list[byt
         async with archived(tmp_path / str(seed), bodies) as past:
             marks = sorted({rng.choice(events).position for _ in range(12)})
             kept = {place: pictures(state) for place, state in folded(events, marks)}
-            for _ in range(30):
+            for _ in range(15):
                 since, to = sorted(rng.choice(marks) for _ in range(2))
                 question = Diff(
                     since=Moment(position=since), to=Moment(position=to), limit=rng.choice((1, 4, 1_000))
