@@ -1,6 +1,5 @@
 """Trees as virsh draws them: of names and parents from a real libvirtd, and its own tree beside it."""
 
-import functools
 from xml.etree import ElementTree as ET
 
 import msgspec
@@ -8,10 +7,9 @@ import pytest
 
 from leasehold.events.views import DeviceView
 from leasehold.services.cli.nodedevs import tree_lines
-from tests.libvirt.looking import NAMES, Look, look_at
+from tests.libvirt.looking import NAMES
+from tests.libvirt.test_beside_libvirt import looked_at
 from tests.past_cli.sources import device
-
-looked_at = functools.cache(look_at)
 
 
 def view(xml: str) -> DeviceView:
@@ -25,6 +23,6 @@ def view(xml: str) -> DeviceView:
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_virshs_to_the_blank(name: str) -> None:
     """Of the same devices ours is the same text as `virsh nodedev-list --tree`."""
-    look: Look = looked_at(name)
+    look = looked_at(name)
     drawn = "".join(f"{line}\n" for line in tree_lines(map(view, look.theirs.values())))
     assert drawn.rstrip("\n") == look.tree.rstrip("\n")
