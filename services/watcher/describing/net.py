@@ -5,8 +5,10 @@ from typing import Final
 from leasehold.events.capabilities import Bond, Bridge, Net, Vlan
 from leasehold.events.devices import DeviceDescription
 from leasehold.services.watcher.describing.look import Look, VlanLine, described, kernel_says, small_int
+from leasehold.services.watcher.ethtool import features_of
 from leasehold.services.watcher.places import Place
 from leasehold.services.watcher.sysfs import (
+    THIS_MACHINE,
     HostRoot,
     clean,
     exists,
@@ -41,6 +43,7 @@ def describe_net(look: Look, place: Place) -> DeviceDescription:
             link_state=link_state,
             # Drivers ask their firmware for the speed, so a link that is down is not asked.
             link_speed_mbps=max(small_int(f"{path}/speed"), 0) or -1 if link_state == "up" else -1,
+            features=features_of(path) if look.root.sys == THIS_MACHINE.sys else (),
             device_type=_device_type(path, says),
             master=_known(look, link_name(f"{path}/master")),
             kind=_kind(look, place, says),
