@@ -25,7 +25,7 @@ from leasehold.events.answers import Heard
 from leasehold.events.capabilities import Order
 from leasehold.events.event_types import HostOrdered, OrderCarriedOut, OrderFailed, SourceStarted
 from leasehold.events.identities import DeviceKey, HostName
-from leasehold.events.inputs import Observed, OrderDone, OrderNotDone
+from leasehold.events.inputs import CREATOR, Observed, OrderDone, OrderNotDone
 from leasehold.events.subjects import Subjects
 from leasehold.events.views import OrderView
 from leasehold.projections.reporting import Reporter
@@ -39,7 +39,7 @@ from leasehold.services.watcher.sysfs import THIS_MACHINE, HostRoot
 
 _log: Final = logging.getLogger(__name__)
 
-AGENT: Final = "creator"
+AGENT: Final = CREATOR
 UNDO_NS_MAX: Final = 2 * 10**9
 """So long before its deadline (or a tenth of its time) an order is given up, to take back what was begun."""
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from typing import Final
 
+from leasehold.events import limits
 from leasehold.events.capabilities import CreateMdev, CreateVport, DestroyMdev, DestroyVport, Order
 from leasehold.events.identities import DeviceKey
 from leasehold.events.inputs import OrderDone, OrderNotDone
@@ -14,7 +15,7 @@ from leasehold.services.watcher.picture import take_picture
 from leasehold.services.watcher.places import find_places
 from leasehold.services.watcher.sysfs import HostRoot, clean
 
-REASON_BYTES_MAX: Final = 1_024
+REASON_BYTES_MAX: Final = limits.REASON_CHARS_MAX
 
 Look = Callable[[HostRoot], Picture]
 

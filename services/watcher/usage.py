@@ -1,8 +1,8 @@
 """Who is seen using a device on this host.
 
 Two things can be seen without asking a hypervisor: an interface of a USB device that a process has claimed through
-usbfs (its driver link says `usbfs`; the kernel makes no event for it), and a PCI function on a vfio driver whose
-group or device node a process holds open. What xen-pciback has given to a guest stands in xenstore and not in sysfs.
+usbfs (its driver link says `usbfs`; the kernel makes no event for it), and a PCI function on a vfio driver, or a
+mediated device, whose group or device node a process holds open. What xen-pciback has given to a guest stands in xenstore and not in sysfs.
 
 Other users' processes can be looked into by root only: without it nobody is seen behind vfio.
 """
@@ -40,7 +40,7 @@ def find_users(
         if device.kind == "usb_interface" and device.driver == USBFS:
             users[place.key].add(USBFS)
             users[DeviceKey(device.parent)].add(USBFS)
-        elif device.kind == "pci" and _VFIO_DRIVER.fullmatch(device.driver):
+        elif device.kind == "mdev" or (device.kind == "pci" and _VFIO_DRIVER.fullmatch(device.driver)):
             for node in _vfio_nodes(path, device):
                 nodes[node].append(place.key)
     if nodes:

@@ -23,6 +23,7 @@ WWNN: Final = "2000525400123456"
 WWPN: Final = "2100525400123456"
 FABRIC: Final = "100000051ea1b2c3"
 TYPE: Final = "i915-GVTg_V5_4"
+MDEV_GROUP: Final = 12
 OTHER_TYPE: Final = "i915-GVTg_V5_8"
 _ATTRIBUTES: Final = ("vport_create", "vport_delete", "create", "remove")
 
@@ -172,6 +173,7 @@ class Kernel:
                 raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
             path.mkdir()
             self.tree.link(path / "mdev_type", Path(folder))
+            self.tree.link(path / "iommu_group", self.root.sys / f"kernel/iommu_groups/{MDEV_GROUP}")
             self._fifo(path / "remove")
         link = self.root.sys / "bus/mdev/devices" / uuid
         self._later(self.hosts_come, lambda: self.tree.link(link, path) if path.exists() else None)
