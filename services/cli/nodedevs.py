@@ -1,8 +1,8 @@
 """Node devices: lists by what they can do and where they sit, one by any name; as a tree, and as libvirt's XML."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from enum import Enum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import click
 
@@ -13,6 +13,7 @@ from leasehold.services.cli.common import asynchronous, client_of, common, compl
 from leasehold.services.cli.moments import Asked
 from leasehold.services.cli.past import NOW, archive_option, at_option, past_of
 from leasehold.services.cli.rows import Form, place_text, write, write_past
+from leasehold.services.nodetree import tree_lines
 from leasehold.services.nodexml import device_xml, devices_xml
 
 
@@ -180,47 +181,6 @@ def _echo_trees(rows: list[DeviceView]) -> None:
             render.line(f"host {host}")
         for line in tree_lines([row for row in rows if row.host == host]):
             render.line(line)
-
-
-def tree_lines(rows: Iterable[DeviceView]) -> Iterator[str]:
-    """The devices of one host as `virsh nodedev-list --tree` draws them, to the blank: by name, below `computer`.
-
-    What has its parent not among `rows` stands at the top; so does `computer`, which has none. Source: libvirt 9.0,
-    `tools/vsh.c`, `vshTreePrintInternal`.
-    """
-    by_name = sorted(rows, key=lambda row: row.name)
-    known = {row.name for row in by_name}
-    below: dict[str, list[str]] = {}
-    for row in by_name:
-        below.setdefault(row.parent_name if row.parent_name in known else "", []).append(row.name)
-    seen: set[str] = set()
-    # Behind the tops all once more: an agent may name parents in a circle, which has no top.
-    tops = [*below.get("", ()), *(row.name for row in by_name)]
-    waiting = [_Branch(name, "", "", "") for name in reversed(tops)]
-    while waiting:
-        branch = waiting.pop()
-        if branch.name in seen:
-            continue
-        seen.add(branch.name)
-        yield f"{branch.indent}{branch.mark}{branch.name}"
-        indent = branch.indent + branch.beside
-        children = [child for child in below.get(branch.name, ()) if child not in seen]
-        if children:
-            yield f"{indent}  |"
-            last = children[-1]
-            some = (_Branch(child, f"{indent}  ", "+- ", "  " if child == last else "| ") for child in children)
-            waiting += reversed(list(some))
-        elif branch.beside != "| ":
-            yield indent
-
-
-class _Branch(NamedTuple):
-    """A device to be drawn: behind `indent` and `mark`; `beside` what is below it goes on the line to its siblings."""
-
-    name: str
-    indent: str
-    mark: str
-    beside: str
 
 
 COMMANDS: Final = (devices, device)

@@ -13,10 +13,10 @@ from rich.text import Text
 from leasehold.events import codec
 from leasehold.events.answers import Answer
 from leasehold.events.capabilities import Capability
-from leasehold.events.identities import COMPUTER
 from leasehold.events.position import lease_id_text
 from leasehold.events.views import DeviceView, HistoryRow, HostView, LeaseView
 from leasehold.services.cli.values import duration_text, time_text
+from leasehold.services.nodetree import tree
 
 _STYLES: Final = {
     "free": "green", "leased": "cyan", "ending": "yellow", "lost": "red", "foreign": "magenta", "protected": "dim",
@@ -94,24 +94,6 @@ def _flattened(value: Any, name: str) -> Iterator[tuple[str, str]]:
             yield from _flattened(nested, f"{name}.{field}" if name else field)
 
 
-def tree(rows: list[DeviceView]) -> Iterable[tuple[DeviceView, int]]:
-    """Each row with its depth, parents first; a row whose parent is not among them stands at the top."""
-    known = {row.device for row in rows}
-    below: dict[str, list[DeviceView]] = {}
-    for row in rows:
-        parent = f"{row.host}/{row.parent or COMPUTER}" if row.key != COMPUTER else ""
-        below.setdefault(parent if parent in known else "", []).append(row)
-    yielded = set()
-    # Behind the tops all rows once more: an agent may name parents in a circle, which has no top.
-    waiting = [(row, 0) for row in reversed([*below.get("", []), *rows])]
-    while waiting:
-        row, depth = waiting.pop()
-        if row.device not in yielded:
-            yielded.add(row.device)
-            yield row, depth
-            waiting.extend((child, depth + 1) for child in reversed(below.get(row.device, [])))
-
-
 def device(row: DeviceView) -> None:
     """One device, field by field."""
     fields = {name: getattr(row, name) for name in row.__struct_fields__ if name not in ("attributes", "capability")}
@@ -142,6 +124,8 @@ def lease(row: LeaseView) -> None:
 
 
 def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 

@@ -9,8 +9,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from leasehold.services.cli import main
-from leasehold.services.cli.nodedevs import tree_lines
 from leasehold.services.client import Client
+from leasehold.services.nodetree import tree_lines
 from tests.support.running import RunningUp, running_up
 
 DIFFERENT = ("--json", "--csv", "--xml", "--tree", "--count")

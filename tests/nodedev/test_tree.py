@@ -3,8 +3,7 @@
 import msgspec
 
 from leasehold.events.views import DeviceView
-from leasehold.services.cli import render
-from leasehold.services.cli.nodedevs import tree_lines
+from leasehold.services.nodetree import tree, tree_lines
 from tests.nodedev.machine import everything, views_of
 from tests.past_cli.sources import device
 
@@ -72,7 +71,7 @@ def test_a_long_line_of_devices_is_drawn() -> None:
 def test_tables_show_all_below_the_computer() -> None:
     """Where the computer is known everything stands below it, each device once."""
     rows = views_of(everything())
-    shown = list(render.tree(rows))
+    shown = list(tree(rows))
     assert (shown[0][0].name, shown[0][1]) == ("computer", 0)
     assert [depth for _, depth in shown[1:] if depth == 0] == []
     assert len(shown) == len(rows)
