@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from typing import Final
 
 from leasehold.events import limits
 from leasehold.events.capabilities import CreateMdev, CreateVport, DestroyMdev, DestroyVport, Order
@@ -14,8 +13,6 @@ from leasehold.services.creator.attempt import Attempt, Done, NotDone, Outcome
 from leasehold.services.watcher.picture import take_picture
 from leasehold.services.watcher.places import find_places
 from leasehold.services.watcher.sysfs import HostRoot, clean
-
-REASON_BYTES_MAX: Final = limits.REASON_CHARS_MAX
 
 Look = Callable[[HostRoot], Picture]
 
@@ -33,7 +30,7 @@ def carry_out(
     """
     outcome = _carry_out(attempt, order, look)
     if isinstance(outcome, NotDone):
-        return OrderNotDone(number, clean(outcome.reason, REASON_BYTES_MAX))
+        return OrderNotDone(number, clean(outcome.reason, limits.REASON_CHARS_MAX))
     if outcome is None:
         return None
     if isinstance(order, CreateVport | CreateMdev):

@@ -2,7 +2,8 @@
 
 Two things can be seen without asking a hypervisor: an interface of a USB device that a process has claimed through
 usbfs (its driver link says `usbfs`; the kernel makes no event for it), and a PCI function on a vfio driver, or a
-mediated device, whose group or device node a process holds open. What xen-pciback has given to a guest stands in xenstore and not in sysfs.
+mediated device, whose group or device node a process holds open. What xen-pciback has given to a guest stands in
+xenstore and not in sysfs.
 
 Other users' processes can be looked into by root only: without it nobody is seen behind vfio.
 """
