@@ -50,6 +50,8 @@ _FEATURE: Final = re.compile(r"[a-zA-Z_-]+")
 _NODE: Final = re.compile(r"/[a-zA-Z0-9_+/%-]+")
 _VPD_VALUE: Final = re.compile(r"[ -_a-z]{0,255}")
 _LINK_STATES: Final = ("unknown", "notpresent", "down", "lowerlayerdown", "testing", "dormant", "up")
+_MEDIA_DRIVES: Final = ("cdrom", "floppy", "")
+"""Whose size is that of a medium; a stick or card is as large as any disk, to those who read libvirt's XML."""
 _MDEV_APIS: Final = ("vfio-pci", "vfio-ccw", "vfio-ap")
 _VPD_READ_ONLY: Final = {"EC": "change_level", "MN": "manufacture_id", "PN": "part_number", "SN": "serial_number"}
 _QUOTED: Final = {"'": "&apos;", '"': "&quot;"}
@@ -220,7 +222,7 @@ def _vpd_name(access: str, keyword: str) -> str:
 def _usb_device(into: Element, view: DeviceView, usb: UsbDevice) -> None:
     _add(into, "bus", _whole(usb.bus))
     _add(into, "device", _whole(usb.device))
-    _add_ids(into, view)
+    _add_ids(into, view, vendor=usb.manufacturer, product=usb.product)
 
 
 def _usb_interface(into: Element, _view: DeviceView, usb: UsbInterface) -> None:
@@ -275,7 +277,7 @@ def _scsi_host(into: Element, _view: DeviceView, scsi: ScsiHost) -> None:
 def _scsi_target(into: Element, _view: DeviceView, scsi: ScsiTarget) -> None:
     _add_empty(into, "target", scsi.target)
     if scsi.remote_port and scsi.remote_wwpn:
-        _add_each(_capability(into, "fc_remote_port"), rport=scsi.remote_port, wwpn=scsi.remote_wwpn)
+        _add_each(_capability(into, "fc_remote_port"), rport=scsi.remote_port, wwpn=f"0x{scsi.remote_wwpn}")
 
 
 def _scsi(into: Element, _view: DeviceView, scsi: ScsiDevice) -> None:
@@ -288,7 +290,7 @@ def _storage(into: Element, view: DeviceView, disk: Storage) -> None:
     _add(into, "block", disk.block if _NODE.fullmatch(disk.block) else "/dev/unknown")
     _add_each(into, bus=disk.bus, drive_type=disk.drive_type, model=disk.model, vendor=disk.vendor, serial=view.serial)
     sized = into
-    if disk.removable:
+    if disk.removable and disk.drive_type in _MEDIA_DRIVES:
         sized = _capability(into, "removable")
         _add(sized, "media_available", "1" if disk.media_available else "0")
         _add(sized, "media_size", _whole(disk.size_bytes))
@@ -320,16 +322,16 @@ def _mdev(into: Element, view: DeviceView, mdev: Mdev) -> None:
 
 
 def _mdev_parent(into: Element, _view: DeviceView, parent: MdevParent) -> None:
-    within = into if into.get("type") == "mdev_types" else None
-    _add_mdev_types(into, parent.mdev_types, within=within)
+    # Of what is nothing else libvirt nests the capability in one of the same name, which its schema does not know.
+    _add_mdev_types(into, parent.mdev_types)
 
 
-def _add_mdev_types(into: Element, types: Sequence[MdevType], *, within: Element | None = None) -> None:
-    """In a capability of their own, or `within` one. The schema knows three interfaces only."""
+def _add_mdev_types(into: Element, types: Sequence[MdevType]) -> None:
+    """The schema knows three interfaces only."""
     told = [each for each in types if each.device_api in _MDEV_APIS]
     if not told:
         return
-    element = _capability(into, "mdev_types") if within is None else within
+    element = _capability(into, "mdev_types")
     for each in told:
         kind = SubElement(element, "type", id=each.id)
         _add_each(kind, name=each.name, deviceAPI=each.device_api, availableInstances=_whole(each.available_instances))
@@ -401,9 +403,10 @@ def _add_each(into: Element, **texts: str) -> None:
         _add(into, name, text)
 
 
-def _add_ids(into: Element, view: DeviceView) -> None:
-    _add_empty(into, "product", view.product_name, id=f"0x{view.product_id or '0000'}")
-    _add_empty(into, "vendor", view.vendor_name, id=f"0x{view.vendor_id or '0000'}")
+def _add_ids(into: Element, view: DeviceView, *, vendor: str = "", product: str = "") -> None:
+    """Ids, with names that are looked up or, where there are none, as the device calls itself."""
+    _add_empty(into, "product", view.product_name or product, id=f"0x{view.product_id or '0000'}")
+    _add_empty(into, "vendor", view.vendor_name or vendor, id=f"0x{view.vendor_id or '0000'}")
 
 
 def _add_addresses(into: Element, keys: Iterable[str]) -> None:

@@ -69,8 +69,9 @@ def _gather(found: dict[str, list[str]], element: ET.Element, above: str) -> Non
             found[f"{field}@{name}"].append(value)
     for inner in element:
         _gather(found, inner, f"{field}/")
-    if (not len(element) and not element.attrib) or (element.text or "").strip():
-        found[field].append(element.text or "")
+    text = (element.text or "").strip()
+    if text or (not len(element) and not element.attrib):
+        found[field].append(text)
 
 
 def differences(machine: str, theirs: Mapping[str, str], ours: Mapping[str, str]) -> Iterator[Difference]:

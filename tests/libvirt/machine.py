@@ -17,6 +17,9 @@ BUSES: Final = frozenset({"ap", "ccw", "css", "matrix", "mdev", "pci", "platform
 Attributes = Mapping[str, str | bytes]
 """Files in a device's folder, by their path there."""
 NOTHING: Final[Attributes] = {}
+EXPRESS_ENDPOINT: Final = 0
+EXPRESS_ROOT_PORT: Final = 4
+EXPRESS_IN_ROOT_COMPLEX: Final = 9
 _TYPE_1: Final = 1
 _PCIE_AT: Final = 0x40
 _GENERATIONS: Final = {"2.5": 1, "5.0": 2, "8.0": 3, "16.0": 4, "32.0": 5, "64.0": 6}
@@ -72,6 +75,9 @@ class Machine(Tree):
         self.write(path, "uevent", "\n".join(f"{key}={value}" for key, value in told.items() if value))
         if number:
             self.write(path, "dev", number)
+            self.link(
+                self.root.sys / f"dev/{'block' if subsystem == 'block' else 'char'}" / number, self.devices / path
+            )
             (self.root.dev / node).parent.mkdir(parents=True, exist_ok=True)
             (self.root.dev / node).touch()
         self._into_database(path, subsystem, told, udev, links)
@@ -105,14 +111,31 @@ class Machine(Tree):
         group: int = -1,
         header: int = 0,
         link: "Speeds | None" = None,
+        express_type: int = -1,
     ) -> str:
-        """A PCI function; `link`: speed and width that it can have and has, as in `("8.0", 4, "5.0", 4)`."""
+        """A PCI function.
+
+        Args:
+            path: where; its last part is the address.
+            attributes: files in its folder.
+            vendor: its id.
+            device: its id.
+            pci_class: of 24 bits.
+            driver: who has it.
+            group: its IOMMU group.
+            header: its type, 0 to 2.
+            link: speed and width that it can have and has, as in `("8.0", 4, "5.0", 4)`.
+            express_type: what kind of PCI Express device it is; it need not be told of one with a link.
+        """
+        if link and express_type < 0:
+            express_type = EXPRESS_ROOT_PORT if header == _TYPE_1 else EXPRESS_ENDPOINT
         told: Attributes = {
             "vendor": f"0x{vendor:04x}",
             "device": f"0x{device:04x}",
             "class": f"0x{pci_class:06x}",
             "numa_node": "-1",
-            "config": configuration(vendor, device, pci_class, header, link),
+            "power/runtime_status": "active",
+            "config": configuration(vendor, device, pci_class, header, express_type, link),
         }
         self.add(
             path,
@@ -297,7 +320,6 @@ class Machine(Tree):
         )
         above = self.devices / os.path.dirname(path)
         self.link(self.devices / path / "device", above.parent if above.name == "block" else above)
-        self.link(self.root.sys / "dev/block" / number, self.devices / path)
         return path
 
     def mdev_type(self, path: str, name: str, /, *, instances: int = 2, label: str = "", api: str = "vfio-pci") -> None:
@@ -316,18 +338,20 @@ Speeds = tuple[str, int, str, int]
 """Of a PCI Express link: gigatransfers a second and lanes that it can have, and that it has."""
 
 
-def configuration(vendor: int, device: int, pci_class: int, header: int, link: Speeds | None) -> bytes:
-    """The configuration space of a function, with a PCI Express capability if it has a link."""
+def configuration(
+    vendor: int, device: int, pci_class: int, header: int, express_type: int, link: Speeds | None
+) -> bytes:
+    """The configuration space of a function; with a PCI Express capability if it has a type of that."""
     space = bytearray(256)
     space[0:2] = vendor.to_bytes(2, "little")
     space[2:4] = device.to_bytes(2, "little")
     space[8:12] = (pci_class << 8).to_bytes(4, "little")
     space[0x0E] = header
-    if link:
+    if express_type >= 0:
         space[0x06] = 0x10  # status: there is a list of capabilities
         space[0x34] = _PCIE_AT
-        port_type = 4 if header == _TYPE_1 else 0
-        space[_PCIE_AT : _PCIE_AT + 4] = bytes((0x10, 0, 2 | port_type << 4, 0))
+        space[_PCIE_AT : _PCIE_AT + 4] = bytes((0x10, 0, 2 | express_type << 4, 0))
+    if link:
         can = _GENERATIONS[link[0]] | link[1] << 4
         has = _GENERATIONS[link[2]] | link[3] << 4
         space[_PCIE_AT + 0x0C : _PCIE_AT + 0x10] = can.to_bytes(4, "little")

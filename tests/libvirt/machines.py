@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final
 
-from tests.libvirt.machine import Machine, product_data
+from tests.libvirt.machine import EXPRESS_IN_ROOT_COMPLEX, Machine, product_data
 
 HUB: Final = "09"
 SECTORS: Final = 2_097_152
@@ -190,6 +190,7 @@ def network(folder: Path) -> Machine:
     """
     machine = Machine(folder)
     _firmware(machine)
+    machine.function("pci0000:00/0000:00:00.0", pci_class=0x060000, express_type=EXPRESS_IN_ROOT_COMPLEX)
     port = machine.function(
         "pci0000:00/0000:00:1c.0",
         pci_class=0x060400,
@@ -357,7 +358,13 @@ def mainframe(folder: Path) -> Machine:
     """Channels and crypto adapters as on s390."""
     machine = Machine(folder)
     channel = machine.add("css0/0.0.0001", "css", {"type": "0"}, driver="io_subchannel", uevent={"ST": "0"})
-    machine.add(f"{channel}/0.0.1b2c", "ccw", {"online": "1"}, driver="dasd-eckd", uevent={"DEV_TYPE": "3390"})
+    machine.add(
+        f"{channel}/0.0.1b2c",
+        "ccw",
+        {"online": "1", "uid": "IBM.750000000DXP71.1500.07"},
+        driver="dasd-eckd",
+        uevent={"DEV_TYPE": "3390"},
+    )
     machine.disk(
         f"{channel}/0.0.1b2c/block/dasda", "94:0", sectors=SECTORS, block_bytes=4096, udev={"ID_SERIAL": "0X1234"}
     )
