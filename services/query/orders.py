@@ -8,7 +8,7 @@ from typing import Final
 
 from leasehold.events.identities import COMPUTER, DeviceId, split_device_id
 from leasehold.projections.answers import lease_word
-from leasehold.projections.nodedev import UNBOUND, Wanted, bus_of, capability_types, is_wanted, parent_of
+from leasehold.projections.nodedev import UNBOUND, Wanted, bus_of, capability_types, is_wanted
 from leasehold.projections.state import DeviceState, LeaseState, State
 
 INSERTED_ONE_BY_ONE_MAX: Final = 64
@@ -47,7 +47,7 @@ class DeviceFilters:
     what is in the shortest list that the question leads to, whatever the number of devices.
 
     A fold puts a new row in place of one that changes, and no device is ever removed from a state: so the rows that are
-    not those of the last look are what has changed since. That look takes 3 ms with 100,000 devices.
+    not those of the last look are what has changed since. That look takes 5 ms with 100,000 devices.
     """
 
     def __init__(self) -> None:
@@ -100,9 +100,12 @@ class DeviceFilters:
         changed = list(compress(range(before), map(is_not, self._rows, rows)))
         if len(changed) + len(rows) - before > INSERTED_ONE_BY_ONE_MAX + len(rows) // REBUILT_SHARE:
             self._entries, self._lists = [], {}
+            # Most devices are in the same lists as many others: what says so is kept once.
+            kept: dict[tuple[Entry, ...], tuple[Entry, ...]] = {}
             for device, row in zip(ids, rows, strict=True):
-                self._entries.append(_entries(row))
-                for entry in self._entries[-1]:
+                entries = _entries(row)
+                self._entries.append(kept.setdefault(entries, entries))
+                for entry in entries:
                     self._lists.setdefault(entry, []).append(device)
             for some in self._lists.values():
                 some.sort()
@@ -142,8 +145,7 @@ def _entries(row: DeviceState) -> tuple[Entry, ...]:
         entries.append(("bus", bus))
     if description.driver or bus:
         entries.append(("driver", description.driver or UNBOUND))
-    parent = parent_of(row)
-    if parent is not None and split_device_id(parent)[1] == COMPUTER:
+    if description.parent in ("", COMPUTER) and description.key != COMPUTER:
         entries.append(_TOP)
     return tuple(entries)
 
