@@ -45,7 +45,7 @@ def nodedev() -> None:
 def _ordering(function: Callable[..., Any]) -> Callable[..., Any]:
     options = (
         click.option("--host", default="", help="On which host; needed where the names do not say it."),
-        click.option("--timeout", "timeout_ms", type=Duration(), default="60s", show_default=True, help="For the host."),
+        click.option("--timeout", "timeout_ms", type=Duration(), default="60s", show_default=True, help="At most."),
         click.option("--no-wait", is_flag=True, help="Do not wait until it is done: see `leasehold nodedev orders`."),
         click.option("--request-id", default=None, help="Your own name for this: asking again with it is safe."),
     )
