@@ -19,6 +19,7 @@ from leasehold.events.identities import COMPUTER, DeviceKey
 from leasehold.services.watcher.describing import disks, net, pci, rest, scsi, usb
 from leasehold.services.watcher.describing.look import NODE_NAME_CHARS_MAX, Describe, Look
 from leasehold.services.watcher.essentials import find_essentials
+from leasehold.services.watcher.linkkinds import LinkKinds, link_kinds
 from leasehold.services.watcher.names import DeviceNames, listed_names
 from leasehold.services.watcher.places import find_places
 from leasehold.services.watcher.sysfs import THIS_MACHINE, HostRoot, exists
@@ -58,6 +59,7 @@ def take_picture(
     *,
     udev: UdevLookup | None = None,
     names: DeviceNames | None = None,
+    links: LinkKinds | None = None,
     needed_interfaces: Mapping[str, str] | None = None,
 ) -> dict[DeviceKey, DeviceDescription]:
     """Describe all devices of a machine, by key, sorted.
@@ -71,6 +73,7 @@ def take_picture(
         host_root: whose files are read.
         udev: what udev knows about a sysfs path; left out, libudev is asked.
         names: where names of vendors and products are looked up; left out, in this machine's lists.
+        links: of what kind the network interfaces are; left out, the kernel is asked.
         needed_interfaces: network interfaces that the host needs for more than its default route, with the reason,
             like `{"eth0": "has the address that reaches the bus"}`.
     """
@@ -83,7 +86,7 @@ def take_picture(
         waits_for_udevd=udevd_runs(host_root),
         places=places,
         interfaces={place.sysname: place.key for place in places.values() if place.kind == "net"},
-        vlans=net.read_vlans(host_root),
+        links=link_kinds(host_root) if links is None else links,
         described=picture,
     )
     for path, place in places.items():

@@ -217,13 +217,13 @@ class _Survey:
 
     def add_buses(self) -> None:
         """Mediated devices and what offers them, channels, crypto adapters, and virtio data paths."""
+        for _, path in self._members("bus/css/devices"):
+            if link_name(f"{path}/driver") in _SUBCHANNEL_DRIVERS:
+                self._add("css", "css", path, self._spot(path), os.path.basename(path))
         for bus, kind, is_one in _BUSES:
             for name, path in self._members(f"bus/{bus}/devices"):
                 if path not in self.places and (is_one is None or is_one.fullmatch(name)):
                     self._add(kind, bus, path, self._spot(path), name)
-        for _, path in self._members("bus/css/devices"):
-            if link_name(f"{path}/driver") in _SUBCHANNEL_DRIVERS:
-                self._add("css", "css", path, self._spot(path), os.path.basename(path))
         for name, path in self._members("bus/vdpa/devices"):
             self._add("vdpa", "vdpa", path, self._spot(path), "" if _NUMBERED_VDPA.fullmatch(name) else name)
         # Those that are nothing else; mediated devices of theirs stand below them.

@@ -8,6 +8,7 @@ import msgspec
 from leasehold.events import limits
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.identities import DeviceKey, node_device_name
+from leasehold.services.watcher.linkkinds import LinkKinds
 from leasehold.services.watcher.names import DeviceNames
 from leasehold.services.watcher.places import Place, Places
 from leasehold.services.watcher.sysfs import HostRoot, clean, link_name, read_bytes, read_int
@@ -30,20 +31,13 @@ class Look(msgspec.Struct, frozen=True):
     places: Places
     interfaces: Mapping[str, DeviceKey]
     """Keys of the network interfaces, by name."""
-    vlans: Mapping[str, "VlanLine"]
+    links: LinkKinds
     described: dict[DeviceKey, DeviceDescription]
     """What was described before: hardware before what is on it."""
 
     def properties(self, place: Place) -> Mapping[str, str]:
         """What udev has of a device."""
         return self.udev(self.root.shown_path(place.path))
-
-
-class VlanLine(msgspec.Struct, frozen=True):
-    """A VLAN and the interface that it lies on."""
-
-    id: int
-    lower: str
 
 
 Describe = Callable[[Look, Place], DeviceDescription | None]

@@ -1,73 +1,169 @@
 """PCI functions.
 
-`config` is never read, and of the rest only what the kernel keeps in memory, while a function sleeps: reading its
-registers would wake it. Links and product data stand in registers, so they are read once, when it is awake.
+While a function sleeps, only what the kernel keeps in memory is read of it: reading its registers would wake it. So
+`config` is never read, and links and product data, which stand in registers, only while it is awake, and then kept.
 """
 
+import os
+import re
+from functools import partial
 from typing import Final
 
-from leasehold.events.capabilities import MdevType, Pci
+from leasehold.events.capabilities import MdevType, Pci, PciLink, Vpd
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.errors import InvalidInputError
 from leasehold.events.identities import parse_pci_address, pci_key
+from leasehold.services.watcher.describing.kept import Kept
 from leasehold.services.watcher.describing.look import Look, described, devnodes, hex_id, small, small_int
+from leasehold.services.watcher.describing.vpd import read_vpd
 from leasehold.services.watcher.places import Place
-from leasehold.services.watcher.sysfs import exists, link_name, list_names, read_int, read_text, to_int
+from leasehold.services.watcher.sysfs import clean, link_name, list_names, read_int, read_text, to_int
 
+BASE_CLASS_DISPLAY: Final = 0x03
 BASE_CLASS_BRIDGE: Final = 0x06
 CLASS_CARDBUS_BRIDGE: Final = 0x0607
 MDEV_TYPES_MAX: Final = 64
+LINK_WIDTH_MAX: Final = 32
+LINK_SPEED_MTS_MAX: Final = 1_000_000
+
+_SPEED: Final = re.compile(r"([0-9]{1,4})(?:\.([0-9]))? GT/s.*")
+_Links = tuple[PciLink | None, PciLink | None]
+_links: Final[Kept[_Links]] = Kept()
+_vpds: Final[Kept[Vpd | None]] = Kept()
+
+
+class _Function:
+    """What is in a function's folder: asking for it once is cheaper than asking for each file that may be there."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.files = frozenset(list_names(path))
+
+    def link(self, name: str) -> str:
+        return link_name(f"{self.path}/{name}") if name in self.files else ""
+
+    def number(self, name: str, base: int = 10) -> int:
+        return small_int(f"{self.path}/{name}", base) if name in self.files else -1
+
+    def id(self, name: str) -> str:
+        return hex_id(f"{self.path}/{name}") if name in self.files else ""
+
+    @property
+    def has_bus_behind(self) -> bool:
+        """Whether its header is of type 1 or 2: for those, and only those, the kernel (4.13 on) offers the number of
+        the bus behind. The header itself (`config`, byte 0x0e) is not read.
+        """
+        return "secondary_bus_number" in self.files
 
 
 def describe_pci(look: Look, place: Place) -> DeviceDescription:
     """A PCI function."""
-    path = place.path
-    vendor_id, product_id = hex_id(f"{path}/vendor"), hex_id(f"{path}/device")
+    function = _Function(place.path)
+    vendor_id, product_id = function.id("vendor"), function.id("device")
     properties = look.properties(place)
     vendor_name, product_name = look.names.of("pci", vendor_id, product_id, properties)
-    pci_class = read_int(f"{path}/class", 16)
-    has_bus_behind = exists(f"{path}/secondary_bus_number")
+    pci_class = read_int(f"{place.path}/class", 16)
+    driver = clean(function.link("driver"))
+    capability = _capability(function, pci_class, driver)
     return described(
         look,
         place,
+        driver=driver,
         pci_class=pci_class if 0 <= pci_class < 2**24 else -1,
         vendor_id=vendor_id,
         product_id=product_id,
         vendor_name=vendor_name,
         product_name=product_name,
-        iommu_group=small(to_int(link_name(f"{path}/iommu_group"))),
-        numa_node=small_int(f"{path}/numa_node"),
-        physical_function=_physical_function(path),
-        bridge=has_bus_behind or pci_class >> 16 == BASE_CLASS_BRIDGE,
+        serial=capability.vpd.read_only.get("SN", "") if capability.vpd else "",
+        iommu_group=small(to_int(function.link("iommu_group"))),
+        numa_node=function.number("numa_node"),
+        physical_function=_physical_function(function),
+        bridge=function.has_bus_behind or pci_class >> 16 == BASE_CLASS_BRIDGE,
         devnodes=devnodes("", properties),
-        capability=_capability(path, pci_class, has_bus_behind=has_bus_behind),
+        capability=capability,
     )
 
 
-def _physical_function(path: str) -> str:
+def _physical_function(function: _Function) -> str:
     try:
-        return pci_key(parse_pci_address(link_name(f"{path}/physfn")))
+        return pci_key(parse_pci_address(function.link("physfn")))
     except InvalidInputError:
         return ""
 
 
-def _capability(path: str, pci_class: int, *, has_bus_behind: bool) -> Pci:
-    """`has_bus_behind`: its header is of type 1 or 2; for those, and only those, the kernel (4.13 on) offers the number
-    of the secondary bus. The header itself (`config`, byte 0x0e) is not read.
-    """
-    functions_max = small_int(f"{path}/sriov_totalvfs")
+def _capability(function: _Function, pci_class: int, driver: str) -> Pci:
+    functions_max = function.number("sriov_totalvfs")
     bridge_type = "cardbus-bridge" if pci_class >> 8 == CLASS_CARDBUS_BRIDGE else "pci-bridge"
+    link_max, link_now = _link(function, pci_class, driver)
     return Pci(
-        subsystem_vendor_id=hex_id(f"{path}/subsystem_vendor"),
-        subsystem_product_id=hex_id(f"{path}/subsystem_device"),
-        revision=small_int(f"{path}/revision", 16),
-        boot_vga=read_int(f"{path}/boot_vga") == 1,
-        bridge_type=bridge_type if has_bus_behind else "",
+        subsystem_vendor_id=function.id("subsystem_vendor"),
+        subsystem_product_id=function.id("subsystem_device"),
+        revision=function.number("revision", 16),
+        boot_vga=function.number("boot_vga") == 1,
+        bridge_type=bridge_type if function.has_bus_behind else "",
         virtual_functions_max=max(functions_max, 0),
-        virtual_functions=max(small_int(f"{path}/sriov_numvfs"), 0) if functions_max > 0 else 0,
-        is_express=exists(f"{path}/max_link_width"),
-        mdev_types=mdev_types(path),
+        virtual_functions=max(function.number("sriov_numvfs"), 0) if functions_max > 0 else 0,
+        is_express="max_link_width" in function.files,
+        link_max=link_max,
+        link_now=link_now,
+        mdev_types=mdev_types(function.path) if "mdev_supported_types" in function.files else (),
+        vpd=_vpd(function),
     )
+
+
+def _incarnation(path: str) -> tuple[str, int]:
+    """Each time that a device is found, its folder has another inode number."""
+    try:
+        return path, os.stat(path).st_ino
+    except OSError:
+        return path, 0
+
+
+def _link(function: _Function, pci_class: int, driver: str) -> _Links:
+    """What its link can do at most, and what it does: read anew when its driver changes, or what is behind it."""
+    if "max_link_width" not in function.files:
+        return None, None
+    path = function.path
+    behind = tuple(sorted(name for name in function.files if name[-2:-1] == ".")) if function.has_bus_behind else ()
+    read = partial(_read_link, path, pci_class)
+    return _links.of(_incarnation(path), path, read, (None, None), (driver, behind))
+
+
+def _read_link(path: str, pci_class: int) -> _Links:
+    """The speed of a GPU's link follows its load, so it is left out."""
+    follows_load = pci_class >> 16 == BASE_CLASS_DISPLAY
+    most = PciLink(
+        speed_mts=_speed_mts(read_text(f"{path}/max_link_speed", 32)), width=_width(f"{path}/max_link_width")
+    )
+    now = PciLink(
+        speed_mts=-1 if follows_load else _speed_mts(read_text(f"{path}/current_link_speed", 32)),
+        width=_width(f"{path}/current_link_width"),
+    )
+    unknown = PciLink()
+    return None if most == unknown else most, None if now == unknown else now
+
+
+def _width(path: str) -> int:
+    """In lanes; of a link that is down the kernel says 0, of one that cannot be read 255."""
+    width = read_int(path)
+    return width if 0 < width <= LINK_WIDTH_MAX else -1
+
+
+def _speed_mts(text: str) -> int:
+    """Of `2.5 GT/s PCIe` or `Unknown`."""
+    matched = _SPEED.fullmatch(text)
+    if matched is None:
+        return -1
+    speed_mts = int(matched[1]) * 1_000 + int(matched[2] or 0) * 100
+    return speed_mts if 0 < speed_mts <= LINK_SPEED_MTS_MAX else -1
+
+
+def _vpd(function: _Function) -> Vpd | None:
+    """A card takes up to seconds to tell it."""
+    if "vpd" not in function.files:
+        return None
+    path = function.path
+    return _vpds.of(_incarnation(path), path, partial(read_vpd, path), None)
 
 
 def mdev_types(path: str) -> tuple[MdevType, ...]:
