@@ -53,7 +53,10 @@ def _filters(function: Callable[..., Any]) -> Callable[..., Any]:
     """What may be said of the devices of a list; all of it must hold."""
     for option in (
         click.option("--driver", default="", help="Only those bound to this driver; `none`: to none."),
-        click.option("--parent", default="", metavar="DEVICE", help="Only those right below it; `computer`: the top."),
+        click.option(
+            "--parent", default="", metavar="DEVICE", shell_complete=complete_device,
+            help="Only those right below it; `computer`: the top.",
+        ),
         click.option("--bus", default="", shell_complete=_complete("BUSES"), help="Only those on it: pci, usb, scsi."),
         click.option(
             "--cap", default="", metavar="TYPE[,TYPE]", shell_complete=_complete("CAPABILITY_TYPES"),
