@@ -31,7 +31,7 @@ from leasehold.events.inputs import CREATOR, Observed
 from leasehold.events.refusals import Refusal, RefusalCode
 from leasehold.projections import conflicts
 from leasehold.projections.naming import resolve, unresolved
-from leasehold.projections.state import OrderState, State, mark_of_uuid, mark_of_wwn
+from leasehold.projections.state import OrderState, State, mark_of_uuid, mark_of_wwn, marks_of
 
 _UNHEARD: Final = "nothing was heard of it in time"
 _NAA_AND_OUI: Final = "5525400"
@@ -124,15 +124,17 @@ def _host_forbids(state: State, host: HostName, about: tuple[str, ...]) -> NotOr
     return None
 
 
-def _kept_from(state: State, ref: RequestRef, device: DeviceId) -> NotOrdered | None:
-    """Why nothing is to be done to this device now: it is not there, another's, or used without a lease."""
+def _kept_from(state: State, ref: RequestRef, device: DeviceId, parent: DeviceId | None = None) -> NotOrdered | None:
+    """Why nothing is to be done to this device now: it is not there, another's, or used without a lease; or what it
+    stands for is, or its parent.
+    """
     row = state.devices[device]
     forbidden = _host_forbids(state, row.host, (device,))
     if forbidden is not None:
         return forbidden
     if row.missing:
         return _no((device,), RefusalCode.DEVICE_MISSING, f"{device} is not there", "plug it in again")
-    for each in dict.fromkeys((device, conflicts.physical_device(device))):
+    for each in dict.fromkeys((device, conflicts.physical_device(device), parent or device)):
         held = state.devices.get(each)
         if held is None:
             continue
@@ -151,9 +153,9 @@ def _used(device: DeviceId, other: DeviceId, users: tuple[str, ...]) -> NotOrder
     return _no((device,), RefusalCode.DEVICE_IN_USE, f"{other} is used by {', '.join(users)}", "end that use first")
 
 
-def _open_orders_on(state: State, device: DeviceId) -> Iterator[tuple[int, Order]]:
+def _open_orders_on(state: State, device: DeviceId) -> Iterator[Order]:
     for order in state.indexes.orders_on.get(device, ()):
-        yield order, state.orders[order].what
+        yield state.orders[order].what
 
 
 # --- virtual HBAs -------------------------------------------------------------------------------------------------
@@ -167,10 +169,9 @@ def _new_vport(
         return parent
     row = state.devices[parent]
     wwnn, wwpn = (parse_wwn(name) if name else "" for name in (new.wwnn, new.wwpn))
-    known = _bearer_of(state, mark_of_wwn(wwpn)) if wwpn else ""
-    if known:
-        text = f"there is {known} with the world wide name {wwpn} already"
-        return _no((parent,), RefusalCode.DEVICE_EXISTS, text, "choose another name, or none")
+    taken = _taken(state, parent, mark_of_wwn(wwpn), f"the world wide name {wwpn}") if wwpn else None
+    if taken is not None:
+        return taken
     order = CreateVport(
         parent=row.description.key,
         wwnn=wwnn or _made_up_wwn(state, ref, row.host, "wwnn"),
@@ -179,12 +180,16 @@ def _new_vport(
     return row.host, order
 
 
-def _bearer_of(state: State, mark: str) -> str:
-    """What bears this world wide name or UUID, or is about to; empty: nothing that is known."""
-    for device in state.indexes.marks.get(mark, ()):
-        if not state.devices[device].missing:
-            return str(device)
-    return next((f"order {order} to make one" for order in state.indexes.ordered_marks.get(mark, ())), "")
+def _taken(state: State, parent: DeviceId, mark: str, name: str) -> NotOrdered | None:
+    """Why nothing can be made that is called so: something is already, or an order about such a thing is not over."""
+    bearers = [device for device in state.indexes.marks.get(mark, ()) if not state.devices[device].missing]
+    if bearers:
+        text = f"{bearers[0]} has {name}"
+    elif order := next(iter(state.indexes.ordered_marks.get(mark, ())), 0):
+        text = f"order {order}, which is not over, is about what has {name}"
+    else:
+        return None
+    return _no((parent,), RefusalCode.DEVICE_EXISTS, text, "choose another, or none: then one is made up")
 
 
 def _made_up_wwn(state: State, ref: RequestRef, host: HostName, kind: str) -> str:
@@ -291,7 +296,7 @@ def _room_for_vports(state: State, device: DeviceId) -> int:
     ops = capability.vport_ops if isinstance(capability, ScsiHost) else None
     if ops is None or ops.max_vports < 0:
         return -1
-    made = sum(isinstance(what, CreateVport) for _, what in _open_orders_on(state, device))
+    made = sum(isinstance(what, CreateVport) for what in _open_orders_on(state, device))
     return max(0, ops.max_vports - max(0, ops.vports) - made)
 
 
@@ -310,10 +315,9 @@ def _new_mdev(
     if why_not is not None:
         return why_not
     uuid = new.uuid or _made_up_uuid(state, ref, row.host)
-    known = _bearer_of(state, mark_of_uuid(row.host, uuid))
-    if known:
-        text = f"there is {known} with the UUID {uuid} already"
-        return _no((parent,), RefusalCode.DEVICE_EXISTS, text, "choose another UUID, or none")
+    taken = _taken(state, parent, mark_of_uuid(row.host, uuid), f"the UUID {uuid}")
+    if taken is not None:
+        return taken
     return row.host, CreateMdev(parent=row.description.key, mdev_type=new.mdev_type, uuid=uuid)
 
 
@@ -326,7 +330,7 @@ def _unfit_for_mdev(state: State, device: DeviceId, mdev_type: str) -> NotOrdere
         help_text = f"it offers {names}" if names else "list the devices with the capability mdev_types"
         return _no((device,), RefusalCode.PARENT_UNSUITABLE, text, help_text)
     made = sum(
-        isinstance(what, CreateMdev) and what.mdev_type == mdev_type for _, what in _open_orders_on(state, device)
+        isinstance(what, CreateMdev) and what.mdev_type == mdev_type for what in _open_orders_on(state, device)
     )
     if 0 <= offered.available_instances <= made:
         text = f"{device} has no room for another mediated device of the type {mdev_type}"
@@ -371,10 +375,20 @@ def _to_destroy(
     if order is None:
         text = f"{device} is neither a virtual HBA nor a mediated device"
         return _no((device,), RefusalCode.NOT_DESTROYABLE, text, "only what was made can be destroyed")
-    why_not = _kept_from(state, ref, device) or _needed(state, device)
-    if why_not is not None:
-        return why_not
-    return row.host, order
+    parent = device_id(row.host, order.parent)
+    why_not = (
+        _kept_from(state, ref, device, parent) or _needed(state, device) or _ordered_already(state, device, order)
+    )
+    return why_not or (row.host, order)
+
+
+def _ordered_already(state: State, device: DeviceId, order: Order) -> NotOrdered | None:
+    """Whether it is being taken away, or is still being made for all that is told."""
+    for mark in marks_of(state.devices[device].host, order):
+        for other in state.indexes.ordered_marks.get(mark, ()):
+            text = f"order {other} about {device} is not over"
+            return _no((device,), RefusalCode.NOT_DESTROYABLE, text, "wait until it is")
+    return None
 
 
 def _order_to_destroy(state: State, device: DeviceId) -> Order | None:
@@ -407,8 +421,4 @@ def _needed(state: State, device: DeviceId) -> NotOrdered | None:
             return _no((device,), RefusalCode.DEVICE_PROTECTED, text, "free the host of it first")
         if below.description.in_use_by:
             return _used(device, each, below.description.in_use_by)
-    for order, what in _open_orders_on(state, device):
-        if isinstance(what, DestroyVport | DestroyMdev) and device_id(row.host, what.device) == device:
-            text = f"{device} is being taken away already (order {order})"
-            return _no((device,), RefusalCode.NOT_DESTROYABLE, text, "wait until that is over")
     return None

@@ -10,6 +10,8 @@ from leasehold.events.capabilities import (
     Capability,
     CreateMdev,
     CreateVport,
+    DestroyMdev,
+    DestroyVport,
     FcHost,
     Mdev,
     Net,
@@ -357,7 +359,7 @@ class Indexes:
         self.marks: Table[str, tuple[DeviceId, ...]] = Table(journal)
         """What bears a world wide name, or a UUID on its host."""
         self.ordered_marks: Table[str, tuple[int, ...]] = Table(journal)
-        """The open orders to make what bears one."""
+        """The open orders to make, or to take away, what bears one."""
         self.hbas: Table[HostName, tuple[DeviceId, ...]] = Table(journal)
         """Those of a host that can have virtual ones."""
 
@@ -405,7 +407,7 @@ class Indexes:
         change(self.open_orders, row.host, order)
         for device in _held_up_by(row):
             change(self.orders_on, device, order)
-        for mark in _marks_ordered(row):
+        for mark in dict.fromkeys(marks_of(row.host, row.what)):
             change(self.ordered_marks, mark, order)
 
 
@@ -449,14 +451,15 @@ def mark_of_uuid(host: HostName, uuid: str) -> str:
     return f"uuid {host} {uuid}"
 
 
-def _marks_ordered(row: OrderState) -> tuple[str, ...]:
-    match row.what:
+def marks_of(host: HostName, order: Order) -> tuple[str, ...]:
+    """What the device bears that is to be made or taken away. Node names are shared by the ports of an HBA."""
+    match order:
         case CreateVport():
-            return mark_of_wwn(row.what.wwnn), mark_of_wwn(row.what.wwpn)
-        case CreateMdev():
-            return (mark_of_uuid(row.host, row.what.uuid),)
-        case _:
-            return ()
+            return mark_of_wwn(order.wwpn), mark_of_wwn(order.wwnn)
+        case DestroyVport():
+            return (mark_of_wwn(order.wwpn),)
+        case CreateMdev() | DestroyMdev():
+            return (mark_of_uuid(host, order.uuid),)
 
 
 def _marks(host: HostName, capability: Capability | None) -> tuple[str, ...]:

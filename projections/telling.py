@@ -18,6 +18,7 @@ from leasehold.events.capabilities import (
 )
 from leasehold.events.devices import DeviceDescription, Sighting, field_of
 from leasehold.events.event_types import Event, RequestRef
+from leasehold.events.inputs import CREATOR
 from leasehold.events.position import lease_id_text
 from leasehold.projections.state import State
 
@@ -81,7 +82,7 @@ def _host_registered(event: event_types.HostRegistered, _position: int, _state: 
 
 
 def _host_went_stale(event: event_types.HostWentStale, _position: int, _state: State | None) -> str:
-    return f"{event.agent} on {event.host} cannot be relied on: {event.reason}; nothing of the host is granted"
+    return f"{event.agent} on {event.host} cannot be relied on: {event.reason}; {_without(event.agent)}"
 
 
 def _host_came_back(event: event_types.HostCameBack, _position: int, _state: State | None) -> str:
@@ -93,7 +94,11 @@ def _source_started(event: event_types.SourceStarted, _position: int, _state: St
 
 
 def _source_stopped(event: event_types.SourceStopped, _position: int, _state: State | None) -> str:
-    return f"{event.agent} on {event.host} stopped in good order; nothing of the host is granted"
+    return f"{event.agent} on {event.host} stopped in good order; {_without(event.agent)}"
+
+
+def _without(agent: str) -> str:
+    return "no devices are made there" if agent == CREATOR else "nothing of the host is granted"
 
 
 def _observations_accepted(event: event_types.ObservationsAccepted, _position: int, _state: State | None) -> str:
@@ -105,6 +110,8 @@ def _report_requested(event: event_types.ReportRequested, _position: int, _state
 
 
 def _picture_completed(event: event_types.PictureCompleted, _position: int, _state: State | None) -> str:
+    if event.agent == CREATOR:
+        return f"{event.agent} makes and destroys devices on {event.host}"
     return f"{event.agent} has told all about {event.host}"
 
 
@@ -253,6 +260,7 @@ def _host_ordered(event: event_types.HostOrdered, position: int, _state: State |
 
 
 def order_text(order: Order) -> str:
+    """What a host is told to do."""
     match order:
         case CreateVport():
             return f"make the virtual HBA {order.wwpn} (node {order.wwnn}) on {order.parent}"

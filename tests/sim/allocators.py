@@ -73,12 +73,12 @@ class SimAllocator:
     def _is_low(self) -> bool:
         return self.sim.now_ns < self.sim.low_until_ns
 
-    def heard(self, host: HostName) -> Heard | None:
-        """What it answers the heartbeat of a watcher; `None` if it must not."""
+    def heard(self, host: HostName, agent: str) -> Heard | None:
+        """What it answers an agent's heartbeat; `None` if it must not."""
         is_fresh = self.sim.now_ns - self._touched_ns <= FRESH_NS and self.sim.now_ns >= self.paused_until_ns
         if self.sequencer is None or self.appender is not None or not self.decides or not is_fresh:
             return None
-        return heard(self.sequencer.state, host, "watcher")
+        return heard(self.sequencer.state, host, agent)
 
     # --- what happens to it ---------------------------------------------------------------------------------------
 

@@ -41,6 +41,21 @@ class _Source:
 
 
 @dataclass
+class _Order:
+    host: str
+    parent: str
+    device: str
+    uuid: str
+    principal: str
+    deadline_ns: int
+    state: str = "waiting"
+
+    @property
+    def is_open(self) -> bool:
+        return self.state == "waiting"
+
+
+@dataclass
 class Oracle:
     """Its own picture of the ledger, checked record by record."""
 
@@ -54,7 +69,9 @@ class Oracle:
     """Who has said that it decides from now on."""
     devices: dict[str, _Device] = field(default_factory=dict)
     leases: dict[int, _Lease] = field(default_factory=dict)
-    sources: dict[str, _Source] = field(default_factory=dict)
+    sources: dict[tuple[str, str], _Source] = field(default_factory=dict)
+    """By host and agent."""
+    orders: dict[int, _Order] = field(default_factory=dict)
     decided: dict[tuple[str, str], int] = field(default_factory=dict)
     """(principal, request id) -> position of the event that decided it."""
     kinds: dict[int, str] = field(default_factory=dict)
@@ -98,31 +115,31 @@ class Oracle:
     # --- observations ---------------------------------------------------------------------------------------------
 
     def _source_started(self, _p: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
-        before = self.sources.get(event["host"])
+        before = self.sources.get(_source_of(event))
         _must(before is None or event["run"] > before.run, "intake", "an older run took over")
-        self.sources[event["host"]] = _Source(event["run"])
+        self.sources[_source_of(event)] = _Source(event["run"])
 
     def _observations_accepted(self, _p: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
-        source = self.sources[event["host"]]
+        source = self.sources[_source_of(event)]
         _must(event["run"] == source.run, "intake", "words of another run were taken")
         _must(event["counter"] == source.counter + 1, "intake", f"counter {event['counter']} after {source.counter}")
         source.counter = event["counter"]
 
     def _report_requested(self, _p: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
-        source = self.sources[event["host"]]
+        source = self.sources[_source_of(event)]
         _must(event["counter"] > source.counter + 1, "intake", "a report was asked for without a gap")
         source.counter, source.stale = event["counter"], True
 
     def _picture_completed(self, _p: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
-        self.sources[event["host"]].stale = False
+        self.sources[_source_of(event)].stale = False
 
     def _host_went_stale(self, _p: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
-        self.sources[event["host"]].stale = True
+        self.sources[_source_of(event)].stale = True
 
     _source_stopped = _host_went_stale
 
     def _host_came_back(self, _p: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
-        self.sources[event["host"]].stale = False
+        self.sources[_source_of(event)].stale = False
 
     def _device_appeared(self, _p: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
         described = event["device"]
@@ -153,7 +170,8 @@ class Oracle:
             _must(not row.lease, "one owner", f"{device} was granted while {row.lease} holds it")
             _must(row.is_bare, "protected", f"{device} was granted")
             _must(not row.is_missing and not row.users, "grant", f"{device} is missing or used")
-            _must(not self.sources[host].stale, "grant", f"{device} of a stale host was granted")
+            _must(not self.sources[host, "watcher"].stale, "grant", f"{device} of a stale host was granted")
+            _must(not self._orders_on(device), "orders", f"{device} was granted while an order is about it")
         for device in event["devices"]:
             self._check_apart(device, holder, event["devices"])
         for device in event["devices"]:
@@ -206,7 +224,7 @@ class Oracle:
         if "request" in event:
             self._decide_once(position, event["request"])
         else:
-            stale = self.sources[event["device"].partition("/")[0]].stale
+            stale = self.sources[event["device"].partition("/")[0], "watcher"].stale
             _must(not stale and (row.is_missing or not row.users), "free", f"{event['device']} freed without evidence")
         row.lease = 0
 
@@ -217,6 +235,50 @@ class Oracle:
         self.decided.setdefault((event["request"]["principal"], event["request"]["request_id"]), position)
 
     _refusals_repeated = _request_refused
+
+    # --- orders -----------------------------------------------------------------------------------------------------
+
+    def _orders_on(self, device: str) -> list[int]:
+        return [order for order, row in self.orders.items() if row.is_open and device in (row.parent, row.device)]
+
+    def _host_ordered(self, position: int, event: dict[str, Any], given: dict[str, Any], rec: dict[str, Any]) -> None:
+        self._decide_once(position, event["request"])
+        host, what, principal = event["host"], event["order"], event["request"]["principal"]
+        for agent in ("watcher", "creator"):
+            _must(not self.sources[host, agent].stale, "orders", f"{host} was told, but {agent} is stale")
+        _must(given["principal"] == principal, "principal", "ordered for another")
+        _must(event["deadline_ns"] > rec["decided_at_ns"], "orders", "the deadline is over already")
+        device = f"{host}/{what['device']}" if what["type"] == "destroy_mdev" else ""
+        row = _Order(host, f"{host}/{what['parent']}", device, what["uuid"], principal, event["deadline_ns"])
+        for other in self.orders.values():
+            same = other.is_open and (other.host, other.uuid) == (host, row.uuid)
+            _must(not same, "orders", f"two open orders are about {row.uuid}")
+        parents_lease = self.devices[row.parent].lease
+        if parents_lease:
+            _must(self.leases[parents_lease].principal == principal, "orders", f"{row.parent} is another's")
+        if device:
+            _must(not self.devices[device].lease, "orders", f"{device} is to be destroyed, but leased")
+        self.orders[position] = row
+
+    def _order_carried_out(self, _p: int, event: dict[str, Any], given: dict[str, Any], _r: dict[str, Any]) -> None:
+        row = self.orders[event["order"]]
+        _must(row.state == ("timed_out" if event.get("late") else "waiting"), "orders", f"done, but was {row.state}")
+        self._check_teller(row, given)
+        row.state = "done"
+
+    def _order_failed(self, _p: int, event: dict[str, Any], given: dict[str, Any], record: dict[str, Any]) -> None:
+        row = self.orders[event["order"]]
+        _must(row.is_open, "orders", f"failed, but was {row.state}")
+        row.state = "timed_out" if event.get("timed_out") else "failed"
+        if not event.get("timed_out"):
+            self._check_teller(row, given)
+            return
+        writer, until_ns = self.grace
+        _must(record["decided_at_ns"] >= row.deadline_ns, "orders", "timed out before its time")
+        _must(record["writer"] == writer and record["decided_at_ns"] >= until_ns, "grace", "timed out within grace")
+
+    def _check_teller(self, row: _Order, given: dict[str, Any]) -> None:
+        _must((given["host"], given["agent"]) == (row.host, "creator"), "orders", "another told what became of it")
 
     def _decide_once(self, position: int, ref: dict[str, Any]) -> None:
         key = (ref["principal"], ref["request_id"])
@@ -234,6 +296,10 @@ class Oracle:
         position = token % 2**47
         lease = self.leases.get(position)
         return lease is not None and not lease.ended and self.devices[device].lease == position
+
+
+def _source_of(event: dict[str, Any]) -> tuple[str, str]:
+    return event["host"], event["agent"]
 
 
 def _check_timely(issued_at_ns: int, decided_at_ns: int) -> None:

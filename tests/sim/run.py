@@ -25,12 +25,13 @@ from tests.sim import restoring
 from tests.sim.allocators import SimAllocator
 from tests.sim.beliefs import check_expiries
 from tests.sim.clocks import HOUR, SimServerClock
+from tests.sim.creators import SimCreator, SimOrderer, check_orders
 from tests.sim.hint import SimHint
 from tests.sim.holders import Held, SimFlooder, SimHolder
 from tests.sim.linear import Operation, is_linearizable
 from tests.sim.oracle import Oracle
 from tests.sim.watchers import SimWatcher, check_reader
-from tests.sim.world import SECOND, Faults, SimHost, SimLog, ViolationError
+from tests.sim.world import GPU, SECOND, Faults, SimHost, SimLog, ViolationError, gpu
 
 STEPS = 120
 HEALING_STEPS = 400
@@ -52,6 +53,7 @@ class Simulation:
         self.side_rng = random.Random(f"side {seed}")
         """For what came later, so that what a seed leads to stays the same without it."""
         self.restore_rng = random.Random(f"restore {seed}")
+        self.order_rng = random.Random(f"order {seed}")
         self.restores = self._planned_restores()
         self.has_small_disk = self.side_rng.random() < 0.25
         self.low_until_ns = 0
@@ -74,11 +76,15 @@ class Simulation:
         self.hosts = [SimHost(HostName("h1")), SimHost(HostName("h2"))]
         self.allocators = [SimAllocator(self, f"alloc{number}") for number in range(3)]
         self.watchers = [SimWatcher(self, host) for host in self.hosts]
+        self.creators: list[SimCreator] = []
+        """In some runs hosts make devices."""
         self.holders = [SimHolder(self, principal, f"{principal}-vm{n}") for principal in ("a", "b") for n in range(2)]
         for holder in self.holders:
             holder.is_lazy = self.rng.random() < 0.3
         if self.is_flooded:
             self.holders.append(SimFlooder(self, "c", "c-flood"))
+        if self.order_rng.random() < 0.3:
+            self._have_devices_made()
         if self.hint is not None and self.rng.random() < 0.25:
             self._plan_a_step_forward()
         self.left_open = 0
@@ -86,6 +92,14 @@ class Simulation:
         self._asked = 0
         self._later: list[tuple[int, Callable[[], object]]] = []
         self._tickets: dict[int, tuple[SimHolder, Request, int]] = {}
+
+    def _have_devices_made(self) -> None:
+        for host in self.hosts:
+            host.devices[GPU] = gpu()
+        self.creators = [SimCreator(self, host) for host in self.hosts]
+        if self.order_rng.random() < 0.3:
+            self.creators[1].gone_from_ns = self.now_ns + self.order_rng.randrange(20, 90) * SECOND
+        self.holders.append(SimOrderer(self, "a", "a-orders"))
 
     def _planned_restores(self) -> frozenset[int]:
         rng = self.restore_rng
@@ -203,6 +217,8 @@ class Simulation:
         for watcher in self.watchers:
             if self.rng.random() < 0.6:
                 watcher.act()
+        for creator in self.creators:
+            creator.act()
         for holder in self.holders:
             if self.rng.random() < 0.6:
                 holder.act()
@@ -245,8 +261,9 @@ class Simulation:
             row = self.reader.hosts.get(host.name)
             alive = not self.faults.killed or self.rng.random() < 0.6
             for allocator in self.allocators:
-                if row is not None and allocator.sequencer is not None and allocator.decides and row.sources:
-                    allocator.sequencer.note(HostHeard(host.name, "watcher", row.sources["watcher"].run, alive))
+                if row is not None and allocator.sequencer is not None and allocator.decides:
+                    for agent, source in row.sources.items():
+                        allocator.sequencer.note(HostHeard(host.name, agent, source.run, alive))
 
     def _try_tokens(self) -> None:
         """Whatever token is shown at the door of a device, only its living lease's may act."""
@@ -271,8 +288,6 @@ class Simulation:
         self.has_small_disk = False
         if self.hint is not None:
             self.hint.silent_until_ns = 0
-        # Where the log is ahead of the server, it waits: nobody needs to watch that second by second.
-        self.now_ns += max(0, self.oracle.decided_at_ns - self.now_ns - self.server.error_ns)
         for watcher in self.watchers:
             watcher.cut_off_until_ns = 0
         for holder in self.holders:
@@ -283,10 +298,14 @@ class Simulation:
         for step in range(HEALING_STEPS):
             self.now_ns += SECOND
             self._do_what_is_due()
+            # Where the log is ahead of the server, it waits: nobody needs to watch that second by second.
+            self.now_ns += max(0, self.oracle.decided_at_ns - self.now_ns - self.server.error_ns)
             for allocator in self.allocators:
                 allocator.act()
             for watcher in self.watchers:
                 watcher.act()
+            for creator in self.creators:
+                creator.act()
             for holder in self.holders:
                 holder.settle()
                 for sent in list(holder.sent.values()):
@@ -302,11 +321,24 @@ class Simulation:
 
     def _left_over(self) -> str:
         waiting = [id_ for holder in self.holders for id_, sent in holder.sent.items() if sent.answer is None]
+        ordered = [order for order, row in self.oracle.orders.items() if row.state == "waiting"]
+        ordered += [order for creator in self.creators for order in (*creator.tasks, *creator.results)]
         leased = [device for device, row in self.reader.devices.items() if row.lease]
+        unseen = [
+            creator.host.name
+            for creator in self.creators
+            if picture_of(self.reader, creator.host.name) != creator.host.picture()
+        ]
         stale = [host for host, row in self.reader.hosts.items() if row.stale]
         return ", ".join(
             f"{what}: {which}"
-            for what, which in (("unanswered", waiting), ("not free", leased), ("stale", stale))
+            for what, which in (
+                ("unanswered", waiting),
+                ("ordered", ordered),
+                ("unseen", unseen),
+                ("not free", leased),
+                ("stale", stale),
+            )
             if which
         )
 
@@ -321,6 +353,7 @@ class Simulation:
             if difference is not None:
                 raise ViolationError(f"replay: {difference}")
         restoring.check_part(self)
+        check_orders(self)
         self._check_answers()
         self._check_history()
 

@@ -28,7 +28,8 @@ def test_all_kinds_of_events_happen() -> None:
         "ledger_started", "grace_started", "host_registered", "host_went_stale", "host_came_back", "source_started",
         "observations_accepted", "report_requested", "picture_completed", "device_appeared", "device_changed",
         "device_replaced", "device_missing", "device_reappeared", "lease_granted", "lease_renewed", "lease_released",
-        "lease_expired", "device_freed", "request_refused", "refusals_repeated", "ledger_restored",
+        "lease_expired", "device_freed", "request_refused", "refusals_repeated", "ledger_restored", "host_ordered",
+        "order_carried_out", "order_failed",
     }  # fmt: skip
 
 

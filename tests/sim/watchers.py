@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 
 from leasehold.events import codec
 from leasehold.events.answers import Answer, Heard
-from leasehold.events.inputs import Observed
+from leasehold.events.identities import HostName
+from leasehold.events.inputs import CREATOR, Observed
 from leasehold.projections import evolve
 from leasehold.projections.answers import heard
 from leasehold.projections.reporting import Need, Reporter
@@ -37,7 +39,7 @@ class SimWatcher:
             return
         if self.sim.now_ns < self.cut_off_until_ns:
             return
-        known = self._known()
+        known = known_of(self.sim, self.host.name, "watcher")
         if self.reporter is None:
             # The host's clock may be wrong by an hour, but it does not stand still between two runs.
             clock_ns = self.sim.now_ns + rng.choice((0, 0, -3_600, 3_600)) * SECOND
@@ -59,27 +61,34 @@ class SimWatcher:
             for message in self.reporter.look(self.host.picture()):
                 self._send(message)
 
-    def _known(self) -> Heard:
-        """The answer to a heartbeat: of one that decides, or thinks that it does."""
-        answers = [allocator.heard(self.host.name) for allocator in self.sim.allocators]
-        told = [answer for answer in answers if answer is not None]
-        return self.sim.side_rng.choice(told or [heard(self.sim.reader, self.host.name, "watcher")])
-
     def _send(self, message: Observed) -> None:
-        rng, faults = self.sim.rng, self.sim.faults
-        copy = codec.decode_observed(codec.encode(message))
-        if copy != message:
-            raise ViolationError("codec: an observation was not read as written")
-        chance = rng.random()
-        if (chance := chance - faults.observed_lost) < 0:
-            return
-        if (chance := chance - faults.observed_late) < 0:
-            due_ns = self.sim.now_ns + rng.randrange(1, 40) * SECOND // 2
-            self.sim.later(due_ns, lambda: self.sim.observed.append(copy))
-            return
-        self.sim.observed.append(copy)
-        if chance - faults.observed_twice < 0:
-            self.sim.observed.append(copy)
+        send(self.sim, message, self.sim.rng)
+
+
+def known_of(sim: Simulation, host: HostName, agent: str) -> Heard:
+    """The answer to a heartbeat: of one that decides, or thinks that it does."""
+    answers = [allocator.heard(host, agent) for allocator in sim.allocators]
+    told = [answer for answer in answers if answer is not None]
+    rng = sim.order_rng if agent == CREATOR else sim.side_rng
+    return rng.choice(told or [heard(sim.reader, host, agent)])
+
+
+def send(sim: Simulation, message: Observed, rng: random.Random) -> None:
+    """An agent's message goes out: it may be lost, late, or come twice."""
+    faults = sim.faults
+    copy = codec.decode_observed(codec.encode(message))
+    if copy != message:
+        raise ViolationError("codec: an observation was not read as written")
+    chance = rng.random()
+    if (chance := chance - faults.observed_lost) < 0:
+        return
+    if (chance := chance - faults.observed_late) < 0:
+        due_ns = sim.now_ns + rng.randrange(1, 40) * SECOND // 2
+        sim.later(due_ns, lambda: sim.observed.append(copy))
+        return
+    sim.observed.append(copy)
+    if chance - faults.observed_twice < 0:
+        sim.observed.append(copy)
 
 
 def check_reader(sim: Simulation) -> None:

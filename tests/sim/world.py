@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from leasehold.events.capabilities import Mdev, MdevType, Pci
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.identities import DeviceId, DeviceKey, HostName, device_id
 from leasehold.projections.appending import Said
@@ -32,6 +33,9 @@ class Faults:
     observed_late: float = 0.05
     observed_twice: float = 0.05
     watcher_killed: float = 0.01
+    creator_killed: float = 0.015
+    kernel_refuses: float = 0.1
+    kernel_slow: float = 0.35
     clock_jumps: float = 0.003
     server_jumps: float = 0.003
     power_lost: float = 0.001
@@ -114,12 +118,35 @@ def host_devices() -> Picture:
     return {device.key: device for device in devices}
 
 
+MDEV_TYPE = "sim-1"
+UUIDS = ("11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222")
+GPU = DeviceKey("pci/0000:07:00.0")
+
+
+def gpu() -> DeviceDescription:
+    """A device that can have mediated ones."""
+    return _pci(GPU, iommu_group=7, capability=Pci(mdev_types=(MdevType(id=MDEV_TYPE),)))
+
+
+def mdev(uuid: str) -> DeviceDescription:
+    """A mediated device of it."""
+    return DeviceDescription(
+        key=DeviceKey(f"{GPU}/mdev/{uuid}"),
+        name=f"mdev_{uuid.replace('-', '_')}",
+        kind="mdev",
+        parent=GPU,
+        physical_function=GPU,
+        capability=Mdev(uuid=uuid, mdev_type=MDEV_TYPE),
+    )
+
+
 LEASABLE = ("01:00.0", "02:00.0", "02:00.1", "03:00.0", "03:10.0", "04:00.0", "2-1")
 """Ends of the keys that may be leased at some time; only these are unplugged."""
 APART = {
     frozenset({"02:00.0", "02:00.1"}): "holder",
     frozenset({"03:00.0", "03:10.0"}): "lease",
     frozenset({"04:00.0", "2-1"}): "lease",
+    **{frozenset({"07:00.0", uuid}): "lease" for uuid in UUIDS},
 }
 """Pairs on one host that two holders (or two leases) cannot have at once; the simulator's own knowledge."""
 
