@@ -12,10 +12,11 @@ import fcntl
 import functools
 import socket
 import struct
+from functools import partial
 from typing import Final
 
-from leasehold.events import limits
-from leasehold.services.watcher.sysfs import read_int, read_text
+from leasehold.services.watcher.describing.kept import Kept
+from leasehold.services.watcher.sysfs import read_int
 
 SIOCETHTOOL: Final = 0x8946
 ETHTOOL_GSTRINGS: Final = 0x1B
@@ -26,7 +27,6 @@ ETH_SS_FEATURES: Final = 4
 NAME_BYTES: Final = 32
 FEATURES_MAX: Final = 512
 INTERFACE_BYTES_MAX: Final = 15
-KNOWN_MAX: Final = limits.DEVICES_PER_HOST_MAX
 _WORDS: Final = {
     "gro": ("rx-gro",),
     "gso": ("tx-generic-segmentation",),
@@ -56,23 +56,14 @@ _WORDS: Final = {
 _REQUEST: Final = struct.Struct("16sP16x")
 """`struct ifreq`: the interface's name, and where the rest is."""
 
-_known: dict[tuple[str, int], tuple[str, ...]] = {}
-"""What was told last, by path and index of the interface; the oldest first."""
+_known: Final[Kept[tuple[str, ...]]] = Kept()
 
 
 def features_of(path: str) -> tuple[str, ...]:
     """The features that are on, sorted, of the interface of this process's network that is at `path` in /sys."""
-    status = read_text(f"{path}/device/power/runtime_status", 32)
-    if status in ("suspended", "suspending"):
-        return _known.get((path, read_int(f"{path}/ifindex")), ())
-    features = _ask(path.rpartition("/")[2])
-    if status in ("active", "resuming"):  # it may sleep some day
-        key = (path, read_int(f"{path}/ifindex"))
-        _known.pop(key, None)
-        if len(_known) >= KNOWN_MAX:
-            _known.pop(next(iter(_known)), None)
-        _known[key] = features
-    return features
+    interface = (path, read_int(f"{path}/ifindex"))
+    # It can be told to do otherwise at any time, so what is awake is asked at each look.
+    return _known.of(interface, f"{path}/device", partial(_ask, path.rpartition("/")[2]), (), mark=object())
 
 
 def _ask(interface: str) -> tuple[str, ...]:
@@ -106,7 +97,7 @@ def _names(descriptor: int, interface: str) -> list[str]:
         ask = struct.pack("=III", ETHTOOL_GSTRINGS, ETH_SS_FEATURES, count)
         told = _tell(descriptor, interface, ask, NAME_BYTES * count)[len(ask) :]
         texts = (told[at : at + NAME_BYTES] for at in range(0, NAME_BYTES * count, NAME_BYTES))
-        names += [text.split(b"\0", 1)[0].decode("ascii", "replace") for text in texts]
+        names[:] = [text.split(b"\0", 1)[0].decode("ascii", "replace") for text in texts]
     return names
 
 

@@ -186,6 +186,21 @@ EXPLAINED: Final = (
         _is_theirs_alone,
     ),
     Explained(
+        "present speed of a GPU's link",
+        "as it is at the moment, which follows the load",
+        "left out: it would be an event each time",
+        r"/0000:00:09\.0$",
+        r"pci-express/link\[sta\]@speed",
+        _is_theirs_alone,
+    ),
+    Explained(
+        "name of a DASD",
+        "with its `uid`",
+        "with udev's `ID_SERIAL`, as of every disk",
+        r"/block/dasda$",
+        "name",
+    ),
+    Explained(
         "bus of NVMe disks",
         "none, as udev tells none",
         "`nvme`",
