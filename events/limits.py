@@ -132,11 +132,11 @@ HOST_SILENT_MS: Final = 15_000
 """A host whose agent is not heard for this long is stale: nothing of it is granted."""
 RESCAN_MS: Final = 10_000
 """Some changes make no kernel event (a claim through usbfs), so the watcher looks again this often."""
-FLAP_CHANGES_MAX: Final = 3
-"""How often a device may come, go, or change its driver or link within `FLAP_WINDOW_MS` and be told each time."""
+FLAP_LOSSES_MAX: Final = 3
+"""How often a device may go, or lose its driver or link, within `FLAP_WINDOW_MS` and be told each time."""
 FLAP_WINDOW_MS: Final = 10_000
 FLAP_HOLD_MS: Final = 3_000
-"""How long what is new of a device that changes more often may wait, but for its going, which never does."""
+"""How long what is new of a device that is lost more often may wait, but for its going, which never does."""
 ROOM_RESERVE_BYTES: Final = 256 * 1024 * 1024
 """While less is free on the log's disk (or a tenth of a small one), only releases are taken."""
 ROOM_NOTICE_MS: Final = 1_000

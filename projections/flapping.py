@@ -1,7 +1,7 @@
 """Devices that keep going and coming: told now and then, with how often, and not each time.
 
-What comes, goes, or changes its driver or link is told at once, until a device has done so more often than
-`FLAP_CHANGES_MAX` within `FLAP_WINDOW_MS`. From then on it is told as it was told last, and as it is only every
+All is told at once, until a device has been lost (it went, or lost its driver or its link) more often than
+`FLAP_LOSSES_MAX` within `FLAP_WINDOW_MS`. From then on it is told as it was told last, and as it is only every
 `FLAP_HOLD_MS`, with the number of losses that were not told one by one. Three things never wait: that a device is gone
 (somebody may hold a lease of it), that another thing is in its place, and what it is protected for or used by.
 
@@ -14,14 +14,13 @@ from typing import Final
 import msgspec
 
 from leasehold.events import limits
-from leasehold.events.capabilities import Net
 from leasehold.events.devices import DeviceDescription, Sighting, same_thing
 from leasehold.events.identities import DeviceKey
 from leasehold.projections.reporting import Picture
-from leasehold.projections.sightings import Seen, joined
+from leasehold.projections.sightings import Seen, is_loss, joined
 
 TRACKED_MAX: Final = limits.DEVICES_PER_HOST_MAX
-"""Of more devices that change within the window, the others are told each time."""
+"""Of more devices that are lost within the window, the others are told each time."""
 _WINDOW_NS: Final = limits.FLAP_WINDOW_MS * 1_000_000
 _HOLD_NS: Final = limits.FLAP_HOLD_MS * 1_000_000
 
@@ -38,27 +37,28 @@ class Steadied(msgspec.Struct, frozen=True):
 
 
 class _Row:
-    """A device that came, went, or changed its driver or link not long ago."""
+    """A device that was lost not long ago."""
 
     def __init__(self) -> None:
-        self.changes: deque[int] = deque(maxlen=limits.FLAP_CHANGES_MAX + 1)
-        self.losses = 0
-        """Not told yet."""
+        self.last: deque[int] = deque(maxlen=limits.FLAP_LOSSES_MAX + 1)
+        """When it was."""
+        self.untold = 0
+        """Losses that were not told yet."""
         self.how: Sighting | None = None
         """Of what was not told yet; none if all was."""
         self.told_ns = -_HOLD_NS
 
     def is_flapping(self, now_ns: int) -> bool:
-        """Whether it changed too often within the window."""
-        return len(self.changes) > limits.FLAP_CHANGES_MAX and now_ns - self.changes[0] <= _WINDOW_NS
+        """Whether it was lost too often within the window."""
+        return len(self.last) > limits.FLAP_LOSSES_MAX and now_ns - self.last[0] <= _WINDOW_NS
 
     def is_over(self, now_ns: int) -> bool:
         """Whether all of it has been told, and is long past."""
-        return self.how is None and now_ns - self.changes[-1] > _WINDOW_NS
+        return self.how is None and now_ns - self.last[-1] > _WINDOW_NS
 
 
 class Flapping:
-    """What is remembered of the devices of one host that changed not long ago."""
+    """What is remembered of the devices of one host that were lost not long ago."""
 
     def __init__(self) -> None:
         self._rows: dict[DeviceKey, _Row] = {}
@@ -108,13 +108,13 @@ class Flapping:
         now_ns: int,
     ) -> None:
         row = self._rows.get(key)
-        changes = how.flaps + _has_turned(before, after)
+        losses = how.flaps + is_loss(before, after)
         if row is None:
-            if not changes or len(self._rows) >= TRACKED_MAX:
+            if not losses or len(self._rows) >= TRACKED_MAX:
                 return
             row = self._rows[key] = _Row()
-        row.changes.extend([now_ns] * min(changes, limits.FLAP_CHANGES_MAX + 1))
-        row.losses += how.flaps + _is_loss(before, after)
+        row.last.extend([now_ns] * min(losses, limits.FLAP_LOSSES_MAX + 1))
+        row.untold += losses
         row.how = how if row.how is None else joined(row.how, how)
 
 
@@ -123,13 +123,13 @@ def _tell(
 ) -> None:
     assert row.how is not None
     differs = was_told != now
-    flaps = row.losses - (differs and _is_loss(was_told, now))
+    flaps = row.untold - (differs and is_loss(was_told, now))
     how = msgspec.structs.replace(row.how, flaps=flaps)
     if differs:
         found.hows[key] = how
     elif flaps:
         found.flapped[key] = how
-    row.how, row.losses = None, 0
+    row.how, row.untold = None, 0
 
 
 def _put(picture: Picture, key: DeviceKey, device: DeviceDescription | None) -> None:
@@ -144,21 +144,3 @@ def _can_wait(told: DeviceDescription | None, now: DeviceDescription | None) -> 
         return told is None
     is_as_needed = (told.protections, told.in_use_by) == (now.protections, now.in_use_by)
     return is_as_needed and same_thing(told, told.serial, now)
-
-
-def _has_turned(before: DeviceDescription | None, after: DeviceDescription | None) -> bool:
-    """Whether it came or went, or its driver or link changed."""
-    if before is None or after is None:
-        return before is not after
-    return before.driver != after.driver or _link(before) != _link(after)
-
-
-def _is_loss(before: DeviceDescription | None, after: DeviceDescription | None) -> bool:
-    """Whether it went, or lost its driver or its link."""
-    if before is None or after is None:
-        return before is not None
-    return bool(before.driver and before.driver != after.driver) or (_link(before) == "up" != _link(after))
-
-
-def _link(device: DeviceDescription) -> str:
-    return device.capability.link_state if isinstance(device.capability, Net) else ""

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from leasehold.events import limits
+from leasehold.events.capabilities import Net
 from leasehold.events.devices import DeviceDescription, Sighting, same_thing
 from leasehold.events.identities import DeviceKey
 from leasehold.projections.reporting import Picture
@@ -19,6 +20,8 @@ LOST: Final = frozenset({"remove", "unbind", "offline", "link_down"})
 BACK: Final = frozenset({"add", "bind", "online", "link_up"})
 PLACES_MAX: Final = limits.DEVICES_PER_HOST_MAX
 """Of so many places words are kept between two looks; what happens elsewhere is seen all the same."""
+GONE_MAX: Final = 1_024
+"""Of so many devices that went it is known where they were: one that comes and goes between two looks is counted."""
 
 
 class Told(msgspec.Struct, frozen=True, gc=False):
@@ -30,31 +33,61 @@ class Told(msgspec.Struct, frozen=True, gc=False):
     """Who said the first of them: `kernel` or `udev`."""
     heard_at_ns: int
     losses: int = 0
-    """How often it went away, or lost its driver or link."""
-    is_lost: bool = False
-    """It has not come back since."""
-
-    @property
-    def returns(self) -> int:
-        """How often it was lost and came back."""
-        return self.losses - self.is_lost
+    """How often it went away, or lost its driver or link, going by these words."""
+    first: str = ""
+    """The first word about that it was lost, or back; empty: there was none."""
+    last: str = ""
+    """The last one."""
 
     def then(self, later: "Told") -> "Told":
         """This, and what was said after it."""
-        again = self.is_lost and later.actions[0] in LOST
-        stays = self.is_lost and not any(action in BACK for action in later.actions)
+        again = self.last in LOST and later.first in LOST
         return Told(
             (*self.actions, *later.actions)[: limits.ACTIONS_TOLD_MAX],
             self.source,
             self.heard_at_ns,
             self.losses + later.losses - again,
-            later.is_lost or stays,
+            self.first or later.first,
+            later.last or self.last,
         )
+
+    def losses_between(self, before: DeviceDescription | None, after: DeviceDescription | None) -> int:
+        """How often a device was lost that was seen so before and after.
+
+        The first word may tell of a loss that had been seen; and of a last loss that is seen, the word may be to come.
+        """
+        was_known = self.first in LOST and _is_lost(before, self.first)
+        is_to_come = self.last in BACK and _is_lost(after, self.last)
+        return self.losses - was_known + is_to_come
+
+
+def _is_lost(device: DeviceDescription | None, word: str) -> bool:
+    if device is None:
+        return True
+    match word:
+        case "bind" | "unbind":
+            return not device.driver
+        case "link_up" | "link_down":
+            return not is_up(device)
+    return False
 
 
 def told(action: str, source: str, heard_at_ns: int) -> Told:
     """One word."""
-    return Told((action,), source, heard_at_ns, int(action in LOST), action in LOST)
+    turn = action if action in LOST or action in BACK else ""
+    return Told((action,), source, heard_at_ns, int(action in LOST), turn, turn)
+
+
+def is_up(device: DeviceDescription) -> bool:
+    """Whether it is a network interface whose link is up, as far as it tells."""
+    return isinstance(device.capability, Net) and device.capability.link_state in ("up", "unknown")
+
+
+def is_loss(before: DeviceDescription | None, after: DeviceDescription | None) -> bool:
+    """Whether it went, or lost its driver or its link."""
+    if before is None or after is None:
+        return before is not None
+    return bool(before.driver and before.driver != after.driver) or (is_up(before) and not is_up(after))
 
 
 def link_place(interface: str) -> str:
@@ -87,6 +120,8 @@ class Sightings:
         self._heard = _Heard()
         self._meanwhile = _Heard()
         self._is_looking = False
+        self._gone: dict[str, DeviceKey] = {}
+        """By path: what went last."""
 
     def hear(self, words: Mapping[str, Told], *, at_ns: int = 0, lost_events: bool = False) -> None:
         """Keep what was heard. `at_ns`: when the first of it was, 0 if nothing was; `lost_events`: there was more."""
@@ -110,9 +145,19 @@ class Sightings:
             was, now = before.get(key), after.get(key)
             if was != now:
                 hows[key] = self._explained(otherwise, was, now)
-        for key, words in self._returned(after):
-            if key not in hows:
-                hows[key] = _sighting(otherwise, words, max(word.returns for word in words))
+                self._remember_gone(key, was, now)
+        turned = {place for place, word in heard.words.items() if word.first}
+        for key, device in after.items() if turned else ():
+            if key not in hows and any(place in turned for place in _places_of(device)):
+                how = self._explained(otherwise, device, device)
+                if how.flaps:
+                    hows[key] = how
+        for path, key in self._gone.items() if turned else ():
+            word = heard.words.get(path)
+            losses = word.losses_between(None, None) if word is not None else 0
+            if word is not None and losses and key not in hows:
+                # It came and went between two looks.
+                hows[key] = _sighting(otherwise, [word], losses)
         self._heard, self._meanwhile = self._meanwhile, _Heard()
         self._is_looking = False
         return Seen(hows, otherwise)
@@ -120,15 +165,25 @@ class Sightings:
     def _explained(
         self, otherwise: Sighting, before: DeviceDescription | None, after: DeviceDescription | None
     ) -> Sighting:
-        """The words about a device that differs, of which only so many are flaps as the difference does not show."""
+        """The words about a device, and how many losses there were of which the difference does not tell."""
         both = [device for device in (before, after) if device is not None]
         places = dict.fromkeys(place for device in both for place in _places_of(device))
         words = [word for place in places if (word := self._words(place, after)) is not None]
         if not words:
             above = self._words_above(next(iter(places)))
             return _sighting(otherwise, [above] if above is not None else [], 0)
-        returns = max(word.returns - (before is None and word.actions[0] in LOST) for word in words)
-        return _sighting(otherwise, words, max(0, returns - _is_another(before, after)))
+        losses = max(word.losses_between(before, after) for word in words)
+        return _sighting(otherwise, words, max(0, losses - _shows_loss(before, after)))
+
+    def _remember_gone(self, key: DeviceKey, before: DeviceDescription | None, after: DeviceDescription | None) -> None:
+        if before is not None:
+            self._gone.pop(before.sysfs_path, None)
+        if after is not None:
+            self._gone.pop(after.sysfs_path, None)
+        elif before is not None:
+            if len(self._gone) >= GONE_MAX:
+                del self._gone[next(iter(self._gone))]
+            self._gone[before.sysfs_path] = key
 
     def _words(self, place: str, after: DeviceDescription | None) -> Told | None:
         """What was said of a place before the look, and meanwhile as far as the look has seen that."""
@@ -145,15 +200,6 @@ class Sightings:
             if word is not None:
                 return word
         return None
-
-    def _returned(self, after: Picture) -> Iterator[tuple[DeviceKey, list[Told]]]:
-        """Devices that were lost and came back, whether or not that left a difference."""
-        returned = {place: word for place, word in self._heard.words.items() if word.returns}
-        if returned:
-            for key, device in after.items():
-                words = [returned[place] for place in _places_of(device) if place in returned]
-                if words:
-                    yield key, words
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -191,22 +237,10 @@ def _places_of(device: DeviceDescription) -> Iterator[str]:
 
 def _fits(word: Told, after: DeviceDescription | None) -> bool:
     """Whether a device that was seen so has been through what was said of it."""
-    for action in reversed(word.actions):
-        match action:
-            case "remove":
-                return after is None
-            case "add":
-                return after is not None
-            case "unbind":
-                return after is None or not after.driver
-            case "bind":
-                return after is not None and bool(after.driver)
-    return True
+    return not word.last or (word.last in LOST) == _is_lost(after, word.last)
 
 
-def _is_another(before: DeviceDescription | None, after: DeviceDescription | None) -> bool:
-    """Whether the difference itself shows that something was lost: another thing, or another driver, is there now."""
-    if before is None or after is None:
-        return False
-    has_another_driver = bool(before.driver and after.driver and before.driver != after.driver)
-    return has_another_driver or not same_thing(before, before.serial, after)
+def _shows_loss(before: DeviceDescription | None, after: DeviceDescription | None) -> bool:
+    """Whether the difference itself tells of a loss: another thing in its place does, too."""
+    is_another = before is not None and after is not None and not same_thing(before, before.serial, after)
+    return is_another or is_loss(before, after)

@@ -1,9 +1,9 @@
 """What the kernel says of network links: a link that goes up or down makes no uevent, but a message of rtnetlink.
 
-Of a message only the interface's name is kept, and whether its link is up; what is so is read from sysfs by the next
-look. A message that says nothing new of a link (a Wi-Fi scan sends some) is passed over, so the last of each link is
-remembered. After the start, and after an overrun, the kernel is asked for all links: those answers are where the
-memory begins, and no news.
+Of a message only the interface's name is taken, and whether its link is up; what is so is read from sysfs by the next
+look. What says nothing new of a link (a Wi-Fi scan sends some such) is passed over, so the last of each is remembered.
+After the start, and after an overrun, the kernel is asked for all links: the answers are where the memory begins, and
+no news.
 
 Sources: rtnetlink(7), netlink(7), Linux' `include/uapi/linux/{netlink,rtnetlink,if_link}.h`.
 """
@@ -67,6 +67,9 @@ class LinkNews(msgspec.Struct, frozen=True):
 
     name: str
     action: str
+    index: int
+    is_new: bool
+    """It came since we listen."""
 
 
 class Heard(msgspec.Struct, frozen=True):
@@ -119,6 +122,8 @@ class LinkEvents:
         """Raises OSError."""
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
         self._known: dict[int, Link] = {}
+        self._new: set[int] = set()
+        """Of those that are known."""
         try:
             self._make_room()
             self._socket.bind((0, RTMGRP_LINK))
@@ -137,6 +142,7 @@ class LinkEvents:
     def _ask(self) -> None:
         """Have the kernel tell of all links, into this same socket."""
         self._known.clear()
+        self._new.clear()
         body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
         length = _HEADER.size + len(body)
         header = _HEADER.pack(length, RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP, 1, 0)
@@ -168,16 +174,18 @@ class LinkEvents:
 
     def _news(self, link: Link) -> LinkNews | None:
         before = self._known.pop(link.index, None)
-        if not link.is_gone and len(self._known) < LINKS_KNOWN_MAX:
+        is_answer = link.asked_by == self._port
+        if link.is_gone:
+            self._new.discard(link.index)
+        elif len(self._known) < LINKS_KNOWN_MAX:
             self._known[link.index] = link
-        if link.asked_by == self._port or (before is not None and before.said == link.said and not link.is_gone):
+            if before is None and not is_answer:
+                self._new.add(link.index)
+        if before is None or link.is_gone or is_answer or link.name != before.name or link.said == before.said:
+            # Links that come, go or get another name make uevents, which udevd may still have to deal with.
             return None
-        if link.is_gone or (before is not None and before.is_up == link.is_up):
-            return LinkNews(link.name, "link")
-        if before is None and not link.is_up:
-            # A new one, or one from before the start that has not been heard of yet.
-            return LinkNews(link.name, "link")
-        return LinkNews(link.name, "link_up" if link.is_up else "link_down")
+        action = "link" if link.is_up == before.is_up else "link_up" if link.is_up else "link_down"
+        return LinkNews(link.name, action, link.index, link.index in self._new)
 
     def close(self) -> None:
         """Hear nothing more."""

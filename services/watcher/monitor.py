@@ -22,7 +22,7 @@ from leasehold.projections import sightings
 from leasehold.projections.sightings import Told
 from leasehold.services.watcher.links import LinkEvents
 from leasehold.services.watcher.sysfs import THIS_MACHINE, HostRoot, clean
-from leasehold.services.watcher.udev import udevd_runs
+from leasehold.services.watcher.udev import has_dealt_with_link, udevd_runs
 
 NOISE: Final = frozenset(
     {
@@ -281,6 +281,8 @@ class UeventMonitor:
             self._replace()
             return
         for news in heard.news:
+            if news.is_new and self._source == "udev" and not has_dealt_with_link(self._root, news.index):
+                continue  # its name may not be the last one: udevd tells when it has dealt with it
             place = sightings.link_place(clean(news.name, limits.DEVICE_TEXT_CHARS_MAX))
             self._note_word(place, news.action, "kernel")
         if heard.lost:
