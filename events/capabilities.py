@@ -241,6 +241,9 @@ class Ccw(_Capability, frozen=True, tag="ccw"):
     ssid: int = -1
     devno: int = -1
     is_subchannel: bool = False
+    channel_device: str = ""
+    """Of a subchannel: the address of the device on it (`0.0.1b2e`)."""
+    mdev_types: tuple[MdevType, ...] = ()
 
 
 class Ap(_Capability, frozen=True, tag="ap"):

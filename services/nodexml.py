@@ -52,6 +52,7 @@ _VPD_VALUE: Final = re.compile(r"[ -_a-z]{0,255}")
 _LINK_STATES: Final = ("unknown", "notpresent", "down", "lowerlayerdown", "testing", "dormant", "up")
 _MEDIA_DRIVES: Final = ("cdrom", "floppy", "")
 """Whose size is that of a medium; a stick or card is as large as any disk, to those who read libvirt's XML."""
+_CHANNEL_DEVICE: Final = re.compile(r"([0-9a-f]{1,2})\.([0-9a-f])\.([0-9a-f]{4})")
 _MDEV_APIS: Final = ("vfio-pci", "vfio-ccw", "vfio-ap")
 _VPD_READ_ONLY: Final = {"EC": "change_level", "MN": "manufacture_id", "PN": "part_number", "SN": "serial_number"}
 _QUOTED: Final = {"'": "&apos;", '"': "&quot;"}
@@ -341,6 +342,10 @@ def _ccw(into: Element, _view: DeviceView, ccw: Ccw) -> None:
     _add_each(
         into, cssid=f"0x{max(0, ccw.cssid):x}", ssid=f"0x{max(0, ccw.ssid):x}", devno=f"0x{max(0, ccw.devno):04x}"
     )
+    if matched := _CHANNEL_DEVICE.fullmatch(ccw.channel_device):
+        channel = SubElement(into, "channel_dev_addr")
+        _add_each(channel, cssid=f"0x{matched[1]}", ssid=f"0x{matched[2]}", devno=f"0x{matched[3]}")
+    _add_mdev_types(into, ccw.mdev_types)
 
 
 def _ap(into: Element, _view: DeviceView, ap: Ap) -> None:

@@ -43,7 +43,9 @@ def describe_block(look: Look, place: Place) -> DeviceDescription | None:
     if not serial and look.waits_for_udevd and "USEC_INITIALIZED" not in properties:
         return None
     node = node_of(kernel_says(path), clean(place.sysname.replace("!", "/")))
-    udev_serial = properties.get("ID_SERIAL", "")
+    # libvirt calls a DASD by the identifier that the kernel has of it.
+    is_dasd = _drive_type(place.sysname, properties) == "dasd"
+    udev_serial = read_text(f"{path}/device/uid") if is_dasd else properties.get("ID_SERIAL", "")
     return described(
         look,
         place,

@@ -86,16 +86,20 @@ def describe_ccw(look: Look, place: Place) -> DeviceDescription:
     """A channel-attached device or a subchannel; one that is offline is shown, and says so."""
     matched = _CCW.fullmatch(place.sysname)
     numbers = [int(part, 16) for part in matched.groups()] if matched else [-1, -1, -1]
-    attributes = texts(
-        online=read_text(f"{place.path}/online", 8) if place.kind == "ccw" else "",
-        device_type=read_text(f"{place.path}/devtype", 64),
-        channel_device=read_text(f"{place.path}/dev_busid", 64),
-    )
+    is_subchannel = place.kind == "css"
+    channel_device = read_text(f"{place.path}/dev_busid", 16) if is_subchannel else ""
     return described(
         look,
         place,
-        attributes=attributes,
-        capability=Ccw(cssid=numbers[0], ssid=numbers[1], devno=numbers[2], is_subchannel=place.kind == "css"),
+        attributes={} if is_subchannel else texts(online=read_text(f"{place.path}/online", 8)),
+        capability=Ccw(
+            cssid=numbers[0],
+            ssid=numbers[1],
+            devno=numbers[2],
+            is_subchannel=is_subchannel,
+            channel_device=channel_device if _CCW.fullmatch(channel_device) else "",
+            mdev_types=mdev_types(place.path) if is_subchannel else (),
+        ),
     )
 
 
