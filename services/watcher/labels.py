@@ -12,7 +12,7 @@ from typing import Final
 
 from leasehold.events.errors import InvalidInputError
 from leasehold.events.identities import DeviceKey, child_key, parse_wwn, physical_key
-from leasehold.services.watcher.sysfs import HostRoot, link_target, read_int, read_text, safe_name
+from leasehold.services.watcher.sysfs import link_target, read_int, read_text, safe_name
 
 LABEL_CHARS_MAX: Final = 64
 SUBSYSTEM_CHARS_MAX: Final = 32
@@ -50,18 +50,21 @@ def key_in(base: DeviceKey, subsystem: str, label: str) -> DeviceKey:
     return child_key(physical_key(base), spelled, safe_label(label))
 
 
-def platform_device(root: HostRoot, path: str) -> str:
+def platform_device(path: str, known: dict[str, str]) -> str:
     """The device above `path` that firmware or a hypervisor names (`fe340000.mmc`, `vbd-51712`, `0.0.0200`); empty:
     none.
+
+    Args:
+        path: below /sys/devices.
+        known: what was found for folders before; it has /sys/devices, where the search ends, and grows.
     """
-    end = len(f"{root.sys}/devices")
-    path = os.path.dirname(path)
-    while len(path) > end:
-        bus = link_target(f"{path}/subsystem")
-        if "/bus/" in bus and os.path.basename(bus) not in _NUMBERING_BUSES:
-            return os.path.basename(path)
-        path = os.path.dirname(path)
-    return ""
+    folder = os.path.dirname(path)
+    if folder not in known:
+        bus = link_target(f"{folder}/subsystem")
+        is_named = "/bus/" in bus and os.path.basename(bus) not in _NUMBERING_BUSES
+        is_top = folder == os.path.dirname(folder)
+        known[folder] = os.path.basename(folder) if is_named else "" if is_top else platform_device(folder, known)
+    return known[folder]
 
 
 def world_wide_name(path: str) -> str:

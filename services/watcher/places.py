@@ -125,6 +125,8 @@ class _Survey:
     def __init__(self, root: HostRoot) -> None:
         self._root = root
         self._virtual = f"{root.sys}/devices/virtual/"
+        self._platforms = {f"{root.sys}/devices": ""}
+        """What `labels.platform_device` has found out, by path."""
         self._hardware: Places = {}
         self._parents: Places = {}
         """All but `other`."""
@@ -148,14 +150,14 @@ class _Survey:
 
     def _spot(self, path: str) -> _Spot:
         above = nearest_above(path, self._parents)
-        hardware = nearest_above(path, self._hardware)
+        hardware = self._hardware.get(above.hardware) if above else None
         parent = above.key if above else ""
         if hardware is not None:
             prefix = hardware.key.rpartition("/")[2] if hardware.kind == "usb_interface" else ""
             return _Spot(hardware.key, prefix, hardware.path, parent)
         if path.startswith(self._virtual):
             return _Spot(DeviceKey("virtual"), "", "", parent)
-        return _Spot(DeviceKey("platform"), labels.platform_device(self._root, path), "", parent)
+        return _Spot(DeviceKey("platform"), labels.platform_device(path, self._platforms), "", parent)
 
     def _add(self, kind: str, subsystem: str, path: str, spot: _Spot, *wanted: str) -> str:
         """Take the first label that is free; where there is none, count. Gives the label."""
