@@ -289,7 +289,9 @@ def _scsi(into: Element, _view: DeviceView, scsi: ScsiDevice) -> None:
 
 def _storage(into: Element, view: DeviceView, disk: Storage) -> None:
     _add(into, "block", disk.block if _NODE.fullmatch(disk.block) else "/dev/unknown")
-    _add_each(into, bus=disk.bus, drive_type=disk.drive_type, model=disk.model, vendor=disk.vendor, serial=view.serial)
+    # libvirt's is udev's word for it, with the model in front, which is a part of the name too.
+    serial = view.attributes.get("id_serial") or view.serial
+    _add_each(into, bus=disk.bus, drive_type=disk.drive_type, model=disk.model, vendor=disk.vendor, serial=serial)
     sized = into
     if disk.removable and disk.drive_type in _MEDIA_DRIVES:
         sized = _capability(into, "removable")

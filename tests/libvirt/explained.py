@@ -147,11 +147,12 @@ EXPLAINED: Final = (
         _is_scaled,
     ),
     Explained(
-        "serial of a disk",
-        "udev's `ID_SERIAL`: model and serial in one, none without udevd",
+        "serial of a disk of which udev has none (`ID_SERIAL`)",
+        "none",
         "the serial that the disk tells",
         BLOCK,
         "serial",
+        _is_ours_alone,
     ),
     Explained(
         "speed of a link that tells none",
@@ -192,13 +193,6 @@ EXPLAINED: Final = (
         r"/0000:00:09\.0$",
         r"pci-express/link\[sta\]@speed",
         _is_theirs_alone,
-    ),
-    Explained(
-        "name of a DASD",
-        "with its `uid`",
-        "with udev's `ID_SERIAL`, as of every disk",
-        r"/block/dasda$",
-        "name",
     ),
     Explained(
         "bus of NVMe disks",
@@ -246,14 +240,6 @@ EXPLAINED: Final = (
         r"/0\.0\.1b2d$",
         LISTED,
         _is_ours_alone,
-    ),
-    Explained(
-        "subchannels that are passed through",
-        "with the device's address and their types of mediated devices",
-        "with the address as an attribute, outside of the XML",
-        r"/css0/0\.0\.0004$",
-        "(channel_dev_addr|mdev_types).*",
-        _is_theirs_alone,
     ),
     Explained(
         "description of a USB interface",

@@ -71,7 +71,7 @@ def storage(folder: Path) -> Machine:
         )
     virtio = machine.function("pci0000:00/0000:00:04.0", vendor=0x1AF4, device=0x1042, driver="virtio-pci")
     machine.add(f"{virtio}/virtio1", "virtio", {"vendor": "0x1af4", "device": "0x0002"}, driver="virtio_blk")
-    machine.disk(f"{virtio}/virtio1/block/vda", "252:0", {"serial": ""}, sectors=SECTORS)
+    machine.disk(f"{virtio}/virtio1/block/vda", "252:0", {"serial": "VIRTIO0001"}, sectors=SECTORS)
     _cards_and_floppies(machine)
     for name, number in (("loop0", "7:0"), ("dm-0", "253:0"), ("zram0", "251:0"), ("md0", "9:0")):
         machine.disk(f"virtual/block/{name}", number, sectors=0, udev={"DM_NAME": "x"} if name == "dm-0" else None)

@@ -17,8 +17,6 @@ from tests.support.not_run import not_run
 from tests.support.tree import ROOT
 
 SCHEMA = Path("/usr/share/libvirt/schemas/nodedev.rng")
-DASD = "block_dasda_IBM_750000000DXP71_1500_07"
-"""Named after something else than other disks."""
 looked_at = functools.cache(look_at)
 everywhere = pytest.mark.parametrize("name", NAMES)
 
@@ -64,11 +62,11 @@ def test_names_and_parents_are_libvirts(name: str) -> None:
     look = looked_at(name)
     parents = {each: "".join(facts_of(xml).get("parent", ())) for each, xml in look.theirs.items()}
     assert [each for each, parent in parents.items() if not parent] == ["computer"]
-    assert parents.keys() - look.ours.keys() == ({DASD} if name == "mainframe" else set())
-    ours = {each: look.ours[each].parent_name for each in parents if each != DASD}
+    assert parents.keys() - look.ours.keys() == set()
+    ours = {each: look.ours[each].parent_name for each in parents}
     # The device of an interface that libvirt dropped, and the one of two devices with one name that it lost.
     mixed_up = {"usb_1_7_1_0": "usb_usb1", "usb_1_4_1_1": "usb_1_4"} if name == "usb" else {}
-    assert {each: parent for each, parent in parents.items() if parent != ours.get(each, parent)} == mixed_up
+    assert {each: parent for each, parent in parents.items() if parent != ours[each]} == mixed_up
 
 
 @everywhere
