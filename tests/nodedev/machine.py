@@ -120,7 +120,7 @@ def interfaces() -> list[DeviceDescription]:
         net(msgspec.structs.replace(veth, device_type="veth", master=BRIDGE)),
         net(Net(interface="eth0.5", medium="80203", kind=Vlan(id=5, lower=f"{NIC}/net/0", protocol="802.1Q"))),
         net(Net(interface="bond0", medium="80203", kind=Bond(mode="active-backup", active="wlan0"))),
-        net(Net(interface="ib0", address="80:00:02:08:fe:80", master="gone0")),
+        net(Net(interface="ib0", address=":".join(["80", *["00"] * 18, "01"]), master="gone0")),
     ]
 
 

@@ -4,10 +4,12 @@ import asyncio
 import json
 import sys
 from collections.abc import Iterator
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
 
+from leasehold.events.views import DeviceView
 from leasehold.services.cli import main
 from leasehold.services.client import Client
 from leasehold.services.nodetree import tree_lines
@@ -133,6 +135,20 @@ def test_one_device_by_any_name(commands: Commands) -> None:
         code, out, err = commands.run("device", "pci_nothing", *where)
         assert (code, out) == (2, "")
         assert "no device pci_nothing" in err
+
+
+@pytest.mark.parametrize("shape", ["", "--json", "--tree", "--xml"])
+def test_a_tree_and_xml_are_of_what_is_there(commands: Commands, monkeypatch: pytest.MonkeyPatch, shape: str) -> None:
+    """They cannot say that a device is missing; the others can, and show it."""
+    asked: list[bool] = []
+
+    async def devices(_client: Client, **said: Any) -> list[DeviceView]:
+        asked.append(said["present"])
+        return []
+
+    monkeypatch.setattr(Client, "devices", devices)
+    commands.out("devices", *filter(None, [shape]))
+    assert asked == [shape in ("--tree", "--xml")]
 
 
 def test_before_everything_there_was_nothing(commands: Commands) -> None:
