@@ -1,13 +1,14 @@
 """What udevd knows about a device, through libudev: serials of disks and names from its hardware database."""
 
 import functools
+import stat
 import threading
 from collections.abc import Callable, Mapping
 from typing import Final
 
 import pyudev
 
-from leasehold.services.watcher.sysfs import TEXT_BYTES_MAX, THIS_MACHINE, HostRoot, clean
+from leasehold.services.watcher.sysfs import TEXT_BYTES_MAX, THIS_MACHINE, HostRoot, clean, read_table
 
 PROPERTIES: Final = (
     "DEVLINKS",
@@ -22,9 +23,13 @@ PROPERTIES: Final = (
     "USEC_INITIALIZED",
 )
 """All that is asked for. `USEC_INITIALIZED` is there when udevd has dealt with the device."""
-LINKS_BYTES_MAX: Final = 4_096
+LINKS_SO_ACCEPTCON: Final = 0x10000
+"""Of the flags in /proc/net/unix: it listens (`include/uapi/linux/net.h`)."""
+_BYTES_MAX: Final = 4_096
 """Of all of a device's links in /dev together."""
 
+_SO_ACCEPTCON: Final = 0x10000
+"""Of the flags in /proc/net/unix: it listens (`include/uapi/linux/net.h`)."""
 _BYTES_MAX: Final = {"DEVLINKS": LINKS_BYTES_MAX}
 
 UdevLookup = Callable[[str], Mapping[str, str]]
@@ -32,8 +37,21 @@ UdevLookup = Callable[[str], Mapping[str, str]]
 
 
 def udevd_runs(root: HostRoot) -> bool:
-    """Whether udevd serves this machine: its control socket is there."""
-    return (root.run / "udev/control").exists()
+    """Whether udevd serves this machine: somebody listens at its control socket.
+
+    An udevd that has ended leaves the socket's file behind, so the kernel's table of them is asked. (To connect would
+    have it complain of a message without a sender.) In an imitated machine a plain file stands for the socket.
+    """
+    control = root.run / "udev/control"
+    try:
+        is_socket = stat.S_ISSOCK(control.stat().st_mode)
+    except OSError:
+        return False
+    if not is_socket:
+        return True
+    lines = (line for line in read_table(root.proc / "net/unix") if line.endswith(f" {control}"))
+    # Address, references, protocol, flags, type, state, inode, path: unix(7).
+    return any(int(line.split()[3], 16) & _SO_ACCEPTCON for line in lines)
 
 
 def has_dealt_with_link(root: HostRoot, index: int) -> bool:
