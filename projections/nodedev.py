@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from leasehold.events.capabilities import MdevParent, Net, Pci, ScsiHost, ScsiTarget, Storage, Vlan
+from leasehold.events.capabilities import Ccw, MdevParent, Net, Pci, ScsiHost, ScsiTarget, Storage, Vlan
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.identities import COMPUTER, DeviceId, DeviceKey, device_id
 from leasehold.events.questions import DevicesAt, ListDevices
@@ -88,6 +88,7 @@ _NESTED: Final[dict[type, Callable[[Any], tuple[str, ...]]]] = {
     ScsiTarget: lambda target: ("fc_remote_port" if target.remote_port else "",),
     Storage: lambda disk: ("removable" if disk.removable else "", "hotpluggable" if disk.hotpluggable else ""),
     MdevParent: lambda parent: ("mdev_types" if parent.mdev_types else "",),
+    Ccw: lambda channel: ("mdev_types" if channel.mdev_types else "",),
 }
 """What is nested in a capability of each class; empty texts for what is not."""
 

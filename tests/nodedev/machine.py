@@ -194,7 +194,8 @@ def graphics() -> list[DeviceDescription]:
 
 def rare() -> list[DeviceDescription]:
     """What other machines have."""
-    channel = Ccw(cssid=0, ssid=0, devno=0x52, is_subchannel=True)
+    types = (MdevType(id="vfio_ccw-io", device_api="vfio-ccw", available_instances=1),)
+    channel = Ccw(cssid=0, ssid=0, devno=0x52, is_subchannel=True, channel_device="0.0.1b2e", mdev_types=types)
     return [
         described("virtual/mtty/mtty", "mtty_mtty", "mdev_types", MdevParent(mdev_types=TYPES)),
         described("platform/ccw/0", "ccw_0_0_ffff", "ccw", Ccw(cssid=0, ssid=0, devno=0xFFFF), driver="virtio_ccw"),

@@ -35,7 +35,7 @@ EXPECTED = {
     "mdev_c2177883_f1bb_47f0_914d_32a22e3a8804_0000_06_00_0": ("mdev", "mdev"),
     "mtty_mtty": ("", "mdev_types"),
     "ccw_0_0_ffff": ("ccw", "ccw"),
-    "css_0_0_0052": ("css", "css"),
+    "css_0_0_0052": ("css", "css mdev_types"),
     "ap_card07": ("ap", "ap_card"),
     "ap_07_0038": ("ap", "ap_queue"),
     "ap_matrix": ("ap", "ap_matrix mdev_types"),
