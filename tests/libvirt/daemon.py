@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -19,7 +20,11 @@ from leasehold.services.lifeline import tied_to_us
 from tests.support.not_run import not_run
 
 DRIVER: Final = "libvirt_driver_nodedev.so"
+DRIVER_FOLDERS: Final = ("lib/*/libvirt/connection-driver", "lib*/libvirt/connection-driver")
+"""Debian, Fedora."""
 STARTS_WITHIN_S: Final = 30.0
+LOOKS_EVERY_S: Final = 0.5
+"""While it is waited for: whether it has ended."""
 ANSWERS_WITHIN_S: Final = 120.0
 ASKED_AT_ONCE: Final = 100
 """How many devices one virsh shows."""
@@ -43,6 +48,7 @@ mount --rbind "$FOLDER/run" /run
 mount -t tmpfs none /var/lib
 mount -t tmpfs none /var/cache
 mkdir /var/lib/libvirt /var/cache/libvirt
+eval "$PREPARE"
 exec "$LIBVIRTD" -f "$FOLDER/libvirtd.conf" -p "$FOLDER/run/libvirtd.pid"
 """
 """Runs in new namespaces. An imitated /sys has a network of its own too, so that nobody asks real interfaces."""
@@ -51,12 +57,13 @@ exec "$LIBVIRTD" -f "$FOLDER/libvirtd.conf" -p "$FOLDER/run/libvirtd.pid"
 class Libvirt:
     """A libvirtd that looks at this machine, or at an imitated one."""
 
-    def __init__(self, folder: Path, machine: Path | None = None) -> None:
+    def __init__(self, folder: Path, machine: Path | None = None, prepare: str = "") -> None:
         """Starts it, and returns when it says that it is ready.
 
         Args:
             folder: for all that it writes; short, as sockets lie in it.
             machine: the folder of an imitated machine.
+            prepare: what a shell does before, in a network of its own.
         """
         self.folder = folder
         self._log = folder / "libvirtd.log"
@@ -69,20 +76,20 @@ class Libvirt:
         )
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
             told.bind(f"{folder}/ready")
-            told.settimeout(STARTS_WITHIN_S)
-            self.process = self._start(machine)
-            try:
-                while b"READY=1" not in told.recv(4096):
-                    pass
-            except TimeoutError:
-                self.close()
-                raise AssertionError(f"libvirtd does not get ready:\n{self._said()}") from None
+            told.settimeout(LOOKS_EVERY_S)
+            self.process = self._start(machine, prepare)
+            give_up_s = time.monotonic() + STARTS_WITHIN_S
+            while not _is_told(told):
+                if self.process.poll() is not None or time.monotonic() > give_up_s:
+                    self.close()
+                    raise AssertionError(f"libvirtd does not get ready:\n{self._said()}")
 
-    def _start(self, machine: Path | None) -> "subprocess.Popen[bytes]":
+    def _start(self, machine: Path | None, prepare: str) -> "subprocess.Popen[bytes]":
         environment = {
             **os.environ,
             "FOLDER": str(self.folder),
             "MACHINE": str(machine or ""),
+            "PREPARE": prepare,
             "LIBVIRTD": shutil.which("libvirtd") or "libvirtd",
             "LIBVIRT_DRIVER_DIR": str(self.folder / "drivers"),
             "NOTIFY_SOCKET": f"{self.folder}/ready",
@@ -90,7 +97,7 @@ class Libvirt:
         }
         with (self.folder / "output").open("wb") as output:
             return subprocess.Popen(
-                ["unshare", "--mount", *(["--net"] if machine else []), "sh", "-c", _INSIDE],
+                ["unshare", "--mount", *(["--net"] if machine or prepare else []), "sh", "-c", _INSIDE],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment,
                 preexec_fn=tied_to_us(),  # noqa: PLW1509 - nothing here has threads
             )  # fmt: skip
@@ -141,22 +148,30 @@ class Libvirt:
             self.process.wait()
 
 
+def _is_told(told: socket.socket) -> bool:
+    """Whether it has said that it is ready (sd_notify(3))."""
+    try:
+        return b"READY=1" in told.recv(4096)
+    except TimeoutError:
+        return False
+
+
 def _driver() -> Path:
     """Where the node-device driver lies; the test is not run where it does not."""
     if os.geteuid() != 0:
         not_run("a libvirtd with mounts of its own needs root")
     missing = [each for each in ("libvirtd", "virsh", "unshare", "nsenter") if shutil.which(each) is None]
-    found = sorted(Path("/usr").glob(f"lib*/**/libvirt/connection-driver/{DRIVER}"))
+    found = [each for folder in DRIVER_FOLDERS for each in sorted(Path("/usr").glob(f"{folder}/{DRIVER}"))]
     if missing or not found:
         not_run(f"libvirt-daemon and libvirt-clients are not installed ({', '.join(missing) or DRIVER})")
     return found[0]
 
 
 @contextlib.contextmanager
-def running_libvirt(machine: Path | None = None) -> Iterator[Libvirt]:
+def running_libvirt(machine: Path | None = None, prepare: str = "") -> Iterator[Libvirt]:
     """A libvirtd that is ended in the end, with all that it wrote."""
     with tempfile.TemporaryDirectory(prefix="leasehold-libvirt-") as folder:
-        libvirt = Libvirt(Path(folder), machine)
+        libvirt = Libvirt(Path(folder), machine, prepare)
         try:
             yield libvirt
         finally:

@@ -1,5 +1,6 @@
 """Both sides look at one machine: libvirtd and our picture, at the same time and in the same namespaces."""
 
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -17,12 +18,24 @@ from tests.libvirt.daemon import running_libvirt
 from tests.libvirt.machine import complete_recording
 from tests.libvirt.machines import MACHINES, PCI_IDS
 from tests.projections.ledger import H1, Ledger
+from tests.support.not_run import not_run
 from tests.watcher.trees import Recording
 
 THIS: Final = "this machine"
 RECORDING: Final = "recorded guest"
-NAMES: Final = (THIS, RECORDING, *MACHINES)
+LINKS: Final = "links of a namespace"
+NAMES: Final = (THIS, LINKS, RECORDING, *MACHINES)
 """All machines that can be looked at."""
+REAL_LINKS: Final = """\
+mount -t sysfs none /sys
+ip link add br0 type bridge
+ip link add veth0 type veth peer name veth1
+ip link set veth0 master br0 up
+ip link set br0 up
+ip link add macvlan0 link veth1 type macvlan
+ip tuntap add tap0 mode tap
+"""
+"""Real interfaces, in a network namespace beside this machine's other devices. One end of the pair is down."""
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -47,9 +60,11 @@ class Look(msgspec.Struct, frozen=True):
 
 def look_at(name: str) -> Look:
     """Let both look at a machine."""
+    if name == LINKS and shutil.which("ip") is None:
+        not_run("iproute2 is not installed")
     with tempfile.TemporaryDirectory(prefix="leasehold-machine-") as folder:
-        imitated = None if name == THIS else _build(name, Path(folder) / "machine")
-        with running_libvirt(imitated) as libvirt:
+        imitated = None if name in (THIS, LINKS) else _build(name, Path(folder) / "machine")
+        with running_libvirt(imitated, REAL_LINKS if name == LINKS else "") as libvirt:
             theirs, tree = libvirt.devices(), libvirt.virsh("nodedev-list", "--tree")
             picture = libvirt.beside(sys.executable, "-m", "tests.libvirt.ours")
     return Look(name, theirs, _views(msgspec.json.decode(picture, type=list[DeviceDescription])), tree)
