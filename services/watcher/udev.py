@@ -23,9 +23,7 @@ PROPERTIES: Final = (
     "USEC_INITIALIZED",
 )
 """All that is asked for. `USEC_INITIALIZED` is there when udevd has dealt with the device."""
-LINKS_SO_ACCEPTCON: Final = 0x10000
-"""Of the flags in /proc/net/unix: it listens (`include/uapi/linux/net.h`)."""
-_BYTES_MAX: Final = 4_096
+LINKS_BYTES_MAX: Final = 4_096
 """Of all of a device's links in /dev together."""
 
 _SO_ACCEPTCON: Final = 0x10000
