@@ -22,6 +22,8 @@ PLACES_MAX: Final = limits.DEVICES_PER_HOST_MAX
 """Of so many places words are kept between two looks; what happens elsewhere is seen all the same."""
 GONE_MAX: Final = 1_024
 """Of so many devices that went it is known where they were: one that comes and goes between two looks is counted."""
+OWED_MAX: Final = 1_024
+_LATE_NS: Final = limits.RESCAN_MS * 1_000_000
 
 
 class Told(msgspec.Struct, frozen=True, gc=False):
@@ -50,15 +52,6 @@ class Told(msgspec.Struct, frozen=True, gc=False):
             self.first or later.first,
             later.last or self.last,
         )
-
-    def losses_between(self, before: DeviceDescription | None, after: DeviceDescription | None) -> int:
-        """How often a device was lost that was seen so before and after.
-
-        The first word may tell of a loss that had been seen; and of a last loss that is seen, the word may be to come.
-        """
-        was_known = self.first in LOST and _is_lost(before, self.first)
-        is_to_come = self.last in BACK and _is_lost(after, self.last)
-        return self.losses - was_known + is_to_come
 
 
 def _is_lost(device: DeviceDescription | None, word: str) -> bool:
@@ -122,6 +115,10 @@ class Sightings:
         self._is_looking = False
         self._gone: dict[str, DeviceKey] = {}
         """By path: what went last."""
+        self._owed: dict[DeviceKey, tuple[int, int]] = {}
+        """Losses that were seen and not yet said, and since when (ns)."""
+        self._lost: dict[str, bool] = {}
+        """Places of which it was said last that something was lost."""
 
     def hear(self, words: Mapping[str, Told], *, at_ns: int = 0, lost_events: bool = False) -> None:
         """Keep what was heard. `at_ns`: when the first of it was, 0 if nothing was; `lost_events`: there was more."""
@@ -141,39 +138,65 @@ class Sightings:
         why = "lost_events" if heard.lost_events else "event" if heard.first_ns else "clock"
         otherwise = Sighting(why=why, heard_at_ns=heard.first_ns)
         hows: dict[DeviceKey, Sighting] = {}
+        self._forget_owed(heard)
         for key in sorted({*before, *after}):
             was, now = before.get(key), after.get(key)
             if was != now:
-                hows[key] = self._explained(otherwise, was, now)
+                hows[key] = self._explained(otherwise, key, was, now)
                 self._remember_gone(key, was, now)
         turned = {place for place, word in heard.words.items() if word.first}
         for key, device in after.items() if turned else ():
             if key not in hows and any(place in turned for place in _places_of(device)):
-                how = self._explained(otherwise, device, device)
+                how = self._explained(otherwise, key, device, device)
                 if how.flaps:
                     hows[key] = how
         for path, key in self._gone.items() if turned else ():
-            word = heard.words.get(path)
-            losses = word.losses_between(None, None) if word is not None else 0
-            if word is not None and losses and key not in hows:
-                # It came and went between two looks.
-                hows[key] = _sighting(otherwise, [word], losses)
+            if key not in hows and path in turned:
+                # It may have come and gone between two looks.
+                word = self._words(path, None)
+                flaps = self._flaps(key, word, None, None)
+                if word is not None and flaps:
+                    hows[key] = _sighting(otherwise, [word], flaps)
         self._heard, self._meanwhile = self._meanwhile, _Heard()
         self._is_looking = False
         return Seen(hows, otherwise)
 
     def _explained(
-        self, otherwise: Sighting, before: DeviceDescription | None, after: DeviceDescription | None
+        self,
+        otherwise: Sighting,
+        key: DeviceKey,
+        before: DeviceDescription | None,
+        after: DeviceDescription | None,
     ) -> Sighting:
         """The words about a device, and how many losses there were of which the difference does not tell."""
         both = [device for device in (before, after) if device is not None]
         places = dict.fromkeys(place for device in both for place in _places_of(device))
         words = [word for place in places if (word := self._words(place, after)) is not None]
+        most = max(words, key=lambda word: word.losses, default=None)
+        flaps = self._flaps(key, most, before, after)
         if not words:
             above = self._words_above(next(iter(places)))
-            return _sighting(otherwise, [above] if above is not None else [], 0)
-        losses = max(word.losses_between(before, after) for word in words)
-        return _sighting(otherwise, words, max(0, losses - _shows_loss(before, after)))
+            words = [above] if above is not None else []
+        return _sighting(otherwise, words, flaps)
+
+    def _flaps(
+        self, key: DeviceKey, word: Told | None, before: DeviceDescription | None, after: DeviceDescription | None
+    ) -> int:
+        """How often it was lost without a difference that shows it.
+
+        What is seen before it is said is remembered, so that its words count for nothing when they come.
+        """
+        owed = self._owed.pop(key, (0, 0))[0] + (is_loss(before, after) or _is_another(before, after))
+        owed -= word.losses if word is not None else 0
+        if owed > 0 and len(self._owed) < OWED_MAX:
+            self._owed[key] = owed, self._heard.first_ns
+        return max(0, -owed)
+
+    def _forget_owed(self, heard: _Heard) -> None:
+        """Words that are to come do so soon, and not after events were lost."""
+        oldest_ns = heard.first_ns - _LATE_NS
+        is_over = heard.lost_events or not heard.first_ns
+        self._owed = {} if is_over else {key: owed for key, owed in self._owed.items() if owed[1] >= oldest_ns}
 
     def _remember_gone(self, key: DeviceKey, before: DeviceDescription | None, after: DeviceDescription | None) -> None:
         if before is not None:
@@ -188,10 +211,18 @@ class Sightings:
     def _words(self, place: str, after: DeviceDescription | None) -> Told | None:
         """What was said of a place before the look, and meanwhile as far as the look has seen that."""
         word, later = self._heard.words.get(place), self._meanwhile.words.get(place)
-        if later is None or not _fits(later, after):
+        if later is not None and _fits(later, after):
+            del self._meanwhile.words[place]
+            word = later if word is None else word.then(later)
+        if word is None or not word.last:
             return word
-        del self._meanwhile.words[place]
-        return later if word is None else word.then(later)
+        was_lost = self._lost.pop(place, False)
+        if word.last in LOST and len(self._lost) < OWED_MAX:
+            self._lost[place] = True
+        if was_lost and word.first in LOST:
+            # A device loses its driver before it goes: that is one loss, also when a look came between the two.
+            return msgspec.structs.replace(word, losses=word.losses - 1)
+        return word
 
     def _words_above(self, path: str) -> Told | None:
         while len(path) > 1 and path.startswith("/"):
@@ -240,7 +271,9 @@ def _fits(word: Told, after: DeviceDescription | None) -> bool:
     return not word.last or (word.last in LOST) == _is_lost(after, word.last)
 
 
-def _shows_loss(before: DeviceDescription | None, after: DeviceDescription | None) -> bool:
-    """Whether the difference itself tells of a loss: another thing in its place does, too."""
-    is_another = before is not None and after is not None and not same_thing(before, before.serial, after)
-    return is_another or is_loss(before, after)
+def _is_another(before: DeviceDescription | None, after: DeviceDescription | None) -> bool:
+    """Whether another thing, or another driver, is there now: it was lost, and is not any more."""
+    if before is None or after is None:
+        return False
+    has_another_driver = bool(before.driver and after.driver and before.driver != after.driver)
+    return has_another_driver or not same_thing(before, before.serial, after)

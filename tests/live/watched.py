@@ -36,7 +36,7 @@ from leasehold.services.watcher.agent import WatcherAgent
 from leasehold.services.watcher.monitor import UeventMonitor
 from tests.bench.cluster import HOST, Bus, bus
 
-WAIT_S: Final = 15.0
+WAIT_S: Final = 60.0
 DeviceEvent = DeviceAppeared | DeviceChanged | DeviceReplaced | DeviceReappeared | DeviceMissing | DeviceFlapped
 Links = dict[str, tuple[str, str, str]]
 """By interface: its address, its state, and what it belongs to."""
