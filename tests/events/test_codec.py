@@ -39,6 +39,14 @@ REQUESTS: dict[str, dict[str, Any]] = {
         "reason": "gone",
         "host": "h1",
     },
+    "destroy_device": {
+        "type": "destroy_device.v1",
+        "request_id": "r1",
+        "issued_at_ns": 1,
+        "device": "x",
+        "host": "h1",
+        "timeout_ms": 60_000,
+    },
 }
 FIELDS = [(verb, field) for verb, body in REQUESTS.items() for field in body]
 OUT_OF_BOUNDS: list[tuple[str, str, Any]] = [
@@ -70,6 +78,10 @@ OUT_OF_BOUNDS: list[tuple[str, str, Any]] = [
     ("confirm_free", "reason", "x" * 513),
     ("confirm_free", "reason", "\u202e"),
     ("confirm_free", "host", "-"),
+    ("destroy_device", "device", ""),
+    ("destroy_device", "host", "H1"),
+    ("destroy_device", "timeout_ms", 999),
+    ("destroy_device", "timeout_ms", 3_600_001),
 ]
 HOSTILE_BODIES = [
     b"",
@@ -167,7 +179,7 @@ def test_wrong_types_name_the_field(verb: str, field: str, wrong: Any) -> None:
 def test_missing_fields_are_named(verb: str, field: str) -> None:
     """A field that must be there and is not is named; one that may be left out may."""
     body = {name: value for name, value in REQUESTS[verb].items() if name != field}
-    if field in {"host", "force", "type"} or (verb, field) == ("renew", "ttl_ms"):
+    if field in {"host", "force", "type", "timeout_ms"} or (verb, field) == ("renew", "ttl_ms"):
         codec.decode_request(verb, json.dumps(body).encode())
     else:
         with pytest.raises(InvalidInputError) as caught:
@@ -243,6 +255,7 @@ def test_body_hash(verb: str, field: str) -> None:
         "token": 768,
         "device": "y",
         "reason": "said so",
+        "timeout_ms": 61_000,
     }[field]
     one = codec.decode_request(verb, body_of(verb))
     other = codec.decode_request(verb, body_of(verb, **{field: changed}))

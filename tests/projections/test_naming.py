@@ -5,7 +5,8 @@ from typing import NamedTuple
 import pytest
 
 from leasehold.events import inputs, limits
-from leasehold.events.identities import DeviceKey, HostName
+from leasehold.events.devices import DeviceDescription
+from leasehold.events.identities import COMPUTER, DeviceId, DeviceKey, HostName
 from leasehold.events.refusals import RefusalCode
 from leasehold.projections.naming import resolve
 from tests.projections.ledger import H1, H2, Ledger, device, ledger_with_hosts, pci, refusal_of
@@ -47,14 +48,30 @@ CASES = (
     Case("/", ""),
     Case("h1", ""),
     Case("net_eth", ""),
+    Case("virtual/net/br0", "virtual/net/br0"),
+    Case("h1/virtual/net/br0", "virtual/net/br0"),
+    Case("net_br0_02_00_00_00_00_01", "virtual/net/br0"),
+    Case("h1/computer", "computer"),
+    Case("computer", ""),
+    Case("computer", "computer", "h1"),
 )
 
 
 @pytest.mark.parametrize("case", CASES, ids=[f"{case.text} on {case.host or 'any'}" for case in CASES])
 def test_case(case: Case) -> None:
     """The text names this device, or no single one."""
-    found = resolve(ledger_with_hosts().state, case.text, case.host).device
-    assert found == (device(case.found) if case.found else None)
+    found = resolve(_ledger().state, case.text, case.host).device
+    expected = DeviceId(f"h1/{case.found}") if case.found[:1] in ("v", "c") else device(case.found)
+    assert found == (expected if case.found else None)
+
+
+def _ledger() -> Ledger:
+    ledger = ledger_with_hosts()
+    computer = DeviceDescription(key=COMPUTER, name="computer", kind="system")
+    bridge = DeviceDescription(key=DeviceKey("virtual/net/br0"), name="net_br0_02_00_00_00_00_01", kind="net")
+    ledger.see(computer, bridge)
+    ledger.see(computer, host=H2)
+    return ledger
 
 
 def test_ambiguity() -> None:

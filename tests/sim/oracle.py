@@ -31,6 +31,8 @@ class _Device:
     is_missing: bool = False
     is_bare: bool = True
     """Neither bridge, root hub nor protected."""
+    replaced_under: int = 0
+    """The last lease under which another thing came to sit here: it does not reach that."""
 
 
 @dataclass
@@ -147,7 +149,12 @@ class Oracle:
         row.users, row.is_missing = tuple(described.get("in_use_by", ())), False
         row.is_bare = not described.get("bridge") and not described.get("protections") and not described.get("hub")
 
-    _device_changed = _device_replaced = _device_reappeared = _device_appeared
+    _device_changed = _device_reappeared = _device_appeared
+
+    def _device_replaced(self, p: int, event: dict[str, Any], g: dict[str, Any], r: dict[str, Any]) -> None:
+        self._device_appeared(p, event, g, r)
+        row = self.devices[f"{event['host']}/{event['device']['key']}"]
+        row.replaced_under = row.lease or row.replaced_under
 
     def _device_missing(self, _p: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
         self.devices[f"{event['host']}/{event['key']}"].is_missing = True
@@ -294,8 +301,8 @@ class Oracle:
         if token >> 47 != self.era:
             return False
         position = token % 2**47
-        lease = self.leases.get(position)
-        return lease is not None and not lease.ended and self.devices[device].lease == position
+        lease, row = self.leases.get(position), self.devices[device]
+        return lease is not None and not lease.ended and row.lease == position and row.replaced_under != position
 
 
 def _source_of(event: dict[str, Any]) -> tuple[str, str]:

@@ -22,7 +22,7 @@ def test_promises_hold(first: int) -> None:
 def test_all_kinds_of_events_happen() -> None:
     """The simulator's runs reach every kind of event that its actors can cause."""
     seen: set[str] = set()
-    for seed in range(50):
+    for seed in range(100):
         seen |= simulate(seed).kinds
     assert seen >= {
         "ledger_started", "grace_started", "host_registered", "host_went_stale", "host_came_back", "source_started",
