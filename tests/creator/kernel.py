@@ -25,7 +25,6 @@ FABRIC: Final = "100000051ea1b2c3"
 TYPE: Final = "i915-GVTg_V5_4"
 MDEV_GROUP: Final = 12
 OTHER_TYPE: Final = "i915-GVTg_V5_8"
-_ATTRIBUTES: Final = ("vport_create", "vport_delete", "create", "remove")
 
 
 class Kernel:
@@ -57,29 +56,20 @@ class Kernel:
         tree = self.tree
         (self.root.sys / "bus/mdev/devices").mkdir(parents=True)
         tree.pci("pci0000:00/0000:00:05.0", "lpfc", group=5, pci_class="0x0c0400")
-        self._scsi_host(HBA, WWNN, WWPN, fabric_name=f"0x{FABRIC}", max_npiv_vports="4", npiv_vports_inuse="0")
+        tree.fc_host(HBA, WWNN, WWPN, vports_max=4, fabric_name=f"0x{FABRIC}")
         for name in ("vport_create", "vport_delete"):
             self._fifo(tree.devices / HBA / "fc_host/host5" / name)
         tree.pci(GPU, "i915", group=6, pci_class="0x030000")
+        tree.mdev_types(GPU, **{TYPE: 2, OTHER_TYPE: 2})
         for name in (TYPE, OTHER_TYPE):
-            folder = f"{GPU}/mdev_supported_types/{name}"
-            tree.device(folder, name=f"GVTg_{name[-1]}", device_api="vfio-pci", available_instances="2")
-            self._fifo(tree.devices / folder / "create")
+            self._fifo(tree.devices / GPU / "mdev_supported_types" / name / "create")
 
     def path(self, below: str) -> str:
         """Where a device is."""
         return str(self.tree.devices / below)
 
-    def _scsi_host(self, path: str, wwnn: str, wwpn: str, **attributes: str) -> None:
-        name = os.path.basename(path)
-        self.tree.device(f"{path}/scsi_host/{name}", proc_name="lpfc", unique_id=name[4:])
-        told = {"node_name": f"0x{wwnn}", "port_name": f"0x{wwpn}", "port_state": "Online", **attributes}
-        self.tree.device(f"{path}/fc_host/{name}", **told)
-        for kind in ("scsi_host", "fc_host"):
-            self.tree.link(self.root.sys / "class" / kind / name, self.tree.devices / path / kind / name)
-        self.tree.link(self.root.sys / "bus/scsi/devices" / name, self.tree.devices / path)
-
     def _fifo(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
         os.mkfifo(path)
         # Read and write: so it is never at its end.
         descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -136,7 +126,7 @@ class Kernel:
         with self._lock:
             # It may have been taken away meanwhile.
             if vport.exists():
-                self._scsi_host(path, wwnn, wwpn)
+                self.tree.fc_host(path, wwnn, wwpn)
 
     def remove_vport(self, wwpn: str) -> None:
         """A virtual HBA goes away."""

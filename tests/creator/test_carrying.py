@@ -50,9 +50,8 @@ def test_a_disk_behind_it_is_mounted(kernel: Kernel) -> None:
     """A virtual HBA through which the host itself has mounted a disk stays, though the log did not know that yet."""
     carried(kernel, CREATE)
     tree = kernel.tree
-    unit = f"{HBA}/vport-5:0-6/host6/rport-6:0-0/target6:0:0/6:0:0:0"
-    tree.device(unit, "bus/scsi/devices", type="0", vendor="ACME", model="LUN")
-    tree.block(f"{unit}/block/sdb", "8:16")
+    port = tree.remote_port(f"{HBA}/vport-5:0-6/host6", 0, "50060e801049cfd1")
+    tree.scsi_disk(tree.scsi_device(tree.scsi_target(port, "6:0:0")), "sdb", "8:16")
     tree.mount("8:16", "/srv")
     refused = carried(kernel, DESTROY)
     assert isinstance(refused, OrderNotDone)
