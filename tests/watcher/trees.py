@@ -61,12 +61,12 @@ class Tree:
     def fc_host(self, path: str, wwnn: str, wwpn: str, /, *, vports_max: int = 0, **attributes: str | bytes) -> str:
         """A Fibre Channel host; one that can have virtual HBAs (`vports_max`) has the files to make them."""
         self.scsi_host(path, proc_name="lpfc")
-        told = {"node_name": f"0x{wwnn}", "port_name": f"0x{wwpn}", "fabric_name": "0x100000051e000001", **attributes}
-        name = os.path.basename(path)
-        self.device(f"{path}/fc_host/{name}", "class/fc_host", port_state="Online", **told)
+        told = {"node_name": f"0x{wwnn}", "port_name": f"0x{wwpn}", "fabric_name": "0x100000051e000001"}
         if vports_max:
-            offered = {"vport_create": "", "vport_delete": "", "max_npiv_vports": str(vports_max)}
-            self.device(f"{path}/fc_host/{name}", "", npiv_vports_inuse="0", **offered)
+            told |= {"vport_create": "", "vport_delete": "", "npiv_vports_inuse": "0"}
+            told["max_npiv_vports"] = str(vports_max)
+        told["port_state"] = "Online"
+        self.device(f"{path}/fc_host/{os.path.basename(path)}", "class/fc_host", **{**told, **attributes})
         return path
 
     def vport(self, host: str, number: int, wwnn: str, wwpn: str) -> str:
@@ -198,6 +198,16 @@ class Tree:
         self.vlans.append(f"{name:<15}| {number}  | {lower}\n")
         self.table("net/vlan/config", head + "".join(self.vlans))
         return self.uevent(path, DEVTYPE="vlan", INTERFACE=name)
+
+    def wlan(self, path: str, **attributes: str | bytes) -> str:
+        """A Wi-Fi interface."""
+        self.net(path, lower=(), **attributes)
+        self.link(self.devices / path / "phy80211", self.devices / os.path.dirname(path) / "ieee80211/phy0")
+        return self.uevent(path, DEVTYPE="wlan", INTERFACE=os.path.basename(path))
+
+    def drm(self, card: str, name: str, minor: int) -> str:
+        """A node of a GPU (`card0` with 0, `renderD128` with 128)."""
+        return self.node(f"{card}/drm/{name}", "class/drm", f"226:{minor}", f"dri/{name}")
 
     def block(self, path: str, number: str, /, slaves: tuple[str, ...] = (), **attributes: str | bytes) -> str:
         """A disk, partition or stacked block device with its number (`8:0`); `slaves` are what it lies on."""

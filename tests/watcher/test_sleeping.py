@@ -1,0 +1,138 @@
+"""A look wakes no sleeping device, and forgets nothing of one that fell asleep."""
+
+import os
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from leasehold.events.capabilities import Pci, PciLink
+from leasehold.events.devices import DeviceDescription
+from leasehold.events.identities import DeviceKey
+from leasehold.services.watcher.describing import kept
+from leasehold.services.watcher.describing.kept import Kept
+from leasehold.services.watcher.picture import take_picture
+from tests.watcher.test_vpd import GOOD
+from tests.watcher.trees import Tree
+
+CARD = "pci0000:00/0000:00:01.0"
+WAKING = ("config", "vpd", "max_link_speed", "max_link_width", "current_link_speed", "current_link_width")
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the card's files that are opened from now on."""
+    names: list[str] = []
+    really = os.open
+
+    def noted(path: str, *args: int, **more: int) -> int:
+        if os.path.basename(os.path.dirname(path)) in ("0000:00:01.0", "power"):
+            names.append(os.path.basename(path))
+        return really(path, *args, **more)
+
+    monkeypatch.setattr(os, "open", noted)
+    return names
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    """A card with a fast link and product data."""
+    tree = Tree(tmp_path)
+    tree.pci(CARD, driver="igb", max_link_speed="8.0 GT/s PCIe", max_link_width="8", config=b"\x86\x80", vpd=GOOD)
+    link(tree, "5.0 GT/s PCIe", "4")
+    return tree
+
+
+def link(tree: Tree, speed: str, width: str) -> None:
+    tree.write(CARD, "current_link_speed", speed)
+    tree.write(CARD, "current_link_width", width)
+
+
+def power(tree: Tree, status: str) -> None:
+    tree.write(CARD, "power/runtime_status", status)
+
+
+def card(tree: Tree) -> tuple[DeviceDescription, Pci]:
+    device = take_picture(tree.root)[DeviceKey("pci/0000:00:01.0")]
+    assert isinstance(device.capability, Pci)
+    return device, device.capability
+
+
+FULL = (PciLink(speed_mts=8_000, width=8), PciLink(speed_mts=5_000, width=4))
+
+
+@pytest.mark.parametrize("status", ["suspended", "suspending", "resuming", "error"])
+def test_a_sleeping_card_is_not_woken(tree: Tree, opened: list[str], status: str) -> None:
+    """None of the files that wake it is opened; that it is an express card shows all the same."""
+    power(tree, status)
+    device, pci = card(tree)
+    assert set(opened).isdisjoint(WAKING)
+    assert "runtime_status" in opened
+    assert (pci.is_express, pci.link_max, pci.link_now, pci.vpd, device.serial) == (True, None, None, None, "")
+
+
+def test_a_card_that_is_awake_is_asked_once(tree: Tree, opened: list[str]) -> None:
+    """Link and product data are kept: the next look opens none of these files, and says the same."""
+    power(tree, "active")
+    device, pci = card(tree)
+    assert (pci.link_max, pci.link_now) == FULL
+    assert pci.vpd is not None
+    assert device.serial == pci.vpd.read_only["SN"] == "0025900EAA10"
+    opened.clear()
+    assert card(tree) == (device, pci)
+    assert set(opened).isdisjoint(WAKING)
+    power(tree, "suspended")
+    assert card(tree) == (device, pci)
+
+
+def test_a_card_that_changed_its_driver_is_asked_again(tree: Tree) -> None:
+    """A driver may train the link anew; while the card sleeps, what was known stands."""
+    assert card(tree)[1].link_now == FULL[1]
+    link(tree, "2.5 GT/s PCIe", "1")
+    assert card(tree)[1].link_now == FULL[1]
+    tree.driver(CARD, "pci", "vfio-pci")
+    power(tree, "suspended")
+    assert card(tree)[1].link_now == FULL[1]
+    power(tree, "active")
+    assert card(tree)[1].link_now == PciLink(speed_mts=2_500, width=1)
+
+
+def test_another_card_in_the_same_place_is_asked_itself(tree: Tree) -> None:
+    """Though it has the same ids and driver: its folder is another one."""
+    assert card(tree)[0].serial
+    (tree.devices / CARD).rename(tree.devices / "before")
+    tree.pci(CARD, driver="igb", max_link_width="8", max_link_speed="Unknown", current_link_width="0")
+    device, pci = card(tree)
+    assert (device.serial, pci.vpd, pci.link_max, pci.link_now) == ("", None, PciLink(width=8), None)
+
+
+def test_a_port_tells_of_its_link_anew_when_something_is_plugged_in(tree: Tree) -> None:
+    """The link of an empty port is another than that of one with a card."""
+    tree.write(CARD, "secondary_bus_number", "1")
+    tree.write(CARD, "class", "0x060400")
+    link(tree, "2.5 GT/s PCIe", "0")
+    assert card(tree)[1].link_now == PciLink(speed_mts=2_500)
+    tree.pci(f"{CARD}/0000:01:00.0")
+    link(tree, "8.0 GT/s PCIe", "4")
+    assert card(tree)[1].link_now == PciLink(speed_mts=8_000, width=4)
+
+
+def test_the_link_of_a_gpu_follows_its_load(tree: Tree) -> None:
+    """Its speed now is no news, so it is not told; its width is."""
+    tree.write(CARD, "class", "0x030000")
+    assert card(tree)[1].link_now == PciLink(width=4)
+
+
+def test_what_is_kept_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest goes."""
+    monkeypatch.setattr(kept, "ENTRIES_MAX", 3)
+    values: Kept[int] = Kept()
+    asked: list[int] = []
+
+    def ask(number: int) -> int:
+        asked.append(number)
+        return number
+
+    for number in (0, 1, 2, 3, 3, 2, 0):
+        assert values.of(number, str(tmp_path), partial(ask, number), -1) == number
+    assert asked == [0, 1, 2, 3, 0]
