@@ -69,7 +69,7 @@ class Libvirt:
         self._log = folder / "libvirtd.log"
         for each in ("run/udev", "run/libvirt", "drivers"):
             (folder / each).mkdir(parents=True)
-        (folder / "drivers" / DRIVER).symlink_to(_driver())
+        (folder / "drivers" / DRIVER).symlink_to(_drivers()[0])
         (folder / "libvirtd.conf").write_text(
             f'unix_sock_dir = "{folder}/run/libvirt"\nauth_unix_rw = "none"\nauth_unix_ro = "none"\n'
             f'log_outputs = "3:file:{self._log}"\n'
@@ -156,20 +156,25 @@ def _is_told(told: socket.socket) -> bool:
         return False
 
 
-def _driver() -> Path:
-    """Where the node-device driver lies; the test is not run where it does not."""
+def what_is_missing() -> str:
+    """Why no libvirtd can be run here; empty: it can."""
     if os.geteuid() != 0:
-        not_run("a libvirtd with mounts of its own needs root")
-    missing = [each for each in ("libvirtd", "virsh", "unshare", "nsenter") if shutil.which(each) is None]
-    found = [each for folder in DRIVER_FOLDERS for each in sorted(Path("/usr").glob(f"{folder}/{DRIVER}"))]
-    if missing or not found:
-        not_run(f"libvirt-daemon and libvirt-clients are not installed ({', '.join(missing) or DRIVER})")
-    return found[0]
+        return "a libvirtd with mounts of its own needs root"
+    programs = ("libvirtd", "virsh", "unshare", "nsenter", "ip")
+    missing = [each for each in programs if shutil.which(each) is None] + ([] if _drivers() else [DRIVER])
+    needed = "libvirt-daemon, libvirt-clients or iproute2"
+    return f"{needed} is not installed: no {', '.join(missing)}" if missing else ""
+
+
+def _drivers() -> list[Path]:
+    return [each for folder in DRIVER_FOLDERS for each in sorted(Path("/usr").glob(f"{folder}/{DRIVER}"))]
 
 
 @contextlib.contextmanager
 def running_libvirt(machine: Path | None = None, prepare: str = "") -> Iterator[Libvirt]:
-    """A libvirtd that is ended in the end, with all that it wrote."""
+    """A libvirtd that is ended in the end, with all that it wrote; the test is not run where there is none."""
+    if missing := what_is_missing():
+        not_run(missing)
     with tempfile.TemporaryDirectory(prefix="leasehold-libvirt-") as folder:
         libvirt = Libvirt(Path(folder), machine, prepare)
         try:

@@ -1,6 +1,5 @@
 """Both sides look at one machine: libvirtd and our picture, at the same time and in the same namespaces."""
 
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -18,7 +17,6 @@ from tests.libvirt.daemon import running_libvirt
 from tests.libvirt.machine import complete_recording
 from tests.libvirt.machines import MACHINES, PCI_IDS
 from tests.projections.ledger import H1, Ledger
-from tests.support.not_run import not_run
 from tests.watcher.trees import Recording
 
 THIS: Final = "this machine"
@@ -60,8 +58,6 @@ class Look(msgspec.Struct, frozen=True):
 
 def look_at(name: str) -> Look:
     """Let both look at a machine."""
-    if name == LINKS and shutil.which("ip") is None:
-        not_run("iproute2 is not installed")
     with tempfile.TemporaryDirectory(prefix="leasehold-machine-") as folder:
         imitated = None if name in (THIS, LINKS) else _build(name, Path(folder) / "machine")
         with running_libvirt(imitated, REAL_LINKS if name == LINKS else "") as libvirt:
