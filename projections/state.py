@@ -7,12 +7,10 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from leasehold.events.capabilities import (
-    Capability,
     CreateMdev,
     CreateVport,
     DestroyMdev,
     DestroyVport,
-    FcHost,
     Mdev,
     Net,
     Order,
@@ -367,6 +365,8 @@ class Indexes:
         self, device: DeviceId, host: HostName, before: DeviceDescription | None, after: DeviceDescription
     ) -> None:
         """Follow a device's new description."""
+        if before is not None and _listed(before) == _listed(after):
+            return
         old = _entries(device, host, before) if before is not None else []
         new = _entries(device, host, after)
         for entry in old:
@@ -421,12 +421,32 @@ def _entries(device: DeviceId, host: HostName, description: DeviceDescription) -
         entries.append(("children", device_id(host, DeviceKey(description.parent))))
     if description.physical_function:
         entries.append(("virtual_functions", device_id(host, DeviceKey(description.physical_function))))
-    if isinstance(description.capability, Net) and description.capability.master:
-        entries.append(("members", device_id(host, DeviceKey(description.capability.master))))
-    entries += (("marks", mark) for mark in _marks(host, description.capability))
-    if isinstance(description.capability, ScsiHost) and description.capability.vport_ops is not None:
-        entries.append(("hbas", host))
+    match description.capability:
+        case Net(master=master) if master:
+            entries.append(("members", device_id(host, DeviceKey(master))))
+        case ScsiHost(fc_host=port, vport_ops=ops):
+            names = (port.wwnn, port.wwpn) if port is not None else ()
+            entries += (("marks", mark_of_wwn(name)) for name in dict.fromkeys(names) if name)
+            if ops is not None:
+                entries.append(("hbas", host))
+        case ScsiTarget(remote_wwpn=name) if name:
+            entries.append(("marks", mark_of_wwn(name)))
+        case Mdev(uuid=uuid):
+            entries.append(("marks", mark_of_uuid(host, uuid)))
     return entries
+
+
+def _listed(description: DeviceDescription) -> tuple[object, ...]:
+    """All that the entries of a device, which has one key, are made of."""
+    capability = description.capability
+    return (
+        description.name,
+        description.sysfs_path,
+        description.iommu_group,
+        description.parent,
+        description.physical_function,
+        capability if isinstance(capability, Net | ScsiHost | ScsiTarget | Mdev) else None,
+    )
 
 
 def devices_of(row: OrderState) -> tuple[DeviceId, ...]:
@@ -460,18 +480,6 @@ def marks_of(host: HostName, order: Order) -> tuple[str, ...]:
             return (mark_of_wwn(order.wwpn),)
         case CreateMdev() | DestroyMdev():
             return (mark_of_uuid(host, order.uuid),)
-
-
-def _marks(host: HostName, capability: Capability | None) -> tuple[str, ...]:
-    match capability:
-        case ScsiHost(fc_host=FcHost() as port):
-            return tuple(dict.fromkeys(mark_of_wwn(name) for name in (port.wwnn, port.wwpn) if name))
-        case ScsiTarget() if capability.remote_wwpn:
-            return (mark_of_wwn(capability.remote_wwpn),)
-        case Mdev():
-            return (mark_of_uuid(host, capability.uuid),)
-        case _:
-            return ()
 
 
 def _insert(table: Table[K, tuple[M, ...]], key: K, member: M) -> None:
