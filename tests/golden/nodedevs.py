@@ -88,7 +88,8 @@ ORDERS: Final[tuple[Order, ...]] = (
 )
 _NEW_DEVICES: Final[tuple[NewDevice, ...]] = (
     capabilities.NewVport(
-        parent="scsi_host8", parent_wwnn=WWNN, parent_wwpn=WWPN, parent_fabric_wwn=FABRIC, wwnn=_NEW_WWNN, wwpn=_NEW_WWPN
+        parent="scsi_host8", parent_wwnn=WWNN, parent_wwpn=WWPN, parent_fabric_wwn=FABRIC,
+        wwnn=_NEW_WWNN, wwpn=_NEW_WWPN,
     ),
     capabilities.NewMdev(parent="pci_0000_06_00_0", mdev_type="i915-GVTg_V5_4", uuid=UUID),
 )
