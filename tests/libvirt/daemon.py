@@ -11,7 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 from xml.etree import ElementTree as ET
@@ -28,6 +28,8 @@ LOOKS_EVERY_S: Final = 0.5
 ANSWERS_WITHIN_S: Final = 120.0
 ASKED_AT_ONCE: Final = 100
 """How many devices one virsh shows."""
+BETWEEN: Final = "----"
+"""What stands between two answers."""
 
 _INSIDE: Final = """\
 set -eu
@@ -127,6 +129,11 @@ class Libvirt:
                 found[element.findtext("name", "")] = ET.tostring(element, encoding="unicode")
         assert sorted(found) == sorted(names), "virsh shows other devices than it lists"
         return found
+
+    def by_capability(self, words: Sequence[str]) -> dict[str, list[str]]:
+        """The names of those that have a capability, for each word."""
+        parts = self.virsh("; ".join(f"nodedev-list --cap {word}; echo {BETWEEN}" for word in words)).split(BETWEEN)
+        return {word: part.split() for word, part in zip(words, parts[:-1], strict=True)}
 
     def beside(self, *command: str) -> str:
         """Run a command that sees the same machine; what it wrote."""

@@ -24,6 +24,11 @@ RECORDING: Final = "recorded guest"
 LINKS: Final = "links of a namespace"
 NAMES: Final = (THIS, LINKS, RECORDING, *MACHINES)
 """All machines that can be looked at."""
+CAPABILITIES: Final = (
+    *("system", "pci", "usb_device", "usb", "net", "scsi_host", "scsi_target", "scsi", "storage", "fc_host", "vports"),
+    *("scsi_generic", "drm", "mdev_types", "mdev", "ccw", "css", "vdpa", "ap_card", "ap_queue", "ap_matrix", "vpd"),
+)
+"""libvirt's words (`virNodeDevCapType`)."""
 REAL_LINKS: Final = """\
 mount -t sysfs none /sys
 ip link add br0 type bridge
@@ -45,6 +50,8 @@ class Look(msgspec.Struct, frozen=True):
     ours: dict[str, DeviceView]
     tree: str
     """What `virsh nodedev-list --tree` shows."""
+    by_capability: dict[str, list[str]]
+    """What `virsh nodedev-list --cap` lists for each of its words."""
 
     @property
     def our_xml(self) -> dict[str, str]:
@@ -62,8 +69,10 @@ def look_at(name: str) -> Look:
         imitated = None if name in (THIS, LINKS) else _build(name, Path(folder) / "machine")
         with running_libvirt(imitated, REAL_LINKS if name == LINKS else "") as libvirt:
             theirs, tree = libvirt.devices(), libvirt.virsh("nodedev-list", "--tree")
+            by_capability = libvirt.by_capability(CAPABILITIES)
             picture = libvirt.beside(sys.executable, "-m", "tests.libvirt.ours")
-    return Look(name, theirs, _views(msgspec.json.decode(picture, type=list[DeviceDescription])), tree)
+    ours = _views(msgspec.json.decode(picture, type=list[DeviceDescription]))
+    return Look(name, theirs, ours, tree, by_capability)
 
 
 def _build(name: str, folder: Path) -> Path:

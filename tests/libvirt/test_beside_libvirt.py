@@ -10,6 +10,7 @@ import pytest
 
 from leasehold.events.capabilities import Net, Vdpa
 from leasehold.events.views import DeviceView
+from leasehold.projections.nodedev import capability_type
 from tests.libvirt.comparing import LISTED, Difference, differences, facts_of
 from tests.libvirt.explained import EXPLAINED, explanation_of
 from tests.libvirt.looking import NAMES, THIS, look_at
@@ -67,6 +68,17 @@ def test_names_and_parents_are_libvirts(name: str) -> None:
     # The device of an interface that libvirt dropped, and the one of two devices with one name that it lost.
     mixed_up = {"usb_1_7_1_0": "usb_usb1", "usb_1_4_1_1": "usb_1_4"} if name == "usb" else {}
     assert {each: parent for each, parent in parents.items() if parent != ours[each]} == mixed_up
+
+
+@everywhere
+def test_capabilities_are_libvirts(name: str) -> None:
+    """For each of its words `virsh nodedev-list --cap` lists those devices that have the capability here."""
+    look = looked_at(name)
+    paths = {each: "".join(facts_of(xml).get("path", ())) for each, xml in look.theirs.items()}
+    assert sum(map(len, look.by_capability.values())) >= len(paths)
+    for word, listed in look.by_capability.items():
+        having = {view.sysfs_path for view in look.ours.values() if capability_type(word) in view.capabilities}
+        assert {paths[each] for each in listed} == having & set(paths.values()), word
 
 
 @everywhere
