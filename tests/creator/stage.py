@@ -40,10 +40,10 @@ class Stage:
         self.processes: dict[str, asyncio.subprocess.Process] = {}
 
     @asynccontextmanager
-    async def creator(self) -> AsyncIterator[CreatorAgent]:
+    async def creator(self, name: str = "creator") -> AsyncIterator[CreatorAgent]:
         """A creator in this process, whose words to the kernel can be refused; it has been heard."""
         async with self.bus.connected("agent") as connection:
-            notes = self.bus.data / "creator.json"
+            notes = self.bus.data / f"{name}.json"
             subjects, kernel = self.bus.subjects, self.kernel
             agent = CreatorAgent(connection, subjects, HOST, notes, root=kernel.root, write=kernel.write)
             async with running(agent.run()):

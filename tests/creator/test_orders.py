@@ -205,6 +205,16 @@ async def test_without_a_feed(tmp_path: Path, kernel: Kernel) -> None:
         assert (await stage.settled(await stage.ordered(VPORT))).state == "done"
 
 
+async def test_two_creators(tmp_path: Path, kernel: Kernel) -> None:
+    """Two that were started for one host by mistake take turns; each order has one effect, and ends once."""
+    async with staged(tmp_path, kernel) as stage, stage.creator(), stage.creator("another"):
+        orders = [NewVport(parent="scsi_host5", wwnn=NODE, wwpn=f"525400000000000{number}") for number in range(3)]
+        requests = [await stage.ordered(order) for order in orders]
+        assert [(await stage.settled(request)).state for request in requests] == ["done"] * 3
+    assert len(list((kernel.root.sys / "class/fc_vports").iterdir())) == 3
+    assert not [told for told in kernel.told if told.startswith("vport_delete")]
+
+
 async def test_nobody_to_tell(tmp_path: Path, kernel: Kernel) -> None:
     """What was done while no allocator was there is told when there is one again."""
     kernel.answers.clear()
