@@ -5,11 +5,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from leasehold.events import codec, limits
+from leasehold.events.capabilities import Pci
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.inputs import DeviceSeen
 from leasehold.services.watcher.names import DeviceNames
@@ -27,6 +29,25 @@ ATTRIBUTES = {
     f"{CARD}/net/eth0": ("address", "operstate", "speed", "dev_port", "ifindex"),
     f"{CARD}/block/sda": ("size", "serial", "removable", "queue/logical_block_size", "device/model", "device/vpd_pg80"),
 }
+DISK = f"{CARD}/host5/rport-5:0-0/target5:0:0/5:0:0:0"
+ODD_ATTRIBUTES = {
+    CARD: ("max_link_speed", "current_link_width", "vpd", "mdev_supported_types/a/name", "secondary_bus_number"),
+    f"{CARD}/host5/fc_host/host5": ("node_name", "port_name", "fabric_name", "port_state", "max_npiv_vports"),
+    f"{CARD}/host5/scsi_host/host5": ("unique_id", "proc_name"),
+    f"{CARD}/host5/rport-5:0-0/fc_remote_ports/rport-5:0-0": ("port_name",),
+    f"{CARD}/ata1/ata_port/ata1": ("port_no",),
+    DISK: ("type", "vendor"),
+    f"{DISK}/block/sdb": ("uevent", "size", "queue/rotational"),
+    f"{DISK}/scsi_generic/sg5": ("uevent",),
+    f"{CARD}/drm/card0": ("uevent", "dev"),
+    f"{STICK}/1-1:1.0/ttyUSB0/tty/ttyUSB0": ("uevent", "dev"),
+    f"{STICK}/1-1:1.0/ttyUSB0": ("port_number",),
+    "virtual/net/br0": ("uevent", "type", "bridge/bridge_id", "bridge/stp_state"),
+    "virtual/net/bond0": ("bonding/mode", "bonding/active_slave", "tun_flags"),
+    "css0/0.0.0004": ("dev_busid",),
+    "virtual/dmi/id": ("product_name", "product_uuid"),
+}
+ODD_PLACES = [(device, attribute) for device, attributes in ODD_ATTRIBUTES.items() for attribute in attributes]
 PLACES = [(device, attribute) for device, attributes in ATTRIBUTES.items() for attribute in attributes]
 
 hostile = st.one_of(
@@ -51,13 +72,44 @@ def tree(tmp_path: Path) -> Tree:
     return tree
 
 
+@pytest.fixture
+def odd(tree: Tree) -> Tree:
+    """The same with devices of the rarer kinds: eighteen of them, and the computer."""
+    tree.fc_host(f"{CARD}/host5", "20000000c9831b4b", "10000000c9831b4b", vports_max=3)
+    target = tree.scsi_target(tree.remote_port(f"{CARD}/host5", 0, "5006016041e0b3c1"), "5:0:0")
+    tree.scsi_disk(tree.scsi_device(target, 0), "sdb", "8:16", generic="sg5")
+    tree.scsi_host(f"{CARD}/ata1/host1")
+    tree.drm(CARD, "card0", 0)
+    tree.mdev_types(CARD, a=1)
+    tree.mdev(CARD, "c2177883-f1bb-47f0-914d-32a22e3a8804", "a")
+    tree.tty(f"{STICK}/1-1:1.0/ttyUSB0", "188:0", port_number="0")
+    tree.bridge("br0", ("eth0",))
+    tree.bond("bond0")
+    tree.driver(tree.device("css0/0.0.0004", "bus/css/devices"), "css", "vfio_ccw")
+    return tree
+
+
+def texts_of(value: object) -> Iterator[str]:
+    """All texts in a description."""
+    match value:
+        case str():
+            yield value
+        case dict():
+            yield from (text for each in (*value, *value.values()) for text in texts_of(each))
+        case tuple():
+            yield from (text for each in value for text in texts_of(each))
+        case msgspec.Struct():
+            yield from (text for name in value.__struct_fields__ for text in texts_of(getattr(value, name)))
+
+
 def check(tree: Tree, said: dict[str, str] | None = None) -> list[DeviceDescription]:
     """Every device of the picture passes the codec, forth and back."""
     picture = take_picture(tree.root, udev=lambda _path: said or {}, names=DeviceNames(()))
     for key, device in picture.items():
         assert key == device.key
         codec._check_description(DeviceSeen(device))
-        texts = [*device.attributes.values(), *device.protections, *device.in_use_by, device.serial, device.driver]
+        assert msgspec.json.decode(codec.encode(device), type=DeviceDescription) == device
+        texts = [text for text in texts_of(device) if text != device.sysfs_path]
         assert all(text.isprintable() for text in texts)
         assert all(len(text.encode()) <= limits.ATTRIBUTE_BYTES_MAX for text in texts)
     return list(picture.values())
@@ -68,7 +120,7 @@ def changed(files: dict[Path, bytes]) -> Iterator[None]:
     """The files with another content for a while."""
     before = {file: file.read_bytes() if file.exists() else None for file in files}
     for file, content in files.items():
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
     try:
         yield
@@ -89,6 +141,15 @@ def test_hostile_attributes_give_valid_descriptions(
     said = {"ID_SERIAL": text.decode("latin-1"), "ID_VENDOR_FROM_DATABASE": text.decode("latin-1")}
     with changed({tree.devices / device / attribute: value for (device, attribute), value in values.items()}):
         assert len(check(tree, said)) == 7
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(values=st.dictionaries(st.sampled_from(ODD_PLACES), hostile, max_size=8), text=hostile)
+def test_hostile_attributes_of_rarer_kinds(odd: Tree, values: dict[tuple[str, str], bytes], text: bytes) -> None:
+    """Whatever they say, they keep their places: as many devices as before, all taken by the codec."""
+    said = {name: text.decode("latin-1") for name in ("DEVLINKS", "ID_BUS", "ID_TYPE", "ID_FS_LABEL")}
+    with changed({odd.devices / device / attribute: value for (device, attribute), value in values.items()}):
+        assert len(check(odd, said)) == 19
 
 
 @pytest.mark.parametrize("place", PLACES, ids="-".join)
@@ -146,3 +207,26 @@ def test_a_description_over_the_bound_of_the_whole_keeps_a_reason(tree: Tree) ->
         tree.mount(f"8:{number}", f"/{number}" + '"' * 200)
     found = [device for device in check(tree) if device.kind == "block"]
     assert found[0].protections
+
+
+def test_a_description_over_the_bound_says_what_was_cut(tree: Tree) -> None:
+    """Sixty types of slices with long names: the list goes, the rest of the capability stays."""
+    tree.mdev_types(CARD, **{f"type_{number}_{'x' * 200}": 1 for number in range(60)})
+    (card,) = (device for device in check(tree) if device.kind == "pci")
+    assert isinstance(card.capability, Pci)
+    assert card.capability.mdev_types == ()
+    assert card.attributes == {"cut": "mdev_types"}
+    assert card.vendor_id
+    assert len(codec.encode(card)) <= limits.DESCRIPTION_BYTES_MAX
+
+
+def test_links_go_before_reasons(tree: Tree) -> None:
+    """Reasons protect a device, links only show it."""
+    for number in range(1, 33):
+        tree.partition(f"{CARD}/block/sda", number, f"8:{number}")
+        tree.mount(f"8:{number}", f"/{number}" + '"' * 90)
+    links = " ".join(f"/dev/disk/by-id/{number:03}{'x' * 100}" for number in range(16))
+    (disk,) = (device for device in check(tree, {"DEVLINKS": links}) if device.kind == "block")
+    assert disk.devnodes == ("/dev/sda",)
+    assert disk.attributes == {"cut": "devnodes"}
+    assert len(disk.protections) == 32

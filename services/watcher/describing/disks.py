@@ -51,7 +51,7 @@ def describe_block(look: Look, place: Place) -> DeviceDescription | None:
         place,
         extra=udev_serial,
         driver="",
-        serial=serial or properties.get("ID_SERIAL_SHORT", ""),
+        serial=serial or clean(properties.get("ID_SERIAL_SHORT", "")),
         devnodes=devnodes(node, properties),
         attributes=texts(id_serial=clean(udev_serial)),
         capability=_capability(look, place, node, properties),
@@ -69,7 +69,7 @@ def _capability(look: Look, place: Place, node: str, properties: Mapping[str, st
         has_media = not is_removable or sectors not in (0, SECTORS_OF_NO_DISC)
     return Storage(
         block=node,
-        bus=properties.get("ID_BUS", "") or _bus(look, place),
+        bus=clean(properties.get("ID_BUS", ""), 32) or _bus(look, place),
         drive_type=drive_type,
         vendor=read_text(f"{path}/device/vendor"),
         model=read_text(f"{path}/device/model") or read_text(f"{path}/device/name"),
@@ -79,7 +79,7 @@ def _capability(look: Look, place: Place, node: str, properties: Mapping[str, st
         hotpluggable=_is_on_usb(look, place),
         rotational=read_int(f"{path}/queue/rotational") == 1,
         media_available=has_media,
-        media_label=properties.get("ID_FS_LABEL", "") if is_removable and has_media else "",
+        media_label=clean(properties.get("ID_FS_LABEL", "")) if is_removable and has_media else "",
     )
 
 
