@@ -139,14 +139,18 @@ def _kept_from(state: State, ref: RequestRef, device: DeviceId, parent: DeviceId
         if held is None:
             continue
         if held.lease and (held.ending or state.leases[held.lease].principal != ref.principal):
-            blocker = conflicts.held(state, each, each, "same_device")
-            refusal = Refusal(
-                code=RefusalCode.DEVICE_HELD, message=f"{each}: {blocker.why}", blockers=(blocker,), help=blocker.help
-            )
-            return NotOrdered((device,), refusal)
+            return _held(state, device, each)
         if held.description.in_use_by and not held.lease:
             return _used(device, each, held.description.in_use_by)
     return None
+
+
+def _held(state: State, device: DeviceId, other: DeviceId) -> NotOrdered:
+    blocker = conflicts.held(state, other, other, "same_device")
+    refusal = Refusal(
+        code=RefusalCode.DEVICE_HELD, message=f"{other}: {blocker.why}", blockers=(blocker,), help=blocker.help
+    )
+    return NotOrdered((device,), refusal)
 
 
 def _used(device: DeviceId, other: DeviceId, users: tuple[str, ...]) -> NotOrdered:
@@ -196,7 +200,7 @@ def _made_up_wwn(state: State, ref: RequestRef, host: HostName, kind: str) -> st
     """A world wide name that nothing in the log bears, from what the request is called: nothing here is chance.
 
     NAA 5, the company id 52:54:00, and 36 bits of the SHA-256 over cluster, host, principal, request id, `kind` and a
-    counter that goes up until the name is free.
+    counter that goes up until the name is free: far fewer are taken than there are.
     """
     counter = 0
     while True:
@@ -219,8 +223,9 @@ def _parent_of_vport(state: State, ref: RequestRef, new: NewVport, host: str) ->
         return candidates
     hosts = sorted({state.devices[device].host for device in candidates})
     if len(hosts) > 1:
-        text = f"HBAs of several hosts fit: {', '.join(candidates[: limits.CANDIDATES_PER_REFUSAL_MAX])}"
-        return _no(candidates, RefusalCode.DEVICE_AMBIGUOUS, text, "name the host")
+        some = candidates[: limits.CANDIDATES_PER_REFUSAL_MAX]
+        text = f"HBAs of several hosts fit: {', '.join(some)}"
+        return _no(some, RefusalCode.DEVICE_AMBIGUOUS, text, "name the host")
     ranked = sorted(candidates, key=lambda device: (-_room_for_vports(state, device), device))
     refused: NotOrdered | None = None
     for device in ranked:
@@ -407,11 +412,7 @@ def _needed(state: State, device: DeviceId) -> NotOrdered | None:
     """Why it must stay: it is leased, by whomever; used, or needed by the host, itself or what is below it."""
     row = state.devices[device]
     if row.lease:
-        blocker = conflicts.held(state, device, device, "same_device")
-        refusal = Refusal(
-            code=RefusalCode.DEVICE_HELD, message=f"{device}: {blocker.why}", blockers=(blocker,), help=blocker.help
-        )
-        return NotOrdered((device,), refusal)
+        return _held(state, device, device)
     for each in (device, *conflicts.descendants(state, device)):
         below = state.devices.get(each)
         if below is None or below.missing:

@@ -513,6 +513,35 @@ def test_devices_are_taken_away() -> None:
     ledger.ordered(ledger.create(NewMdev(parent=GPU, mdev_type=GVT, uuid=UUID)))
 
 
+def test_orders_about_one_thing_follow_one_another() -> None:
+    """What is seen before its order is over is not taken away yet; what is being taken away is not made again."""
+    ledger = HbaLedger()
+    order = ledger.ordered(ledger.create(NewMdev(parent=GPU, mdev_type=GVT, uuid=UUID)))
+    ledger.see(mdev())
+    refusal = refusal_of(ledger.destroy(mdev().name))
+    assert (refusal.code, f"order {order}" in refusal.message) == ("not_destroyable", True)
+    ledger.creator.done(order, mdev_key(UUID))
+    order = ledger.ordered(ledger.destroy(mdev().name))
+    ledger.observe(inputs.DeviceGone(mdev_key(UUID)))
+    new = NewMdev(parent=GPU, mdev_type=GVT, uuid=UUID)
+    assert refusal_of(ledger.create(new)).code == "device_exists"
+    ledger.creator.done(order)
+    ledger.ordered(ledger.create(new))
+
+
+def test_a_part_of_what_is_anothers_stays() -> None:
+    """Of a device that another has leased nothing is taken away, though it was made before; its holder may."""
+    ledger = HbaLedger()
+    ledger.see(vport(PORT))
+    lease = ledger.granted("05:00.0", principal=B)
+    refusal = refusal_of(ledger.destroy(vport(PORT).name))
+    assert (refusal.code, refusal.blockers[0].lease) == ("device_held", lease)
+    ledger.ordered(ledger.destroy(vport(PORT).name, principal=B))
+    gpus = ledger.granted("0c:00.0", principal=B)
+    ledger.see(mdev())
+    assert refusal_of(ledger.destroy(mdev().name)).blockers[0].lease == gpus
+
+
 def test_what_is_not_taken_away() -> None:
     """What was not made; what is leased, by whomever, or being given back; what is used, or needed by the host."""
     ledger = HbaLedger()
