@@ -23,7 +23,7 @@ import msgspec
 from leasehold.events import limits
 from leasehold.events.answers import Heard
 from leasehold.events.capabilities import Order
-from leasehold.events.event_types import HostOrdered, OrderCarriedOut, OrderFailed, SourceStarted
+from leasehold.events.event_types import HostOrdered, LedgerRestored, OrderCarriedOut, OrderFailed, SourceStarted
 from leasehold.events.identities import DeviceKey, HostName
 from leasehold.events.inputs import CREATOR, Observed, OrderDone, OrderNotDone
 from leasehold.events.subjects import Subjects
@@ -101,6 +101,8 @@ class CreatorAgent:
         """The newest order that was heard of."""
         self._working: dict[Begun, asyncio.Task[None]] = {}
         self._parents: dict[DeviceKey, asyncio.Lock] = {}
+        self._over: dict[int, None] = {}
+        """Orders that were heard to be over, oldest first: an answer to `sync` may be older than that."""
         self._results: dict[Begun, Result] = {}
         self._untold: set[Begun] = set()
         self._speaker = Speaker(connection, subjects, host, AGENT, self, tells_picture=False)
@@ -130,6 +132,7 @@ class CreatorAgent:
         self._run = reporter.run
         listed = {Begun(view.order, view.ordered_at_ns): view for view in in_log.orders}
         self._known = max((begun.order for begun in listed), default=0)
+        listed = {begun: view for begun, view in listed.items() if begun.order not in self._over}
         settled = {begun for begun, view in listed.items() if self._is_settled(begun, view)}
         for begun in (self._results.keys() - listed.keys()) | settled:
             self._forget(begun)
@@ -161,8 +164,14 @@ class CreatorAgent:
                 self._known = max(self._known, told.position)
                 self._take(_Task(Begun(told.position, told.at_ns), order, deadline_ns))
             case OrderCarriedOut(order=number) | OrderFailed(order=number, timed_out=False):
+                self._over[number] = None
+                if len(self._over) > limits.ORDERS_KEPT_PER_HOST_MAX:
+                    del self._over[next(iter(self._over))]
                 for begun in [begun for begun in self._results if begun.order == number]:
                     self._forget(begun)
+            case LedgerRestored():
+                # Positions are given out again.
+                self._over.clear()
             case SourceStarted(agent=agent, run=run) if agent == AGENT and run > self._run:
                 # Another one acts on this host from here on, unless it is the run that we begin ourselves.
                 self._run = 0
