@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from tests.day.judging import Outcome, judge
+from tests.day.machine import AGENTS
 from tests.day.running import OTHERS, OWN, Day, expired, running, work
 
 DEVICES = 240
@@ -40,7 +41,7 @@ async def whole_day(
 
 async def _disturb(day: Day, chance: random.Random, pause: int) -> AsyncIterator[None]:
     """Each part once, in any order; then whoever it hits."""
-    parts = [(role, False) for role in OWN] + [(role, True) for role in OTHERS]
+    parts = [(role, False) for role in (*OWN, *AGENTS)] + [(role, True) for role in OTHERS]
     chance.shuffle(parts)
     for role, second in parts:
         await day.more(chance.randint(1, pause))
@@ -48,7 +49,7 @@ async def _disturb(day: Day, chance: random.Random, pause: int) -> AsyncIterator
         yield
     while True:
         await day.more(chance.randint(1, pause))
-        role = chance.choice((*OWN, *OTHERS))
+        role = chance.choice((*OWN, *OTHERS, *AGENTS))
         await day.kill(role, second=role in OTHERS and chance.random() < HALF)
         yield
 

@@ -23,6 +23,7 @@ from leasehold.services.ledger.port import Entry
 from leasehold.services.past import Past
 from leasehold.services.verifying.links import check_chain
 from tests.bench.cluster import HOST
+from tests.day.devices import ask_devices, compare_host, settled
 from tests.day.feed import told
 from tests.day.oracle import Held, RawLog
 from tests.day.running import Day
@@ -31,6 +32,8 @@ from tests.support.running import leasehold
 BATCH_RECORDS = 256
 ASKING = 8
 """Questions of the past that are under way at once."""
+DEVICES_EVERY = 10
+"""Of so many instants all devices are asked for at one."""
 COMMANDS = 4
 """Instants that are asked with the command line, too."""
 REPLAY_S = 600.0
@@ -53,6 +56,7 @@ class Outcome:
 async def judge(day: Day, *, instants: int, seed: int) -> Outcome:
     """Everything, one after the other."""
     outcome = Outcome()
+    picture = await settled(day)
     log, bodies = await _read(day)
     outcome.figures |= {
         "records": log.records,
@@ -61,12 +65,17 @@ async def judge(day: Day, *, instants: int, seed: int) -> Outcome:
         "killed": dict(day.killed),
         "longest from a kill to 50 answers of each principal": f"{day.longest_silence_s:.2f} s",
         "requests answered": sum(len(load.said) for load in day.loads),
+        "orders": f"{len(log.orders)}, ended {sum(len(row.ends) for row in log.orders.values())} times",
+        "what happened to devices": dict(day.machine.steps.most_common()),
     }
+    outcome.problems += compare_host(day, log, picture)
     await _compare_archives(day, bodies, outcome)
     for load in day.loads:
         outcome.problems += load.check(log)
     await _ask_everything(day, log)
     await _ask_past(day, log, outcome, instants, random.Random(f"{seed} instants"))
+    chance = random.Random(f"{seed} devices")
+    outcome.problems += await ask_devices(day, log, _moments(log, max(instants // DEVICES_EVERY, 10), chance))
     found = await told(day.client.connection, log)
     outcome.problems += found.problems
     outcome.figures["messages of the feed"] = found.messages
@@ -204,6 +213,8 @@ async def _ask_everything(day: Day, log: RawLog) -> None:
         questions.ListDevices(host=HOST, limit=50),
         questions.ListLeases(ended=True, limit=50),
         questions.ListHosts(),
+        questions.ListOrders(ended=True, limit=50),
+        questions.ListDevices(host=HOST, cap="net", count_only=True),
         questions.Show(name=held.device),
         questions.History(name=held.device, limit=50),
         questions.Explain(name=held.device),

@@ -1,8 +1,10 @@
-"""Who had what, when: told from the raw JSON of the records alone, by brute force, without any code of ours.
+"""Who had what, when, and what devices were like: told from the raw JSON of the records alone, by brute force, without
+any code of ours.
 
 log = RawLog()
 log.add(1, body)
 log.owners_at(position)  # device -> Held, by looking at every tenure that there ever was
+log.devices_at(position)  # device -> Seen
 """
 
 import json
@@ -46,6 +48,25 @@ class Held:
 
 
 @dataclass
+class Seen:
+    """A device from a position on."""
+
+    position: int
+    is_there: bool
+    flaps: int
+    description: dict[str, Any]
+
+
+@dataclass
+class Ordered:
+    """What a host was told to do, and how it ended: `order_carried_out` or `order_failed`, one after the other."""
+
+    host: str
+    what: dict[str, Any]
+    ends: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
 class Effect:
     """An event that answers a request."""
 
@@ -64,6 +85,8 @@ class RawLog:
     tenures: list[Held] = field(default_factory=list)
     effects: dict[tuple[str, str], list[Effect]] = field(default_factory=dict)
     """By principal and request id."""
+    devices: dict[str, list[Seen]] = field(default_factory=dict)
+    orders: dict[int, Ordered] = field(default_factory=dict)
     positions: list[int] = field(default_factory=list)
     """Of all events."""
     decided: list[int] = field(default_factory=list)
@@ -84,6 +107,8 @@ class RawLog:
             self.positions.append(position)
             self.types[event["type"]] += 1
             self._take(position, record["decided_at_ns"], event)
+            self._see(position, event)
+            self._order(position, event)
 
     def _take(self, position: int, at_ns: int, event: dict[str, Any]) -> None:
         kind = event["type"].partition(".")[0]
@@ -110,6 +135,43 @@ class RawLog:
             assert freed.ended, f"{freed.device} is freed while L{freed.lease} lives"
             assert not freed.freed_position, f"{freed.device} is freed twice"
             freed.freed_position, freed.freed_ns = position, at_ns
+
+    def _see(self, position: int, event: dict[str, Any]) -> None:
+        kind = event["type"].partition(".")[0]
+        if not kind.startswith("device_") or kind == "device_freed":
+            return
+        key = event.get("key") or event["device"]["key"]
+        rows = self.devices.setdefault(f"{event['host']}/{key}", [])
+        flaps = (event.get("how") or {}).get("flaps", 0)
+        if kind == "device_appeared":
+            assert not rows, f"{key} appears twice, at {position}"
+            rows.append(Seen(position, True, flaps, event["device"]))
+            return
+        before = rows[-1]
+        if kind == "device_replaced":
+            rows.append(Seen(position, True, flaps, event["device"]))
+            return
+        assert before.is_there == (kind != "device_reappeared"), f"{kind} of {key} at {position}"
+        description = event.get("device", before.description)
+        rows.append(Seen(position, kind != "device_missing", before.flaps + flaps, description))
+
+    def _order(self, position: int, event: dict[str, Any]) -> None:
+        kind = event["type"].partition(".")[0]
+        if kind == "host_ordered":
+            self.orders[position] = Ordered(event["host"], event["order"])
+        elif kind in ("order_carried_out", "order_failed"):
+            order = self.orders[event["order"]]
+            assert order.host == event["host"], f"order {event['order']} ends on {event['host']}"
+            if order.ends:
+                (before,) = order.ends
+                assert before.get("timed_out"), f"order {event['order']} ends twice"
+            assert bool(order.ends) == event.get("late", False), f"order {event['order']} is late, or is not"
+            order.ends.append(event)
+
+    def devices_at(self, position: int) -> dict[str, Seen]:
+        """What each device was like behind `position`."""
+        before = {device: [row for row in rows if row.position <= position] for device, rows in self.devices.items()}
+        return {device: rows[-1] for device, rows in before.items() if rows}
 
     def end_at(self, ns: int) -> int:
         """Behind which position the time `ns` is: that of the last record decided then or before; 0: before all."""

@@ -14,8 +14,10 @@ from leasehold.services import home
 from leasehold.services.client import Client
 from leasehold.services.credentials import read_credential
 from leasehold.services.lifeline import tied_to_us
-from tests.bench.cluster import HOST, beat, paper_device, report_devices
+from tests.bench.cluster import HOST
 from tests.day.load import Heard, Load
+from tests.day.machine import AGENTS, Machine
+from tests.day.orders import Orders
 from tests.support.running import RunningUp, leasehold
 from tests.support.servers import connected
 
@@ -65,10 +67,21 @@ class Second:
 class Day:
     """What runs."""
 
-    def __init__(self, up: RunningUp, clients: list[Client], loads: list[Load], seconds: list[Second]) -> None:
+    def __init__(
+        self,
+        up: RunningUp,
+        clients: list[Client],
+        loads: list[Load],
+        seconds: list[Second],
+        machine: Machine,
+        seed: int,
+    ) -> None:
         self.up = up
         self.client = clients[0]
         self.loads = loads
+        self.machine = machine
+        self.orders = Orders(clients[0], seed)
+        self.seed = seed
         self.heard = Heard()
         self.killed: Counter[str] = Counter()
         self.longest_silence_s = 0.0
@@ -86,9 +99,13 @@ class Day:
         return sum(load.events for load in self.loads)
 
     async def kill(self, role: str, *, second: bool = False) -> None:
-        """Kill one part; return when somebody has its place, and requests are answered."""
+        """Kill one part (an agent of the host ends in good order); return when somebody has its place, and requests are
+        answered.
+        """
         began_s = time.monotonic()
-        if second:
+        if role in AGENTS:
+            await self.machine.start(role)
+        elif second:
             self._seconds[role].kill()
             self._seconds[role].start()
         else:
@@ -126,23 +143,19 @@ async def _started(up: RunningUp, seconds: list[Second], seed: int, devices: int
         for name in PRINCIPALS:
             key = await _key(up, "scheduler", name)
             clients.append(await stack.enter_async_context(Client(credentials=key, patience_s=START_S)))
-        names = [f"{HOST}/{paper_device(number).key}" for number in range(devices)]
-        loads = [Load(client, names, seed=seed, name=f"p{number}") for number, client in enumerate(clients)]
-        day = Day(up, clients, loads, seconds)
         credential = read_credential(await _key(up, "agent", HOST))
         urls = home.read_connection(up.data).urls
-        agent = await stack.enter_async_context(connected(urls, "agent", credential))
-        for connection in (agent, *(client.connection for client in clients)):
-            day.heard.listen(connection)
+        agents = [await stack.enter_async_context(connected(urls, "agent", credential)) for _ in AGENTS]
         subjects = Subjects(credential.cluster)
-        async with asyncio.timeout(START_S):
-            reporter = await report_devices(agent, subjects, devices)
-        beating = asyncio.create_task(beat(agent, subjects, reporter))
-        try:
-            yield day
-        finally:
-            beating.cancel()
-            await asyncio.wait({beating})
+        machine = Machine(up.data.parent, (agents[0], agents[1]), subjects, devices)
+        stack.push_async_callback(machine.close)
+        loads = [Load(client, machine.leasable, seed=seed, name=f"p{number}") for number, client in enumerate(clients)]
+        day = Day(up, clients, loads, seconds, machine, seed)
+        for connection in (*agents, *(client.connection for client in clients)):
+            day.heard.listen(connection)
+        for agent in AGENTS:
+            await machine.start(agent)
+        yield day
 
 
 async def _key(up: RunningUp, role: str, name: str) -> Path:
@@ -154,15 +167,18 @@ async def _key(up: RunningUp, role: str, name: str) -> Path:
 
 async def work(day: Day, *, events: int, disturb: Callable[[], AsyncIterator[None]]) -> None:
     """Let the loads work, and disturb, until there are so many events and every part was killed."""
-    tasks = [asyncio.create_task(load.run()) for load in day.loads]
+    working: list[Load | Orders] = [*day.loads, day.orders]
+    tasks = [asyncio.create_task(load.run()) for load in working]
+    churning = asyncio.create_task(day.machine.churn(day.loads[0].more, day.seed))
     try:
         await day.more(20)
         async for _ in disturb():
-            if day.events >= events and len(day.killed) == len(OWN) + len(OTHERS):
+            if day.events >= events and len(day.killed) == len(OWN) + len(OTHERS) + len(AGENTS):
                 break
-            assert not any(task.done() for task in tasks), "a load has ended by itself"
+            assert not any(task.done() for task in (*tasks, churning)), "a load has ended by itself"
     finally:
-        for load in day.loads:
+        churning.cancel()
+        for load in working:
             load.stop()
         await asyncio.wait_for(asyncio.gather(*tasks), SETTLE_S)
 
