@@ -55,12 +55,7 @@ def _number(values: tuple[str, ...]) -> int:
 
 
 def _is_scaled(difference: Difference) -> bool:
-    """libvirt multiplies the size in units of 512 bytes by the disk's own, larger sectors."""
-    theirs, ours = _number(difference.theirs), _number(difference.ours)
-    return ours > 0 and theirs in (ours * 2048 // SECTOR_BYTES, ours * 4096 // SECTOR_BYTES)
-
-
-def _is_counted_in_512(difference: Difference) -> bool:
+    """libvirt takes the size in units of 512 bytes for one in the disk's own, larger sectors."""
     theirs, ours = _number(difference.theirs), _number(difference.ours)
     return ours > 0 and theirs in (ours * 2048 // SECTOR_BYTES, ours * 4096 // SECTOR_BYTES)
 
@@ -136,7 +131,7 @@ EXPLAINED: Final = (
         "size by block size",
         BLOCK,
         "num_blocks|removable/num_blocks",
-        _is_counted_in_512,
+        _is_scaled,
     ),
     Explained(
         "size of media with sectors of 2048 bytes",
