@@ -47,6 +47,8 @@ class InLog(msgspec.Struct, frozen=True):
     """The devices that are there; empty for an agent that tells none."""
     orders: tuple[OrderView, ...]
     """What the agent is still to do."""
+    as_of: int = 0
+    """Behind which position this is so: what was ordered before, and is not among the orders, is over."""
 
 
 class Part(Protocol):
@@ -224,10 +226,10 @@ class Speaker:
                 return None
             orders.update({order.order: order for order in reading.orders})
             if not self._tells_picture:
-                return InLog({}, tuple(orders.values()))
+                return InLog({}, tuple(orders.values()), reading.as_of)
             picture.update({device.key: device for device in reading.descriptions})
             if not reading.more:
-                return InLog(picture, tuple(orders.values()))
+                return InLog(picture, tuple(orders.values()), reading.as_of)
             after = reading.descriptions[-1].key
         raise UnavailableError("the log's picture of this host has no end")
 

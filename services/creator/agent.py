@@ -99,6 +99,8 @@ class CreatorAgent:
         """Under which the log hears us; 0: under none, so that nothing new is begun."""
         self._known = 0
         """The newest order that was heard of."""
+        self._as_of = 0
+        """Up to where the log was asked: what the feed tells of orders before that is late, or told anew."""
         self._working: dict[Begun, asyncio.Task[None]] = {}
         self._parents: dict[DeviceKey, asyncio.Lock] = {}
         self._over: dict[int, None] = {}
@@ -132,6 +134,7 @@ class CreatorAgent:
         self._run = reporter.run
         listed = {Begun(view.order, view.ordered_at_ns): view for view in in_log.orders}
         self._known = max((begun.order for begun in listed), default=0)
+        self._as_of = in_log.as_of
         listed = {begun: view for begun, view in listed.items() if begun.order not in self._over}
         settled = {begun for begun, view in listed.items() if self._is_settled(begun, view)}
         for begun in (self._results.keys() - listed.keys()) | settled:
@@ -161,8 +164,9 @@ class CreatorAgent:
         self._clock.heard(told.at_ns)
         match told.event:
             case HostOrdered(agent=agent, order=order, deadline_ns=deadline_ns) if agent == AGENT and self._run:
-                self._known = max(self._known, told.position)
-                self._take(_Task(Begun(told.position, told.at_ns), order, deadline_ns))
+                if told.position > self._as_of:
+                    self._known = max(self._known, told.position)
+                    self._take(_Task(Begun(told.position, told.at_ns), order, deadline_ns))
             case OrderCarriedOut(order=number) | OrderFailed(order=number, timed_out=False):
                 self._over[number] = None
                 if len(self._over) > limits.ORDERS_KEPT_PER_HOST_MAX:
@@ -170,8 +174,9 @@ class CreatorAgent:
                 for begun in [begun for begun in self._results if begun.order == number]:
                     self._forget(begun)
             case LedgerRestored():
-                # Positions are given out again.
+                # Positions are given out again: what is ordered from here on is learnt by asking.
                 self._over.clear()
+                self._run = 0
             case SourceStarted(agent=agent, run=run) if agent == AGENT and run > self._run:
                 # Another one acts on this host from here on, unless it is the run that we begin ourselves.
                 self._run = 0

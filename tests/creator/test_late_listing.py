@@ -10,8 +10,8 @@ import pytest
 from leasehold.events import codec, event_types
 from leasehold.events.capabilities import CreateMdev
 from leasehold.events.cloudevents import Attributes, header_lines
-from leasehold.events.event_types import Event
-from leasehold.events.identities import DeviceKey, HostName
+from leasehold.events.event_types import Event, RequestRef
+from leasehold.events.identities import DeviceKey, HostName, Principal, RequestId
 from leasehold.events.inputs import CREATOR
 from leasehold.events.subjects import Subjects
 from leasehold.events.views import OrderView
@@ -63,4 +63,27 @@ async def test_what_is_over_is_not_done_again(tmp_path: Path, kernel: Kernel, is
     await agent.catch_up(reporter, listing())
     await asyncio.gather(*agent._working.values())
     assert kernel.told == ([] if is_over else [f"create {UUID}"])
+    agent._notes.close()
+
+
+@pytest.mark.parametrize("is_late", [True, False])
+async def test_what_is_told_late_is_not_done_again(tmp_path: Path, kernel: Kernel, is_late: bool) -> None:
+    """A feed that lags, or is told anew from its beginning, tells of orders that were over when the log was asked: they
+    are left alone. One that is told after the log was asked is done.
+    """
+    connection: Any = None
+    agent = CreatorAgent(connection, Subjects("lab"), HOST, tmp_path / "notes", root=kernel.root, write=kernel.write)
+    agent._notes.open()
+    reporter = Reporter(HOST, CREATOR, 1)
+    reporter.starts()
+    (waiting,) = listing().orders
+    ref = RequestRef(principal=Principal("a"), request_id=RequestId("r"), body_hash="0" * 32, issued_at_ns=1)
+    ordered = event_types.HostOrdered(
+        request=ref, host=HOST, agent=CREATOR, order=waiting.what, deadline_ns=waiting.deadline_ns
+    )
+    agent.hear(told(ORDER, ordered))
+    await agent.catch_up(reporter, InLog({}, (), ORDER + 256 if is_late else ORDER - 1))
+    agent.hear(told(ORDER, ordered))
+    await asyncio.gather(*agent._working.values())
+    assert kernel.told == ([] if is_late else [f"create {UUID}"])
     agent._notes.close()
