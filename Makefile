@@ -12,7 +12,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 CONSTRAINED := --quiet --constraint deploy/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check format lint types layers tidy sim soak day cluster compare-libvirt bench schemas clean
+.PHONY: help install run test check format lint types layers tidy sim soak day cluster compare-libvirt test-vm bench test-vm schemas clean
 
 help: ## Show what can be done
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 17
@@ -74,6 +74,9 @@ compare-libvirt: $(STAMP) ## Hold node devices against a real libvirtd's, here a
 bench: $(STAMP) ## Measure beside what the parts and others can do; OUT=docs/benchmarks.md writes it there, ARGS=--help
 	@$(PIP) install $(CONSTRAINED) --no-build-isolation --editable '.[bench]' || echo "some peers will be missing"
 	@$(PY) -m tests.bench $(if $(OUT),--write $(OUT)) $(ARGS)
+
+test-vm: $(STAMP) ## Plug real devices in and out of a guest under QEMU, and see them in the ledger; ARGS=names of scenarios
+	@$(PY) -m tests.vm $(ARGS)
 
 schemas: $(STAMP) ## Write docs/asyncapi.json and docs/schemas/ anew from the types, unless that breaks what was published
 	$(PY) -m tests.schemas.published
