@@ -253,11 +253,13 @@ def joined(first: Sighting, then: Sighting) -> Sighting:
 
 
 def _sighting(otherwise: Sighting, words: list[Told], flaps: int) -> Sighting:
-    found = otherwise
+    # What was spoken of while the clock made it look was told all the same.
+    why = "event" if words and otherwise.why == "clock" else otherwise.why
+    found: Sighting | None = None
     for word in sorted(words, key=lambda each: each.heard_at_ns):
-        told_of = Sighting(why=otherwise.why, source=word.source, actions=word.actions, heard_at_ns=word.heard_at_ns)
-        found = told_of if found is otherwise else joined(found, told_of)
-    return msgspec.structs.replace(found, flaps=flaps)
+        told_of = Sighting(why=why, source=word.source, actions=word.actions, heard_at_ns=word.heard_at_ns)
+        found = told_of if found is None else joined(found, told_of)
+    return msgspec.structs.replace(found or otherwise, flaps=flaps)
 
 
 def _places_of(device: DeviceDescription) -> Iterator[str]:

@@ -10,6 +10,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +23,7 @@ from leasehold.events.event_types import (
     DeviceReappeared,
     DeviceReplaced,
 )
-from leasehold.projections.state import State
+from leasehold.services.watcher.links import LinkEvents, LinkNews
 from leasehold.services.watcher.monitor import UeventMonitor
 from tests.live.watched import (
     WAIT_S,
@@ -42,10 +44,12 @@ LINK_LOSSES: Final = 10
 UDEVD: Final = "/lib/systemd/systemd-udevd"
 
 
-def shrink_buffer(monitor: UeventMonitor) -> None:
-    """Let the socket of uevents have room for two or three."""
-    with socket.socket(fileno=os.dup(monitor.fileno())) as same:
-        same.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+def shrink_buffers(monitor: UeventMonitor) -> None:
+    """Let the socket of uevents have room for two or three, and that of links for one or two."""
+    assert monitor._links is not None
+    for descriptor in (monitor.fileno(), monitor._links.fileno()):
+        with socket.socket(fileno=os.dup(descriptor)) as same:
+            same.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
 
 
 def burst() -> list[str]:
@@ -67,7 +71,7 @@ async def a_burst(host: Watched) -> None:
         await host.until_equal()
         for is_small in (False, True):
             if is_small:
-                shrink_buffer(monitor)
+                shrink_buffers(monitor)
             before, lost_before, begun_s = uevents_so_far(), monitor.overflows, time.monotonic()
             await asyncio.to_thread(ip, *burst())
             made_s, uevents = time.monotonic() - begun_s, uevents_so_far() - before
@@ -105,7 +109,6 @@ async def restarts(host: Watched) -> None:
     }  # fmt: skip
     assert len(host.log.of_devices(told)) == len(found)
     assert {how_of(event).why for event in host.log.of_devices(told)} == {"start"}
-    assert isinstance(host.log.state, State)
 
 
 async def words(host: Watched) -> None:
@@ -141,14 +144,17 @@ async def flaps(host: Watched) -> None:
     ip("link add v0 type veth peer name v1", "link set v0 up", "link set v1 up", "link add br0 type bridge")
     async with host.watcher():
         await host.until_equal()
-        told = len(host.log.events)
+        told, other_ear = len(host.log.events), LinkEvents()
+        assert list(_all_news(other_ear)) == []
         for number in range(BRIDGE_LOSSES):
             await asyncio.to_thread(ip, "link del br0")
             await asyncio.to_thread(ip, "link add br0 type bridge")
             if number % (BRIDGE_LOSSES // LINK_LOSSES) == 0:
-                # The kernel tells a link's state once a second at most, and what it did not tell nobody can count.
                 await asyncio.to_thread(_pull_and_plug)
-        for name, count in (("br0", BRIDGE_LOSSES), ("v0", LINK_LOSSES), ("v1", LINK_LOSSES)):
+        # The kernel may pass some over, or say one more at the other end.
+        said = Counter(news.name for news in _all_news(other_ear) if news.action == "link_down")
+        other_ear.close()
+        for name, count in (("br0", BRIDGE_LOSSES), ("v0", said["v0"]), ("v1", said["v1"])):
 
             def losses(name: str = name) -> int:
                 return sum(_losses(event) for event in host.log.of_devices(told, name))
@@ -157,9 +163,14 @@ async def flaps(host: Watched) -> None:
             await host.log.until(lambda: losses() >= count, f"{count} losses of {name} are told")  # noqa: B023
             events = len(host.log.of_devices(told, name))
             print(f"{name}: {count} losses are {events} events")
-            assert losses() == count
-            assert events <= 2 * count * 2 // 3
+            assert losses() == count >= LINK_LOSSES // 2, f"{losses()} of {name} are told"
+            assert events <= 4 * count // 3
         assert await host.until_equal() == links_of_kernel()
+
+
+def _all_news(ear: LinkEvents) -> Iterator[LinkNews]:
+    while news := ear.read().news:
+        yield from news
 
 
 def _pull_and_plug() -> None:
@@ -196,7 +207,7 @@ async def udevd(host: Watched) -> None:
     """While udevd runs its word counts; when it has ended, the kernel's, and the change of ears is told as a loss."""
     daemon = await asyncio.to_thread(_start_udevd)
     try:
-        async with host.watcher() as monitor:
+        async with host.watcher(interval_ms=1_000) as monitor:
             assert monitor.source == "udev"
             await asyncio.to_thread(ip, "link add br0 type bridge")
             await host.log.until(lambda: bool(host.log.of_devices(0, "br0")), "br0 is in the log")

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
+from leasehold.events import limits
 from leasehold.events.capabilities import Net
 from leasehold.events.devices import DeviceDescription, Sighting
 from leasehold.events.event_types import (
@@ -138,10 +139,10 @@ class Watched:
         self.log = log
 
     @asynccontextmanager
-    async def watcher(self) -> AsyncIterator[UeventMonitor]:
+    async def watcher(self, interval_ms: int = limits.RESCAN_MS) -> AsyncIterator[UeventMonitor]:
         """A run of the watcher, from when the log has the whole picture; ended in good order."""
         async with self._found.connected("agent") as connection:
-            monitor = UeventMonitor()
+            monitor = UeventMonitor(interval_ms=interval_ms)
             agent = WatcherAgent(connection, self._found.subjects, HOST, monitor=monitor)
             running = asyncio.create_task(agent.run())
             try:

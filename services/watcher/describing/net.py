@@ -29,9 +29,11 @@ class _Told:
         return link_name(f"{self.path}/{name}") if name in self.files else ""
 
 
-def describe_net(look: Look, place: Place) -> DeviceDescription:
-    """A network interface."""
+def describe_net(look: Look, place: Place) -> DeviceDescription | None:
+    """A network interface; none for one on its way out, whose files are there and say nothing any more."""
     path, told = place.path, _Told(look, place)
+    if "ifindex" in told.files and read_int(f"{path}/ifindex") < 0:
+        return None
     address = read_text(f"{path}/address", 64)
     link_state = read_text(f"{path}/operstate", 32)
     return described(
