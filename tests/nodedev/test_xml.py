@@ -1,8 +1,6 @@
 """Devices as libvirt's XML: valid where its schema has a word for them, told with ours where it has none."""
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -15,25 +13,15 @@ from leasehold.events.devices import DeviceDescription
 from leasehold.events.views import DeviceView
 from leasehold.services.nodexml import device_xml, devices_xml
 from tests.nodedev.machine import GPU, NIC, STICK, described, everything, views_of
-from tests.support.not_run import not_run
+from tests.support import nodedev_schema
 
-SCHEMA = Path("/usr/share/libvirt/schemas/nodedev.rng")
 NO_WORD = {"net_br0_52_54_00_aa_bb_cc", "net_bond0", "net_eth0_5", "tty_ttyUSB0", "mtty_mtty"}
 """What libvirt's schema has no word for."""
 
 
 def invalid(folder: Path, views: list[DeviceView]) -> set[str]:
     """The names of those whose XML libvirt's schema does not allow."""
-    if shutil.which("xmllint") is None or not SCHEMA.exists():
-        not_run("libxml2-utils or libvirt's nodedev.rng (libvirt0) is not installed")
-    files = {view.name: folder / f"{number}.xml" for number, view in enumerate(views)}
-    for view in views:
-        files[view.name].write_text(device_xml(view), encoding="utf-8")
-    command = ["xmllint", "--noout", "--relaxng", str(SCHEMA), *map(str, files.values())]
-    said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
-    verdicts = dict(re.findall(r"^(.*\.xml) (validates|fails to validate)$", said, re.MULTILINE))
-    assert len(verdicts) == len(views), said
-    return {name for name, file in files.items() if verdicts[str(file)] != "validates"}
+    return nodedev_schema.invalid(folder, {view.name: device_xml(view) for view in views})
 
 
 def xml_of(name: str, devices: list[DeviceDescription] | None = None) -> ET.Element:
