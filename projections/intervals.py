@@ -10,12 +10,13 @@ from typing import Any, Final
 import msgspec
 
 from leasehold.events import codec, event_types, limits
-from leasehold.events.devices import Sighting
+from leasehold.events.devices import DeviceDescription, Sighting
 from leasehold.events.errors import CorruptLedgerError
 from leasehold.events.event_types import Event, RequestRef
 from leasehold.events.identities import DeviceId, DeviceKey, HostName, device_id
 from leasehold.events.position import index_of, position_of
 from leasehold.events.record import Record, chain_hash, event_count
+from leasehold.projections import nodedev
 from leasehold.projections.modelrows import (
     Changes,
     DeviceRow,
@@ -29,6 +30,7 @@ from leasehold.projections.modelrows import (
     RequestRow,
     VersionRow,
 )
+from leasehold.projections.state import DeviceState
 
 _Describing = (
     event_types.DeviceAppeared | event_types.DeviceChanged | event_types.DeviceReplaced | event_types.DeviceReappeared
@@ -184,24 +186,33 @@ class IntervalFold:
         """It is not there; what it was like is remembered."""
         row = self._touch(device_id(event.host, event.key), position, event.how)
         row.missing = True
-        self._put_version(row, at_ns, None)
+        self._put_version(row, at_ns)
 
     def flapped(self, position: int, at_ns: int, event: event_types.DeviceFlapped) -> None:
         """It was away, and is as it was."""
-        self._put_version(self._touch(device_id(event.host, event.key), position, event.how), at_ns, None)
+        self._put_version(self._touch(device_id(event.host, event.key), position, event.how), at_ns)
 
     def _describe(self, position: int, at_ns: int, event: _Describing) -> DeviceRow:
         description = event.device
         row = self._touch(device_id(event.host, description.key), position, event.how)
         row.described, row.missing = position, False
-        self._put_version(row, at_ns, codec.encode(description))
+        self._put_version(row, at_ns, description)
         for text in (description.key, description.name, description.sysfs_path):
             if text:
                 self._changes.names[NameRow(text, row.device)] = None
         return row
 
-    def _put_version(self, row: DeviceRow, at_ns: int, body: bytes | None) -> None:
-        version = VersionRow(row.device, row.last_position, at_ns, row.missing, row.described, row.flaps, body)
+    def _put_version(self, row: DeviceRow, at_ns: int, description: DeviceDescription | None = None) -> None:
+        version = VersionRow(row.device, row.last_position, at_ns, row.missing, row.described, row.flaps)
+        if description is not None:
+            version = msgspec.structs.replace(
+                version,
+                bus=nodedev.bus_of(description),
+                driver=description.driver,
+                parent=nodedev.parent_of(DeviceState(host=row.host, description=description)) or "",
+                types=f",{','.join(nodedev.capability_types(description))},",
+                body=codec.encode(description),
+            )
         self._changes.versions.append(version)
 
     def _touch(self, device: DeviceId, position: int, how: Sighting | None = None) -> DeviceRow:

@@ -9,7 +9,9 @@ from leasehold.events.identities import DeviceId, Holder, HostName, Principal, R
 from leasehold.events.record import GENESIS_PREV
 
 MODELS_VERSION: Final = 2
-"""Raised when the same log would make other rows; models of another version are built anew."""
+"""Raised when the same log would make other rows, also since `nodedev` calls a bus or capability otherwise; models of
+another version are built anew.
+"""
 
 
 class ModelsHead(msgspec.Struct, frozen=True, gc=False):
@@ -54,7 +56,14 @@ class VersionRow(msgspec.Struct, frozen=True, gc=False):
     """The position whose row has its description: this one, or for a missing device an earlier one."""
     flaps: int
     """How often it was seen to go away for a moment, up to here."""
-    body: bytes | None
+    bus: str = ""
+    """This and the next three as `nodedev` has them; of a description that is in an earlier row they stand there."""
+    driver: str = ""
+    parent: str = ""
+    """A device id; none for the computer itself."""
+    types: str = ""
+    """Of its capabilities, each between commas."""
+    body: bytes | None = None
     """A `DeviceDescription`."""
 
 

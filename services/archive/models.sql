@@ -26,7 +26,8 @@ CREATE TABLE device (
 ) STRICT, WITHOUT ROWID;
 
 -- What a device was like from a position on. Where it was not described anew, an earlier row has its description
--- (`described`). `flaps`: how often it was seen to go away for a moment, up to here.
+-- (`described`), and what of it lists are filtered by. `flaps`: how often it was seen to go away for a moment, up to
+-- here. `types`: of its capabilities, each between commas.
 CREATE TABLE version (
     device TEXT NOT NULL,
     from_position INTEGER NOT NULL,
@@ -34,6 +35,10 @@ CREATE TABLE version (
     missing INTEGER NOT NULL,
     described INTEGER NOT NULL,
     flaps INTEGER NOT NULL,
+    bus TEXT NOT NULL,
+    driver TEXT NOT NULL,
+    parent TEXT NOT NULL,
+    types TEXT NOT NULL,
     body BLOB
 ) STRICT;
 CREATE UNIQUE INDEX version_of_device ON version (device, from_position);

@@ -2,8 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import aclosing
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
@@ -20,8 +19,8 @@ from leasehold.services.archive.lookup import Lookup, Place, range_of
 
 CANDIDATES_MAX: Final = 20_000
 """So many devices of one name are looked at: more than there are hosts."""
-SCANNED_AT_ONCE: Final = 2_000
-"""So many devices are looked at for those that are asked for; a page ends behind the first of them with any."""
+BUILT_MAX: Final = 8_000
+"""A page of devices ends with the host with which there are more on its hosts: each is shown beside all of its host."""
 STATES_KEPT_MAX: Final = 4
 """States of a few hosts, kept for the next page: what has been does not change."""
 
@@ -34,11 +33,20 @@ _PAGE: Final = """
 SELECT device, host FROM device
 WHERE device > :after AND device >= :low AND device < :high AND first_position <= :at ORDER BY device LIMIT :limit
 """
-_SCAN: Final = f"""
-SELECT d.device, d.host, v.missing, b.body FROM device d {_LATEST_VERSION}
-WHERE d.device > :after AND d.device >= :low AND d.device < :high AND d.first_position <= :at
-ORDER BY d.device LIMIT :limit
-"""  # noqa: S608 - all ours
+_WANTED: Final = f"""
+FROM device d {_LATEST_VERSION}
+WHERE d.device > :after AND d.device >= :low AND d.device < :high AND d.first_position <= :at AND NOT v.missing
+    AND :bus IN ('', b.bus)
+    AND (:driver IN ('', b.driver) OR (:driver = '{nodedev.UNBOUND}' AND b.driver = '' AND b.bus != ''))
+    AND (:types = '[]' OR EXISTS (SELECT 1 FROM json_each(:types) t WHERE instr(b.types, ',' || t.value || ',')))
+    AND (:parents = 'null' OR b.parent IN (SELECT value FROM json_each(:parents)))
+"""  # noqa: S608 - all ours, as `nodedev.is_wanted` has it
+_FILTERED: Final = f"SELECT d.device, d.host {_WANTED} ORDER BY d.device LIMIT :limit"
+_COUNT: Final = f"SELECT count(*) {_WANTED}"
+_SIZES: Final = """
+SELECT value AS host, (SELECT count(*) FROM device WHERE device >= value || '/' AND device < value || '0') AS size
+FROM json_each(:hosts)
+"""
 _HOSTS: Final = """
 SELECT host, mode, sources FROM host h WHERE host IN (SELECT value FROM json_each(:hosts))
 AND from_position = (SELECT max(from_position) FROM host x WHERE x.host = h.host AND x.from_position <= :at)
@@ -88,11 +96,13 @@ class Then:
         wanted = await _wanted(look, question, place.position)
         if wanted.parents is not None and not wanted.parents:
             return unknown_device(look, Resolved(question.parent), place)
-        about = {"after": question.after, "low": low, "high": high, "at": place.position}
+        about = {"after": question.after, "low": low, "high": high, "at": place.position, **_said(wanted)}
         if question.count_only:
-            return look.reading(place, count=await _count(look, wanted, about))
-        page, more = await _page(look, wanted, about, question.limit)
-        return await self._shown(look, question, place, page, more=more)
+            ((count,),) = await look.rows(_COUNT, **about)
+            return look.reading(place, count=count)
+        rows = await look.rows(_PAGE if wanted.is_all else _FILTERED, **about, limit=question.limit + 1)
+        page = await _first_hosts(look, [(row["device"], row["host"]) for row in rows[: question.limit]])
+        return await self._shown(look, question, place, page, more=len(rows) > len(page))
 
     async def _shown(
         self, look: Lookup, question: DevicesAt, place: Place, page: list[tuple[str, str]], *, more: bool
@@ -131,39 +141,27 @@ async def _wanted(look: Lookup, question: DevicesAt, at: int) -> Wanted:
     return nodedev.wanted_by(state, question)
 
 
-async def _page(look: Lookup, wanted: Wanted, about: dict[str, Any], limit: int) -> tuple[list[tuple[str, str]], bool]:
-    """Devices and their hosts; and whether there may be more."""
-    if wanted.is_all:
-        rows = await look.rows(_PAGE, **about, limit=limit + 1)
-        return [(row["device"], row["host"]) for row in rows[:limit]], len(rows) > limit
-    async with aclosing(_those(look, wanted, about)) as scans:
-        async for found, more in scans:
-            if found:
-                return found[:limit], more or len(found) > limit
-    return [], False
+def _said(wanted: Wanted) -> dict[str, Any]:
+    """What is asked for, as `_WANTED` takes it."""
+    parents = None if wanted.parents is None else sorted(wanted.parents)
+    return {
+        "bus": wanted.bus,
+        "driver": wanted.driver,
+        "types": _list(wanted.caps),
+        "parents": msgspec.json.encode(parents).decode(),
+    }
 
 
-async def _count(look: Lookup, wanted: Wanted, about: dict[str, Any]) -> int:
-    async with aclosing(_those(look, wanted, about)) as scans:
-        return sum([len(found) async for found, _ in scans])
-
-
-async def _those(
-    look: Lookup, wanted: Wanted, about: dict[str, Any]
-) -> AsyncGenerator[tuple[list[tuple[str, str]], bool], None]:
-    """Devices that were there and are asked for, with their hosts, scan by scan; and whether there is more to scan."""
-    more = True
-    while more:
-        look.check_time()
-        rows = await look.rows(_SCAN, **about, limit=SCANNED_AT_ONCE)
-        more = len(rows) == SCANNED_AT_ONCE
-        yield await asyncio.to_thread(_of_wanted, wanted, rows), more
-        about = about | {"after": rows[-1]["device"]} if rows else about
-
-
-def _of_wanted(wanted: Wanted, rows: list[sqlite3.Row]) -> list[tuple[str, str]]:
-    devices = ((row["device"], row["host"], _device(row)) for row in rows if not row["missing"])
-    return [(device, host) for device, host, seen in devices if nodedev.is_wanted(wanted, seen)]
+async def _first_hosts(look: Lookup, page: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Those of the first hosts, so that no more has to be built for a page than an answer may take."""
+    sizes = await look.rows(_SIZES, hosts=_list(dict.fromkeys(host for _, host in page)))
+    built, first = 0, set[str]()
+    for host, size in sizes:
+        built += size
+        if first and built > BUILT_MAX:
+            break
+        first.add(host)
+    return [each for each in page if each[1] in first]
 
 
 async def find(look: Lookup, text: str, host: str, at: int) -> Resolved:
@@ -227,7 +225,8 @@ def _build(hosts: list[sqlite3.Row], devices: list[sqlite3.Row], at: int, orders
     counts: dict[str, int] = {}
     for row in devices:
         counts[row["host"]] = counts.get(row["host"], 0) + 1
-        held = {"flaps": row["flaps"], **_held(state, row, at)} if "lease" in row.keys() else {}  # noqa: SIM118 - no dict
+        is_whole = "lease" in row.keys()  # noqa: SIM118 - what is in a row are its values
+        held = {"flaps": row["flaps"], **_held(state, row, at)} if is_whole else {}
         state.devices[row["device"]] = _device(row, **held)
     for host, mode, sources in hosts:
         reasons: dict[str, str] = msgspec.json.decode(sources)
