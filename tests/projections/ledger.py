@@ -186,7 +186,7 @@ class Ledger:
     def observe(self, *observations: Observation, host: HostName = H1, run: int = 1, skip: int = 0) -> None:
         """The host's watcher reports; `skip` messages of it are lost before."""
         starts = isinstance(observations[0], inputs.SourceStarts)
-        self.counters[host] = 0 if starts else self.counters[host] + 1 + skip
+        self.counters[host] = 0 if starts else self.counters.get(host, 0) + 1 + skip
         message = Observed(
             host=host, agent="watcher", run=run, counter=self.counters[host], observations=tuple(observations)
         )

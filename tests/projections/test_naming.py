@@ -74,6 +74,14 @@ def _ledger() -> Ledger:
     return ledger
 
 
+def test_a_host_that_is_called_like_a_bus() -> None:
+    """A key means a device, even where a host is called as keys begin; such a host is given apart."""
+    ledger = _ledger()
+    ledger.start_host(HostName("virtual"), pci("0e:00.0"))
+    assert resolve(ledger.state, "virtual/net/br0").device == DeviceId("h1/virtual/net/br0")
+    assert resolve(ledger.state, "pci/0000:0e:00.0", "virtual").device == DeviceId("virtual/pci/0000:0e:00.0")
+
+
 def test_ambiguity() -> None:
     """A name that several hosts know is refused with the candidates; a host, or a whole id, makes it one."""
     ledger = ledger_with_hosts()

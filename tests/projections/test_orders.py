@@ -10,13 +10,15 @@ from leasehold.events.capabilities import (
     CreateVport,
     DestroyMdev,
     DestroyVport,
+    MdevType,
     NewMdev,
     NewVport,
+    Pci,
     ScsiHost,
     VportOps,
 )
 from leasehold.events.event_types import HostOrdered, OrderCarriedOut, OrderFailed
-from leasehold.events.identities import DeviceId, DeviceKey, parse_wwn
+from leasehold.events.identities import DeviceId, DeviceKey, RequestId, parse_wwn
 from leasehold.projections.orders import list_orders, open_orders
 from leasehold.projections.replay import Replay
 from leasehold.projections.snapshots import decode_state, encode_state
@@ -236,6 +238,35 @@ def test_orders_are_forgotten_oldest_first(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(ledger.events) == 1
 
 
+@pytest.mark.parametrize("ends_late", [False, True])
+def test_answers_about_orders_are_forgotten_once(ends_late: bool) -> None:
+    """An answer is remembered for its time from the order's end on, and then forgotten, once."""
+    ledger = HbaLedger()
+    answer = ledger.create(NewVport(), timeout_ms=5_000)
+    ledger.tick(5)
+    if ends_late:
+        ledger.tick(1)
+        ledger.creator.done(answer.order)
+    assert ledger.state.orders[answer.order].state == ("done" if ends_late else "timed_out")
+    assert [row.key for row in ledger.state.fading.values()] == [f"{A}/{answer.request_id}"]
+    ledger.now_ns += limits.REQUEST_KEPT_NS - 10 * SECOND
+    assert ledger.create(NewVport(parent="nothing")).outcome == "refused"
+    assert f"{A}/{answer.request_id}" in ledger.state.answers
+    ledger.now_ns += 20 * SECOND
+    assert ledger.create(NewVport(parent="nothing")).outcome == "refused"
+    assert f"{A}/{answer.request_id}" not in ledger.state.answers
+    assert ledger.state.orders[answer.order].state == ("done" if ends_late else "timed_out")
+
+
+def test_each_agent_has_its_own_orders() -> None:
+    """An agent that is given none hears of none."""
+    ledger = HbaLedger()
+    ledger.ordered(ledger.create(NewVport()))
+    assert len(open_orders(ledger.state, H1, "creator")) == 1
+    assert not open_orders(ledger.state, H1, "watcher")
+    assert not open_orders(ledger.state, H2, "creator")
+
+
 def test_orders_are_listed_in_pages() -> None:
     """Open ones, or all, of one host or of all, oldest first."""
     ledger = HbaLedger()
@@ -409,7 +440,8 @@ def test_a_name_that_is_being_made() -> None:
     refusal = refusal_of(ledger.create(NewVport(wwpn=PORT.upper())))
     assert (refusal.code, f"order {order}" in refusal.message) == ("device_exists", True)
     ledger.creator.not_done(order)
-    ledger.ordered(ledger.create(NewVport(wwpn=PORT)))
+    ledger.ordered(ledger.create(NewVport(wwpn=PORT, wwnn=wwn(0x78))))
+    assert refusal_of(ledger.create(NewVport(wwpn=wwn(0x78)))).code == "device_exists"
 
 
 # --- mediated devices ---------------------------------------------------------------------------------------------
@@ -425,8 +457,30 @@ def test_mediated_devices() -> None:
     assert isinstance(made_up, CreateMdev)
     assert (len(made_up.uuid), made_up.uuid[14], made_up.uuid[19] in "89ab") == (36, "8", True)
     assert refusal_of(ledger.create(NewMdev(parent=GPU, mdev_type=GVT, uuid=UUID2))).code == "parent_unsuitable"
+    types = (MdevType(id=GVT, available_instances=2), MdevType(id="small", available_instances=1))
+    ledger.describe(GPU, capability=Pci(mdev_types=types))
+    ledger.ordered(ledger.create(NewMdev(parent=GPU, mdev_type="small")))
+    assert refusal_of(ledger.create(NewMdev(parent=GPU, mdev_type="small"))).code == "parent_unsuitable"
     ledger.ordered(ledger.create(NewMdev(parent=MTTY, mdev_type="mtty-1", uuid=UUID2)))
     assert refusal_of(ledger.create(NewMdev(parent=MTTY, mdev_type="mtty-1", uuid=UUID2))).code == "device_exists"
+
+
+def test_uuids_that_are_made_up() -> None:
+    """One is the same for the same request, unless something on the host bears it, or is being made so."""
+
+    def made_up(ledger: HbaLedger) -> str:
+        what = ledger.state.orders[ledger.ordered(ledger.create(NewMdev(parent=GPU, mdev_type=GVT)))].what
+        assert isinstance(what, CreateMdev)
+        return what.uuid
+
+    first = made_up(HbaLedger())
+    assert made_up(HbaLedger()) == first
+    ledger = HbaLedger()
+    ledger.see(mdev(first))
+    assert made_up(ledger) != first
+    ledger = HbaLedger()
+    ledger.ordered(ledger.create(NewMdev(parent=GPU, mdev_type=GVT, uuid=first), request_id=RequestId("other")))
+    assert made_up(ledger) != first
 
 
 def test_a_mediated_device_is_leased_by_itself() -> None:

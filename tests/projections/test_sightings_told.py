@@ -62,9 +62,10 @@ def test_flaps_are_counted_until_another_thing_comes() -> None:
     """They add up over all events of a device; another thing in its place begins with its own."""
     ledger = ledger_with_hosts()
     ledger.observe(DeviceFlaps(KEY, HOW))
+    ledger.observe(DeviceFlaps(KEY, HOW))
     ledger.observe(DeviceSeen(pci("0a:00.0", driver="x"), HOW))
     ledger.observe(DeviceGone(KEY))
-    assert ledger.state.devices[device("0a:00.0")].flaps == 4
+    assert ledger.state.devices[device("0a:00.0")].flaps == 6
     ledger.observe(DeviceSeen(pci("0a:00.0", product_id="1"), msgspec.structs.replace(HOW, flaps=1)))
     assert ledger.state.devices[device("0a:00.0")].flaps == 1
 
