@@ -76,6 +76,8 @@ def _others(figures: Figures) -> Iterator[Verdict]:
         (f"{MODELS} behind a busy allocator", f"{MODELS} of {ALL} behind ms", POSITION_WAIT_S * 1_000, "ms", 0),
         ("1,000 hosts with 100 devices each", "1000x100 MB", MEMORY_MB_MAX, "MB", 0),
     )
+    links = ((name.removesuffix(" p50 ms"), name) for name in figures if name.startswith("link "))
+    at_most += tuple((f"{what}: median", name, KERNEL_EVENT_MS_MAX, "ms", 1) for what, name in links)
     for what, name, most, unit, digits in at_most:
         if found := figures.get(name):
             yield _verdict(what, f"{most:,g} {unit} at most", f"{found.median:,.{digits}f}", holds=found.median <= most)

@@ -2,14 +2,17 @@
 
 import asyncio
 import contextlib
+import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Final
 
 from leasehold.events import codec
 from leasehold.events.devices import DeviceDescription
-from leasehold.events.event_types import DeviceAppeared, DeviceMissing, DeviceReappeared
+from leasehold.events.event_types import DeviceAppeared
 from leasehold.events.identities import DeviceKey
 from leasehold.projections.reporting import Picture
 from leasehold.services.ledger.jetstream import JetStreamLedger
@@ -17,6 +20,9 @@ from leasehold.services.watcher.agent import WatcherAgent
 from leasehold.services.watcher.picture import take_picture
 from tests.bench.cluster import HOST, Bus, bus
 from tests.bench.measure import Figure, Part, Plan, Table, figure, percentile
+from tests.live.scenarios import UDEVD
+from tests.support import tree
+from tests.support.netns import Machine
 from tests.support.running import RunningUp
 
 SETTLE_S: Final = 5.0
@@ -25,7 +31,6 @@ EVENTS: Final = 20
 PAUSE_S: Final = 0.3
 LOOPBACK: Final = Path("/sys/class/net/lo/uevent")
 """`change` written here makes the kernel tell of the loopback interface, and does nothing else."""
-_PAPER: Final = DeviceDescription(key=DeviceKey("pci/ffff:00:00.0/net/0"), name="net_paper", kind="net")
 _ARRIVE_S: Final = 10.0
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
@@ -35,6 +40,7 @@ async def measure(folder: Path, plan: Plan) -> Part:
     figures: dict[str, Figure] = {}
     tables = [await _idle(folder / "up", plan, figures)]
     tables.append(await _kernel_events(folder / "events", figures))
+    tables.append(await asyncio.to_thread(_real_links, folder, figures))
     return Part(tables, figures)
 
 
@@ -70,15 +76,18 @@ async def _idle(data: Path, plan: Plan, figures: dict[str, Figure]) -> Table:
 # --- events -----------------------------------------------------------------------------------------------------------
 
 
+def _paper(number: int) -> DeviceDescription:
+    return DeviceDescription(key=DeviceKey(f"pci/ffff:00:00.0/net/{number}"), name=f"net_paper{number}", kind="net")
+
+
 class _Changing:
-    """This machine's real picture, and with it a paper device that comes and goes."""
+    """This machine's real picture, and with it so many devices on paper."""
 
     def __init__(self) -> None:
-        self.is_there = False
+        self.papers = 0
 
     def look(self) -> Picture:
-        picture = take_picture()
-        return {**picture, _PAPER.key: _PAPER} if self.is_there else picture
+        return take_picture() | {paper.key: paper for paper in map(_paper, range(self.papers))}
 
 
 async def _kernel_events(data: Path, figures: dict[str, Figure]) -> Table:
@@ -94,10 +103,43 @@ async def _kernel_events(data: Path, figures: dict[str, Figure]) -> Table:
     rows = [(f"{EVENTS} events", *(f"{figures[f'kernel event {name} ms'].median:.1f}" for name in names))]
     notes = (
         f"clock: from before `change` is written to {LOOPBACK} until a reader of the ledger has the record",
-        "all is real (event, watcher, its look, bus, allocator, fsync) but for the change: the loopback is no device",
-        "of ours, so with each event a paper device comes or goes in what the watcher sees",
+        "all is real (event, watcher, its look, bus, allocator, fsync) but for the change: the loopback is nothing",
+        "that changes, so with each event a paper device comes into what the watcher sees",
     )
     return Table(title, columns, rows, notes)
+
+
+def _real_links(folder: Path, figures: dict[str, Figure]) -> Table:
+    """Links in a namespace of their own: told by the kernel, and where udevd is installed, by that."""
+    columns = ("what", "p50 ms", "max ms")
+    rows: list[tuple[str, ...]] = []
+    notes = ["from when the kernel's event is heard (not udevd's, also where udevd runs) until a reader has the record"]
+    for udevd in (False, True):
+        try:
+            measured = _in_namespace(folder / ("udev" if udevd else "kernel"), udevd=udevd)
+        except (OSError, AssertionError, subprocess.CalledProcessError) as error:
+            notes.append(f"{'with' if udevd else 'without'} udevd not measured: {str(error)[-300:]}")
+            continue
+        for what, took_ms in measured.items():
+            name = f"link {what}, {'udevd runs' if udevd else 'no udevd'}"
+            figures[f"{name} p50 ms"] = figure([percentile(sorted(took_ms), 50)])
+            rows.append((name, f"{figures[f'{name} p50 ms'].median:.1f}", f"{max(took_ms):.1f}"))
+    return Table("From the kernel's event into the ledger, on real links", columns, rows, tuple(notes))
+
+
+def _in_namespace(folder: Path, *, udevd: bool) -> dict[str, list[float]]:
+    machine = Machine(1)
+    try:
+        for kind, place in (("sysfs", "/sys"), ("tmpfs", "/run")):
+            machine.do("mount", "-t", kind, kind, place)
+        if udevd:
+            machine.start(UDEVD, output=folder.with_suffix(".udevd.log"))
+            machine.do("sh", "-c", "until udevadm control --ping --timeout=5; do :; done")
+        program = [sys.executable, "-m", "tests.bench.delays", str(folder)]
+        found: dict[str, list[float]] = json.loads(machine.do(*program, environment={"PYTHONPATH": str(tree.ROOT)}))
+        return found
+    finally:
+        machine.close()
 
 
 async def _make_events(found: Bus) -> list[float]:
@@ -112,7 +154,7 @@ async def _make_events(found: Bus) -> list[float]:
                 await agent.reported.wait()
             for _ in range(EVENTS):
                 await asyncio.sleep(PAUSE_S)
-                changing.is_there = not changing.is_there
+                changing.papers += 1
                 begun_s = time.perf_counter()
                 LOOPBACK.write_text("change")
                 async with asyncio.timeout(_ARRIVE_S):
@@ -126,19 +168,12 @@ async def _make_events(found: Bus) -> list[float]:
 
 
 async def _hear(ledger: JetStreamLedger, arrived: "asyncio.Queue[float]") -> None:
-    """Say when a record tells of the paper device."""
+    """Say when a record tells of a paper device."""
     async with contextlib.aclosing(ledger.follow(0)) as batches:
         async for entries in batches:
             now_s = time.perf_counter()
             for entry in entries:
                 for step in codec.decode_record(entry.body, entry.sequence).steps:
                     for event in step.events:
-                        match event:
-                            case DeviceAppeared(device=device) | DeviceReappeared(device=device):
-                                key = device.key
-                            case DeviceMissing(key=key):
-                                pass
-                            case _:
-                                continue
-                        if key == _PAPER.key:
+                        if isinstance(event, DeviceAppeared) and event.device.name.startswith("net_paper"):
                             arrived.put_nowait(now_s)
