@@ -4,6 +4,7 @@ Each scenario ends with code 0 if all that it claims is so; what it measured, it
 """
 
 import asyncio
+import contextlib
 import os
 import random
 import socket
@@ -23,7 +24,7 @@ from leasehold.events.event_types import (
     DeviceReappeared,
     DeviceReplaced,
 )
-from leasehold.services.watcher.links import LinkEvents, LinkNews
+from leasehold.services.watcher.links import BUFFER_BYTES, LinkEvents, LinkNews
 from leasehold.services.watcher.monitor import UeventMonitor
 from tests.live.watched import (
     WAIT_S,
@@ -139,6 +140,24 @@ async def words(host: Watched) -> None:
             assert started_ns < how.heard_at_ns < time.time_ns()
 
 
+async def overrun(_host: Watched) -> None:
+    """What rtnetlink could not keep is told as lost, once; after that each word is understood as before."""
+    ip("link add v0 type veth peer name v1", "link set v0 up")
+    ear = LinkEvents()
+    with contextlib.closing(ear), socket.socket(fileno=os.dup(ear.fileno())) as same:
+        assert list(_all_news(ear)) == []
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        ip(*(f"link add b{number} type bridge" for number in range(100)))
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
+        heard = [ear.read() for _ in range(100)]
+        assert sum(each.lost for each in heard) == 1
+        ip("link set v1 up")
+        said = {news.name: news for news in _all_news(ear) if news.action == "link_up"}
+        print(said)
+        assert {"v0", "v1"} & said.keys()
+        assert not any(news.is_new for news in said.values())
+
+
 async def flaps(host: Watched) -> None:
     """A bridge that comes and goes, and a link that keeps failing: told seldom, each loss counted, the end as it is."""
     ip("link add v0 type veth peer name v1", "link set v0 up", "link set v1 up", "link add br0 type bridge")
@@ -230,7 +249,7 @@ async def udevd(host: Watched) -> None:
         daemon.wait()
 
 
-SCENARIOS: Final = {each.__name__: each for each in (a_burst, restarts, words, flaps, udevd)}
+SCENARIOS: Final = {each.__name__: each for each in (a_burst, restarts, words, overrun, flaps, udevd)}
 
 
 async def main(name: str, folder: Path, seed: str) -> None:

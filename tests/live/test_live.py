@@ -44,7 +44,7 @@ def run(machine: Machine, scenario: str, folder: Path) -> None:
     assert done.returncode == 0
 
 
-@pytest.mark.parametrize("scenario", ["a_burst", "flaps", "restarts", "words"])
+@pytest.mark.parametrize("scenario", ["a_burst", "flaps", "overrun", "restarts", "words"])
 def test_real_links(machine: Machine, scenario: str, tmp_path: Path) -> None:
     """The scenario's own claim."""
     try:
