@@ -80,14 +80,21 @@ def is_said(state: State, row: DeviceView, said: dict[str, object]) -> bool:
     is_filtered = set(said) - {"host", "present"} or said.get("present")
     if is_filtered and state.devices[row.device].missing:
         return False
-    parents = [each for each in devices_in(state) if each.host == row.host and each.key == (row.parent or COMPUTER)]
-    names = {name for each in parents for name in (each.device, each.key, each.name, each.sysfs_path)}
+    called = [
+        each.device
+        for each in devices_in(state)
+        if said.get("parent") in (each.device, each.key, each.name, each.sysfs_path)
+        and said.get("host", each.host) == each.host
+    ]
+    # Of several of one name those that are there; what is below a host's computer is so, whether that is known or not.
+    there = [each for each in called if not state.devices[each].missing]
+    parents = {f"{host}/{COMPUTER}" for host in HOSTS} if said.get("parent") == COMPUTER else set(there or called)
     return (
         said.get("host", row.host) == row.host
         and ("cap" not in said or not set(str(said["cap"]).split(",")).isdisjoint(row.capabilities))
         and said.get("bus", row.bus) == row.bus
         and ("driver" not in said or (row.driver or (row.bus and "none")) == said["driver"])
-        and ("parent" not in said or (row.key != COMPUTER and said["parent"] in names))
+        and ("parent" not in said or (row.key != COMPUTER and f"{row.host}/{row.parent or COMPUTER}" in parents))
     )
 
 
