@@ -12,6 +12,7 @@ import msgspec
 
 from leasehold.events import event_types, inputs, limits
 from leasehold.events.capabilities import (
+    Ccw,
     CreateMdev,
     CreateVport,
     DestroyMdev,
@@ -345,7 +346,7 @@ def _unfit_for_mdev(state: State, device: DeviceId, mdev_type: str) -> NotOrdere
 
 def _mdev_types(state: State, device: DeviceId) -> tuple[MdevType, ...]:
     capability = state.devices[device].description.capability
-    return capability.mdev_types if isinstance(capability, Pci | MdevParent) else ()
+    return capability.mdev_types if isinstance(capability, Pci | Ccw | MdevParent) else ()
 
 
 def _made_up_uuid(state: State, ref: RequestRef, host: HostName) -> str:

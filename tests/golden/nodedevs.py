@@ -75,7 +75,9 @@ _CAPABILITIES: Final[tuple[Capability, ...]] = (
     capabilities.Drm(drm_type="render"),
     capabilities.Mdev(uuid=UUID, mdev_type="i915-GVTg_V5_4"),
     capabilities.MdevParent(mdev_types=(_MDEV_TYPE,)),
-    capabilities.Ccw(cssid=254, ssid=1, devno=0x1502, is_subchannel=True),
+    capabilities.Ccw(
+        cssid=254, ssid=1, devno=0x1502, is_subchannel=True, channel_device="0.0.1b2e", mdev_types=(_MDEV_TYPE,)
+    ),
     capabilities.Ap(adapter=1, domain=0x2E),
     capabilities.Vdpa(chardev="/dev/vhost-vdpa-0"),
     capabilities.Other(devtype="usb_port", values={"DEVNAME": "/dev/ttyUSB0"}),

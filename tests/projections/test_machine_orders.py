@@ -9,6 +9,7 @@ from hypothesis.stateful import invariant, rule
 
 from leasehold.events import inputs, limits
 from leasehold.events.capabilities import NewMdev
+from leasehold.events.identities import Holder, Principal
 from leasehold.events.inputs import CREATOR, Observation
 from leasehold.projections.orders import list_orders, open_orders
 from leasehold.projections.reporting import Reporter
@@ -61,8 +62,8 @@ class TwoAllocatorsWithOrders(TwoAllocators):
     def lease_what_was_made(self, uuid: str) -> None:
         """Somebody wants what was made, or what it was made on."""
         for key in (mdev(uuid).key, GPU):
-            request = inputs.LeaseRequest(**self._fields(), devices=(key,), holder="vm", ttl_ms=20_000)  # type: ignore[arg-type]
-            self._ask("a", request, 2)  # type: ignore[arg-type]
+            request = inputs.LeaseRequest(**self._fields(), devices=(key,), holder=Holder("vm"), ttl_ms=20_000)
+            self._ask(Principal("a"), request, 2)
 
     @rule(uuid=st.sampled_from(UUIDS), is_there=st.booleans())
     def see(self, uuid: str, is_there: bool) -> None:
