@@ -21,8 +21,8 @@ from tests.past.logs import ASKER, Asked, archived, devices_in, events_of, folde
 from tests.past.nodedevs import GPU, HBA, HOSTS, MDEV_TYPE, NIC, PF, SCSI_HOST, NodeLedger
 from tests.projections.ledger import B, device
 
-PLACES = 10
-FILTERS = 8
+PLACES = 6
+FILTERS = 6
 CAPS = ("net", "pci", "virt_functions", "phys_function", "mdev", "mdev_types", "fc_host", "vports", "80203", "net,pci")
 PARENTS = (COMPUTER, PF, "pci_0000_01_00_0", "net_eth0_52_54_00_00_00_01", GPU, HBA, "/sys/devices/pci/0000:01:00.0",
            "nothing", "h1/pci/0000:02:00.0", "h9/pci/0000:02:00.0")  # fmt: skip
