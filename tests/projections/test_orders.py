@@ -25,7 +25,7 @@ from tests.projections.hbas import (
     vport,
     wwn,
 )
-from tests.projections.ledger import H1, H2, SECOND, A
+from tests.projections.ledger import H1, H2, SECOND, A, refusal_of
 
 PORT = wwn(0x77)
 
@@ -136,6 +136,22 @@ def test_no_order_times_out_in_a_grace_time() -> None:
     assert ledger.state.orders[order].state == "waiting"
     ledger.tick(2)
     assert ledger.state.orders[order].state == "timed_out"
+
+
+def test_orders_in_a_restored_ledger() -> None:
+    """An open order stays open behind a restore; nothing new is ordered before the host has been reported again."""
+    ledger = HbaLedger()
+    order = ledger.ordered(ledger.create(NewVport(), timeout_ms=1_000))
+    ledger.note(inputs.LedgerRestores(cluster="lab", writer="restorer", era=1, reason="a new disk"))
+    refusal = refusal_of(ledger.create(NewVport()))
+    assert (refusal.code, "restored" in refusal.message) == ("host_forbids", True)
+    ledger.tick(20)
+    assert ledger.state.orders[order].state == "waiting"
+    ledger.creator.say(inputs.OrderDone(order), inputs.PictureComplete(since=ledger.creator.counter + 1))
+    assert ledger.state.orders[order].state == "done"
+    assert refusal_of(ledger.create(NewVport())).code == "host_stale"
+    ledger.observe(inputs.PictureComplete(since=ledger.counters[H1] + 1))
+    ledger.ordered(ledger.create(NewVport()))
 
 
 def test_time_alone_ends_an_order() -> None:
