@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-from dataclasses import dataclass
 from typing import Final
 
 from leasehold.events.answers import Answer
@@ -13,20 +12,13 @@ from leasehold.services.asking import create_device_request, destroy_device_requ
 from leasehold.services.client import Client
 from tests.bench.cluster import HOST
 from tests.creator.kernel import OTHER_TYPE, TYPE
+from tests.day.load import Said
 from tests.day.oracle import RawLog
 
 WORKERS: Final = 3
 PAUSE_S: Final = 0.1
 """After a refusal: the host may be out of date for a moment."""
 GPU: Final = "pci_0000_00_06_0"
-
-
-@dataclass
-class Said:
-    """One request, and what was answered for good."""
-
-    request: CreateDeviceRequest | DestroyDeviceRequest
-    answer: Answer
 
 
 class Orders:
@@ -74,7 +66,7 @@ class Orders:
             except (UnavailableError, OutcomeUnknownError):
                 continue
             if answer.state != "waiting":
-                self.said.append(Said(request, answer))
+                self.said.append(Said(self._client.principal, request, answer))
                 return answer
             await asyncio.sleep(PAUSE_S)
 
@@ -83,7 +75,7 @@ class Orders:
         problems = [f"order {order} is not over" for order, row in log.orders.items() if not row.ends]
         for said in self.said:
             request_id, answer = str(said.request.request_id), said.answer
-            effects = log.effects.get((self._client.principal, request_id), [])
+            effects = log.effects.get((said.principal, request_id), [])
             given = [each.position for each in effects if each.type == "host_ordered"]
             if given != ([answer.order] if answer.outcome == "ordered" else []):
                 problems.append(f"{request_id} was told order {answer.order}; the log has it at {given}")

@@ -12,12 +12,15 @@ from nats.aio.msg import Msg
 
 from leasehold.events import inputs
 from leasehold.events.answers import Answer
+from leasehold.events.capabilities import NewVport
 from leasehold.events.cloudevents import Attributes, header_lines, raw_headers
 from leasehold.events.identities import Holder, RequestId
+from leasehold.services.asking import create_device_request
 from leasehold.services.client import Client
 from tests.day.feed import Told
 from tests.day.load import Load, Said
 from tests.day.oracle import RawLog
+from tests.day.orders import Orders
 
 EVENTS: tuple[dict[str, Any], ...] = (
     {"type": "host_registered.v1", "host": "h", "mode": "watched"},
@@ -108,3 +111,33 @@ def test_lost_and_doubled_answers_are_found(tmp_path: Path) -> None:
     again = dict(EVENTS[1], devices=["h/y"])
     assert "position=260" in _problems(tmp_path, "granted", 257, "r1", again)[0]
     assert "was refused, and did lease_granted" in _problems(tmp_path, "refused", 257, "r1")[0]
+
+
+# --- what was ordered ---------------------------------------------------------------------------------------------
+
+
+def _of_orders(tmp_path: Path, answer: Answer, there: set[str], *more: dict[str, Any]) -> list[str]:
+    ordered = {
+        "type": "host_ordered.v1", "host": "h", "order": {"type": "create_mdev"},
+        "request": {"principal": "a", "request_id": "r1"},
+    }  # fmt: skip
+
+    async def check() -> list[str]:
+        orders = Orders(Client(tmp_path), 0)
+        orders.said.append(Said("a", create_device_request(NewVport(), request_id="r1"), answer))
+        return orders.check(_log(ordered, *more), there)
+
+    return asyncio.run(check())
+
+
+def test_orders_that_came_to_nothing_are_found(tmp_path: Path) -> None:
+    """An order that is not over, one that was told otherwise, and a host that is not as the orders have left it."""
+    done = {"type": "order_carried_out.v1", "host": "h", "order": 260, "device": "x"}
+    failed = {"type": "order_failed.v1", "host": "h", "order": 260, "reason": "no"}
+    said = Answer(outcome="ordered", order=260, state="done")
+    assert _of_orders(tmp_path, said, {"x"}, done) == []
+    assert "order 260 is not over" in _of_orders(tmp_path, said, set())[0]
+    assert "was told to be done, and ended as" in _of_orders(tmp_path, said, set(), failed)[0]
+    assert "by the orders there are ['x']; on the host there are []" in _of_orders(tmp_path, said, set(), done)[0]
+    elsewhere = Answer(outcome="ordered", order=300, state="done")
+    assert "the log has it at [260]" in _of_orders(tmp_path, elsewhere, {"x"}, done)[0]

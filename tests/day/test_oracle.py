@@ -53,3 +53,59 @@ def test_what_cannot_be_is_noticed(events: list[dict[str, Any]]) -> None:
     with pytest.raises(AssertionError):
         log.add(2, _record(20, *events))
         log.owners_at(1_000)
+
+
+def _seen(kind: str, *, flaps: int = 0, **fields: Any) -> dict[str, Any]:
+    event = {"type": f"device_{kind}.v1", "host": "h", "how": {"why": "event", "flaps": flaps}}
+    return event | ({"device": {"key": "x", **fields}} if fields else {"key": "x"})
+
+
+def test_what_a_device_was_like() -> None:
+    """Its last description, whether it was there, and its flaps, which begin anew with another thing."""
+    log = RawLog()
+    events = (
+        _seen("appeared", driver="a"), _seen("changed", driver="b", flaps=2), _seen("flapped", flaps=1),
+        _seen("missing"), _seen("reappeared", driver="b"), _seen("replaced", driver="c"),
+    )  # fmt: skip
+    log.add(1, _record(10, *events))
+    rows = [log.devices_at(256 + index)["h/x"] for index in range(len(events))]
+    assert [(row.is_there, row.flaps, row.description["driver"]) for row in rows] == [
+        (True, 0, "a"), (True, 2, "b"), (True, 3, "b"), (False, 3, "b"), (True, 3, "b"), (True, 0, "c"),
+    ]  # fmt: skip
+    assert log.devices_at(255) == {}
+
+
+ORDERED: dict[str, Any] = {"type": "host_ordered.v1", "host": "h", "order": {"type": "create_mdev"}}
+DONE: dict[str, Any] = {"type": "order_carried_out.v1", "host": "h", "order": 256, "device": "x"}
+FAILED: dict[str, Any] = {"type": "order_failed.v1", "host": "h", "order": 256, "reason": "no"}
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [_seen("changed", driver="a")],
+        [_seen("appeared", driver="a"), _seen("appeared", driver="a")],
+        [_seen("appeared", driver="a"), _seen("missing"), _seen("missing")],
+        [ORDERED, DONE, DONE],
+        [ORDERED, FAILED, DONE | {"late": True}],
+        [ORDERED, FAILED | {"timed_out": True}, DONE],
+        [ORDERED, DONE | {"late": True}],
+        [ORDERED, DONE | {"host": "other"}],
+        [DONE],
+    ],
+    ids=[
+        "changed unseen", "appears twice", "goes twice", "done twice", "done behind its failure", "late unsaid",
+        "late and not", "done elsewhere", "never given",
+    ],
+)  # fmt: skip
+def test_devices_and_orders_that_cannot_be_are_noticed(events: list[dict[str, Any]]) -> None:
+    """What is told of a device that is not there, and a second end of an order, are not taken."""
+    with pytest.raises((AssertionError, KeyError, IndexError)):
+        RawLog().add(1, _record(10, *events))
+
+
+def test_a_late_end_of_an_order_is_taken() -> None:
+    """What timed out and was done later has both ends."""
+    log = RawLog()
+    log.add(1, _record(10, ORDERED, FAILED | {"timed_out": True}, DONE | {"late": True}))
+    assert [end["type"] for end in log.orders[256].ends] == [FAILED["type"], DONE["type"]]
