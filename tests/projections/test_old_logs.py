@@ -1,8 +1,8 @@
 """Logs that earlier builds have written: read with today's events, decided again, and gone on with.
 
 The files under `tests/golden/logs` are records as they stood in a log, one a line, and facts that the build which wrote
-them had folded: who held what. They were written by rules 2: `rules2-scenario` by `tests/projections/scenario.py`,
-`rules2-sim` by a run of the simulator.
+them had folded: who held what. `…-scenario` were made by `tests/projections/scenario.py`, `…-sim` by a run of the
+simulator: `rules2-…` by rules 2, `rules3-…` by rules 3 before agents said how they know and hosts were given orders.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -24,6 +24,7 @@ from tests.projections.ledger import SECOND, Ledger
 from tests.sim.run import bounded
 
 LOGS = ["rules2-scenario", "rules2-sim"]
+LATER_LOGS = ["rules3-scenario", "rules3-sim"]
 
 
 def bodies_of(name: str) -> list[bytes]:
@@ -36,9 +37,12 @@ def _bounds(name: str) -> AbstractContextManager[None]:
     return bounded() if name.endswith("-sim") else nullcontext()
 
 
-@pytest.mark.parametrize("name", LOGS)
+@pytest.mark.parametrize("name", [*LOGS, *LATER_LOGS])
 def test_old_logs_are_decided_again(name: str) -> None:
-    """Every record of an old log is decided again, none is only folded, and the state is what it was."""
+    """Every record of an old log is decided again, none is only folded, and the state is what it was.
+
+    Those of today's rules come out to the byte.
+    """
     facts = msgspec.json.decode((FOLDER / "logs" / f"{name}.facts.json").read_bytes())
     replay = Replay()
     with _bounds(name):
