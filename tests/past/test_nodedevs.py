@@ -6,10 +6,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from leasehold.events.capabilities import NewMdev, NewVport
+from leasehold.events import inputs
+from leasehold.events.capabilities import Bridge, Net, NewMdev, NewVport, PciLink
+from leasehold.events.devices import Sighting
 from leasehold.events.identities import COMPUTER, DeviceKey
 from leasehold.events.position import end_of_record
-from leasehold.events.questions import Blame, DevicesAt, ListDevices, Moment, Reading, Show
+from leasehold.events.questions import Blame, DevicesAt, Diff, ListDevices, Moment, Reading, Show
 from leasehold.events.views import DeviceView
 from leasehold.projections.state import State
 from leasehold.services.archive import then
@@ -18,7 +20,7 @@ from leasehold.services.archive.ledger import ArchivedLedger
 from leasehold.services.query.answering import Answerer
 from leasehold.services.verifying.models import check_models
 from tests.past.logs import ASKER, Asked, archived, devices_in, events_of, folded, node_devices, seeds
-from tests.past.nodedevs import GPU, HBA, HOSTS, MDEV_TYPE, NIC, PF, SCSI_HOST, NodeLedger
+from tests.past.nodedevs import BRIDGE, GPU, HBA, HOSTS, MDEV_TYPE, NIC, PF, SCSI_HOST, NodeLedger
 from tests.projections.ledger import B, device
 
 PLACES = 6
@@ -223,3 +225,30 @@ async def test_what_was_known_before_a_link_went_down(tmp_path: Path) -> None:
     assert states == ["up", "down"]
     assert gone.outcome == "not_found"
     assert [row.key for row in bound.devices] == [DeviceKey(PF)]
+
+
+async def test_differences_are_read_thing_by_thing(tmp_path: Path) -> None:
+    """What is nested is named with dots; of features those that the other side lacks are shown; what could not be told
+    before is told as a whole, from where its last part came to be so.
+    """
+    ledger = NodeLedger()
+    ledger.begin()
+    ledger.alter(HOSTS[0], BRIDGE, capability=None)
+    since = end_of_record(len(ledger.bodies))
+    ledger.alter(HOSTS[0], NIC, link_state="down", features=("gro", "rx", "sg"))
+    ledger.alter(HOSTS[0], BRIDGE, capability=Net(interface="br0", kind=Bridge(stp=True)))
+    ledger.alter(HOSTS[0], BRIDGE, link_state="up")
+    last = end_of_record(len(ledger.bodies) - 1) + 1
+    ledger.alter(HOSTS[0], PF, link_now=PciLink(speed_mts=2_500, width=4), pci_class=0x020001)
+    ledger.tell(HOSTS[0], inputs.DeviceFlaps(DeviceKey(PF), Sighting(why="event", flaps=3)))
+    async with archived(tmp_path, ledger.bodies) as past:
+        page = await past.ask(Diff(since=Moment(position=since)))
+    assert [(row.device, row.what, row.before, row.after) for row in page.changes] == [
+        (f"h1/{PF}", "flaps", "0", "3"),
+        (f"h1/{PF}", "capability.link_now.speed_mts", "5000", "2500"),
+        (f"h1/{PF}", "pci_class", "020000", "020001"),
+        (f"h1/{NIC}", "capability.features", "tso", "gro"),
+        (f"h1/{NIC}", "capability.link_state", "up", "down"),
+        (f"h1/{BRIDGE}", "capability", "", "net interface=br0 link_state=up kind=(bridge stp=yes)"),
+    ]
+    assert page.changes[-1].position >= last
