@@ -4,11 +4,17 @@ import msgspec
 import pytest
 
 from leasehold.events.devices import DeviceDescription
-from leasehold.events.identities import DeviceKey, device_id
+from leasehold.events.identities import DeviceId, DeviceKey, HostName, device_id
 from leasehold.projections import nodedev
 from leasehold.projections.nodedev import BUSES, CAPABILITY_TYPES, bus_of, capability_type, capability_types
 from leasehold.projections.views import device_view
 from tests.nodedev.machine import BRIDGE, GPU, HBA, NIC, described, everything, state_of, views_of
+
+
+def known(host: str, key: str) -> DeviceId:
+    """A device's id."""
+    return device_id(HostName(host), DeviceKey(key))
+
 
 EXPECTED = {
     "computer": ("", "system"),
@@ -91,11 +97,11 @@ def test_what_is_gone_belongs_to_nothing() -> None:
     """A missing virtual function, group mate or member is not shown with what it belonged to; another host's never."""
     gone = frozenset({"h1/pci/0000:03:10.0", f"h1/{NIC}/net/0"})
     state = state_of({"h1": everything(), "h2": everything()}, missing=gone)
-    card, bridge = (device_view(state, device_id("h1", DeviceKey(key))) for key in (NIC, BRIDGE))  # type: ignore[arg-type]
+    card, bridge = (device_view(state, known("h1", key)) for key in (NIC, BRIDGE))
     assert card.virtual_functions == ("pci/0000:03:10.2",)
     assert card.group_members == (NIC, "pci/0000:03:10.2")
     assert bridge.members == ("veth0",)
-    other = device_view(state, device_id("h2", DeviceKey(BRIDGE)))  # type: ignore[arg-type]
+    other = device_view(state, known("h2", BRIDGE))
     assert other.members == ("eth0", "veth0")
 
 
@@ -106,11 +112,11 @@ def test_members_follow_a_change_of_master() -> None:
     def put(device: DeviceDescription, master: str) -> None:
         assert device.capability is not None
         after = msgspec.structs.replace(device, capability=msgspec.structs.replace(device.capability, master=master))
-        known = device_id("h1", device.key)  # type: ignore[arg-type]
-        state.put_device(known, msgspec.structs.replace(state.devices[known], description=after))
+        place = known("h1", device.key)
+        state.put_device(place, msgspec.structs.replace(state.devices[place], description=after))
 
     devices = {device.name: device for device in everything()}
     put(devices["net_veth0_02_00_00_00_00_01"], "")
     put(devices["net_lo_00_00_00_00_00_00"], BRIDGE)
-    bridge = device_id("h1", DeviceKey(BRIDGE))  # type: ignore[arg-type]
+    bridge = known("h1", BRIDGE)
     assert nodedev.members(state, bridge) == ("eth0", "lo")

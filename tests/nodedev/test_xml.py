@@ -77,7 +77,8 @@ def test_descriptions_from_before_are_told_from_their_attributes(tmp_path: Path)
     views = alone(*(described(keys.get(kind, f"{NIC}/block/0"), kind, kind, attributes=told[kind]) for kind in told))
     assert invalid(tmp_path, views) == set()
     xml = {view.kind: ET.fromstring(device_xml(view)) for view in views}
-    assert xml["pci"].find("capability/capability[@type='virt_functions']").get("maxCount") == "7"  # type: ignore[union-attr]
+    functions = xml["pci"].find("capability/capability[@type='virt_functions']")
+    assert functions is not None and functions.get("maxCount") == "7"
     found = [
         xml["usb_interface"].findtext(f"capability/{name}") for name in ("number", "class", "subclass", "protocol")
     ]
