@@ -1,8 +1,8 @@
 """Reading the machine's own files. Every reader is total: what cannot be read is empty, -1 or an empty list.
 
 Attributes are read as plain files, because libudev keeps an attribute for the life of its device object and a
-watcher must see it as it is now. Nothing here wakes sleeping hardware: `config` and `current_link_speed` of a PCI
-function do, so they are never read.
+watcher must see it as it is now. Nothing wakes sleeping hardware: `config` of a PCI function, its links and its product
+data would, so the first is never read, and the others only while it is awake.
 """
 
 import hashlib

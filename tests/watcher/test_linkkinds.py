@@ -145,5 +145,6 @@ def test_real_bridges_veths_and_what_lies_on_them() -> None:
     bridge = found["switch"]["capability"]["kind"]
     assert (bridge["type"], bridge["stp"]) == ("bridge", True)
     (spoken_id,) = (each["linkinfo"]["info_data"]["bridge_id"] for each in spoken if each["ifname"] == "switch")
-    assert bridge["bridge_id"] == spoken_id.replace(":", "")
+    priority, _, address = spoken_id.partition(".")
+    assert bridge["bridge_id"] == f"{priority}.{''.join(part.zfill(2) for part in address.split(':'))}"
     assert found["v0"]["key"] == "virtual/net/v0"

@@ -154,7 +154,7 @@ def test_an_nvme_disk_with_sectors_of_4096_bytes(tree: Tree) -> None:
     tree.link(tree.devices / disk / "device", tree.devices / f"{CARD}/nvme/nvme3")
     tree.write(disk, "queue/logical_block_size", "4096")
     found = seen(tree)["pci/0000:00:01.0/block/7"]
-    assert found.serial == "NVME1"
+    assert (found.serial, found.parent) == ("NVME1", "pci/0000:00:01.0")
     assert found.capability == Storage(
         block="/dev/nvme3n1",
         bus="nvme",
@@ -267,6 +267,7 @@ def test_what_has_no_physical_place_hangs_on_the_computer(tree: Tree) -> None:
     mmc = "platform/soc/fe340000.mmc"
     tree.device("platform/soc", "bus/platform/devices")
     tree.device(mmc, "bus/platform/devices")
+    tree.device(f"{mmc}/mmc_host/mmc0/mmc0:aaaa", "bus/mmc/devices")  # the card, by a number of its own
     for name, number in (("mmcblk0boot0", "179:8"), ("mmcblk0", "179:0")):
         tree.block(f"{mmc}/mmc_host/mmc0/mmc0:aaaa/block/{name}", number)
     tree.device("vbd-51712", "bus/xen/devices")
@@ -330,10 +331,11 @@ def test_wifi_and_loopback(tree: Tree) -> None:
     assert picture["virtual/net/lo"].name == "net_lo_00_00_00_00_00_00"
 
 
-def test_a_link_without_a_speed_tells_none(tree: Tree) -> None:
+@pytest.mark.parametrize("speed", ["-1", "0", "4294967295"])
+def test_a_link_without_a_speed_tells_none(tree: Tree, speed: str) -> None:
     """-1 is what the kernel says of a link whose speed nobody knows (libvirt: 4294967295)."""
     tree.pci(CARD)
-    tree.net(f"{CARD}/net/eth0", operstate="up", speed="-1")
+    tree.net(f"{CARD}/net/eth0", operstate="up", speed=speed)
     assert net(seen(tree), "pci/0000:00:01.0/net/0").link_speed_mbps == -1
 
 
@@ -457,6 +459,7 @@ def test_unknown_things_are_kept(tree: Tree) -> None:
         tree.node(f"{CARD}/sound/card1/{name}", "class/sound", f"116:{len(name)}{name[-1]}", f"snd/{name}")
     new = tree.node(f"{CARD}/novel/novel7", "class/novel", "300:7")
     tree.uevent(new, MAJOR="300", MINOR="7", DEVNAME="novel/7", DEVTYPE="widget", NOVEL_SORT="blue")
+    tree.node(f"{CARD}/novel/novel7/part1", "class/part", "301:1")
     tree.node("virtual/mem/null", "class/mem", "1:3")
     tree.node("platform/serial8250/tty/ttyS1", "class/tty", "4:65")
     tree.node(f"{CARD}/bsg/0:0:0:0", "class/bsg", "252:0")
@@ -467,6 +470,7 @@ def test_unknown_things_are_kept(tree: Tree) -> None:
     stick = "usb/0000:00:14.0/2-2"
     assert list(others) == [
         "pci/0000:00:01.0/novel/0",
+        "pci/0000:00:01.0/part/0",
         "pci/0000:00:01.0/sound/control-0",
         "pci/0000:00:01.0/sound/pcm-D0c-0",
         "pci/0000:00:01.0/sound/pcm-D0p-0",
@@ -531,20 +535,19 @@ def rebooted(folder: Path, *, other_order: bool) -> dict[DeviceKey, str]:
         disk = tree.block(f"{nvme}/nvme{number}n1", f"259:{number}", nsid="1")
         tree.link(tree.devices / disk / "device", tree.devices / nvme)
     with_usb(tree, "2")
-    for index, event in ((3 + first, 20 + second), (9 + first, 22 + second)):
-        below = f"{PORT}/1-2:1.0/0003:046D:C31C.000{index}/input/input{index}"
+    for index, event, name in ((3 + first, 20 + second, "keys"), (9 + first, 22 + second, "wheel")):
+        below = f"{PORT}/1-2:1.0/0003:046D:C31C.0001/input/input{index}"
         tree.node(f"{below}/event{event}", "class/input", f"13:{event}", f"input/event{event}")
-    digits = str.maketrans("", "", "0123456789")
-    return {
-        key: device.serial or (device.sysfs_path if device.kind in ("pci", "usb_device") else device.kind)
-        if device.kind != "other"
-        else os_name(device).translate(digits)
-        for key, device in take_picture(tree.root).items()
-    }
+        tree.write(below, "name", name)
+    return {key: what_it_is(tree, device) for key, device in take_picture(tree.root).items()}
 
 
-def os_name(device: DeviceDescription) -> str:
-    return device.sysfs_path.rpartition("/")[2]
+def what_it_is(tree: Tree, device: DeviceDescription) -> str:
+    """A word for a thing that does not depend on the kernel's numbers."""
+    if device.serial or device.kind not in ("pci", "usb_device", "other"):
+        return device.serial or device.kind
+    name = tree.root.sys.parent / device.sysfs_path[1:] / "../name"
+    return name.read_text() if name.exists() else device.subsystem if device.kind == "other" else device.sysfs_path
 
 
 def test_renumbering_changes_no_key(tmp_path: Path) -> None:
@@ -554,6 +557,7 @@ def test_renumbering_changes_no_key(tmp_path: Path) -> None:
     assert before == after
     assert before[DeviceKey("pci/0000:00:01.0/block/port-2:0:0:0")] == "SATA2"
     assert before[DeviceKey("pci/0000:00:12.0/block/1")] == "NVME02"
+    assert before[DeviceKey("usb/0000:00:14.0/2-2/input/1.0-event-1")] == "wheel\n"
     assert len(before) > 30
 
 
