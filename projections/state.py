@@ -143,6 +143,7 @@ class AnswerState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defa
     issued_at_ns: int
     lease: int = 0
     device: str = ""
+    """The id of what was confirmed free; the key of what an order has made or taken away."""
     refusal: Refusal | None = None
     order: int = 0
     state: str = ""
@@ -272,7 +273,7 @@ class State:
         self.indexes.unlist_order(order, row)
 
     def index_anew(self) -> None:
-        """Derive from all rows what `put_device`, `put_host` and `put_lease` derive from each; nothing is yet."""
+        """Derive from all rows what putting each of them derives from it; nothing is yet."""
         assert not self.indexes.lookup and not self.expiries.entries
         self.indexes.describe_all(self.devices)
         for device, row in self.devices.items():
