@@ -63,14 +63,16 @@ class Sighting(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_onl
     """How an agent came to know what it tells."""
 
     why: str
-    """`start`: it compared what it sees with the log; `event`: it was told; `lost_events`: it looked at everything,
-    since events were lost; `clock`: it looked again without a reason (a claim through usbfs makes no event)."""
+    """`start`: it compared what it sees with the log; `event`: it was told of something, and looked; `lost_events`: it
+    looked at everything, since events were lost; `clock`: it looked again without a reason (a claim through usbfs makes
+    no event)."""
     source: str = ""
-    """Who told: `kernel` or `udev`."""
+    """Who told of this device: `kernel` or `udev`; empty: nobody did."""
     actions: tuple[str, ...] = ()
-    """What was told of the device, in that order (`add`, `bind`, `move`, …); the first ones."""
+    """What was told of the device or of what is above it, in that order (`add`, `bind`, `move`, …, or `link_up`,
+    `link_down`, `link` of a network link); the first ones."""
     flaps: int = 0
-    """How often it went away, or lost its driver or its link, and came back before it was told."""
+    """How often it went away, or lost its driver or its link, beside what was told each time."""
     heard_at_ns: int = 0
     """When the first of that was heard, by the host's own clock since 1970."""
 

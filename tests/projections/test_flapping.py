@@ -328,6 +328,7 @@ def test_what_nobody_spoke_of() -> None:
 def test_what_is_heard_meanwhile_is_told_with_what_it_fits() -> None:
     """The look saw it go, and the words came after; its return, which the look has not seen, waits for the next."""
     assert seen_after(BOUND, {}, (PATH, "remove"), late=1).hows[STICK].actions == ("remove",)
+    assert seen_after(BOUND, FREE, (PATH, "unbind"), (PATH, "remove"), late=1).hows[STICK].actions == ("unbind",)
     kept = Sightings()
     kept.look_begins()
     kept.hear({PATH: told("unbind", "udev", 1).then(told("bind", "udev", 2))}, at_ns=1)
