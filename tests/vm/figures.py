@@ -7,6 +7,8 @@ from typing import Final, NamedTuple
 SOURCES: Final = ("udev", "kernel", "clock")
 """`clock`: the watcher looked again by itself, before it was told or without being told."""
 
+_HOT_PLUG: Final = ("PCI ", "NVMe ", "USB ")
+
 
 class Delay(NamedTuple):
     """How long one change took. Milliseconds."""
@@ -31,9 +33,14 @@ class Figures:
         """Keep one."""
         self._delays[what, source].append(delay)
 
-    def all_of(self, source: str) -> list[float]:
-        """The delays into the ledger of all that this source told, ms."""
-        return [each.ledger_ms for (_, told), delays in self._delays.items() if told == source for each in delays]
+    def all_of(self, source: str, *beginnings: str) -> list[float]:
+        """The delays into the ledger of what this source told, ms; with `beginnings`, of what is called like that."""
+        return [
+            each.ledger_ms
+            for (what, told), delays in self._delays.items()
+            if told == source and what.startswith(beginnings or "")
+            for each in delays
+        ]
 
     def table(self) -> list[str]:
         """The lines of a table: a row for each thing that happened, medians by source."""
@@ -47,6 +54,7 @@ class Figures:
             udevd = _median([delay.udevd_ms for delay in told["udev"]])
             asked = _median([delay.asked_ms for delays in told.values() for delay in delays])
             rows.append([name, *cells, udevd, asked])
+        rows.append(["PCI and USB", *(_cell(self.all_of(source, *_HOT_PLUG)) for source in SOURCES), "", ""])
         rows.append(["all", *(_cell(self.all_of(source)) for source in SOURCES), "", ""])
         widths = [max(len(row[at]) for row in rows) for at in range(len(columns))]
         return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -7,7 +7,7 @@ from typing import Final
 
 from leasehold.events.capabilities import Bond, Bridge, Net, Vlan
 from tests.vm.figures import Delay
-from tests.vm.hotplug import CARD_AT, plug_card
+from tests.vm.hotplug import CARD_AT, plug_card, settled
 from tests.vm.stage import NS_PER_MS, Stage, became, came, uevent_of, went
 from tests.vm.watched import HOST, Heard
 
@@ -35,7 +35,7 @@ async def networks(stage: Stage) -> None:
             came(name, "net"),
         )
         keys[name] = change.heard.key
-        await watched.quiet(1.0)
+        await settled(stage)
     for words in ("set port0 master bond1", "set trunk0.10 master br0", "set br0 up", "set bond1 up"):
         await guest.run("ip", "link", *words.split())
     await watched.quiet()
@@ -57,7 +57,7 @@ async def networks(stage: Stage) -> None:
             uevent_of("remove", "net", name),
             went(keys[name]),
         )
-        await watched.quiet(1.0)
+        await settled(stage)
 
 
 async def links(stage: Stage) -> None:
@@ -66,18 +66,19 @@ async def links(stage: Stage) -> None:
     await plug_card(stage)
     (name,) = await guest.names(f"/sys/bus/pci/devices/{CARD_AT}/net")
     (row,) = [row for row in (await watched.devices()).values() if row.sysfs_path.endswith(f"/net/{name}")]
-    for new in ("wire0", name):
-        old = (await guest.names(f"/sys/bus/pci/devices/{CARD_AT}/net"))[0]
+    # Not back to its old name, which udevd has made an alternative name of the new one.
+    for new in ("wire0", "wire1"):
         renamed = await stage.change(
             "interface renamed",
-            functools.partial(guest.run, "ip", "link", "set", old, "name", new),
+            functools.partial(guest.run, "ip", "link", "set", name, "name", new),
             uevent_of("move", "net", new),
             lambda each: became(row.key)(each) and each.device is not None and "/net/" in each.device.sysfs_path,
         )
         device = renamed.heard.device
         assert device is not None and device.sysfs_path.endswith(f"/net/{new}"), device
-        await watched.quiet(1.0)
-    stage.show(f"{row.key} was renamed to wire0 and back under its key")
+        await settled(stage)
+        name = new
+    stage.show(f"{row.key} was renamed twice under its key: {row.name}, now {(await watched.device(row.key)).name}")
     await guest.run("ip", "link", "set", name, "up")
     await watched.quiet()
     for state in ("down", "up") * _LINK_ROUNDS:
