@@ -1,6 +1,7 @@
 """Pictures of imitated machines: keys, parents, and what a description says."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -259,3 +260,22 @@ def test_nothing_changes_by_itself(tree: Tree) -> None:
     tree.pci(CARD)
     tree.net(f"{CARD}/net/eth0")
     assert list(take_picture(tree.root).items()) == list(take_picture(tree.root).items())
+
+
+def test_a_look_costs_in_proportion(tmp_path: Path) -> None:
+    """Ten times the devices cost ten times the work, not more: the least of three looks each."""
+    cost_us = []
+    for count in (150, 1_500):
+        machine = Tree(tmp_path / str(count))
+        for number in range(count // 3):
+            card = machine.pci(f"pci0000:{number // 32:02x}/0000:{number // 32:02x}:{number % 32:02x}.0")
+            machine.net(f"{card}/net/e{number}", ifindex=str(number + 2))
+            machine.net(f"virtual/net/v{number}")
+        took_ns = []
+        for _ in range(3):
+            begun_ns = time.process_time_ns()
+            assert len(seen(machine)) == count
+            took_ns.append(time.process_time_ns() - begun_ns)
+        cost_us.append(min(took_ns) / 1_000 / count)
+    print(f"a device costs {cost_us[0]:.0f} us among 150 and {cost_us[1]:.0f} us among 1500")
+    assert cost_us[1] < 2 * cost_us[0]
