@@ -1,5 +1,6 @@
 """Network interfaces: NICs, and the virtual ones, with what makes a bridge, a VLAN or a bond."""
 
+import errno
 from typing import Final
 
 from leasehold.events.capabilities import Bond, Bridge, Net, Vlan
@@ -8,7 +9,15 @@ from leasehold.services.watcher.describing.look import Look, described, kernel_s
 from leasehold.services.watcher.ethtool import features_of
 from leasehold.services.watcher.linkkinds import LinkKind
 from leasehold.services.watcher.places import Place
-from leasehold.services.watcher.sysfs import THIS_MACHINE, clean, exists, link_name, list_names, read_int, read_text
+from leasehold.services.watcher.sysfs import (
+    THIS_MACHINE,
+    clean,
+    exists,
+    link_name,
+    list_names,
+    read_int,
+    read_text,
+)
 
 ARPHRD_ETHER: Final = 1
 INTERFACE_CHARS_MAX: Final = 64
@@ -32,7 +41,7 @@ class _Told:
 def describe_net(look: Look, place: Place) -> DeviceDescription | None:
     """A network interface; none for one on its way out, whose files are there and say nothing any more."""
     path, told = place.path, _Told(look, place)
-    if "ifindex" in told.files and read_int(f"{path}/ifindex") < 0:
+    if "ifindex" in told.files and _is_leaving(path):
         return None
     address = read_text(f"{path}/address", 64)
     link_state = read_text(f"{path}/operstate", 32)
@@ -54,6 +63,16 @@ def describe_net(look: Look, place: Place) -> DeviceDescription | None:
             kind=_kind(look, told),
         ),
     )
+
+
+def _is_leaving(path: str) -> bool:
+    """Whether the kernel is taking the interface away: its files are there still, and cannot be read any more."""
+    try:
+        with open(f"{path}/ifindex", "rb") as file:
+            file.read(16)
+    except OSError as error:
+        return error.errno == errno.EINVAL
+    return False
 
 
 def _medium(told: _Told) -> str:
