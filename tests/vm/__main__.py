@@ -4,6 +4,7 @@ Exit code 0: all was shown; 1: something was not; 77: no guest can run here, and
 """
 
 import asyncio
+import signal
 import sys
 import tempfile
 import time
@@ -91,6 +92,8 @@ def main() -> int:
         return EXIT_NOT_RUN
     begun = time.monotonic()
     figures = Figures()
+    # Told to end, we take everything down, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     failed = asyncio.run(_play(parts, names, figures))
     print("\n".join(("", "what was shown", *(f"  {name}: {sentence}" for name, sentence in figures.shown))))
     print("\n".join(("", "from the kernel's event into the ledger, by who told the watcher", *figures.table())))

@@ -9,9 +9,9 @@ import contextlib
 import itertools
 import json
 import os
-import signal
 import sys
 import sysconfig
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -94,8 +94,10 @@ class Guest:
                     self._folder / "agent", lambda path: asyncio.open_unix_connection(path, limit=_LINE_BYTES_MAX)
                 )
                 self._reading = asyncio.create_task(self._read(reader))
-                ended = asyncio.create_task(self._process.wait())
-                await asyncio.wait([ended, asyncio.create_task(self._ready.wait())], return_when="FIRST_COMPLETED")
+                waiting = [asyncio.create_task(each) for each in (self._process.wait(), self._ready.wait())]
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in waiting:
+                    task.cancel()
                 assert self._ready.is_set(), f"the guest ended while it booted:\n{self.console()}"
         except TimeoutError:
             raise AssertionError(f"the guest has not booted after {BOOT_S:.0f} s:\n{self.console()}") from None
@@ -299,14 +301,11 @@ def main() -> None:
     from tests.vm import image  # noqa: PLC0415 - only for this
 
     async def look() -> None:
-        folder = Path("/tmp/leasehold-vm-look")
-        folder.mkdir(exist_ok=True)
-        async with booted(image.parts(print), folder) as guest:
-            print(f"booted in {guest.booted_s:.1f} s, clock within {guest.clock_error_ns / 1e6:.2f} ms")
-            for command in sys.argv[1:]:
-                print(f"$ {command}\n{await guest.run('sh', '-c', command)}")
+        with tempfile.TemporaryDirectory(prefix="leasehold-vm-") as folder:
+            async with booted(image.parts(print), Path(folder)) as guest:
+                for command in sys.argv[1:]:
+                    print(f"$ {command}\n{await guest.run('sh', '-c', command)}", end="")
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     asyncio.run(look())
 
 

@@ -8,6 +8,7 @@ QEMU is that of bookworm-backports: Debian 12's own has no igb, the network card
 Debian 12's; its flavour for clouds has neither USB nor these cards.
 """
 
+import fcntl
 import gzip
 import hashlib
 import inspect
@@ -26,8 +27,10 @@ from tests.vm.packages import Archive, CannotBuildError, run, unpack
 CACHE: Final = "LEASEHOLD_VM_CACHE"
 PYTHON: Final = (3, 11)
 """Debian 12's, which the guest has: compiled libraries of our environment must be made for it."""
-KERNEL: Final = "6.1.0-56-amd64"
+_KERNEL: Final = "linux-image-6.1.0-56-amd64"
 _KERNEL_PIN: Final = "6.1.192-2"
+_KERNEL_OF_TODAY: Final = "linux-image-amd64"
+"""Depends on the one that Debian 12 has now: each security update may bring another, and the one before goes."""
 _QEMU_VERSION: Final = "1:10.0.2+ds-2+deb13u1~bpo12+1"
 _QEMU: Final = {
     "qemu-system-x86": _QEMU_VERSION,
@@ -135,6 +138,13 @@ def cache() -> Path:
 
 def parts(say: Callable[[str], None]) -> Parts:
     """Everything that a guest is started from; built where it is not there yet. Raises CannotBuildError."""
+    cache().mkdir(parents=True, exist_ok=True)
+    with (cache() / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _all_parts(say)
+
+
+def _all_parts(say: Callable[[str], None]) -> Parts:
     archive = Archive(cache() / "apt")
     qemu = _kept("qemu", repr(_QEMU), lambda into: _get_qemu(archive, into), say)
     guest = _kept("guest", inspect.getsource(sys.modules[__name__]), lambda into: _build_guest(archive, into), say)
@@ -155,7 +165,6 @@ def _kept(name: str, recipe: str, build: Callable[[Path], None], say: Callable[[
     if folder.is_dir():
         return folder
     say(f"building {folder} (once)")
-    cache().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=cache()) as made:
         into = Path(made) / name
         into.mkdir()
@@ -174,15 +183,19 @@ def _build_guest(archive: Archive, into: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=".making-", dir=into) as made:
         work = Path(made)
         unpack([archive.alone("mmdebstrap", _MMDEBSTRAP_PIN, work)], work / "tools")
-        unpack([archive.alone(f"linux-image-{KERNEL}", _KERNEL_PIN, work)], work / "kernel")
-        shutil.copy(work / f"kernel/boot/vmlinuz-{KERNEL}", into / "vmlinuz")
+        kernel = _KERNEL if archive.versions(_KERNEL) else archive.needed_by(_KERNEL_OF_TODAY)[0]
+        unpack([archive.alone(kernel, _KERNEL_PIN, work)], work / "kernel")
+        (release,) = (each.name for each in (work / "kernel/lib/modules").iterdir())
+        shutil.copy(work / f"kernel/boot/vmlinuz-{release}", into / "vmlinuz")
         root = work / "root"
         _bootstrap(archive, work / "tools", root)
-        _add_modules(work / "kernel/lib/modules", root)
+        modules = root / "lib/modules" / release
+        _add_modules(work / "kernel/lib/modules" / release, modules)
+        run("chroot", root, "depmod", release)
         init = root / "sbin/guest-init"
         init.write_text(_INIT)
         init.chmod(0o755)
-        (into / "initrd.gz").write_bytes(gzip.compress(_initrd(root), compresslevel=6, mtime=0))
+        (into / "initrd.gz").write_bytes(gzip.compress(_initrd(root, modules), compresslevel=6, mtime=0))
         disk = into / "disk.ext4"
         run("mkfs.ext4", "-q", "-F", "-d", root, "-O", "^has_journal", disk, f"{_DISK_MB}M", timeout_s=_BUILD_S)
 
@@ -200,18 +213,15 @@ def _bootstrap(archive: Archive, tools: Path, root: Path) -> None:
     )
 
 
-def _add_modules(modules: Path, root: Path) -> None:
-    source = modules / KERNEL
+def _add_modules(source: Path, into: Path) -> None:
     for name in _UNUSED_DRIVERS:
         shutil.rmtree(source / "kernel/drivers" / name, ignore_errors=True)
     shutil.rmtree(source / "kernel/sound", ignore_errors=True)
-    shutil.copytree(modules, root / "lib/modules", symlinks=True)
-    run("chroot", root, "depmod", KERNEL)
+    shutil.copytree(source, into, symlinks=True)
 
 
-def _initrd(root: Path) -> bytes:
+def _initrd(root: Path, folder: Path) -> bytes:
     """busybox and the modules that lead to the disk, in the order in which they load, as a cpio archive."""
-    folder = root / "lib/modules" / KERNEL
     needs = dict(line.split(":", 1) for line in (folder / "modules.dep").read_text().splitlines())
     order: list[str] = []
     for name in _FIRST_MODULES:

@@ -93,10 +93,18 @@ class Archive:
         }
         self._configuration.write_text("".join(f'{name} "{value}";\n' for name, value in values.items()))
 
+    def versions(self, package: str) -> list[str]:
+        """Those that the archive has now; none of a package that it does not know."""
+        return [line.split("|")[1].strip() for line in self._apt("apt-cache", "madison", package).splitlines()]
+
+    def needed_by(self, package: str) -> list[str]:
+        """The names of the packages that a package depends on."""
+        lines = self._apt("apt-cache", "depends", package).splitlines()
+        return [line.partition("Depends:")[2].strip() for line in lines if "Depends:" in line]
+
     def _named(self, package: str, version: str) -> str:
         """The pinned version as apt takes it; whatever there is now, once the archive has dropped that version."""
-        offered = self._apt("apt-cache", "madison", package)
-        return f"{package}={version}" if f"| {version} |" in offered.replace("  ", " ") else package
+        return f"{package}={version}" if version in self.versions(package) else package
 
     def with_libraries(self, pins: dict[str, str], release: str) -> list[Path]:
         """Packages and those that they need and this machine has not got, as files."""
