@@ -151,9 +151,12 @@ class RawLog:
         if kind == "device_replaced":
             rows.append(Seen(position, True, flaps, event["device"]))
             return
-        assert before.is_there == (kind != "device_reappeared"), f"{kind} of {key} at {position}"
+        # What is away may flap: it came and went again.
+        is_there = before.is_there if kind == "device_flapped" else kind != "device_missing"
+        was_there = before.is_there if kind == "device_flapped" else kind != "device_reappeared"
+        assert before.is_there == was_there, f"{kind} of {key} at {position}"
         description = event.get("device", before.description)
-        rows.append(Seen(position, kind != "device_missing", before.flaps + flaps, description))
+        rows.append(Seen(position, is_there, before.flaps + flaps, description))
 
     def _order(self, position: int, event: dict[str, Any]) -> None:
         kind = event["type"].partition(".")[0]

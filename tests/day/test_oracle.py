@@ -65,12 +65,13 @@ def test_what_a_device_was_like() -> None:
     log = RawLog()
     events = (
         _seen("appeared", driver="a"), _seen("changed", driver="b", flaps=2), _seen("flapped", flaps=1),
-        _seen("missing"), _seen("reappeared", driver="b"), _seen("replaced", driver="c"),
+        _seen("missing"), _seen("flapped", flaps=1), _seen("reappeared", driver="b"), _seen("replaced", driver="c"),
     )  # fmt: skip
     log.add(1, _record(10, *events))
     rows = [log.devices_at(256 + index)["h/x"] for index in range(len(events))]
     assert [(row.is_there, row.flaps, row.description["driver"]) for row in rows] == [
-        (True, 0, "a"), (True, 2, "b"), (True, 3, "b"), (False, 3, "b"), (True, 3, "b"), (True, 0, "c"),
+        (True, 0, "a"), (True, 2, "b"), (True, 3, "b"), (False, 3, "b"), (False, 4, "b"), (True, 4, "b"),
+        (True, 0, "c"),
     ]  # fmt: skip
     assert log.devices_at(255) == {}
 
