@@ -23,13 +23,14 @@ from leasehold.events import limits
 from leasehold.events.capabilities import Pci
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.identities import DeviceKey
-from leasehold.services.watcher.places import Places, multipath_controllers, nearest_above
+from leasehold.services.watcher.places import Places, multipath_controllers
 from leasehold.services.watcher.sysfs import (
     HostRoot,
     clean,
     link_target,
     linked_members,
     list_names,
+    nearest_above,
     read_bytes,
     read_table,
     read_text,

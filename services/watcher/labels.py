@@ -7,7 +7,6 @@ below hardware, since they go by the order in which things were found.
 
 import os
 import re
-from collections.abc import Mapping
 from typing import Final
 
 from leasehold.events.errors import InvalidInputError
@@ -140,11 +139,3 @@ def sort_label(subsystem: str, sysname: str) -> str:
     return (
         {"card": "primary", "renderD": "render", "controlD": "control"}.get(stem, stem) if subsystem == "drm" else stem
     )
-
-
-def nearest(path: str, known: Mapping[str, str]) -> str:
-    """What is known of the nearest folder above `path`; empty when nothing is."""
-    while len(path := os.path.dirname(path)) > 1:
-        if path in known:
-            return known[path]
-    return ""

@@ -6,6 +6,7 @@ that `leasehold.events.codec` checks.
 """
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -22,7 +23,7 @@ from leasehold.services.watcher.essentials import find_essentials
 from leasehold.services.watcher.linkkinds import LinkKinds, link_kinds
 from leasehold.services.watcher.names import DeviceNames, listed_names
 from leasehold.services.watcher.places import find_places
-from leasehold.services.watcher.sysfs import THIS_MACHINE, HostRoot, exists
+from leasehold.services.watcher.sysfs import THIS_MACHINE, HostRoot
 from leasehold.services.watcher.udev import UdevLookup, lookup_for, udevd_runs
 from leasehold.services.watcher.usage import find_users
 
@@ -91,7 +92,7 @@ def take_picture(
     )
     for path, place in places.items():
         described = _DESCRIBE[place.kind](look, place)
-        if described is not None and exists(path):
+        if described is not None and os.path.exists(path):
             picture.setdefault(place.key, described)
     protections = find_essentials(host_root, picture, places, needed_interfaces or {})
     users = find_users(host_root, picture, places)

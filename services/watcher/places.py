@@ -8,7 +8,6 @@ and nodes (loop0, dm-0, /dev/null), partitions, hidden paths of a multipath disk
 import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -23,6 +22,7 @@ from leasehold.services.watcher.sysfs import (
     link_target,
     linked_members,
     list_names,
+    nearest_above,
     read_int,
 )
 
@@ -77,14 +77,6 @@ def find_places(root: HostRoot) -> Places:
     survey.add_functions()
     survey.add_others()
     return survey.places
-
-
-def nearest_above(path: str, places: Mapping[str, Place]) -> Place | None:
-    """The nearest known device above a path (a virtio device between a PCI function and its NIC is skipped)."""
-    while len(path := os.path.dirname(path)) > 1:
-        if path in places:
-            return places[path]
-    return None
 
 
 def multipath_controllers(path: str) -> list[str]:
@@ -209,12 +201,12 @@ class _Survey:
                 hosts[path] = self._add("scsi_host", "scsi", path, spot, labels.host_label(path, spot.prefix))
         for name, path in members:
             if _SCSI_TARGET.fullmatch(name):
-                label = labels.target_label(path, labels.nearest(path, hosts))
+                label = labels.target_label(path, nearest_above(path, hosts) or "")
                 targets[path] = self._add("scsi_target", "scsi", path, self._spot(path), label)
         for name, path in members:
             if _SCSI_UNIT.fullmatch(name):
-                target, host = labels.nearest(path, targets), labels.nearest(path, hosts)
-                label = labels.unit_label(name, target, host)
+                target, host = nearest_above(path, targets), nearest_above(path, hosts)
+                label = labels.unit_label(name, target or "", host or "")
                 self._units[path] = self._add("scsi", "scsi", path, self._spot(path), label)
 
     def add_buses(self) -> None:
@@ -239,7 +231,7 @@ class _Survey:
         """Disks, pass-through nodes and GPUs."""
         self._add_block()
         for _, path in self._members("class/scsi_generic"):
-            self._add("scsi_generic", "scsi_generic", path, self._spot(path), labels.nearest(path, self._units))
+            self._add("scsi_generic", "scsi_generic", path, self._spot(path), nearest_above(path, self._units) or "")
         for name, path in self._members("class/drm"):
             if _DRM_NODE.fullmatch(name):
                 self._add("drm", "drm", path, self._spot(path))
@@ -268,7 +260,7 @@ class _Survey:
             spot = self._disk_spot(path)
             if spot is None or os.path.exists(f"{path}/partition") or read_int(f"{path}/hidden") == 1:
                 continue
-            label = labels.nearest(path, self._units)
+            label = nearest_above(path, self._units) or ""
             if not label and (namespace := labels.namespace_label(path)):
                 label = spot.label(namespace)
             self._add("block", "block", path, spot, label)

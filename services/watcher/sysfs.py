@@ -8,8 +8,9 @@ data would, so the first is never read, and the others only while it is awake.
 import hashlib
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -21,6 +22,9 @@ TABLE_READ_BYTES_MAX: Final = 16 * 1024 * 1024
 """Of one table in /proc: some 100,000 mounts."""
 ENTRIES_MAX: Final = 65_536
 """Of one directory."""
+
+
+T = TypeVar("T")
 
 
 class HostRoot(msgspec.Struct, frozen=True):
@@ -102,11 +106,6 @@ def clean(raw: bytes | str, bytes_max: int = TEXT_BYTES_MAX) -> str:
     return text.encode("utf-8", "replace")[:bytes_max].decode("utf-8", "ignore").strip()
 
 
-def exists(path: str) -> bool:
-    """Whether there is such a file, folder or link; a link that leads nowhere is not."""
-    return os.path.exists(path)
-
-
 def list_names(directory: str) -> list[str]:
     """The sorted names in a directory; empty when there is none."""
     try:
@@ -135,6 +134,14 @@ def linked_members(directory: str) -> list[tuple[str, str]]:
     """Name and target of every link in a directory, as in /sys/bus/pci/devices, sorted by name."""
     found = ((name, link_target(f"{directory}/{name}")) for name in list_names(directory))
     return [(name, target) for name, target in found if target]
+
+
+def nearest_above(path: str, known: Mapping[str, T]) -> T | None:
+    """What is known of the nearest folder above a path; `None` when nothing is."""
+    while len(path := os.path.dirname(path)) > 1:
+        if path in known:
+            return known[path]
+    return None
 
 
 def safe_name(text: str, forbidden: re.Pattern[str], chars_max: int) -> str:

@@ -1,6 +1,7 @@
 """Disks, and drives with removable media."""
 
 import functools
+import os
 import re
 from collections.abc import Mapping
 from typing import Final
@@ -17,7 +18,7 @@ from leasehold.services.watcher.describing.look import (
     texts,
 )
 from leasehold.services.watcher.places import Place
-from leasehold.services.watcher.sysfs import clean, exists, read_bytes, read_int, read_text
+from leasehold.services.watcher.sysfs import clean, read_bytes, read_int, read_text
 
 SECTOR_BYTES: Final = 512
 """The unit of a disk's `size`, whatever its own sectors are."""
@@ -113,7 +114,7 @@ def _serial(path: str) -> str:
     page = read_bytes(f"{path}/device/vpd_pg80")
     if len(page) > 4 and page[1] == 0x80:
         return clean(page[4 : 4 + int.from_bytes(page[2:4], "big")])
-    if not exists(f"{path}/serial"):
+    if not os.path.exists(f"{path}/serial"):
         return ""
     sequence = read_int(f"{path}/diskseq")
     return virtio_serial(path, sequence) if sequence >= 0 else read_text(f"{path}/serial")

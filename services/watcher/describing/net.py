@@ -1,6 +1,7 @@
 """Network interfaces: NICs, and the virtual ones, with what makes a bridge, a VLAN or a bond."""
 
 import errno
+import os
 from typing import Final
 
 from leasehold.events.capabilities import Bond, Bridge, Net, Vlan
@@ -12,7 +13,6 @@ from leasehold.services.watcher.places import Place
 from leasehold.services.watcher.sysfs import (
     THIS_MACHINE,
     clean,
-    exists,
     link_name,
     list_names,
     read_int,
@@ -83,7 +83,7 @@ def _medium(told: _Told) -> str:
 
 def _features(look: Look, told: _Told) -> tuple[str, ...]:
     """What ethtool tells, of this machine's interfaces only; whether it can do RDMA, its device's folder tells."""
-    rdma = ("rdma",) if "device" in told.files and exists(f"{told.path}/device/infiniband") else ()
+    rdma = ("rdma",) if "device" in told.files and os.path.exists(f"{told.path}/device/infiniband") else ()
     found = features_of(told.path) if look.root.sys == THIS_MACHINE.sys else ()
     return tuple(sorted((*found, *rdma)))
 

@@ -14,7 +14,7 @@ from leasehold.events.devices import DeviceDescription
 from leasehold.events.errors import InvalidInputError
 from leasehold.events.identities import parse_pci_address, pci_key
 from leasehold.services.watcher.describing.kept import Kept
-from leasehold.services.watcher.describing.look import Look, described, devnodes, hex_id, small, small_int
+from leasehold.services.watcher.describing.look import Look, described, hex_id, small, small_int
 from leasehold.services.watcher.describing.vpd import read_vpd
 from leasehold.services.watcher.places import Place
 from leasehold.services.watcher.sysfs import clean, link_name, list_names, read_int, read_text, to_int
@@ -79,7 +79,6 @@ def describe_pci(look: Look, place: Place) -> DeviceDescription:
         numa_node=function.number("numa_node"),
         physical_function=_physical_function(function),
         bridge=function.has_bus_behind or pci_class >> 16 == BASE_CLASS_BRIDGE,
-        devnodes=devnodes("", properties),
         capability=capability,
     )
 

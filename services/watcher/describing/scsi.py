@@ -9,7 +9,7 @@ from leasehold.events.devices import DeviceDescription
 from leasehold.services.watcher.describing.look import Look, described, devnodes, kernel_says, node_of, small_int
 from leasehold.services.watcher.labels import remote_port, remote_wwpn, world_wide_name
 from leasehold.services.watcher.places import Place
-from leasehold.services.watcher.sysfs import clean, exists, read_int, read_text, to_int
+from leasehold.services.watcher.sysfs import clean, read_int, read_text, to_int
 
 SCSI_TYPES: Final = {
     0: "disk",
@@ -49,7 +49,7 @@ def describe_scsi_host(look: Look, place: Place) -> DeviceDescription:
 
 
 def _fc_host(folder: str) -> FcHost | None:
-    if not exists(folder):
+    if not os.path.exists(folder):
         return None
     return FcHost(
         wwnn=world_wide_name(f"{folder}/node_name"),
@@ -62,7 +62,7 @@ def _fc_host(folder: str) -> FcHost | None:
 
 def _vport_ops(folder: str) -> VportOps | None:
     """Older kernels have the files with the SCSI host's."""
-    if not exists(f"{folder}/vport_create"):
+    if not os.path.exists(f"{folder}/vport_create"):
         return None
     return VportOps(max_vports=small_int(f"{folder}/max_npiv_vports"), vports=small_int(f"{folder}/npiv_vports_inuse"))
 
