@@ -117,10 +117,23 @@ def test_a_port_tells_of_its_link_anew_when_something_is_plugged_in(tree: Tree) 
     assert card(tree)[1].link_now == PciLink(speed_mts=8_000, width=4)
 
 
-def test_the_link_of_a_gpu_follows_its_load(tree: Tree) -> None:
-    """Its speed now is no news, so it is not told; its width is."""
-    tree.write(CARD, "class", "0x030000")
+@pytest.mark.parametrize("gpu", ["", "/0000:01:00.0/0000:02:00.0", "sibling"])
+def test_the_link_of_a_gpu_follows_its_load(tree: Tree, gpu: str) -> None:
+    """Its speed now is no news, so it is not told, nor that of a card's other functions and of ports above; the width
+    is.
+    """
+    path = CARD.replace("01.0", "01.1") if gpu == "sibling" else f"{CARD}{gpu}"
+    if gpu.startswith("/"):
+        tree.pci(os.path.dirname(path), pci_class="0x060400")
+    tree.pci(path, driver="i915", pci_class="0x030000")
+    tree.write(path, "class", "0x030000")
     assert card(tree)[1].link_now == PciLink(width=4)
+
+
+def test_the_link_of_a_neighbour_is_told(tree: Tree) -> None:
+    """A GPU in the next slot has another link."""
+    tree.pci("pci0000:00/0000:00:02.0", pci_class="0x030000")
+    assert card(tree)[1].link_now == FULL[1]
 
 
 def test_what_is_kept_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

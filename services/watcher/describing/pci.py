@@ -27,6 +27,7 @@ LINK_WIDTH_MAX: Final = 32
 LINK_SPEED_MTS_MAX: Final = 1_000_000
 
 _SPEED: Final = re.compile(r"([0-9]{1,4})(?:\.([0-9]))? GT/s.*")
+_ADDRESS: Final = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 _Links = tuple[PciLink | None, PciLink | None]
 _links: Final[Kept[_Links]] = Kept()
 _vpds: Final[Kept[Vpd | None]] = Kept()
@@ -93,7 +94,7 @@ def _physical_function(function: _Function) -> str:
 def _capability(function: _Function, pci_class: int, driver: str) -> Pci:
     functions_max = function.number("sriov_totalvfs")
     bridge_type = "cardbus-bridge" if pci_class >> 8 == CLASS_CARDBUS_BRIDGE else "pci-bridge"
-    link_max, link_now = _link(function, pci_class, driver)
+    link_max, link_now = _link(function, driver)
     return Pci(
         subsystem_vendor_id=function.id("subsystem_vendor"),
         subsystem_product_id=function.id("subsystem_device"),
@@ -118,19 +119,21 @@ def _incarnation(path: str) -> tuple[str, int]:
         return path, 0
 
 
-def _link(function: _Function, pci_class: int, driver: str) -> _Links:
+def _link(function: _Function, driver: str) -> _Links:
     """What its link can do at most, and what it does: read anew when its driver changes, or what is behind it."""
     if "max_link_width" not in function.files:
         return None, None
     path = function.path
-    behind = tuple(sorted(name for name in function.files if name[-2:-1] == ".")) if function.has_bus_behind else ()
-    read = partial(_read_link, path, pci_class)
-    return _links.of(_incarnation(path), path, read, (None, None), (driver, behind))
+    behind = tuple(sorted(filter(_ADDRESS.fullmatch, function.files)))
+    return _links.of(_incarnation(path), path, partial(_read_link, path), (None, None), (driver, behind))
 
 
-def _read_link(path: str, pci_class: int) -> _Links:
-    """The speed of a GPU's link follows its load, so it is left out."""
-    follows_load = pci_class >> 16 == BASE_CLASS_DISPLAY
+def _read_link(path: str) -> _Links:
+    """The speed of a GPU's link follows its load, so it is left out: of all functions of the card, and of what is above
+    it.
+    """
+    folder, card = os.path.dirname(path), os.path.basename(path)[:-1]
+    follows_load = any(_has_display(f"{folder}/{name}") for name in list_names(folder) if name.startswith(card))
     most = PciLink(
         speed_mts=_speed_mts(read_text(f"{path}/max_link_speed", 32)), width=_width(f"{path}/max_link_width")
     )
@@ -140,6 +143,12 @@ def _read_link(path: str, pci_class: int) -> _Links:
     )
     unknown = PciLink()
     return None if most == unknown else most, None if now == unknown else now
+
+
+def _has_display(path: str) -> bool:
+    if read_int(f"{path}/class", 16) >> 16 == BASE_CLASS_DISPLAY:
+        return True
+    return any(_has_display(f"{path}/{name}") for name in list_names(path) if _ADDRESS.fullmatch(name))
 
 
 def _width(path: str) -> int:
