@@ -253,13 +253,18 @@ def joined(first: Sighting, then: Sighting) -> Sighting:
 
 
 def _sighting(otherwise: Sighting, words: list[Told], flaps: int) -> Sighting:
-    # What was spoken of while the clock made it look was told all the same.
-    why = "event" if words and otherwise.why == "clock" else otherwise.why
-    found: Sighting | None = None
-    for word in sorted(words, key=lambda each: each.heard_at_ns):
-        told_of = Sighting(why=why, source=word.source, actions=word.actions, heard_at_ns=word.heard_at_ns)
-        found = told_of if found is None else joined(found, told_of)
-    return msgspec.structs.replace(found or otherwise, flaps=flaps)
+    """`words`: of the device itself before those of its link."""
+    if not words:
+        return msgspec.structs.replace(otherwise, flaps=flaps)
+    in_order = sorted(words, key=lambda word: word.heard_at_ns)
+    return Sighting(
+        # What was spoken of while the clock made it look was told all the same.
+        why="event" if otherwise.why == "clock" else otherwise.why,
+        source=words[0].source,
+        actions=tuple(action for word in in_order for action in word.actions)[: limits.ACTIONS_TOLD_MAX],
+        flaps=flaps,
+        heard_at_ns=in_order[0].heard_at_ns,
+    )
 
 
 def _places_of(device: DeviceDescription) -> Iterator[str]:

@@ -128,7 +128,7 @@ class LinkEvents:
             self._make_room()
             self._socket.bind((0, RTMGRP_LINK))
             self._port = self._socket.getsockname()[0]
-            self._ask()
+            self.begin_anew()
         except OSError:
             self._socket.close()
             raise
@@ -139,8 +139,8 @@ class LinkEvents:
         except PermissionError:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
 
-    def _ask(self) -> None:
-        """Have the kernel tell of all links, into this same socket."""
+    def begin_anew(self) -> None:
+        """Have the kernel tell of all links, into this same socket; none of them counts as new. Raises OSError."""
         self._known.clear()
         self._new.clear()
         body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
@@ -167,7 +167,7 @@ class LinkEvents:
                 if error.errno != errno.ENOBUFS:
                     raise
                 # The kernel tells an overrun once and goes on; what is remembered may be wrong now.
-                self._ask()
+                self.begin_anew()
                 return Heard(news, lost=True)
             news += [each for link in links_in(block) if (each := self._news(link)) is not None]
         return Heard(news)

@@ -20,9 +20,9 @@ import pyudev
 from leasehold.events import limits
 from leasehold.projections import sightings
 from leasehold.projections.sightings import Told
-from leasehold.services.watcher.links import LinkEvents
-from leasehold.services.watcher.sysfs import THIS_MACHINE, HostRoot, clean
-from leasehold.services.watcher.udev import has_dealt_with_link, udevd_runs
+from leasehold.services.watcher.links import LINKS_KNOWN_MAX, LinkEvents
+from leasehold.services.watcher.sysfs import THIS_MACHINE, HostRoot, clean, to_int
+from leasehold.services.watcher.udev import udevd_runs
 
 NOISE: Final = frozenset(
     {
@@ -84,6 +84,8 @@ class UeventMonitor:
         self._monitor: Any = None
         self._source = ""
         self._links: LinkEvents | None = None
+        self._told_links: set[int] = set()
+        """Those of which an event told, by their index."""
         self._tables: _ChangingTables | None = None
         self._reopening: asyncio.TimerHandle | None = None
         self._reopen_ms = REOPEN_MS_MIN
@@ -227,11 +229,19 @@ class UeventMonitor:
         if device.subsystem in NOISE:
             return
         action = clean(device.action or "change", ACTION_CHARS_MAX)
+        if device.subsystem == "net":
+            self._note_link(action, to_int(device.properties.get("IFINDEX") or ""))
         self._note_word(clean(device.sys_path, limits.DEVICE_TEXT_CHARS_MAX), action, self._source)
         if action == "move":
             # What is known of the device is known of its old path.
             before = device.properties.get("DEVPATH_OLD") or ""
             self._note_word(clean(f"/sys{before}", limits.DEVICE_TEXT_CHARS_MAX), action, self._source)
+
+    def _note_link(self, action: str, index: int) -> None:
+        if action == "remove":
+            self._told_links.discard(index)
+        elif len(self._told_links) < LINKS_KNOWN_MAX:
+            self._told_links.add(index)
 
     def _replace(self, *, lost: bool = True) -> None:
         """Open a new monitor. What the old one still held counts as lost: the whole picture is taken anyway."""
@@ -242,9 +252,12 @@ class UeventMonitor:
     def _open_or_try_later(self) -> None:
         self._reopening = None
         try:
+            self._open()
             if self._links is None:
                 self._open_links()
-            self._open()
+            else:
+                # Of some links the new monitor will never hear that they came.
+                self._links.begin_anew()
             self._reopen_ms = REOPEN_MS_MIN
         except (OSError, ImportError):  # ImportError is pyudev's word for a machine without libudev
             # A broken monitor must not stay: it would wake the loop for ever.
@@ -281,8 +294,8 @@ class UeventMonitor:
             self._replace()
             return
         for news in heard.news:
-            if news.is_new and self._source == "udev" and not has_dealt_with_link(self._root, news.index):
-                continue  # its name may not be the last one: udevd tells when it has dealt with it
+            if news.is_new and news.index not in self._told_links:
+                continue  # udevd may still have to name it, and tells when it has
             place = sightings.link_place(clean(news.name, limits.DEVICE_TEXT_CHARS_MAX))
             self._note_word(place, news.action, "kernel")
         if heard.lost:

@@ -52,11 +52,6 @@ def udevd_runs(root: HostRoot) -> bool:
     return any(int(line.split()[3], 16) & _SO_ACCEPTCON for line in lines)
 
 
-def has_dealt_with_link(root: HostRoot, index: int) -> bool:
-    """Whether udevd has done with a network link what it does with a new one (it names some anew): it has noted it."""
-    return (root.run / f"udev/data/n{index}").exists()
-
-
 def lookup_for(root: HostRoot) -> UdevLookup:
     """The lookup for a root: udev's database for this machine, nothing for an imitated one."""
     return _this_machine() if root.sys == THIS_MACHINE.sys else _nothing
