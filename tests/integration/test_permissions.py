@@ -6,7 +6,6 @@ The table below is written apart from `permissions.toml`, so that a list there t
 import asyncio
 import contextlib
 import json
-import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -27,7 +26,6 @@ from leasehold.services.ledger.jetstream import JetStreamLedger
 from leasehold.services.ledger.streams import ensure_streams
 from leasehold.services.natsserver import NatsServer
 from leasehold.services.parser import Handler
-from tests.support import tree
 
 CLUSTER: Final = "test"
 SUBJECTS: Final = Subjects(CLUSTER)
@@ -487,17 +485,3 @@ async def _until_cut(client: Connection, gone: asyncio.Event) -> None:
             if not client.is_connected:
                 gone.set()
                 return
-
-
-def test_the_page_for_people_says_the_same() -> None:
-    """The table in docs/permissions.md has every role with the subjects of permissions.toml, and no others."""
-    page = (tree.ROOT / "docs" / "permissions.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `([a-z]+)` \| `([a-z]+)` \| (.*?) \| (.*?) \| (yes|no) \|$", page, re.MULTILINE)
-    shown = {
-        row[0]: (row[1], *(set(re.findall(r"`([^`]+)`", each)) for each in row[2:4]), row[4] == "yes") for row in rows
-    }
-    table = {
-        name: (role.account, set(role.publish), set(role.subscribe), role.answers)
-        for name, role in permissions.roles().items()
-    }
-    assert shown == table
