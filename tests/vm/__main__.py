@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
-from tests.vm import functions, hotplug, identity, image, losses, networks
+from tests.vm import described, functions, hotplug, identity, image, losses, networks
 from tests.vm.figures import Figures
 from tests.vm.guest import booted
 from tests.vm.packages import CannotBuildError
@@ -28,6 +28,7 @@ Scenario = Callable[[Stage], Awaitable[None]]
 SCENARIOS: Final[dict[str, Scenario]] = {
     "pci": hotplug.pci,
     "usb": hotplug.usb,
+    "described": described.described,
     "twins": identity.twins,
     "another": identity.another_in_the_same_port,
     "virtual-functions": functions.virtual_functions,

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Final
 
 from leasehold.events.capabilities import Pci, ScsiHost
-from leasehold.events.event_types import DeviceChanged
+from leasehold.events.event_types import DeviceChanged, SourceStarted
 from leasehold.events.views import DeviceView
+from leasehold.services.cli.common import EXIT_REFUSED
 from tests.support.running import Done
+from tests.vm.described import validated
 from tests.vm.guest import Uevent
 from tests.vm.hotplug import CARD_AT, CARD_KEY, plug_card, settled, unplug_card
 from tests.vm.stage import Stage, became, came, kinds_of, uevent_of, went
@@ -63,8 +65,12 @@ async def _kept_apart(stage: Stage, parent: DeviceView, child: DeviceView) -> No
     assert refused.code != 0, refused.out
     done = await watched.cli("release", str(lease["lease"]), "--token", str(lease["token"]))
     assert done.code == 0, done.err
-    words = " ".join((refused.out + refused.err).split())
-    stage.show(f"while {child.name} is leased, {parent.name} is not given to another: {words[:160]}")
+    stage.show(f"while {child.name} is leased, {parent.name} is not given to another: {_words(refused)}")
+
+
+def _words(refused: Done) -> str:
+    """The first that a command said."""
+    return " ".join((refused.out + refused.err).split())[:160]
 
 
 async def drivers(stage: Stage) -> None:
@@ -73,7 +79,7 @@ async def drivers(stage: Stage) -> None:
     await guest.run("modprobe", "vfio-pci")
     await plug_card(stage)
     assert (await watched.device(CARD_KEY)).driver == "e1000e"
-    events = len(watched.heard)
+    events, position = len(watched.heard), 0
     for driver in ("vfio-pci", "e1000e") * _DRIVER_ROUNDS:
         await guest.write(f"{_PCI}/{CARD_AT}/driver_override", driver if driver == "vfio-pci" else "\n")
         await stage.change(
@@ -84,13 +90,20 @@ async def drivers(stage: Stage) -> None:
             became(CARD_KEY, driver=driver),
         )
         await settled(stage)
+        if (await watched.device(CARD_KEY)).driver == "vfio-pci":
+            position = watched.client.seen
+    then = await watched.cli("device", CARD_KEY, "--host", HOST, "--at", str(position), "--json")
+    assert then.code == 0 and then.object["driver"] == "vfio-pci", then.out + then.err
     shown = await watched.cli("history", CARD_KEY, "--host", HOST)
     lines = [line.strip() for line in shown.out.splitlines() if "is vfio-pci" in line]
     assert lines, shown.out
     changes = kinds_of([each for each in watched.heard[events:] if each.key == CARD_KEY], DeviceChanged)
     assert all(each.how is not None for each in changes), changes
     group = (await watched.device(CARD_KEY)).iommu_group
-    stage.show(f"bound to vfio-pci and back {_DRIVER_ROUNDS} times (IOMMU group {group}); history says: {lines[0]}")
+    stage.show(
+        f"bound to vfio-pci and back {_DRIVER_ROUNDS} times (IOMMU group {group}), "
+        f"and known as such `--at {position}`; history says: {lines[0]}"
+    )
     await unplug_card(stage)
 
 
@@ -122,13 +135,15 @@ async def vports(stage: Stage) -> None:
     assert isinstance(parent.capability, ScsiHost) and parent.capability.fc_host is not None, parent
     fc_host = parent.capability.fc_host
     stage.show(f"{parent.name} at {parent.key}: wwnn {fc_host.wwnn}, wwpn {fc_host.wwpn}, {fc_host.port_state}")
-    refused = await watched.cli("nodedev", "create-vport", "--host", HOST, "--json")
-    assert refused.code != 0, "no creator runs there, and yet it was ordered"
+    refused = await watched.cli("nodedev", "create-vport", "--host", HOST)
+    assert refused.code == EXIT_REFUSED, "no creator runs there, and yet it was ordered"
+    stage.show(f"without a creator there: {_words(refused)}")
     await watched.start_agent("creator")
     await _creator_heard(stage)
     made = await _make_vport(stage, parent)
     again = await watched.cli("nodedev", "create-vport", "--parent", parent.name, *_names_of(made), "--host", HOST)
-    assert again.code != 0, "two virtual HBAs with one name"
+    assert again.code == EXIT_REFUSED, "two virtual HBAs with one name"
+    stage.show(f"once more by the same names: {_words(again)}")
     await _destroy_vport(stage, made)
     orders = await watched.client.orders(host=HOST, ended=True)
     stage.show(f"orders: {', '.join(f'{type(row.what).__name__} {row.state}' for row in orders)}")
@@ -141,7 +156,7 @@ async def vports(stage: Stage) -> None:
 async def _creator_heard(stage: Stage) -> None:
     """Until the log knows that somebody acts on that host."""
     await stage.watched.event(
-        lambda each: type(each.event).__name__ == "SourceStarted" and getattr(each.event, "agent", "") == "creator",
+        lambda each: isinstance(each.event, SourceStarted) and each.event.agent == "creator",
         "the creator's start",
         since=0,
         timeout_s=120,
@@ -155,11 +170,10 @@ def _names_of(row: DeviceView) -> tuple[str, str, str, str]:
 
 async def _make_vport(stage: Stage, parent: DeviceView) -> DeviceView:
     watched, guest = stage.watched, stage.guest
-    done: list[Done] = []
 
     async def create() -> None:
-        done.append(await watched.cli("nodedev", "create-vport", "--parent", parent.name, "--host", HOST, "--json"))
-        assert done[0].code == 0, f"{done[0].out}{done[0].err}\n{await watched.log('creator')}"
+        done = await watched.cli("nodedev", "create-vport", "--parent", parent.name, "--host", HOST, "--json")
+        assert done.code == 0, f"{done.out}{done.err}\n{await watched.log('creator')}"
 
     change = await stage.change(
         "vport made",
@@ -174,6 +188,7 @@ async def _make_vport(stage: Stage, parent: DeviceView) -> DeviceView:
     real = str(await guest.read(f"/sys/class/fc_host/{host[1]}/port_name")).strip()
     assert real == f"0x{wwpn}", (real, wwpn)
     stage.show(f"made by order: {made.name} below {made.parent_name}, wwnn {wwnn}, wwpn {wwpn}, as the kernel says")
+    stage.show(f"of HBA and virtual HBA {validated([parent, made])}")
     return made
 
 

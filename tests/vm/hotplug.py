@@ -45,6 +45,31 @@ async def unplug_card(stage: Stage) -> None:
     await settled(stage)
 
 
+async def plug_flash(stage: Stage) -> Change:
+    """Plug in an NVMe disk; waits until its namespace is known."""
+    change = await stage.change(
+        "NVMe disk in",
+        lambda: stage.guest.plug("nvme", "flash", bus="port5", drive="flash", serial="NV1"),
+        uevent_of("add", "block", "nvme0n1"),
+        came("nvme0n1"),
+    )
+    await settled(stage)
+    return change
+
+
+async def plug_stick(stage: Stage) -> Change:
+    """Plug in a USB stick; waits until its disk is known."""
+    values: dict[str, object] = {"bus": "usb.0", "port": "1.3", "drive": "stick", "serial": "ST1", "removable": True}
+    change = await stage.change(
+        "USB disk in",
+        lambda: stage.guest.plug("usb-storage", "stick", **values),
+        uevent_of("add", "block", "sda"),
+        came("sda"),
+    )
+    await settled(stage)
+    return change
+
+
 async def plug_serial(stage: Stage, name: str, *, port: str, serial: str | None = None) -> None:
     """Plug in a serial adapter; returns when QEMU has done it. `serial`: as QEMU makes it up where none is given."""
     values: dict[str, object] = {"bus": "usb.0", "port": port, "chardev": f"line-{name}", "always-plugged": True}
@@ -58,13 +83,7 @@ async def pci(stage: Stage) -> None:
         await plug_card(stage)
         await unplug_card(stage)
     for _ in range(_DISK_ROUNDS):
-        await stage.change(
-            "NVMe disk in",
-            lambda: guest.plug("nvme", "flash", bus="port5", drive="flash", serial="NV1"),
-            uevent_of("add", "block", "nvme0n1"),
-            came("nvme0n1"),
-        )
-        await settled(stage)
+        await plug_flash(stage)
         await stage.change(
             "NVMe disk out",
             lambda: guest.unplug("flash"),
@@ -102,14 +121,7 @@ async def usb(stage: Stage) -> None:
 
 async def _stick(stage: Stage) -> None:
     guest, watched = stage.guest, stage.watched
-    values: dict[str, object] = {"bus": "usb.0", "port": "1.3", "drive": "stick", "serial": "ST1", "removable": True}
-    plugged = await stage.change(
-        "USB disk in",
-        lambda: guest.plug("usb-storage", "stick", **values),
-        uevent_of("add", "block", "sda"),
-        came("sda"),
-    )
-    await settled(stage)
+    plugged = await plug_stick(stage)
     (owner,) = [key for key, row in (await watched.devices()).items() if row.sysfs_path.endswith("/1-1.3")]
     assert plugged.heard.key.startswith(owner), f"the disk {plugged.heard.key} is not below its stick {owner}"
     await stage.change("USB disk out", lambda: guest.unplug("stick"), uevent_of("remove", "usb", "1-1.3"), went(owner))
