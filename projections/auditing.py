@@ -261,12 +261,16 @@ class Audit:
         return (_host_of(device), ties.group) if ties is not None and ties.group >= 0 else None
 
     def _carriers(self, device: DeviceId) -> tuple[DeviceId, ...]:
-        """The physical function of a virtual one; the hubs and the controller that a USB device hangs on."""
+        """What a virtual function or a mediated device is a part of; the hubs and the controller of a USB device."""
         ties = self._ties.get(device)
         if ties is None:
             return ()
         host = _host_of(device)
-        found = [device_id(host, DeviceKey(ties.physical_function))] if ties.physical_function else []
+        found: list[DeviceId] = []
+        whole: _Ties | None = ties
+        while whole is not None and whole.physical_function and len(found) < _LINEAGE_MAX:
+            found.append(device_id(host, DeviceKey(whole.physical_function)))
+            whole = self._ties.get(found[-1])
         for _ in range(_LINEAGE_MAX if ties.is_usb else 0):
             if ties is None or not ties.parent:
                 break

@@ -4,7 +4,7 @@
 |---|---|
 | `same_device` | it is leased, or its last lease has ended and nobody has shown yet that it is free |
 | `iommu_group` | a device of its IOMMU group, or carried by one, is another holder's, the host's own, or in use |
-| `physical_function` | a virtual function lives and dies with its physical function, so one lease holds one side only |
+| `physical_function` | a part of a device (virtual function, mediated device) lives and dies with it: one side only |
 | `usb_tree` | who resets a controller or a hub takes away what is plugged below |
 | `bridge` | a PCI bridge or a USB root hub carries others and is nobody's |
 | `not_physical` | the host itself, and what sits on no bus that tells where, cannot be handed out |
@@ -33,6 +33,7 @@ from leasehold.events.identities import (
 from leasehold.events.position import lease_id_text
 from leasehold.events.refusals import Blocker, RefusalCode
 from leasehold.projections.state import DeviceState, State
+from leasehold.projections.tables import Table
 
 CODE_OF_RULE: Final = {
     "bridge": RefusalCode.DEVICE_UNLEASABLE,
@@ -74,11 +75,15 @@ def lineage(state: State, device: DeviceId) -> Iterator[DeviceId]:
 
 def descendants(state: State, device: DeviceId) -> Iterator[DeviceId]:
     """The known devices below, breadth first, each once."""
-    if device not in state.indexes.children:
+    return _below(state.indexes.children, device)
+
+
+def _below(children: Table[DeviceId, tuple[DeviceId, ...]], device: DeviceId) -> Iterator[DeviceId]:
+    if device not in children:
         return
     waiting, seen = [device], {device}
     while waiting and len(seen) < _RELATED_MAX:
-        for child in state.indexes.children.get(waiting.pop(0), ()):
+        for child in children.get(waiting.pop(0), ()):
             if child not in seen:
                 seen.add(child)
                 waiting.append(child)
@@ -114,15 +119,18 @@ def usb_below(state: State, device: DeviceId) -> Iterator[DeviceId]:
 
 
 def physical_function_of(state: State, device: DeviceId) -> Iterator[DeviceId]:
-    """The physical function of a virtual one."""
-    row = state.devices[device]
-    if row.description.physical_function:
-        yield device_id(row.host, DeviceKey(row.description.physical_function))
+    """What a virtual function, or a mediated device, is a part of, nearest first: the one may be of the other."""
+    for _ in range(_LINEAGE_MAX):
+        row = state.devices.get(device)
+        if row is None or not row.description.physical_function:
+            return
+        device = device_id(row.host, DeviceKey(row.description.physical_function))
+        yield device
 
 
 def virtual_functions_of(state: State, device: DeviceId) -> Iterator[DeviceId]:
-    """The virtual functions of a physical one."""
-    yield from state.indexes.virtual_functions.get(device, ())
+    """The virtual functions of a physical one and the mediated devices of either, breadth first, each once."""
+    return _below(state.indexes.virtual_functions, device)
 
 
 def group_mates(state: State, device: DeviceId) -> Iterator[DeviceId]:
@@ -184,6 +192,7 @@ def blockers(
             yield from _relative_blockers(state, device, other, rule, together=together, force=True)
         for other in below(state, device):
             yield from _relative_blockers(state, device, other, rule, together=together, force=force)
+            yield from _orders_on(state, device, other)
     relatives = carriers_mates if is_group_clear else group_relatives
     for mate in relatives(state, device):
         other_row = state.devices[mate]
@@ -229,9 +238,17 @@ def _own_blockers(state: State, device: DeviceId, row: DeviceState, *, force: bo
     if row.description.in_use_by and not row.lease:
         why = f"used without a lease by {', '.join(row.description.in_use_by)}"
         yield Blocker(device=device, rule="in_use", why=why, help="end that use first")
-    for order in state.indexes.orders_on.get(device, ()):
-        why = f"its host is told to make something on it, or to take it away, and that is not over (order {order})"
-        yield Blocker(device=device, rule="ordered", why=why, help="wait until the order is over")
+    yield from _orders_on(state, device, device)
+
+
+def _orders_on(state: State, device: DeviceId, other: DeviceId) -> Iterator[Blocker]:
+    """What its host is told to do to `other`: the same, or a part of it."""
+    which, because_of = ("it", "") if other == device else (other, other)
+    for order in state.indexes.orders_on.get(other, ()):
+        why = f"its host is told to make something on {which}, or to take it away, and that is not over (order {order})"
+        yield Blocker(
+            device=device, rule="ordered", why=why, because_of=because_of, help="wait until the order is over"
+        )
 
 
 def why_not_physical(row: DeviceState) -> str:

@@ -127,7 +127,7 @@ def _host_forbids(state: State, host: HostName, about: tuple[str, ...]) -> NotOr
 
 def _kept_from(state: State, ref: RequestRef, device: DeviceId, parent: DeviceId | None = None) -> NotOrdered | None:
     """Why nothing is to be done to this device now: it is not there, another's, or used without a lease; or what it
-    stands for is, or its parent.
+    stands for is, or its parent, or what these are parts of.
     """
     row = state.devices[device]
     forbidden = _host_forbids(state, row.host, (device,))
@@ -135,7 +135,9 @@ def _kept_from(state: State, ref: RequestRef, device: DeviceId, parent: DeviceId
         return forbidden
     if row.missing:
         return _no((device,), RefusalCode.DEVICE_MISSING, f"{device} is not there", "plug it in again")
-    for each in dict.fromkeys((device, conflicts.physical_device(device), parent or device)):
+    near = (device, conflicts.physical_device(device), parent or device)
+    wholes = (whole for each in near for whole in conflicts.physical_function_of(state, each))
+    for each in dict.fromkeys((*near, *wholes)):
         held = state.devices.get(each)
         if held is None:
             continue
