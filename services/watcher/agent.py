@@ -8,8 +8,8 @@ watching, and when it is back it reports the difference. What the kernel and ude
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, Protocol
 
 from leasehold.events.answers import Heard
 from leasehold.events.devices import Sighting
@@ -32,7 +32,13 @@ PAUSE_S_MAX: Final = 1.0
 """While events do not end, a look is followed by a pause as long as the look took, and at most this long."""
 _START: Final = Sighting(why="start")
 
-Look = Callable[[], Picture]
+
+class Look(Protocol):
+    """Takes the whole picture; it runs in a thread."""
+
+    def __call__(self, *, known: Picture) -> Picture:
+        """`known`: what the log has, at the first look of a run; nothing after that."""
+        ...
 
 
 class WatcherAgent:
@@ -47,7 +53,6 @@ class WatcherAgent:
         monitor: UeventMonitor | None = None,
         look: Look = take_picture,
     ) -> None:
-        """`look` takes the whole picture; it runs in a thread."""
         self._monitor = monitor or UeventMonitor()
         self._look = look
         self._seen: Picture | None = None
@@ -102,7 +107,8 @@ class WatcherAgent:
     async def _take_look(self, told: Picture, *, hold: bool) -> Steadied:
         begun_s = time.monotonic()
         self._sightings.look_begins()
-        picture = await asyncio.to_thread(self._look)
+        # Later on it is known by this run's own looks what was there, and what is another thing meanwhile.
+        picture = await asyncio.to_thread(self._look, known=told if self._seen is None else {})
         self._sightings.hear(self._monitor.words_so_far())
         ended_s = time.monotonic()
         self._rested_s = ended_s + min(ended_s - begun_s, PAUSE_S_MAX)

@@ -59,11 +59,14 @@ _REQUEST: Final = struct.Struct("16sP16x")
 _known: Final[Kept[tuple[str, ...]]] = Kept()
 
 
-def features_of(path: str) -> tuple[str, ...]:
-    """The features that are on, sorted, of the interface of this process's network that is at `path` in /sys."""
+def features_of(path: str, unknown: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """The features that are on, sorted, of the interface of this process's network that is at `path` in /sys.
+
+    `unknown`: what is said of one that sleeps and was not asked yet.
+    """
     interface = (path, read_int(f"{path}/ifindex"))
     # It can be told to do otherwise at any time, so what is awake is asked at each look.
-    return _known.of(interface, f"{path}/device", partial(_ask, path.rpartition("/")[2]), (), mark=object())
+    return _known.of(interface, f"{path}/device", partial(_ask, path.rpartition("/")[2]), unknown, mark=object())
 
 
 def _ask(interface: str) -> tuple[str, ...]:

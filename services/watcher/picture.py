@@ -62,6 +62,7 @@ def take_picture(
     names: DeviceNames | None = None,
     links: LinkKinds | None = None,
     needed_interfaces: Mapping[str, str] | None = None,
+    known: Mapping[DeviceKey, DeviceDescription] | None = None,
 ) -> dict[DeviceKey, DeviceDescription]:
     """Describe all devices of a machine, by key, sorted.
 
@@ -77,6 +78,8 @@ def take_picture(
         links: of what kind the network interfaces are; left out, the kernel is asked.
         needed_interfaces: network interfaces that the host needs for more than its default route, with the reason,
             like `{"eth0": "has the address that reaches the bus"}`.
+        known: what the log has of this machine, at the first look of a process: what sleeps and was not asked yet is
+            taken to be as it was.
     """
     places = find_places(host_root)
     picture: dict[DeviceKey, DeviceDescription] = {COMPUTER: rest.describe_system(host_root)}
@@ -89,6 +92,7 @@ def take_picture(
         interfaces={place.sysname: place.key for place in places.values() if place.kind == "net"},
         links=link_kinds(host_root) if links is None else links,
         described=picture,
+        known=known or {},
     )
     for path, place in places.items():
         described = _DESCRIBE[place.kind](look, place)

@@ -86,8 +86,8 @@ class _Changing:
     def __init__(self) -> None:
         self.papers = 0
 
-    def look(self) -> Picture:
-        return take_picture() | {paper.key: paper for paper in map(_paper, range(self.papers))}
+    def look(self, *, known: Picture) -> Picture:
+        return take_picture(known=known) | {paper.key: paper for paper in map(_paper, range(self.papers))}
 
 
 async def _kernel_events(data: Path, figures: dict[str, Figure]) -> Table:

@@ -80,9 +80,9 @@ class Machine:
                 self._paper[DeviceKey(f"{device.key}/net/0")] = _nic(device)
         self._away: Picture = {}
 
-    def picture(self) -> Picture:
+    def picture(self, *, known: Picture | None = None) -> Picture:
         """All that is there now."""
-        return self._paper | take_picture(self.kernel.root)
+        return self._paper | take_picture(self.kernel.root, known=known)
 
     # --- agents -----------------------------------------------------------------------------------------------------
 

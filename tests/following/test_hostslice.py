@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -37,7 +38,7 @@ async def test_a_report_that_is_wanted_comes_at_once(tmp_path: Path, monkeypatch
         found.connected("operator") as looking,
     ):
         picture = {paper_device(1).key: paper_device(1)}
-        agent = WatcherAgent(connection, found.subjects, HOST, look=lambda: picture)
+        agent = WatcherAgent(connection, found.subjects, HOST, look=Mock(return_value=picture))
         completed = asyncio.Queue[int]()
 
         def hear(told: FeedEvent) -> None:

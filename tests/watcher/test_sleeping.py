@@ -9,13 +9,15 @@ import pytest
 from leasehold.events.capabilities import Pci, PciLink
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.identities import DeviceKey
-from leasehold.services.watcher.describing import kept
+from leasehold.projections.reporting import Picture
+from leasehold.services.watcher.describing import kept, pci
 from leasehold.services.watcher.describing.kept import Kept
 from leasehold.services.watcher.picture import take_picture
 from tests.watcher.test_vpd import GOOD
 from tests.watcher.trees import Tree
 
 CARD = "pci0000:00/0000:00:01.0"
+KEY = DeviceKey("pci/0000:00:01.0")
 WAKING = ("config", "vpd", "max_link_speed", "max_link_width", "current_link_speed", "current_link_width")
 
 
@@ -52,8 +54,8 @@ def power(tree: Tree, status: str) -> None:
     tree.write(CARD, "power/runtime_status", status)
 
 
-def card(tree: Tree) -> tuple[DeviceDescription, Pci]:
-    device = take_picture(tree.root)[DeviceKey("pci/0000:00:01.0")]
+def card(tree: Tree, known: Picture | None = None) -> tuple[DeviceDescription, Pci]:
+    device = take_picture(tree.root, known=known)[KEY]
     assert isinstance(device.capability, Pci)
     return device, device.capability
 
@@ -65,24 +67,24 @@ FULL = (PciLink(speed_mts=8_000, width=8), PciLink(speed_mts=5_000, width=4))
 def test_a_sleeping_card_is_not_woken(tree: Tree, opened: list[str], status: str) -> None:
     """None of the files that wake it is opened; that it is an express card shows all the same."""
     power(tree, status)
-    device, pci = card(tree)
+    device, told = card(tree)
     assert set(opened).isdisjoint(WAKING)
     assert "runtime_status" in opened
-    assert (pci.is_express, pci.link_max, pci.link_now, pci.vpd, device.serial) == (True, None, None, None, "")
+    assert (told.is_express, told.link_max, told.link_now, told.vpd, device.serial) == (True, None, None, None, "")
 
 
 def test_a_card_that_is_awake_is_asked_once(tree: Tree, opened: list[str]) -> None:
     """Link and product data are kept: the next look opens none of these files, and says the same."""
     power(tree, "active")
-    device, pci = card(tree)
-    assert (pci.link_max, pci.link_now) == FULL
-    assert pci.vpd is not None
-    assert device.serial == pci.vpd.read_only["SN"] == "0025900EAA10"
+    device, told = card(tree)
+    assert (told.link_max, told.link_now) == FULL
+    assert told.vpd is not None
+    assert device.serial == told.vpd.read_only["SN"] == "0025900EAA10"
     opened.clear()
-    assert card(tree) == (device, pci)
+    assert card(tree) == (device, told)
     assert set(opened).isdisjoint(WAKING)
     power(tree, "suspended")
-    assert card(tree) == (device, pci)
+    assert card(tree) == (device, told)
 
 
 def test_a_card_that_changed_its_driver_is_asked_again(tree: Tree) -> None:
@@ -102,8 +104,42 @@ def test_another_card_in_the_same_place_is_asked_itself(tree: Tree) -> None:
     assert card(tree)[0].serial
     (tree.devices / CARD).rename(tree.devices / "before")
     tree.pci(CARD, driver="igb", max_link_width="8", max_link_speed="Unknown", current_link_width="0")
-    device, pci = card(tree)
-    assert (device.serial, pci.vpd, pci.link_max, pci.link_now) == ("", None, PciLink(width=8), None)
+    device, told = card(tree)
+    assert (device.serial, told.vpd, told.link_max, told.link_now) == ("", None, PciLink(width=8), None)
+
+
+@pytest.fixture
+def known(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> Picture:
+    """What a watcher told before it ended; the next one has looked at nothing yet, and the card sleeps."""
+    picture = take_picture(tree.root)
+    monkeypatch.setattr(pci, "_links", Kept())
+    monkeypatch.setattr(pci, "_vpds", Kept())
+    power(tree, "suspended")
+    return picture
+
+
+def test_a_card_that_sleeps_at_the_start_is_as_the_log_has_it(tree: Tree, known: Picture, opened: list[str]) -> None:
+    """A watcher that starts again changes nothing, at its first look and after that; nor does it wake the card."""
+    assert card(tree, known) == card(tree) == (known[KEY], known[KEY].capability)
+    assert set(opened).isdisjoint(WAKING)
+
+
+def test_what_the_log_has_does_not_stand_for_a_card_that_is_awake(tree: Tree, known: Picture) -> None:
+    """While no watcher ran its link was trained anew, and it got another serial number."""
+    link(tree, "2.5 GT/s PCIe", "1")
+    tree.write(CARD, "vpd", b"")
+    assert card(tree, known)[0] == known[KEY]
+    power(tree, "active")
+    device, told = card(tree)
+    assert (device.serial, told.vpd, told.link_now) == ("", None, PciLink(speed_mts=2_500, width=1))
+
+
+@pytest.mark.parametrize("attribute", ["vendor", "device", "class", "revision", "subsystem_vendor", "subsystem_device"])
+def test_what_the_log_has_does_not_stand_for_another_model(tree: Tree, known: Picture, attribute: str) -> None:
+    """What sits there has other ids."""
+    tree.write(CARD, attribute, "0x17")
+    device, told = card(tree, known)
+    assert (device.serial, told.vpd, told.link_max, told.link_now) == ("", None, None, None)
 
 
 def test_a_port_tells_of_its_link_anew_when_something_is_plugged_in(tree: Tree) -> None:

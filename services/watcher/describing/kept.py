@@ -6,6 +6,8 @@ from typing import Final, Generic, TypeVar
 from leasehold.services.watcher.sysfs import read_bytes
 
 ENTRIES_MAX: Final = 16_384
+_NOT_ASKED: Final = object()
+"""The mark of what was not asked in this process: no other is like it."""
 AWAKE: Final = (b"", b"active", b"unsupported")
 """What `runtime_status` says of a device that does not sleep; empty: of one that cannot."""
 
@@ -25,18 +27,20 @@ class Kept(Generic[T]):
             device: what is no more the same once another device has its place.
             folder: where in sysfs it says whether it sleeps.
             read: asks it.
-            unknown: what is said until it was asked.
+            unknown: what is said until it is asked: what an earlier process was told, perhaps. Only the first counts.
             mark: once it differs, the device is asked again.
         """
         before = self._known.get(device)
         if before is not None and before[0] == mark:
             return before[1]
-        if not is_awake(folder):
-            return before[1] if before is not None else unknown
+        if is_awake(folder):
+            return self._keep(device, mark, read())
+        return before[1] if before is not None else self._keep(device, _NOT_ASKED, unknown)
+
+    def _keep(self, device: Hashable, mark: Hashable, value: T) -> T:
         self._known.pop(device, None)
         if len(self._known) >= ENTRIES_MAX:
             del self._known[next(iter(self._known))]
-        value = read()
         self._known[device] = (mark, value)
         return value
 

@@ -34,6 +34,8 @@ class Look(msgspec.Struct, frozen=True):
     links: LinkKinds
     described: dict[DeviceKey, DeviceDescription]
     """What was described before: hardware before what is on it."""
+    known: Mapping[DeviceKey, DeviceDescription]
+    """What the log has of this host, for what sleeps; empty once this process has looked itself."""
 
     def properties(self, place: Place) -> Mapping[str, str]:
         """What udev has of a device."""

@@ -21,6 +21,7 @@ from leasehold.services.watcher.sysfs import (
 
 ARPHRD_ETHER: Final = 1
 INTERFACE_CHARS_MAX: Final = 64
+_RDMA: Final = "rdma"
 IFF_TAP: Final = 0x0002
 
 
@@ -57,7 +58,7 @@ def describe_net(look: Look, place: Place) -> DeviceDescription | None:
             link_state=link_state,
             # Drivers ask their firmware for the speed, so a link that is down is not asked.
             link_speed_mbps=max(small_int(f"{path}/speed"), 0) or -1 if link_state == "up" else -1,
-            features=_features(look, told),
+            features=_features(look, told, _known_features(look, place, address)),
             device_type=_device_type(told),
             master=_known(look, told.target("master")),
             kind=_kind(look, told),
@@ -81,11 +82,20 @@ def _medium(told: _Told) -> str:
     return "80203" if read_int(f"{told.path}/type") == ARPHRD_ETHER else ""
 
 
-def _features(look: Look, told: _Told) -> tuple[str, ...]:
+def _features(look: Look, told: _Told, unknown: tuple[str, ...]) -> tuple[str, ...]:
     """What ethtool tells, of this machine's interfaces only; whether it can do RDMA, its device's folder tells."""
-    rdma = ("rdma",) if "device" in told.files and os.path.exists(f"{told.path}/device/infiniband") else ()
-    found = features_of(told.path) if look.root.sys == THIS_MACHINE.sys else ()
+    rdma = (_RDMA,) if "device" in told.files and os.path.exists(f"{told.path}/device/infiniband") else ()
+    found = features_of(told.path, unknown) if look.root.sys == THIS_MACHINE.sys else ()
     return tuple(sorted((*found, *rdma)))
+
+
+def _known_features(look: Look, place: Place, address: str) -> tuple[str, ...]:
+    """What the log has of the same interface, ethtool's words only."""
+    known = look.known.get(place.key)
+    was = known.capability if known is not None else None
+    if not isinstance(was, Net) or was.address != address:
+        return ()
+    return tuple(word for word in was.features if word != _RDMA)
 
 
 def _device_type(told: _Told) -> str:

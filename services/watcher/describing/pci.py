@@ -9,6 +9,8 @@ import re
 from functools import partial
 from typing import Final
 
+import msgspec
+
 from leasehold.events.capabilities import MdevType, Pci, PciLink, Vpd
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.errors import InvalidInputError
@@ -65,8 +67,7 @@ def describe_pci(look: Look, place: Place) -> DeviceDescription:
     vendor_name, product_name = look.names.of("pci", vendor_id, product_id, properties)
     pci_class = read_int(f"{place.path}/class", 16)
     driver = clean(function.link("driver"))
-    capability = _capability(function, pci_class, driver)
-    return described(
+    device = described(
         look,
         place,
         driver=driver,
@@ -75,13 +76,35 @@ def describe_pci(look: Look, place: Place) -> DeviceDescription:
         product_id=product_id,
         vendor_name=vendor_name,
         product_name=product_name,
-        serial=capability.vpd.read_only.get("SN", "") if capability.vpd else "",
         iommu_group=small(to_int(function.link("iommu_group"))),
         numa_node=function.number("numa_node"),
         physical_function=_physical_function(function),
         bridge=function.has_bus_behind or pci_class >> 16 == BASE_CLASS_BRIDGE,
-        capability=capability,
     )
+    return _asked(function, device, _capability(function, pci_class), look.known.get(place.key))
+
+
+def _asked(
+    function: _Function, device: DeviceDescription, pci: Pci, known: DeviceDescription | None
+) -> DeviceDescription:
+    """With what only its registers tell. Of one that sleeps and was not asked yet, what the log has of the same model
+    in the same place is taken: else it would change, and change back, when a watcher starts again.
+    """
+    was = known.capability if known is not None else None
+    if known is None or not isinstance(was, Pci) or _model(known, was) != _model(device, pci):
+        was = Pci()
+    link_max, link_now = _link(function, device.driver, (was.link_max, was.link_now))
+    vpd = _vpd(function, was.vpd)
+    return msgspec.structs.replace(
+        device,
+        serial=vpd.read_only.get("SN", "") if vpd else "",
+        capability=msgspec.structs.replace(pci, link_max=link_max, link_now=link_now, vpd=vpd),
+    )
+
+
+def _model(device: DeviceDescription, pci: Pci) -> tuple[str | int, ...]:
+    ids = (device.vendor_id, device.product_id, device.pci_class)
+    return *ids, pci.subsystem_vendor_id, pci.subsystem_product_id, pci.revision
 
 
 def _physical_function(function: _Function) -> str:
@@ -91,10 +114,10 @@ def _physical_function(function: _Function) -> str:
         return ""
 
 
-def _capability(function: _Function, pci_class: int, driver: str) -> Pci:
+def _capability(function: _Function, pci_class: int) -> Pci:
+    """What the kernel has of it in memory."""
     functions_max = function.number("sriov_totalvfs")
     bridge_type = "cardbus-bridge" if pci_class >> 8 == CLASS_CARDBUS_BRIDGE else "pci-bridge"
-    link_max, link_now = _link(function, driver)
     return Pci(
         subsystem_vendor_id=function.id("subsystem_vendor"),
         subsystem_product_id=function.id("subsystem_device"),
@@ -104,10 +127,7 @@ def _capability(function: _Function, pci_class: int, driver: str) -> Pci:
         virtual_functions_max=max(functions_max, 0),
         virtual_functions=max(function.number("sriov_numvfs"), 0) if functions_max > 0 else 0,
         is_express="max_link_width" in function.files,
-        link_max=link_max,
-        link_now=link_now,
         mdev_types=mdev_types(function.path) if "mdev_supported_types" in function.files else (),
-        vpd=_vpd(function),
     )
 
 
@@ -119,13 +139,13 @@ def _incarnation(path: str) -> tuple[str, int]:
         return path, 0
 
 
-def _link(function: _Function, driver: str) -> _Links:
+def _link(function: _Function, driver: str, unknown: _Links) -> _Links:
     """What its link can do at most, and what it does: read anew when its driver changes, or what is behind it."""
     if "max_link_width" not in function.files:
         return None, None
     path = function.path
     behind = tuple(sorted(filter(_ADDRESS.fullmatch, function.files)))
-    return _links.of(_incarnation(path), path, partial(_read_link, path), (None, None), (driver, behind))
+    return _links.of(_incarnation(path), path, partial(_read_link, path), unknown, (driver, behind))
 
 
 def _read_link(path: str) -> _Links:
@@ -166,12 +186,12 @@ def _speed_mts(text: str) -> int:
     return speed_mts if 0 < speed_mts <= LINK_SPEED_MTS_MAX else -1
 
 
-def _vpd(function: _Function) -> Vpd | None:
+def _vpd(function: _Function, unknown: Vpd | None) -> Vpd | None:
     """A card takes up to seconds to tell it."""
     if "vpd" not in function.files:
         return None
     path = function.path
-    return _vpds.of(_incarnation(path), path, partial(read_vpd, path), None)
+    return _vpds.of(_incarnation(path), path, partial(read_vpd, path), unknown)
 
 
 def mdev_types(path: str) -> tuple[MdevType, ...]:
