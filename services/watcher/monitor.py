@@ -250,7 +250,9 @@ class UeventMonitor:
         self._note(overflow=lost)
 
     def _open_or_try_later(self) -> None:
-        self._reopening = None
+        if self._reopening is not None:
+            self._reopening.cancel()
+            self._reopening = None
         try:
             self._open()
             if self._links is None:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -38,6 +39,7 @@ from leasehold.services.watcher.monitor import UeventMonitor
 from tests.bench.cluster import HOST, Bus, bus
 
 WAIT_S: Final = 60.0
+ASK_AGAIN_S: Final = 3.0
 DeviceEvent = DeviceAppeared | DeviceChanged | DeviceReplaced | DeviceReappeared | DeviceMissing | DeviceFlapped
 Links = dict[str, tuple[str, str, str]]
 """By interface: its address, its state, and what it belongs to."""
@@ -154,10 +156,20 @@ class Watched:
                 await asyncio.wait({running})
 
     async def until_equal(self) -> Links:
-        """Wait until the log has the kernel's links, all of them as they are."""
-        right = await asyncio.to_thread(links_of_kernel)
-        await self.log.until(lambda: links_in(self.log.picture) == right, f"{len(right)} links are in the log")
-        return right
+        """Wait until the log has the kernel's links, all of them as they are.
+
+        The kernel tells a link's state late itself, so it is asked again when the log has not come to what it said.
+        """
+        give_up_s = time.monotonic() + WAIT_S
+        while True:
+            right = await asyncio.to_thread(links_of_kernel)
+            try:
+                async with asyncio.timeout(ASK_AGAIN_S):
+                    await self.log.until(lambda: links_in(self.log.picture) == right, "equal")  # noqa: B023
+            except TimeoutError:
+                assert time.monotonic() < give_up_s, f"the log does not come to {len(right)} links"
+            else:
+                return right
 
 
 @asynccontextmanager
