@@ -42,25 +42,33 @@ _log: Final = logging.getLogger(__name__)
 AGENT: Final = CREATOR
 UNDO_NS_MAX: Final = 2 * 10**9
 """So long before its deadline (or a tenth of its time) an order is given up, to take back what was begun."""
+CLOCK_NS: Final = 300 * 10**9
+"""What was heard up to so long, or twice as long, ago says what time the log has: clocks go at different speeds."""
 
 Result = OrderDone | OrderNotDone
 T = TypeVar("T")
 
 
 class LedgerClock:
-    """What time the log has, as far as it is told: no later than that of the event that came fastest."""
+    """What time the log has, as far as it is told: no later than that of the event that came fastest of late."""
 
     def __init__(self) -> None:
-        self._ahead_ns: int | None = None
+        self._since_ns = 0
+        self._ahead_ns: tuple[int, ...] = ()
+        """Of the fastest event since then, and of the fastest in the time before."""
 
     def heard(self, at_ns: int) -> None:
         """Something decided at `at_ns` (ns since 1970) has been told now."""
-        ahead_ns = at_ns - time.monotonic_ns()
-        self._ahead_ns = ahead_ns if self._ahead_ns is None else max(self._ahead_ns, ahead_ns)
+        now_ns = time.monotonic_ns()
+        if not self._ahead_ns or now_ns - self._since_ns > CLOCK_NS:
+            self._since_ns = now_ns
+            self._ahead_ns = (at_ns - now_ns, *self._ahead_ns[:1])
+        else:
+            self._ahead_ns = (max(self._ahead_ns[0], at_ns - now_ns), *self._ahead_ns[1:])
 
     def now_ns(self) -> int:
         """Of the log, ns since 1970; of this machine, as long as nothing was heard."""
-        return time.time_ns() if self._ahead_ns is None else time.monotonic_ns() + self._ahead_ns
+        return time.monotonic_ns() + max(self._ahead_ns) if self._ahead_ns else time.time_ns()
 
 
 class _Task(msgspec.Struct, frozen=True):
@@ -103,8 +111,9 @@ class CreatorAgent:
         """Up to where the log was asked: what the feed tells of orders before that is late, or told anew."""
         self._working: dict[Begun, asyncio.Task[None]] = {}
         self._parents: dict[DeviceKey, asyncio.Lock] = {}
-        self._over: dict[int, None] = {}
-        """Orders that were heard to be over, oldest first: an answer to `sync` may be older than that."""
+        self._over: dict[int, int] = {}
+        """Orders that were heard to be over, and when they were: an answer to `sync` may be older than that. A restored
+        ledger gives their numbers again, later."""
         self._results: dict[Begun, Result] = {}
         self._untold: set[Begun] = set()
         self._speaker = Speaker(connection, subjects, host, AGENT, self, tells_picture=False)
@@ -135,7 +144,7 @@ class CreatorAgent:
         listed = {Begun(view.order, view.ordered_at_ns): view for view in in_log.orders}
         self._known = max((begun.order for begun in listed), default=0)
         self._as_of = in_log.as_of
-        listed = {begun: view for begun, view in listed.items() if begun.order not in self._over}
+        listed = {begun: view for begun, view in listed.items() if not self._is_over(begun)}
         settled = {begun for begun, view in listed.items() if self._is_settled(begun, view)}
         for begun in (self._results.keys() - listed.keys()) | settled:
             self._forget(begun)
@@ -145,6 +154,10 @@ class CreatorAgent:
                 self._take(_Task(begun, view.what, view.deadline_ns))
         self._untold = set(self._results)
         return [*reporter.synced({}, {}), *await self.news(reporter)]
+
+    def _is_over(self, begun: Begun) -> bool:
+        over_ns = self._over.get(begun.order)
+        return over_ns is not None and begun.ordered_at_ns <= over_ns
 
     def _is_settled(self, begun: Begun, view: OrderView) -> bool:
         """Whether it timed out, and nothing came of it."""
@@ -168,7 +181,7 @@ class CreatorAgent:
                     self._known = max(self._known, told.position)
                     self._take(_Task(Begun(told.position, told.at_ns), order, deadline_ns))
             case OrderCarriedOut(order=number) | OrderFailed(order=number, timed_out=False):
-                self._over[number] = None
+                self._over[number] = told.at_ns
                 if len(self._over) > limits.ORDERS_KEPT_PER_HOST_MAX:
                     del self._over[next(iter(self._over))]
                 for begun in [begun for begun in self._results if begun.order == number]:
@@ -211,6 +224,7 @@ class CreatorAgent:
                     lambda: (task.give_up_ns - self._clock.now_ns()) / 1e9,
                     write=self._write,
                     begins=partial(self._notes.begin, task.begun),
+                    is_begun=self._notes.has(task.begun),
                     ends=self._ends,
                 )
                 result = await _on_thread(partial(carry_out, attempt, task.begun.order, task.order))
@@ -222,10 +236,10 @@ class CreatorAgent:
         if result is not None:
             _log.info("order %d: %s", task.begun.order, result)
             self._results[task.begun] = result
+            self._untold.add(task.begun)
             if len(self._results) > limits.ORDERS_KEPT_PER_HOST_MAX:
                 # The log has forgotten it by now.
                 self._forget(min(self._results))
-            self._untold.add(task.begun)
             self._speaker.wake()
 
 

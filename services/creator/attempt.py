@@ -60,13 +60,18 @@ class Attempt:
         *,
         write: Write = write_attribute,
         begins: Callable[[], None] = lambda: None,
+        is_begun: bool = False,
         ends: threading.Event | None = None,
     ) -> None:
-        """`begins` notes before each write that there is one, or raises OSError; `ends`: set at the agent's end."""
+        """`begins` notes before each write that there is one, or raises OSError; `is_begun`: an earlier run did so;
+        `ends`: set at the agent's end.
+        """
         self.root = root
         self._left_s = left_s
         self._write = write
         self._begins = begins
+        self.is_begun = is_begun
+        """Whether the kernel took something for this order, or may have: what is there may be ours to take back."""
         self._ends = ends or threading.Event()
 
     @property
@@ -92,6 +97,7 @@ class Attempt:
         except OSError as error:
             name = errno.errorcode.get(error.errno or 0, "unknown error")
             return f"the kernel refused {text} in {self.root.shown_path(path)}: {error.strerror or error} ({name})"
+        self.is_begun = True
         return ""
 
     def until(self, is_so: Callable[[], bool], *, least_s: float = 0.0) -> bool:

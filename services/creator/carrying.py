@@ -1,7 +1,9 @@
 """Carrying out an order: where its devices are on this machine, whether it may be done now, and what came of it."""
 
 import os
+import re
 from collections.abc import Callable
+from typing import Final
 
 from leasehold.events import limits
 from leasehold.events.capabilities import CreateMdev, CreateVport, DestroyMdev, DestroyVport, Order
@@ -15,6 +17,7 @@ from leasehold.services.watcher.places import find_places
 from leasehold.services.watcher.sysfs import HostRoot, clean
 
 Look = Callable[[HostRoot], Picture]
+_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def carry_out(
@@ -39,6 +42,9 @@ def carry_out(
 
 
 def _carry_out(attempt: Attempt, order: Order, look: Look) -> Outcome:
+    if isinstance(order, CreateMdev | DestroyMdev) and not _UUID.fullmatch(order.uuid):
+        # It becomes a part of a path, and for what is to be taken away nobody but a watcher has said it.
+        return NotDone(f"{order.uuid!r} is not a UUID")
     parent = _path_of(attempt.root, order.parent)
     match order:
         case CreateVport() | CreateMdev() if not parent:

@@ -54,7 +54,9 @@ def destroy(attempt: Attempt, parent: str, uuid: str) -> Outcome:
 
 
 def _undone(attempt: Attempt, path: str, reason: str) -> NotDone:
-    """Take away what there is of it, and say what is left."""
+    """Take away what there is of it if this order has begun it, and say what is left."""
+    if not attempt.is_begun:
+        return NotDone("it was there before, but no mediated device came of it in time; it is left as it was")
     refused = attempt.tell_kernel(f"{path}/remove", "1") if os.path.isdir(path) else ""
     if attempt.until(lambda: not os.path.isdir(path), least_s=UNDO_S):
         return NotDone(reason)

@@ -84,7 +84,9 @@ def host_of(root: HostRoot, hba: str, wwnn: str, wwpn: str) -> str:
 
 
 def _undone(attempt: Attempt, hba: str, wwnn: str, wwpn: str, reason: str) -> NotDone:
-    """Take away what there is of it, and say what is left."""
+    """Take away what there is of it if this order has begun it, and say what is left."""
+    if not attempt.is_begun:
+        return NotDone("it was there before, but no SCSI host came of it in time; it is left as it was")
     refused = _delete(attempt, hba, wwnn, wwpn) if _look(attempt.root, hba, wwnn, wwpn).is_there else ""
     if attempt.until(lambda: not _look(attempt.root, hba, wwnn, wwpn).is_there, least_s=UNDO_S):
         return NotDone(reason)

@@ -36,10 +36,10 @@ def told(position: int, event: Event) -> FeedEvent:
     return FeedEvent(position, b"", body, f"NATS/1.0\r\n{header_lines(said)}\r\n".encode())
 
 
-def listing() -> InLog:
+def listing(age_ns: int = 10**9) -> InLog:
     """The log before it had the outcome: the order waits."""
     order = CreateMdev(parent=DeviceKey("pci/0000:00:06.0"), mdev_type=TYPE, uuid=UUID)
-    now_ns = time.time_ns()
+    now_ns = time.time_ns() - age_ns
     view = OrderView(
         order=ORDER, host=HOST, agent=CREATOR, what=order, state="waiting", asked_by="a", request_id="r",
         ordered_at_ns=now_ns, deadline_ns=now_ns + 60 * 10**9,
