@@ -7,7 +7,7 @@
 | `physical_function` | a part of a device (virtual function, mediated device) lives and dies with it: one side only |
 | `usb_tree` | who resets a controller or a hub takes away what is plugged below |
 | `bridge` | a PCI bridge or a USB root hub carries others and is nobody's |
-| `not_physical` | the host itself, and what sits on no bus that tells where, cannot be handed out |
+| `not_physical` | the host itself, and what is neither on PCI nor on USB, cannot be handed out |
 | `ordered` | its host is told to make something on it, or to take it away |
 | `protected` | the host itself lives on it |
 | `missing`, `in_use`, `host_stale` | it is not there, used without a lease, or its host's picture is out of date |
@@ -255,7 +255,7 @@ def why_not_physical(row: DeviceState) -> str:
     """Why a device that sits on neither bus cannot be handed out."""
     if row.description.key == COMPUTER:
         return "it is the host itself"
-    return "it sits on no bus that tells where: there is nothing of it to hand out"
+    return "it is neither on PCI nor on USB: there is nothing of it to hand out"
 
 
 def held(state: State, device: DeviceId, other: DeviceId, rule: str) -> Blocker:

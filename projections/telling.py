@@ -164,7 +164,7 @@ def _change(event: event_types.DeviceChanged, field: str) -> str:
 def _known(value: str | int) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "empty" if value in ("", -1) else str(value)
+    return {"": "empty", -1: "unknown"}.get(value, str(value))
 
 
 def _cause(how: Sighting | None) -> str:

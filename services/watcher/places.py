@@ -18,6 +18,7 @@ from leasehold.services.watcher import labels
 from leasehold.services.watcher.hardware import find_hardware
 from leasehold.services.watcher.sysfs import (
     HostRoot,
+    incarnation,
     link_name,
     link_target,
     linked_members,
@@ -48,6 +49,10 @@ _NOT_SHOWN_TWICE: Final = frozenset({"bsg", "usb_endpoint", "vfio-dev", "vhost-v
 """Nodes that are another way to a device which is shown: a disk, an interface, a function, a data path."""
 
 
+_LAST: Final = 2**31
+"""Behind all numbers of interfaces."""
+
+
 class Place(msgspec.Struct, frozen=True):
     """One device and where it sits."""
 
@@ -61,6 +66,8 @@ class Place(msgspec.Struct, frozen=True):
     subsystem: str
     hardware: str = ""
     """Path of the PCI function, USB device or interface that it is a function of; empty: of none."""
+    incarnation: int = 0
+    """Which of those that were ever there it is."""
 
 
 Places = dict[str, Place]
@@ -161,7 +168,7 @@ class _Survey:
         key = next((each for each in keys if each not in self._keys), None) or self._counted(segment, sysname, spot)
         if len(self.places) < DEVICES_MAX:
             self._keys.add(key)
-            place = Place(kind, key, path, sysname, spot.above, subsystem, spot.hardware)
+            place = Place(kind, key, path, sysname, spot.above, subsystem, spot.hardware, incarnation(path))
             self.places[path] = place
             if kind != "other":
                 self._parents[path] = place
@@ -182,7 +189,8 @@ class _Survey:
         """PCI functions, USB devices and interfaces."""
         for kind, name, path, key in find_hardware(self._root):
             if len(self._hardware) < DEVICES_MAX and _is_key(key):
-                self._hardware[path] = Place(kind, key, path, name, "", "pci" if kind == "pci" else "usb", path)
+                subsystem = "pci" if kind == "pci" else "usb"
+                self._hardware[path] = Place(kind, key, path, name, "", subsystem, path, incarnation(path))
         for path, place in self._hardware.items():
             above = nearest_above(path, self._hardware)
             self._hardware[path] = msgspec.structs.replace(place, parent=above.key if above else "")
@@ -247,7 +255,8 @@ class _Survey:
             if path.startswith(self._virtual):
                 self._add("net", "net", path, self._spot(path), name)
             else:
-                placed.append((read_int(f"{path}/ifindex"), name, path))
+                # One that the kernel is taking away tells nothing any more: it must not take another's number.
+                placed.append((read_int(f"{path}/ifindex", absent=_LAST), name, path))
         for _, name, path in sorted(placed):
             spot = self._spot(path)
             port = str(max(0, read_int(f"{path}/dev_port")))

@@ -73,6 +73,18 @@ def _read(path: str, bytes_max: int, *, once: bool) -> bytes:
     return b"".join(chunks)
 
 
+def incarnation(path: str) -> int:
+    """Which of the devices that were ever at a path is there: the files of each have inode numbers of their own.
+
+    0: none, or one on its way out. Of all that a device tells, its `uevent` file comes first and goes first
+    (`device_add`, `device_del` of Linux' `drivers/base/core.c`), so as long as that is there, all of it is.
+    """
+    try:
+        return os.stat(f"{path}/uevent").st_ino
+    except (OSError, ValueError):
+        return 0
+
+
 def read_text(path: str, bytes_max: int = TEXT_BYTES_MAX) -> str:
     """An attribute as a printable text of at most `bytes_max` bytes."""
     return clean(read_bytes(path), bytes_max)

@@ -133,7 +133,7 @@ def change(before: DeviceDescription, after: DeviceDescription, **how: Any) -> s
             "driver was a, is b (kernel said: unbind, bind; it had gone and come back twice)",
         ),
         ({}, {"name": "x", "iommu_group": 3}, {"why": "start"}, "iommu_group is now 3, name is now x (found at start)"),
-        ({"iommu_group": 3}, {}, {"why": "lost_events"}, "iommu_group is now empty (found after events were lost)"),
+        ({"iommu_group": 3}, {}, {"why": "lost_events"}, "iommu_group is now unknown (found after events were lost)"),
         ({}, {"in_use_by": ("a", "b")}, {"why": "clock"}, "in_use_by is now a, b (found by looking again)"),
         ({}, {"bridge": True, "attributes": {"a": "b"}}, {}, "attributes, bridge is now yes"),
         ({}, {"driver": "x"}, {"source": "kernel"}, "driver was none, is x (kernel)"),

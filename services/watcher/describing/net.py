@@ -42,11 +42,9 @@ class _Told:
 def describe_net(look: Look, place: Place) -> DeviceDescription | None:
     """A network interface; none for one on its way out, whose files are there and say nothing any more."""
     path, told = place.path, _Told(look, place)
-    if "ifindex" in told.files and _is_leaving(path):
-        return None
     address = read_text(f"{path}/address", 64)
     link_state = read_text(f"{path}/operstate", 32)
-    return described(
+    device = described(
         look,
         place,
         extra=address,
@@ -64,6 +62,8 @@ def describe_net(look: Look, place: Place) -> DeviceDescription | None:
             kind=_kind(look, told),
         ),
     )
+    # Asked last: whatever was read before that was told by an interface that was there.
+    return None if "ifindex" in told.files and _is_leaving(path) else device
 
 
 def _is_leaving(path: str) -> bool:
