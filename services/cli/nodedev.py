@@ -30,7 +30,7 @@ from leasehold.services.cli.common import (
 from leasehold.services.cli.rows import form_of, write
 from leasehold.services.cli.values import Duration, time_text
 from leasehold.services.client import Client
-from leasehold.services.newdevice import XML_BYTES_MAX, parse_new_device
+from leasehold.services.nodedev.newdevice import XML_BYTES_MAX, parse_new_device
 
 SEEN_S: Final = 5.0
 """So long a device that was made may take until the host's watcher has told of it."""

@@ -13,8 +13,8 @@ from leasehold.services.cli.common import asynchronous, client_of, common, compl
 from leasehold.services.cli.moments import Asked
 from leasehold.services.cli.past import NOW, archive_option, at_option, past_of
 from leasehold.services.cli.rows import Form, place_text, write, write_past
-from leasehold.services.nodetree import tree_lines
-from leasehold.services.nodexml import device_xml, devices_xml
+from leasehold.services.nodedev.tree import tree_lines
+from leasehold.services.nodedev.xml import device_xml, devices_xml
 
 
 class Shape(Enum):

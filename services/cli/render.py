@@ -16,7 +16,7 @@ from leasehold.events.capabilities import Capability
 from leasehold.events.position import lease_id_text
 from leasehold.events.views import DeviceView, HistoryRow, HostView, LeaseView
 from leasehold.services.cli.values import duration_text, time_text
-from leasehold.services.nodetree import tree
+from leasehold.services.nodedev.tree import tree
 
 _STYLES: Final = {
     "free": "green", "leased": "cyan", "ending": "yellow", "lost": "red", "foreign": "magenta", "protected": "dim",

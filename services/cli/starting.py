@@ -6,7 +6,7 @@ import click
 
 from leasehold.services.cli.render import line
 from leasehold.services.client import Client
-from leasehold.services.nodetree import tree
+from leasehold.services.nodedev.tree import tree
 from leasehold.services.up import Options, Up, weaker_promises
 
 _DEVICES_SHOWN_MAX = 40

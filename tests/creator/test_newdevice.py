@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from leasehold.events.capabilities import NewMdev, NewVport
 from leasehold.events.errors import InvalidInputError
-from leasehold.services.newdevice import XML_BYTES_MAX, parse_new_device
+from leasehold.services.nodedev.newdevice import XML_BYTES_MAX, parse_new_device
 
 # From libvirt's documentation (formatnode, and the wiki's page on NPIV).
 VPORT = """<device>

@@ -11,7 +11,7 @@ from leasehold.events import inputs
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.views import DeviceView
 from leasehold.projections.views import device_view
-from leasehold.services.nodexml import device_xml
+from leasehold.services.nodedev.xml import device_xml
 from tests.libvirt.comparing import Difference, differences
 from tests.libvirt.daemon import running_libvirt
 from tests.libvirt.machine import complete_recording

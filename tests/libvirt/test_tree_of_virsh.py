@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from leasehold.events.views import DeviceView
-from leasehold.services.nodetree import tree_lines
+from leasehold.services.nodedev.tree import tree_lines
 from tests.libvirt.looking import NAMES
 from tests.libvirt.test_beside_libvirt import looked_at
 from tests.past_cli.sources import device

@@ -12,7 +12,7 @@ import pytest
 from leasehold.events.views import DeviceView
 from leasehold.services.cli import main
 from leasehold.services.client import Client
-from leasehold.services.nodetree import tree_lines
+from leasehold.services.nodedev.tree import tree_lines
 from tests.support.running import RunningUp, running_up
 
 DIFFERENT = ("--json", "--csv", "--xml", "--tree", "--count")

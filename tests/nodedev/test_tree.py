@@ -3,7 +3,7 @@
 import msgspec
 
 from leasehold.events.views import DeviceView
-from leasehold.services.nodetree import tree, tree_lines
+from leasehold.services.nodedev.tree import tree, tree_lines
 from tests.nodedev.machine import everything, views_of
 from tests.past_cli.sources import device
 

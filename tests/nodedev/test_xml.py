@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from leasehold.events.capabilities import Capability, Net, Pci, ScsiHost, Storage, UsbInterface, Vpd, VportOps
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.views import DeviceView
-from leasehold.services.nodexml import device_xml, devices_xml
+from leasehold.services.nodedev.xml import device_xml, devices_xml
 from tests.nodedev.machine import GPU, NIC, STICK, described, everything, views_of
 from tests.support import nodedev_schema
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from leasehold.events.capabilities import MdevParent, Net, Other
 from leasehold.events.views import DeviceView
-from leasehold.services.nodexml import device_xml
+from leasehold.services.nodedev.xml import device_xml
 from tests.support.nodedev_schema import SCHEMA, invalid
 from tests.vm import hotplug
 from tests.vm.stage import Stage
