@@ -3,7 +3,7 @@
 from typing import Final
 
 from leasehold.events.answers import Answer, Heard
-from leasehold.events.identities import DeviceKey, HostName, RequestKey, device_id
+from leasehold.events.identities import HostName, RequestKey
 from leasehold.events.position import end_of_record
 from leasehold.projections.orders import newest_open
 from leasehold.projections.state import AnswerState, LeaseState, State
@@ -63,7 +63,6 @@ def answer_for(state: State, key: RequestKey) -> Answer | None:
 
 def _answer_of_order(state: State, request_id: str, known: AnswerState) -> Answer:
     row = state.orders.get(known.order)
-    made = (device_id(row.host, DeviceKey(known.device)),) if row is not None and known.device else ()
     return Answer(
         outcome=_OUTCOME[known.verb],
         request_id=request_id,
@@ -71,7 +70,7 @@ def _answer_of_order(state: State, request_id: str, known: AnswerState) -> Answe
         as_of=end_of_record(state.head.sequence),
         order=known.order,
         what=row.what if row is not None else None,
-        devices=made,
+        devices=(known.device,) if known.device else (),
         state=known.state,
         message=known.reason,
     )

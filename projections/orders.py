@@ -10,7 +10,7 @@ import msgspec
 
 from leasehold.events import event_types, limits
 from leasehold.events.capabilities import CreateMdev, CreateVport
-from leasehold.events.identities import HostName, Principal, RequestKey, request_key
+from leasehold.events.identities import DeviceKey, HostName, Principal, RequestKey, device_id, request_key
 from leasehold.events.views import OrderView
 from leasehold.projections import remembering
 from leasehold.projections.state import AnswerState, OrderState, State
@@ -65,7 +65,9 @@ def _end(state: State, at_ns: int, order: int, *, state_now: str, device: str = 
     state.put_order(order, _replace(before, state=state_now, device=device, reason=reason))
     known = state.answers.get(before.request)
     if known is not None and known.order == order:
-        state.answers.put(before.request, _replace(known, state=state_now, device=device, reason=reason))
+        # The order is forgotten earlier than its answer, which is to stay the same.
+        about = device_id(before.host, DeviceKey(device)) if device else ""
+        state.answers.put(before.request, _replace(known, state=state_now, device=about, reason=reason))
         if before.is_open:
             remembering.fade(state, at_ns, _principal_of(before.request), before.request)
 

@@ -143,7 +143,7 @@ class AnswerState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defa
     issued_at_ns: int
     lease: int = 0
     device: str = ""
-    """The id of what was confirmed free; the key of what an order has made or taken away."""
+    """The id of what was confirmed free, or of what an order has made or taken away."""
     refusal: Refusal | None = None
     order: int = 0
     state: str = ""

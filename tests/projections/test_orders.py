@@ -55,6 +55,21 @@ def test_an_order_is_given_and_carried_out() -> None:
     assert not open_orders(ledger.state, H1, "creator")
 
 
+def test_an_answer_outlives_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked again, it names what was made, though so much was ordered since that the order itself is forgotten."""
+    monkeypatch.setattr(limits, "ORDERS_KEPT_PER_HOST_MAX", 1)
+    ledger = HbaLedger()
+    new = NewVport(parent="scsi_host1", wwnn=wwn(0x76), wwpn=PORT)
+    answer = ledger.create(new)
+    ledger.creator.done(ledger.ordered(answer), vport(PORT, on=1).key)
+    before = ledger.again(answer, new)
+    ledger.ordered(ledger.create(NewVport()))
+    assert answer.order not in ledger.state.orders
+    after = ledger.again(answer, new)
+    assert after.devices == before.devices == (DeviceId(f"{H1}/{vport(PORT, on=1).key}"),)
+    assert (after.state, after.order) == ("done", answer.order)
+
+
 def test_an_order_that_fails() -> None:
     """What the host could not do is told with its reason, and may be asked for anew."""
     ledger = HbaLedger()
