@@ -79,7 +79,7 @@ def destroy(attempt: Attempt, hba: str, wwnn: str, wwpn: str) -> Outcome:
 
 
 def host_of(root: HostRoot, hba: str, wwnn: str, wwpn: str) -> str:
-    """Path of the virtual HBA's SCSI host below the one at `hba` (empty: anywhere); empty where there is none."""
+    """Path of the virtual HBA's SCSI host below the one at `hba`; empty where there is none."""
     return _look(root, hba, wwnn, wwpn).host
 
 

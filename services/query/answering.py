@@ -28,7 +28,7 @@ from leasehold.projections.answers import answer_for, lease_word
 from leasehold.projections.naming import Resolved, resolve
 from leasehold.projections.state import State
 from leasehold.services.permissions import AGENT_PREFIX
-from leasehold.services.query.orders import DeviceFilters, DeviceOrder, LeaseOrder
+from leasehold.services.query.lists import DeviceFilters, DeviceIds, LeaseIds
 
 STALE_HOSTS_MAX: Final = 1_000
 """How many stale hosts `status` names."""
@@ -40,9 +40,9 @@ class Answerer:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._devices = DeviceOrder()
+        self._devices = DeviceIds()
         self._filters = DeviceFilters()
-        self._leases = LeaseOrder()
+        self._leases = LeaseIds()
         self._handlers: dict[type[Question], Callable[[Any, Principal], Reading]] = {
             ListDevices: self._list_devices,
             ListLeases: self._list_leases,

@@ -24,7 +24,7 @@ from leasehold.projections import telling
 from leasehold.services import questioning
 from leasehold.services.ledger.memory import MemoryLedger, MemoryLog
 from leasehold.services.query.decoding import decode_question
-from leasehold.services.query.orders import DeviceOrder, LeaseOrder
+from leasehold.services.query.lists import DeviceIds, LeaseIds
 from leasehold.services.query.service import QueryService
 from leasehold.services.questioning import fitted
 from leasehold.services.reader import LedgerReader
@@ -278,12 +278,12 @@ def test_cutting_parts_nothing_that_belongs_together(sizes: list[int], bytes_max
 
 async def test_lists_stay_right_while_the_state_moves_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """After each of many changes, the pages of both orders are what sorting everything anew gives."""
-    monkeypatch.setattr("leasehold.services.query.orders.SPARE_MAX", 10)
-    monkeypatch.setattr("leasehold.services.query.orders.GONE_MAX", 5)
+    monkeypatch.setattr("leasehold.services.query.lists.SPARE_MAX", 10)
+    monkeypatch.setattr("leasehold.services.query.lists.GONE_MAX", 5)
     monkeypatch.setattr(limits, "REQUESTS_KEPT_PER_PRINCIPAL_MAX", 20)
     grower = Grower(MemoryLedger(MemoryLog()))
     await grower.start()
-    devices, leases = DeviceOrder(), LeaseOrder()
+    devices, leases = DeviceIds(), LeaseIds()
     for turn in range(60):
         await grower.report(f"h{turn * 7 % 40}", *(pci(slot) for slot in range(1, 3 + turn % 5)))
         await grower.pass_time(1)

@@ -9,8 +9,8 @@ from leasehold.events.identities import DeviceId, HostName, device_id
 from leasehold.events.questions import ListDevices
 from leasehold.projections.nodedev import UNBOUND, Wanted, is_wanted, parents_named, wanted_by
 from leasehold.projections.state import DeviceState, HostState, State
-from leasehold.services.query import orders
-from leasehold.services.query.orders import DeviceFilters
+from leasehold.services.query import lists
+from leasehold.services.query.lists import DeviceFilters
 from tests.nodedev.machine import HBA, NIC, everything, state_of
 
 HOSTS = ("h1", "h10", "h2")
@@ -65,8 +65,8 @@ def change(rng: random.Random, state: State) -> None:
 @pytest.mark.parametrize("at_once", [0, 3, 64])
 def test_pages_and_counts_are_what_a_walk_finds(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behind each of many changes, whether they are followed one by one or all anew."""
-    monkeypatch.setattr(orders, "INSERTED_ONE_BY_ONE_MAX", at_once)
-    monkeypatch.setattr(orders, "REBUILT_SHARE", 10**6)
+    monkeypatch.setattr(lists, "INSERTED_ONE_BY_ONE_MAX", at_once)
+    monkeypatch.setattr(lists, "REBUILT_SHARE", 10**6)
     rng = random.Random(SEED + at_once)
     print(f"seed {SEED + at_once}")
     state = state_of({"h1": everything()[::2]})

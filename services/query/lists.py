@@ -19,7 +19,7 @@ GONE_MAX: Final = 256
 SPARE_MAX: Final = 100_000
 
 
-class DeviceOrder:
+class DeviceIds:
     """The ids of all devices, in order. None is ever removed from a state, so their number tells whether to look."""
 
     def __init__(self) -> None:
@@ -159,7 +159,7 @@ def between(ids: Sequence[DeviceId], host: str, after: str) -> tuple[int, int]:
     return low, max(low, high)
 
 
-class LeaseOrder:
+class LeaseIds:
     """The ids of leases in the order of their grants: of all and of each holder, with the ended ones and without.
 
     A fold adds a lease with an id above all others, so the new ones stand at the end of the table. What has ended or
