@@ -6,7 +6,6 @@ that `leasehold.events.codec` checks.
 """
 
 import hashlib
-import os
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -22,8 +21,8 @@ from leasehold.services.watcher.describing.look import NODE_NAME_CHARS_MAX, Desc
 from leasehold.services.watcher.essentials import find_essentials
 from leasehold.services.watcher.linkkinds import LinkKinds, link_kinds
 from leasehold.services.watcher.names import DeviceNames, listed_names
-from leasehold.services.watcher.places import find_places
-from leasehold.services.watcher.sysfs import THIS_MACHINE, HostRoot
+from leasehold.services.watcher.places import Place, find_places
+from leasehold.services.watcher.sysfs import THIS_MACHINE, HostRoot, incarnation
 from leasehold.services.watcher.udev import UdevLookup, lookup_for, udevd_runs
 from leasehold.services.watcher.usage import find_users
 
@@ -67,9 +66,10 @@ def take_picture(
     """Describe all devices of a machine, by key, sorted.
 
     It reads some hundred small files and blocks while it does (0.1 ms a device): call it in a thread where the event
-    loop must go on. A device that goes while it is read is left out; one that can be read in part is described in
-    part. It needs neither root nor udevd. Where udevd runs, a disk whose serial only udevd can tell is left out until
-    udevd has dealt with it: shown without a serial it could not be told from the disk that was there before.
+    loop must go on. A device that goes while it is read, or whose place another takes, is left out with all that is
+    below it; one that can be read in part is described in part. It needs neither root nor udevd. Where udevd runs, a
+    disk whose serial only udevd can tell is left out until udevd has dealt with it: shown without a serial it could not
+    be told from the disk that was there before.
 
     Args:
         host_root: whose files are read.
@@ -94,10 +94,11 @@ def take_picture(
         described=picture,
         known=known or {},
     )
-    for path, place in places.items():
-        described = _DESCRIBE[place.kind](look, place)
-        if described is not None and os.path.exists(path):
-            picture.setdefault(place.key, described)
+    for place in sorted(places.values(), key=_depth):
+        if place.parent in picture or not place.parent:
+            described = _DESCRIBE[place.kind](look, place)
+            if described is not None and place.incarnation and incarnation(place.path) == place.incarnation:
+                picture[place.key] = described
     protections = find_essentials(host_root, picture, places, needed_interfaces or {})
     users = find_users(host_root, picture, places)
     called = _names(picture.values())
@@ -112,6 +113,11 @@ def take_picture(
         )
         for key in sorted(picture)
     }
+
+
+def _depth(place: Place) -> tuple[bool, int]:
+    """Hardware before what is on it, and what is above before what is below."""
+    return place.hardware != place.path, len(place.path)
 
 
 def _names(devices: Iterable[DeviceDescription]) -> dict[DeviceKey, str]:

@@ -161,7 +161,7 @@ class Kernel:
             path = self.tree.devices / GPU / uuid
             if path.exists():
                 raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
-            path.mkdir()
+            self.tree.uevent(f"{GPU}/{uuid}")
             self.tree.link(path / "mdev_type", Path(folder))
             self.tree.link(path / "iommu_group", self.root.sys / f"kernel/iommu_groups/{MDEV_GROUP}")
             self._fifo(path / "remove")

@@ -29,6 +29,8 @@ class Tree:
         for name, value in attributes.items():
             self.write(path, name, value)
         if subsystem:
+            if not (self.devices / path / "uevent").exists():
+                self.uevent(path)
             self.link(self.root.sys / subsystem / os.path.basename(path), self.devices / path)
             self.link(self.devices / path / "subsystem", self.root.sys / subsystem.removesuffix("/devices"))
         return path

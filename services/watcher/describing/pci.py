@@ -19,7 +19,7 @@ from leasehold.services.watcher.describing.kept import Kept
 from leasehold.services.watcher.describing.look import Look, described, hex_id, small, small_int
 from leasehold.services.watcher.describing.vpd import read_vpd
 from leasehold.services.watcher.places import Place
-from leasehold.services.watcher.sysfs import clean, link_name, list_names, read_int, read_text, to_int
+from leasehold.services.watcher.sysfs import clean, incarnation, link_name, list_names, read_int, read_text, to_int
 
 BASE_CLASS_DISPLAY: Final = 0x03
 BASE_CLASS_BRIDGE: Final = 0x06
@@ -131,21 +131,13 @@ def _capability(function: _Function, pci_class: int) -> Pci:
     )
 
 
-def _incarnation(path: str) -> tuple[str, int]:
-    """Each time that a device is found, its folder has another inode number."""
-    try:
-        return path, os.stat(path).st_ino
-    except OSError:
-        return path, 0
-
-
 def _link(function: _Function, driver: str, unknown: _Links) -> _Links:
     """What its link can do at most, and what it does: read anew when its driver changes, or what is behind it."""
     if "max_link_width" not in function.files:
         return None, None
     path = function.path
     behind = tuple(sorted(filter(_ADDRESS.fullmatch, function.files)))
-    return _links.of(_incarnation(path), path, partial(_read_link, path), unknown, (driver, behind))
+    return _links.of((path, incarnation(path)), path, partial(_read_link, path), unknown, (driver, behind))
 
 
 def _read_link(path: str) -> _Links:
@@ -191,7 +183,7 @@ def _vpd(function: _Function, unknown: Vpd | None) -> Vpd | None:
     if "vpd" not in function.files:
         return None
     path = function.path
-    return _vpds.of(_incarnation(path), path, partial(read_vpd, path), unknown)
+    return _vpds.of((path, incarnation(path)), path, partial(read_vpd, path), unknown)
 
 
 def mdev_types(path: str) -> tuple[MdevType, ...]:
