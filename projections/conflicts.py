@@ -75,14 +75,14 @@ def lineage(state: State, device: DeviceId) -> Iterator[DeviceId]:
 
 def descendants(state: State, device: DeviceId) -> Iterator[DeviceId]:
     """The known devices below, breadth first, each once."""
-    return _below(state.indexes.children, device)
+    return _below(state.indexes.children, device, _RELATED_MAX)
 
 
-def _below(children: Table[DeviceId, tuple[DeviceId, ...]], device: DeviceId) -> Iterator[DeviceId]:
+def _below(children: Table[DeviceId, tuple[DeviceId, ...]], device: DeviceId, limit: int) -> Iterator[DeviceId]:
     if device not in children:
         return
     waiting, seen = [device], {device}
-    while waiting and len(seen) < _RELATED_MAX:
+    while waiting and len(seen) < limit:
         for child in children.get(waiting.pop(0), ()):
             if child not in seen:
                 seen.add(child)
@@ -130,7 +130,7 @@ def physical_function_of(state: State, device: DeviceId) -> Iterator[DeviceId]:
 
 def virtual_functions_of(state: State, device: DeviceId) -> Iterator[DeviceId]:
     """The virtual functions of a physical one and the mediated devices of either, breadth first, each once."""
-    return _below(state.indexes.virtual_functions, device)
+    return _below(state.indexes.virtual_functions, device, limits.DEVICES_PER_HOST_MAX)
 
 
 def group_mates(state: State, device: DeviceId) -> Iterator[DeviceId]:

@@ -62,6 +62,22 @@ def test_nobody_gets_the_card_while_an_order_for_a_part_is_open() -> None:
     ledger.granted(CARD, principal=B)
 
 
+def test_a_card_of_many_parts() -> None:
+    """However many parts it has, whoever holds the last one keeps others from the card."""
+    ledger = ledger_with_card()
+    many, other = DeviceKey("pci/0000:0d:00.5"), DeviceKey("pci/0000:0d:00.6")
+    for text in ("0d:00.5", "0d:00.6"):
+        ledger.see(pci(text, iommu_group=-1, physical_function=WHOLE))
+    uuids = [f"c2177883-f1bb-47f0-914d-{number:012x}" for number in range(4_200)]
+    for at in range(0, len(uuids), 200):
+        keys = [DeviceKey(f"{many}/mdev/{each}") for each in uuids[at : at + 200]]
+        ledger.see(*(mdev(each[-36:], key=each, parent=many, physical_function=many) for each in keys))
+    part = DeviceKey(f"{other}/mdev/{UUID2}")
+    ledger.see(mdev(UUID2, key=part, parent=other, physical_function=other))
+    assert ledger.ask(ledger.request(f"{H1}/{part}"), A).outcome == "granted"
+    assert refusal_of(ledger.lease(CARD, principal=B)).blockers[0].because_of == f"{H1}/{part}"
+
+
 def test_the_audit_knows_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """A log in which the card and a part of a part have different owners is found to be wrong."""
     ledger = ledger_with_card()
