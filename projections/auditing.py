@@ -72,7 +72,7 @@ class Audit:
         """How many leases were granted so far."""
         self.answered = 0
         """How many events answered a request."""
-        self.orders = OrderAudit(self._holding)
+        self.orders = OrderAudit(self._holding, self._carriers)
         self._ties: dict[DeviceId, _Ties] = {}
         self._leases: dict[int, _Lease] = {}
         self._holds: dict[DeviceId, _Hold] = {}

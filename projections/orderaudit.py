@@ -1,7 +1,7 @@
 """What must hold of orders in any log, by whichever rules they were decided: a part of the audit.
 
 - An order is given in the step of the request that asks for it, for what that names and until its time is over; never
-  for what an order that is open is for already, nor of a device that is another's or is not free yet.
+  for what an order that is open is for already, nor of a device that is another's or is not free yet, or a part of one.
 - It ends once: by a word of the agent that was told, or by time behind its deadline. What time has ended may be
   carried out late; nothing else is said of an order that is over.
 
@@ -52,11 +52,14 @@ class _Given(msgspec.Struct, frozen=True):
 class OrderAudit:
     """The orders of a log, as they are told."""
 
-    def __init__(self, held: Callable[[DeviceId], Holding | None]) -> None:
-        """`held` tells who holds a device at the event that is looked at."""
+    def __init__(
+        self, held: Callable[[DeviceId], Holding | None], wholes: Callable[[DeviceId], tuple[DeviceId, ...]]
+    ) -> None:
+        """`held` tells who holds a device at the event that is looked at, `wholes` what that is a part of."""
         self.given = 0
         """How many orders were given so far."""
         self._held = held
+        self._wholes = wholes
         self._orders: dict[int, _Given] = {}
         self._things: dict[tuple[str, ...], int] = {}
         """What the open ones are for."""
@@ -83,12 +86,13 @@ class OrderAudit:
         thing = _thing(event.host, order)
         if thing in self._things:
             return f"order {position} is for what order {self._things[thing]} is for, which is not over"
-        key = keys_of(order)[0]
-        for each in (key, physical_key(key)):
-            holding = self._held(device_id(event.host, each))
-            is_destroyed = isinstance(order, DestroyMdev | DestroyVport) and each == key
+        keys = keys_of(order)
+        near = [device_id(event.host, each) for each in (*keys, *map(physical_key, keys))]
+        for each in dict.fromkeys((*near, *(whole for device in near for whole in self._wholes(device)))):
+            holding = self._held(each)
+            is_destroyed = isinstance(order, DestroyMdev | DestroyVport) and each == near[0]
             if holding and (is_destroyed or holding.has_ended or holding.principal != event.request.principal):
-                return f"order {position} is given although {event.host}/{each} is held by {holding.principal}"
+                return f"order {position} is given although {each} is held by {holding.principal}"
         self._orders[position] = _Given(event.host, event.agent, event.deadline_ns, thing)
         self._things[thing] = position
         return ""

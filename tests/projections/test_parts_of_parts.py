@@ -78,13 +78,26 @@ def test_a_card_of_many_parts() -> None:
     assert refusal_of(ledger.lease(CARD, principal=B)).blockers[0].because_of == f"{H1}/{part}"
 
 
-def test_the_audit_knows_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A log in which the card and a part of a part have different owners is found to be wrong."""
-    ledger = ledger_with_card()
-    ledger.granted(CARD)
-    monkeypatch.setattr(conflicts, "blockers", lambda *_args, **_how: iter(()))
-    assert ledger.ask(ledger.request(PART), B).outcome == "granted"
+def found_wrong(ledger: HbaLedger) -> str:
+    """What the audit says of the log."""
     audit = Audit()
-    with pytest.raises(CorruptLedgerError, match="which is above or below it, is held by"):
+    with pytest.raises(CorruptLedgerError) as raised:
         for sequence, body in enumerate(ledger.bodies, 1):
             audit.step(sequence, codec.decode_record(body, sequence))
+    return str(raised.value)
+
+
+def test_the_audit_knows_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log in which the card and a part of a part have different owners is found to be wrong; as is one in which a
+    part of what is another's is taken away.
+    """
+    monkeypatch.setattr(conflicts, "blockers", lambda *_args, **_how: iter(()))
+    ledger = ledger_with_card()
+    ledger.granted(CARD)
+    assert ledger.ask(ledger.request(PART), B).outcome == "granted"
+    assert "which is above or below it, is held by" in found_wrong(ledger)
+    monkeypatch.setattr(conflicts, "physical_function_of", lambda *_args: iter(()))
+    ledger = ledger_with_card()
+    ledger.granted(CARD)
+    ledger.ordered(ledger.destroy(PART, principal=B))
+    assert f"although {H1}/{WHOLE} is held by {A}" in found_wrong(ledger)
