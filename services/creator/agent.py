@@ -59,7 +59,7 @@ class LedgerClock:
 
     def heard(self, at_ns: int) -> None:
         """Something decided at `at_ns` (ns since 1970) has been told now."""
-        now_ns = time.monotonic_ns()
+        now_ns = _passed_ns()
         if not self._ahead_ns or now_ns - self._since_ns > CLOCK_NS:
             self._since_ns = now_ns
             self._ahead_ns = (at_ns - now_ns, *self._ahead_ns[:1])
@@ -68,7 +68,12 @@ class LedgerClock:
 
     def now_ns(self) -> int:
         """Of the log, ns since 1970; of this machine, as long as nothing was heard."""
-        return time.monotonic_ns() + max(self._ahead_ns) if self._ahead_ns else time.time_ns()
+        return _passed_ns() + max(self._ahead_ns) if self._ahead_ns else time.time_ns()
+
+
+def _passed_ns() -> int:
+    """Time that nobody sets, and that goes on while the machine sleeps: an order's does, too."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 class _Task(msgspec.Struct, frozen=True):

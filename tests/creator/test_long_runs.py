@@ -39,7 +39,7 @@ def test_its_clock_follows_a_log_whose_time_goes_slower(monkeypatch: pytest.Monk
     take all orders for over.
     """
     clock, now_ns = LedgerClock(), 0
-    monkeypatch.setattr(time, "monotonic_ns", lambda: now_ns)
+    monkeypatch.setattr(time, "clock_gettime_ns", lambda _clock: now_ns)
     log_ns = 0
     for now_ns in range(0, 30 * DAY_S * S, 600 * S):
         log_ns = now_ns - now_ns // 10_000
@@ -50,11 +50,22 @@ def test_its_clock_follows_a_log_whose_time_goes_slower(monkeypatch: pytest.Monk
 def test_its_clock_keeps_to_what_came_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
     """A feed that lags for a moment does not set it back."""
     clock, now_ns = LedgerClock(), 0
-    monkeypatch.setattr(time, "monotonic_ns", lambda: now_ns)
+    monkeypatch.setattr(time, "clock_gettime_ns", lambda _clock: now_ns)
     clock.heard(1_000 * S)
     now_ns = 30 * S
     clock.heard(1_002 * S)
     assert clock.now_ns() == 1_030 * S
+
+
+def test_its_clock_goes_on_while_the_machine_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An order that waited for its turn when the machine fell asleep is over when it wakes up an hour later."""
+    clock = LedgerClock()
+    clock.heard(1_000 * S)
+    before_ns, read = clock.now_ns(), time.clock_gettime_ns
+    monkeypatch.setattr(
+        time, "clock_gettime_ns", lambda clock: read(clock) + (3_600 * S if clock == time.CLOCK_BOOTTIME else 0)
+    )
+    assert clock.now_ns() - before_ns >= 3_600 * S
 
 
 async def test_many_results_that_nobody_took(tmp_path: Path, kernel: Kernel) -> None:
