@@ -16,7 +16,7 @@ from functools import partial
 from typing import Final
 
 from leasehold.services.watcher.describing.kept import Kept
-from leasehold.services.watcher.sysfs import read_int
+from leasehold.services.watcher.sysfs import check_means, read_int
 
 SIOCETHTOOL: Final = 0x8946
 ETHTOOL_GSTRINGS: Final = 0x1B
@@ -77,7 +77,8 @@ def _ask(interface: str) -> tuple[str, ...]:
             names = _names(asked.fileno(), interface)
             blocks = -(-len(names) // 32)
             told = _tell(asked.fileno(), interface, struct.pack("=II", ETHTOOL_GFEATURES, blocks), 16 * blocks)
-    except OSError:
+    except OSError as error:
+        check_means(error)
         return ()
     active = [struct.unpack_from("=I", told, 8 + 16 * block + 8)[0] for block in range(blocks)]
     on = {name for number, name in enumerate(names) if active[number // 32] >> number % 32 & 1}

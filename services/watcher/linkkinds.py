@@ -5,6 +5,7 @@ The kernel is asked for all links at once, which anybody may. Of an imitated mac
 Sources: rtnetlink(7), Linux' `include/uapi/linux/{netlink,rtnetlink,if_link}.h`, 8021q's `vlanproc.c`.
 """
 
+import errno
 import socket
 import struct
 from collections.abc import Collection, Iterator
@@ -12,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from leasehold.events.errors import UnavailableError
 from leasehold.services.watcher.sysfs import THIS_MACHINE, HostRoot, clean, read_table, to_int
 
 RTM_NEWLINK: Final = 16
@@ -19,6 +21,7 @@ RTM_GETLINK: Final = 18
 NLMSG_DONE: Final = 3
 NLMSG_ERROR: Final = 2
 NLM_F_REQUEST: Final = 0x001
+NLM_F_DUMP_INTR: Final = 0x010
 NLM_F_DUMP: Final = 0x300
 IFLA_IFNAME: Final = 3
 IFLA_LINK: Final = 5
@@ -32,7 +35,9 @@ IFLA_VLAN_PROTOCOL: Final = 5
 RTEXT_FILTER_SKIP_STATS: Final = 8
 BLOCK_BYTES_MAX: Final = 1 << 18
 BLOCKS_MAX: Final = 16_384
+DUMPS_MAX: Final = 3
 TIMEOUT_S: Final = 2.0
+_NOT_FOR_US: Final = frozenset({errno.EPERM, errno.EACCES, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT})
 VLAN_PROTOCOLS: Final = {0x8100: "802.1Q", 0x88A8: "802.1ad"}
 
 _HEADER: Final = struct.Struct("=IHHII")
@@ -58,13 +63,30 @@ LinkKinds = dict[str, LinkKind]
 
 
 def link_kinds(root: HostRoot) -> LinkKinds:
-    """Of a machine's interfaces; empty where the kernel does not answer."""
+    """Of a machine's interfaces; empty where the kernel may not be asked.
+
+    Raises UnavailableError: it does not answer now.
+    """
     if root.sys != THIS_MACHINE.sys:
         return listed_vlans(root)
     try:
-        return kinds_in(_all_links())
-    except OSError:
-        return {}
+        return _asked_kinds()
+    except OSError as error:
+        if error.errno in _NOT_FOR_US:
+            return {}
+        raise UnavailableError(f"the kernel does not tell its links now: {error}") from error
+
+
+def _asked_kinds() -> LinkKinds:
+    found: LinkKinds = {}
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as asking:
+        asking.settimeout(TIMEOUT_S)
+        for number in range(DUMPS_MAX):
+            block = _all_links(asking, number)
+            found |= kinds_in(block)
+            if not is_interrupted(block):
+                break
+    return found
 
 
 def listed_vlans(root: HostRoot) -> LinkKinds:
@@ -81,19 +103,24 @@ def listed_vlans(root: HostRoot) -> LinkKinds:
     return found
 
 
-def _all_links() -> bytes:
+def _all_links(asking: socket.socket, number: int) -> bytes:
     body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + struct.pack("=HHI", 8, IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
-    header = _HEADER.pack(_HEADER.size + len(body), RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP, 1, 0)
+    header = _HEADER.pack(_HEADER.size + len(body), RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP, number, 0)
     blocks: list[bytes] = []
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as asking:
-        asking.settimeout(TIMEOUT_S)
-        asking.sendto(header + body, (0, 0))
-        while len(blocks) < BLOCKS_MAX:
-            block = asking.recv(BLOCK_BYTES_MAX)
-            blocks.append(block)
-            if not block or any(kind in (NLMSG_DONE, NLMSG_ERROR) for kind, _, _ in _messages(block)):
-                break
+    asking.sendto(header + body, (0, 0))
+    while len(blocks) < BLOCKS_MAX:
+        block = asking.recv(BLOCK_BYTES_MAX)
+        blocks.append(block)
+        if not block or any(kind in (NLMSG_DONE, NLMSG_ERROR) for kind, _, _, _ in _messages(block)):
+            break
     return b"".join(blocks)
+
+
+def is_interrupted(block: bytes) -> bool:
+    """Whether links came or went while the kernel told them: it may have passed over some that were there all the time
+    (before Linux 6.8), so it is asked again.
+    """
+    return any(flags & NLM_F_DUMP_INTR for _, flags, _, _ in _messages(block))
 
 
 def kinds_in(block: bytes) -> LinkKinds:
@@ -101,7 +128,7 @@ def kinds_in(block: bytes) -> LinkKinds:
     found: LinkKinds = {}
     names: dict[int, str] = {}
     lower: dict[str, int] = {}
-    for kind, start, end in _messages(block):
+    for kind, _, start, end in _messages(block):
         if kind != RTM_NEWLINK or end - start < _LINK.size:
             continue
         told = _attributes(block, start + _LINK.size, end, _WANTED)
@@ -130,14 +157,14 @@ def _kind(info: bytes) -> LinkKind:
     )
 
 
-def _messages(block: bytes) -> Iterator[tuple[int, int, int]]:
-    """Of each message its type, and where its body begins and ends."""
+def _messages(block: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Of each message its type and flags, and where its body begins and ends."""
     at = 0
     while at + _HEADER.size <= len(block):
-        length, kind, _flags, _sequence, _port = _HEADER.unpack_from(block, at)
+        length, kind, flags, _sequence, _port = _HEADER.unpack_from(block, at)
         if length < _HEADER.size:
             return
-        yield kind, at + _HEADER.size, min(at + length, len(block))
+        yield kind, flags, at + _HEADER.size, min(at + length, len(block))
         at += (length + 3) & ~3
 
 

@@ -18,6 +18,7 @@ import msgspec
 import pyudev
 
 from leasehold.events import limits
+from leasehold.events.errors import UnavailableError
 from leasehold.projections import sightings
 from leasehold.projections.sightings import Told
 from leasehold.services.watcher.links import LINKS_KNOWN_MAX, LinkEvents
@@ -207,7 +208,10 @@ class UeventMonitor:
             asyncio.get_running_loop().remove_reader(monitor.fileno())
 
     def _right_source(self) -> str:
-        return "udev" if udevd_runs(self._root) else "kernel"
+        try:
+            return "udev" if udevd_runs(self._root) else "kernel"
+        except UnavailableError:
+            return self._source or "kernel"
 
     def _follow_udevd(self) -> None:
         """udevd may start or stop after us: its group is silent without it, the kernel's comes before its answers."""

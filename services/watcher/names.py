@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from leasehold.services.watcher.sysfs import clean
+from leasehold.services.watcher.sysfs import check_means, clean
 
 NAME_BYTES_MAX: Final = 160
 NAMES_KEPT_MAX: Final = 4_096
@@ -48,7 +48,8 @@ class DeviceNames:
             try:
                 with open(f"{folder}/{bus}.ids", "rb") as file:
                     return _search(file.fileno(), vendor_id.encode(), product_id.encode())
-            except (OSError, ValueError):
+            except (OSError, ValueError) as error:
+                check_means(error)
                 continue
         return "", ""
 

@@ -80,6 +80,8 @@ def take_picture(
             like `{"eth0": "has the address that reaches the bus"}`.
         known: what the log has of this machine, at the first look of a process: what sleeps and was not asked yet is
             taken to be as it was.
+
+    Raises UnavailableError: this process lacks file descriptors or memory, or the kernel does not answer.
     """
     places = find_places(host_root)
     picture: dict[DeviceKey, DeviceDescription] = {COMPUTER: rest.describe_system(host_root)}

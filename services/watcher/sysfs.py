@@ -1,10 +1,12 @@
-"""Reading the machine's own files. Every reader is total: what cannot be read is empty, -1 or an empty list.
+"""Reading the machine's own files. What cannot be read is empty, -1 or an empty list. Only while this process lacks the
+means to read anything (file descriptors, memory) nothing is known, and every reader raises UnavailableError.
 
 Attributes are read as plain files, because libudev keeps an attribute for the life of its device object and a
 watcher must see it as it is now. Nothing wakes sleeping hardware: `config` of a PCI function, its links and its product
 data would, so the first is never read, and the others only while it is awake.
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -14,6 +16,8 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from leasehold.events.errors import UnavailableError
+
 TEXT_BYTES_MAX: Final = 256
 """Of one text that a device tells about itself: a USB string has up to 126 characters of up to three bytes."""
 ATTRIBUTE_READ_BYTES_MAX: Final = 4_096
@@ -22,7 +26,7 @@ TABLE_READ_BYTES_MAX: Final = 16 * 1024 * 1024
 """Of one table in /proc: some 100,000 mounts."""
 ENTRIES_MAX: Final = 65_536
 """Of one directory."""
-
+_MEANS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 T = TypeVar("T")
 
@@ -50,6 +54,14 @@ class HostRoot(msgspec.Struct, frozen=True):
 THIS_MACHINE: Final = HostRoot()
 
 
+def check_means(error: Exception) -> None:
+    """Raise `UnavailableError` if something could not be read for want of file descriptors or memory: a device must not
+    seem to be gone, or to be another, because we could not look.
+    """
+    if isinstance(error, OSError) and error.errno in _MEANS:
+        raise UnavailableError(f"this machine cannot be looked at now: {error.strerror}") from error
+
+
 def read_bytes(path: str) -> bytes:
     """An attribute as it stands; empty when it cannot be read."""
     return _read(path, ATTRIBUTE_READ_BYTES_MAX, once=True)
@@ -60,13 +72,15 @@ def _read(path: str, bytes_max: int, *, once: bool) -> bytes:
     chunks: list[bytes] = []
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        check_means(error)
         return b""
     try:
         while bytes_max > 0 and (chunk := os.read(descriptor, min(bytes_max, 1 << 16))):
             chunks.append(chunk)
             bytes_max = 0 if once else bytes_max - len(chunk)
-    except OSError:
+    except OSError as error:
+        check_means(error)
         return b""
     finally:
         os.close(descriptor)
@@ -81,7 +95,8 @@ def incarnation(path: str) -> int:
     """
     try:
         return os.stat(f"{path}/uevent").st_ino
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        check_means(error)
         return 0
 
 
@@ -122,7 +137,8 @@ def list_names(directory: str) -> list[str]:
     """The sorted names in a directory; empty when there is none."""
     try:
         return sorted(os.listdir(directory))[:ENTRIES_MAX]
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        check_means(error)
         return []
 
 

@@ -1,15 +1,18 @@
 """Of what kind network interfaces are: from rtnetlink's words, and from a real kernel."""
 
+import errno
 import json
 import struct
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from leasehold.events.capabilities import Net, Vlan
+from leasehold.events.errors import UnavailableError
 from leasehold.services.watcher import linkkinds
 from leasehold.services.watcher.linkkinds import LinkKind, kinds_in, link_kinds
 from leasehold.services.watcher.picture import take_picture
@@ -27,6 +30,12 @@ def message(index: int, *attributes: bytes, kind: int = linkkinds.RTM_NEWLINK) -
     """A message about an interface."""
     body = struct.pack("=BxHiII", 0, 1, index, 0, 0) + b"".join(attributes)
     return struct.pack("=IHHII", 16 + len(body), kind, 2, 1, 0) + body
+
+
+def flagged(block: bytes) -> bytes:
+    """With the mark of an interrupted dump on its first message."""
+    length, kind, flags = struct.unpack_from("=IHH", block)
+    return struct.pack("=IHH", length, kind, flags | linkkinds.NLM_F_DUMP_INTR) + block[8:]
 
 
 def named(name: str) -> bytes:
@@ -103,14 +112,31 @@ def test_every_interface_of_this_machine_is_told() -> None:
     pytest.fail("interfaces come and go all the time")
 
 
-def test_a_kernel_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is known of any interface, and the look goes on."""
-
-    def refused() -> bytes:
-        raise PermissionError
-
+def test_a_kernel_that_may_not_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is known of any interface, at any look, and the look goes on."""
+    refused = Mock(side_effect=PermissionError(errno.EPERM, "no"))
     monkeypatch.setattr(linkkinds, "_all_links", refused)
     assert link_kinds(THIS_MACHINE) == {}
+
+
+@pytest.mark.parametrize("error", [TimeoutError("timed out"), OSError(errno.EMFILE, "too many")])
+def test_a_kernel_that_does_not_answer_now(monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
+    """There is no look: without an answer every bridge would seem to be none, and a moment later one again."""
+    monkeypatch.setattr(linkkinds, "_all_links", Mock(side_effect=error))
+    with pytest.raises(UnavailableError, match="does not tell its links now"):
+        take_picture(THIS_MACHINE)
+
+
+def test_links_that_come_and_go_while_the_kernel_tells_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says that it was interrupted, and has passed over one that was there: it is asked again, a few times."""
+    links = [message(number, named(f"v{number}")) for number in range(3)]
+    told = [flagged(links[0] + links[2]), flagged(links[0] + links[1]), links[0] + links[1], links[0]]
+    monkeypatch.setattr(linkkinds, "_all_links", Mock(side_effect=told))
+    assert set(link_kinds(THIS_MACHINE)) == {"v0", "v1", "v2"}
+    endless = Mock(side_effect=lambda *_: flagged(links[0]))
+    monkeypatch.setattr(linkkinds, "_all_links", endless)
+    assert set(link_kinds(THIS_MACHINE)) == {"v0"}
+    assert endless.call_count == linkkinds.DUMPS_MAX
 
 
 PICTURE = """

@@ -12,10 +12,13 @@ import subprocess
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from leasehold.events.errors import UnavailableError
 from leasehold.projections import sightings
+from leasehold.services.watcher import monitor as monitoring
 from leasehold.services.watcher.monitor import LookAgain, UeventMonitor
 from leasehold.services.watcher.sysfs import THIS_MACHINE, HostRoot
 from tests.support.not_run import not_run
@@ -147,6 +150,19 @@ async def test_udevd_is_followed_when_it_starts_and_stops(tmp_path: Path) -> Non
         await until(monitor, "overflow")
         assert monitor.source == "kernel"
         assert monitor.overflows == 1
+
+
+async def test_who_tells_stays_while_nobody_can_say_who_should(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel's table of sockets cannot be read for want of file descriptors: nothing is changed for that."""
+    control = tmp_path / "udev/control"
+    control.parent.mkdir()
+    control.touch()
+    async with UeventMonitor(HostRoot(run=tmp_path), interval_ms=1) as monitor:
+        monkeypatch.setattr(monitoring, "udevd_runs", Mock(side_effect=UnavailableError("no more files")))
+        assert (await monitor.next()).by_clock
+        assert (monitor.source, monitor.overflows) == ("udev", 0)
 
 
 async def test_a_mount_is_told_at_once(tmp_path: Path) -> None:

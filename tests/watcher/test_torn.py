@@ -1,4 +1,4 @@
-"""Devices that go, or give way to others, while a look is under way: nothing is told that never was.
+"""Devices that go, or give way to others, during a look, and looks that fail: nothing is told that never was.
 
 Each change is made at every moment of a look in turn: just before its first file is opened, its second, and so on.
 """
@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from leasehold.events.errors import UnavailableError
 from leasehold.projections.reporting import Picture
 from leasehold.services.watcher.describing import net
 from leasehold.services.watcher.picture import take_picture
@@ -155,3 +156,27 @@ def test_an_interface_that_the_kernel_is_taking_away(moments: Moments, monkeypat
         told = {str(key): device.name for key, device in picture.items() if device.kind == "net"}
         assert told.pop("pci/0000:00:01.0/net/0") == "net_eth0_02_00_00_00_00_00", (at, told)
         assert told == {}, (at, told)
+
+
+def test_a_look_that_lacks_file_descriptors(moments: Moments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever file cannot be opened for it, there is no picture: nothing seems to be gone, or to be another thing."""
+    tree = Tree(tmp_path / "tree")
+    with_stick(tree)
+    _, count = moments.look(tree)
+
+    def fail() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    for at in range(count):
+        with pytest.raises(UnavailableError, match="Too many open files"):
+            moments.look(tree, fail, at)
+    really = os.listdir
+
+    def listed(path: str) -> list[str]:
+        if path.endswith("bus/usb/devices"):
+            fail()
+        return really(path)
+
+    monkeypatch.setattr(os, "listdir", listed)
+    with pytest.raises(UnavailableError, match="Too many open files"):
+        moments.look(tree)

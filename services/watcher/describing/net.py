@@ -12,6 +12,7 @@ from leasehold.services.watcher.linkkinds import LinkKind
 from leasehold.services.watcher.places import Place
 from leasehold.services.watcher.sysfs import (
     THIS_MACHINE,
+    check_means,
     clean,
     link_name,
     list_names,
@@ -72,6 +73,7 @@ def _is_leaving(path: str) -> bool:
         with open(f"{path}/ifindex", "rb") as file:
             file.read(16)
     except OSError as error:
+        check_means(error)
         return error.errno == errno.EINVAL
     return False
 
