@@ -4,6 +4,7 @@ import os
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from leasehold.events.capabilities import Net, Pci, Storage, UsbDevice
@@ -239,6 +240,26 @@ def test_a_disk_that_udevd_has_not_dealt_with_waits_for_its_serial(tree: Tree) -
     told = {"USEC_INITIALIZED": "1", "ID_SERIAL": "WDC_1", "ID_SERIAL_SHORT": "1"}
     disk = {str(each): device for each, device in take_picture(tree.root, udev=lambda _path: told).items()}[key]
     assert (disk.serial, disk.name) == ("1", "block_sda_WDC_1")
+
+
+def test_a_disk_stays_when_udevd_begins_to_run(tree: Tree) -> None:
+    """It may take its time with the disk, or never be told to look at it. Another disk in its place waits, unless the
+    log has one there that never told a serial, when a watcher starts.
+    """
+    tree.pci(CARD)
+    disk = tree.block(f"{CARD}/block/sda", "8:0")
+    before = take_picture(tree.root, udev=lambda _path: {})
+    assert "pci/0000:01:00.0/block/0" in before
+    (tree.root.run / "udev").mkdir()
+    (tree.root.run / "udev/control").touch()
+    assert take_picture(tree.root, udev=lambda _path: {}) == before
+    (tree.devices / disk).rename(tree.devices / "elsewhere")
+    tree.block(f"{CARD}/block/sda", "8:0")
+    assert list(take_picture(tree.root, udev=lambda _path: {})) == [COMPUTER, "pci/0000:01:00.0"]
+    with_serial = {key: msgspec.structs.replace(each, serial="A") for key, each in before.items()}
+    assert list(take_picture(tree.root, udev=lambda _path: {}, known=with_serial)) == [COMPUTER, "pci/0000:01:00.0"]
+    for known in (before, {}):
+        assert take_picture(tree.root, udev=lambda _path: {}, known=known) == before
 
 
 def test_a_device_that_goes_while_it_is_read_is_left_out(tree: Tree) -> None:

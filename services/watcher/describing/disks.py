@@ -26,6 +26,7 @@ SECTORS_MAX: Final = 2**54
 SECTORS_OF_NO_DISC: Final = 2_097_151
 """What the kernel's CD driver says of a drive whose disc it has not read."""
 SERIALS_KEPT_MAX: Final = 1_024
+SHOWN_KEPT_MAX: Final = 16_384
 
 _DRIVE_TYPES: Final = (
     (re.compile(r"sr[0-9]+"), "cdrom"),
@@ -34,6 +35,8 @@ _DRIVE_TYPES: Final = (
     (re.compile(r"dasd[a-z]+"), "dasd"),
 )
 _ATA: Final = re.compile(r"/ata[0-9]+/")
+_shown: Final[dict[str, int]] = {}
+"""Which disk was shown at a path without a serial, while no udevd ran."""
 
 
 def describe_block(look: Look, place: Place) -> DeviceDescription | None:
@@ -41,7 +44,7 @@ def describe_block(look: Look, place: Place) -> DeviceDescription | None:
     path = place.path
     properties = look.properties(place)
     serial = _serial(path)
-    if not serial and look.waits_for_udevd and "USEC_INITIALIZED" not in properties:
+    if not (serial or "USEC_INITIALIZED" in properties or _is_shown_without(look, place)):
         return None
     node = node_of(kernel_says(path), clean(place.sysname.replace("!", "/")))
     # libvirt calls a DASD by the identifier that the kernel has of it.
@@ -57,6 +60,18 @@ def describe_block(look: Look, place: Place) -> DeviceDescription | None:
         attributes=texts(id_serial=clean(udev_serial)),
         capability=_capability(look, place, node, properties),
     )
+
+
+def _is_shown_without(look: Look, place: Place) -> bool:
+    """Whether a disk need not wait for udevd: one that was shown without a serial, by this process or the one before,
+    is not gone because udevd begins to run.
+    """
+    known = look.known.get(place.key)
+    if not look.waits_for_udevd or (known is not None and not known.serial):
+        _shown[place.path] = place.incarnation
+        if len(_shown) > SHOWN_KEPT_MAX:
+            del _shown[next(iter(_shown))]
+    return _shown.get(place.path) == place.incarnation
 
 
 def _capability(look: Look, place: Place, node: str, properties: Mapping[str, str]) -> Storage:
