@@ -249,6 +249,7 @@ class Connection(nats.aio.client.Client):
             UnavailableError: not connected (nothing was sent), or no answer in time (anything may have happened).
         """
         if not self.is_connected or self.is_draining:
+            await asyncio.sleep(0)  # who asks again at once must not keep the loop from connecting
             raise UnavailableError("not connected to the bus")
         await self._prepare_answers()
         self._asked += 1
