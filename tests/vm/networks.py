@@ -41,7 +41,7 @@ async def networks(stage: Stage) -> None:
     await watched.quiet()
     vlan, bond, bridge = [(await watched.device(keys[name])) for name in ("trunk0.10", "bond1", "br0")]
     kinds = [row.capability.kind for row in (vlan, bond, bridge) if isinstance(row.capability, Net)]
-    assert isinstance(kinds[0], Vlan) and kinds[0].id == 10, kinds
+    assert isinstance(kinds[0], Vlan) and (kinds[0].id, kinds[0].protocol) == (10, "802.1Q"), kinds
     assert isinstance(kinds[1], Bond) and kinds[1].mode == "active-backup", kinds
     assert isinstance(kinds[2], Bridge), kinds
     assert (vlan.lower, vlan.master, bridge.members) == ("trunk0", "br0", ("trunk0.10",)), (vlan, bridge)
