@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import sys
 from collections.abc import Iterator
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -10,9 +9,9 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from leasehold.events.views import DeviceView
-from leasehold.services.cli import main
 from leasehold.services.client import Client
 from leasehold.services.nodedev.tree import tree_lines
+from tests.support.commands import Commands
 from tests.support.running import RunningUp, running_up
 
 DIFFERENT = ("--json", "--csv", "--xml", "--tree", "--count")
@@ -25,41 +24,10 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningUp]:
         yield up
 
 
-class Commands:
-    """The command line within this process, which saves a second for each command."""
-
-    def __init__(self, up: RunningUp, patch: pytest.MonkeyPatch, shown: pytest.CaptureFixture[str]) -> None:
-        patch.setenv("LEASEHOLD_DATA", str(up.data))
-        patch.delenv("LEASEHOLD_CREDENTIALS", raising=False)
-        self.archive = str(up.data / "archive")
-        self._patch = patch
-        self._shown = shown
-
-    def run(self, *arguments: str) -> tuple[int, str, str]:
-        """Exit code, standard output and standard error."""
-        self._shown.readouterr()
-        self._patch.setattr(sys, "argv", ["leasehold", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        shown = self._shown.readouterr()
-        code = ended.value.code
-        return code if isinstance(code, int) else 0, shown.out, shown.err
-
-    def out(self, *arguments: str) -> str:
-        """Standard output of a command that ends well."""
-        code, out, err = self.run(*arguments)
-        assert code == 0, f"{arguments}: {err}"
-        return out
-
-    def names(self, *arguments: str) -> list[str]:
-        """The names of the devices that a list shows."""
-        return [json.loads(line)["name"] for line in self.out("devices", "--json", *arguments).splitlines()]
-
-
 @pytest.fixture
 def commands(up: RunningUp, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Commands:
     """The command line, aimed at that `up`."""
-    return Commands(up, monkeypatch, capsys)
+    return Commands(up.data, monkeypatch, capsys)
 
 
 async def test_programs_ask_the_same(up: RunningUp) -> None:

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from leasehold.events.errors import UnavailableError
-from leasehold.services.cli import main
 from leasehold.services.cli.values import time_text
 from leasehold.services.client import Client
 from leasehold.services.past import Past
+from tests.support.commands import Commands
 from tests.support.running import HOST, RunningUp, leasehold, running_up
 
 ROUNDS = 30
@@ -40,40 +40,10 @@ class Story(NamedTuple):
         return str(self.up.data / "archive")
 
 
-class Commands:
-    """The command line within this process, which saves a second for each command."""
-
-    def __init__(self, story: Story, patch: pytest.MonkeyPatch, shown: pytest.CaptureFixture[str]) -> None:
-        patch.setenv("LEASEHOLD_DATA", str(story.up.data))
-        patch.delenv("LEASEHOLD_CREDENTIALS", raising=False)
-        self._patch = patch
-        self._shown = shown
-
-    def run(self, *arguments: str) -> tuple[int, str, str]:
-        """Exit code, standard output and standard error."""
-        self._shown.readouterr()
-        self._patch.setattr(sys, "argv", ["leasehold", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        shown = self._shown.readouterr()
-        code = ended.value.code
-        return code if isinstance(code, int) else 0, shown.out, shown.err
-
-    def out(self, *arguments: str) -> str:
-        """Standard output of a command that ends well."""
-        code, out, err = self.run(*arguments)
-        assert code == 0, f"{arguments}: {err}"
-        return out
-
-    def objects(self, *arguments: str) -> list[dict[str, Any]]:
-        """As `out`, with `--json`."""
-        return [json.loads(line) for line in self.out(*arguments, "--json").splitlines()]
-
-
 @pytest.fixture
 def commands(story: Story, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Commands:
     """The command line, aimed at the `up` of the story."""
-    return Commands(story, monkeypatch, capsys)
+    return Commands(story.up.data, monkeypatch, capsys)
 
 
 @pytest.fixture(scope="module")
