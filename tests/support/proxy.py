@@ -85,6 +85,8 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._moving = asyncio.Event()
         self._moving.set()
+        self._cut_after: list[int] = []
+        """Bytes that the server may still send before each of the cuts to come."""
 
     async def serve(self, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         """Carry one connection until either end closes it."""
@@ -112,6 +114,8 @@ class Proxy:
                     await link.take_answer(data)
                 elif direction.flow is Flow.PASS:
                     (link.server if upward else link.client).write(data)
+                    if not upward and self._is_cut_due(len(data)):
+                        self.cut()
                 else:
                     if direction.flow is Flow.HOLD:
                         (link.held_up if upward else link.held_down).extend(data)
@@ -136,6 +140,24 @@ class Proxy:
         for link in self.links:
             link.abort()
         self.links.clear()
+
+    def cut_each(self, size: int, times: int) -> None:
+        """Cut `times` times, each time when the server has sent `size` bytes more: where that falls, it falls."""
+        self._cut_after = [size] * times
+
+    @property
+    def cuts_to_come(self) -> int:
+        """How many of them have not been made yet."""
+        return len(self._cut_after)
+
+    def _is_cut_due(self, sent: int) -> bool:
+        if not self._cut_after:
+            return False
+        self._cut_after[0] -= sent
+        if self._cut_after[0] > 0:
+            return False
+        del self._cut_after[0]
+        return True
 
     def cut_client_off(self) -> Link:
         """Break the only connection at the client's end alone: what is held for the server can still be sent."""
