@@ -59,6 +59,12 @@ class _StrictDestroyDevice(
     pass
 
 
+class _StrictRetireAgent(
+    inputs.RetireAgentRequest, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="retire_agent.v1"
+):
+    pass
+
+
 _STRICT: Final[dict[str, type[Any]]] = {
     "lease": _StrictLease,
     "renew": _StrictRenew,
@@ -66,6 +72,7 @@ _STRICT: Final[dict[str, type[Any]]] = {
     "confirm_free": _StrictConfirmFree,
     "create_device": _StrictCreateDevice,
     "destroy_device": _StrictDestroyDevice,
+    "retire_agent": _StrictRetireAgent,
 }
 _TOLERANT: Final[dict[type[Any], type[Any]]] = {
     _StrictLease: inputs.LeaseRequest,
@@ -74,6 +81,7 @@ _TOLERANT: Final[dict[type[Any], type[Any]]] = {
     _StrictConfirmFree: inputs.ConfirmFreeRequest,
     _StrictCreateDevice: inputs.CreateDeviceRequest,
     _StrictDestroyDevice: inputs.DestroyDeviceRequest,
+    _StrictRetireAgent: inputs.RetireAgentRequest,
     _StrictVport: capabilities.NewVport,
     _StrictMdev: capabilities.NewMdev,
 }

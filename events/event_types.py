@@ -8,7 +8,8 @@ import msgspec
 
 from leasehold.events.capabilities import Order
 from leasehold.events.devices import DeviceDescription, Sighting
-from leasehold.events.identities import DeviceId, DeviceKey, Holder, HostName, Principal, RequestId
+from leasehold.events.domains import DomainDescription
+from leasehold.events.identities import DeviceId, DeviceKey, DomainKey, Holder, HostName, Principal, RequestId
 from leasehold.events.refusals import Refusal
 
 
@@ -112,6 +113,31 @@ class ReportRequested(msgspec.Struct, frozen=True, gc=False, tag_field="type", t
     reason: str
 
 
+class SourceWentBlind(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="source_went_blind.v1"):
+    """What this agent looks at does not answer: what it told may be out of date, and nothing of the host is granted."""
+
+    host: HostName
+    agent: str
+    reason: str
+
+
+class SourceSeesAgain(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="source_sees_again.v1"):
+    """It answers again, and what this agent told is up to date."""
+
+    host: HostName
+    agent: str
+
+
+class AgentRetired(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="agent_retired.v1"):
+    """An operator said that this agent will not come back: its run and the domains that it told of are forgotten, and
+    its silence makes nothing stale."""
+
+    request: RequestRef
+    host: HostName
+    agent: str
+    reason: str
+
+
 class PictureCompleted(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="picture_completed.v1"):
     """The ledger's picture of this host is whole."""
 
@@ -190,6 +216,71 @@ class EventsMissed(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag=
     times: int
 
 
+class DomainAppeared(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="domain_appeared.v1"):
+    """A domain is there that was not known. `agent` tells of it."""
+
+    host: HostName
+    agent: str
+    domain: DomainDescription
+
+
+class DomainChanged(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="type", tag="domain_changed.v1"
+):
+    """The domain, still in the same incarnation or in none, is different in `changed`. `was`: what its name and state
+    were, if they are among these."""
+
+    host: HostName
+    domain: DomainDescription
+    changed: tuple[str, ...]
+    was: dict[str, str] = {}
+
+
+class DomainStarted(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="domain_started.v1"):
+    """The domain runs in another incarnation than before: it was started, or has rebooted. `was_domid`: the one before;
+    -1: it had none."""
+
+    host: HostName
+    domain: DomainDescription
+    was_domid: int
+    changed: tuple[str, ...]
+
+
+class DomainVanished(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="domain_vanished.v1"):
+    """The domain is not there any more, and uses nothing."""
+
+    host: HostName
+    key: DomainKey
+    name: str
+    domid: int
+
+
+class AttachmentSeen(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="type", tag="attachment_seen.v1"
+):
+    """A domain claims a device (`use` is `configured`) or has it (`attached`)."""
+
+    host: HostName
+    domain: DomainKey
+    device: str
+    """As the hypervisor names it: a word of `events.domains`."""
+    use: str
+    devices: tuple[DeviceKey, ...] = ()
+    """Which of the known devices that meant then; several, where two of a kind are plugged in."""
+
+
+class AttachmentGone(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="type", tag="attachment_gone.v1"
+):
+    """A domain does not claim, or does not have, a device any more. Fields as in `AttachmentSeen`."""
+
+    host: HostName
+    domain: DomainKey
+    device: str
+    use: str
+    devices: tuple[DeviceKey, ...] = ()
+
+
 class SharedPair(msgspec.Struct, frozen=True, gc=False):
     """Two devices that two leases hold although `rule` says that they cannot be owned apart."""
 
@@ -213,6 +304,16 @@ class SharingFound(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag=
     """How many there are."""
 
 
+class DomainBond(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
+    """For which domain a lease is."""
+
+    uuid: str
+    gone_ms: int = 0
+    """So long after the domain was seen gone the lease ends."""
+    keep: bool = False
+    """The domain is only named: its being there or not changes nothing."""
+
+
 class LeaseGranted(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="lease_granted.v2"):
     """The devices belong to `holder`. The lease's id is the position of this event, its token the same in its era."""
 
@@ -224,6 +325,8 @@ class LeaseGranted(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_fiel
     ttl_ms: int
     expires_at_ns: int
     forced: bool = False
+    bond: DomainBond | msgspec.UnsetType = msgspec.UNSET
+    """For which domain, if it was said; written only then, as records from before there was any are decided again."""
 
 
 class LeaseGrantedV1(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="lease_granted.v1"):
@@ -257,6 +360,14 @@ class LeaseExpired(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag=
     """Its time was over and no renewal had come."""
 
     lease: int
+
+
+class LeaseOutlived(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="lease_outlived.v1"):
+    """The domain that it was for was seen, and has been gone for its grace time."""
+
+    lease: int
+    domain: str
+    gone_since_ns: int
 
 
 class DeviceFreed(
@@ -353,11 +464,21 @@ Event = (
     | DeviceReappeared
     | DeviceFlapped
     | EventsMissed
+    | SourceWentBlind
+    | SourceSeesAgain
+    | AgentRetired
+    | DomainAppeared
+    | DomainChanged
+    | DomainStarted
+    | DomainVanished
+    | AttachmentSeen
+    | AttachmentGone
     | SharingFound
     | LeaseGranted
     | LeaseRenewed
     | LeaseReleased
     | LeaseExpired
+    | LeaseOutlived
     | DeviceFreed
     | RequestRefused
     | RefusalsRepeated

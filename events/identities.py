@@ -23,6 +23,10 @@ HostName = NewType("HostName", str)
 DeviceKey = NewType("DeviceKey", str)
 DeviceId = NewType("DeviceId", str)
 """`host/key`, the one name of a device in a cluster."""
+DomainKey = NewType("DomainKey", str)
+"""`hypervisor/uuid`: a domain on its host."""
+DomainId = NewType("DomainId", str)
+"""`host/hypervisor/uuid`, the one name of a domain in a cluster. Domain-0 has the same uuid on all hosts of Xen."""
 Principal = NewType("Principal", str)
 Holder = NewType("Holder", str)
 RequestId = NewType("RequestId", str)
@@ -35,6 +39,8 @@ _CONTROLLER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,62}")
 _CHILD: Final = re.compile(r"[a-z][a-z0-9_]{0,31}/[A-Za-z0-9._:!@+-]{1,64}")
 _WWN: Final = re.compile(r"[0-9a-f]{16}")
 _WWN_PARTED: Final = re.compile(r"[0-9a-f]{2}([:-])[0-9a-f]{2}(?:\1[0-9a-f]{2}){6}")
+_HYPERVISOR: Final = re.compile(r"[a-z][a-z0-9]{1,15}")
+_UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _HOST: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _PRINCIPAL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_@-]{0,62}")
 _HOLDER: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9 ._:/@+-]{{0,{limits.HOLDER_CHARS_MAX - 1}}}")
@@ -206,6 +212,51 @@ def parse_wwn(text: str, field: str = "wwn") -> str:
             f"{text[:80]!r} is not a world wide name: 16 hex digits, like 2101001b32a9da4e", field=field
         )
     return digits
+
+
+def parse_uuid(text: str, field: str = "uuid") -> str:
+    """A UUID in its one spelling: lower case, with its four dashes, which may be missing in what is read."""
+    digits = text.lower()
+    if len(digits) == 32:
+        digits = "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+    if not _UUID.fullmatch(digits):
+        raise InvalidInputError(
+            f"{text[:80]!r} is not a uuid, like c0ffee00-0000-4000-8000-000000000001", field=field
+        )
+    return digits
+
+
+def domain_key(hypervisor: str, uuid: str) -> DomainKey:
+    """The key of a domain on its host.
+
+    Raises:
+        InvalidInputError: one of the two is not what it should be.
+    """
+    if not _HYPERVISOR.fullmatch(hypervisor):
+        raise InvalidInputError(f"{hypervisor[:80]!r} is not a hypervisor's name, like xen or qemu", field="domain")
+    return DomainKey(f"{hypervisor}/{parse_uuid(uuid, 'domain')}")
+
+
+def parse_domain_key(text: str) -> DomainKey:
+    """Read `hypervisor/uuid` and give it in its one spelling."""
+    hypervisor, _, uuid = text.partition("/")
+    return domain_key(hypervisor, uuid)
+
+
+def domain_id(host: HostName, key: DomainKey) -> DomainId:
+    """The name of a domain in the cluster."""
+    return DomainId(f"{host}/{key}")
+
+
+def split_domain_id(domain: DomainId) -> tuple[HostName, DomainKey]:
+    """Host and key of a domain id."""
+    host, _, key = domain.partition("/")
+    return HostName(host), DomainKey(key)
+
+
+def uuid_of(key: DomainKey) -> str:
+    """The uuid in a domain's key."""
+    return key.partition("/")[2]
 
 
 def node_device_name(subsystem: str, sysname: str, extra: str = "") -> str:

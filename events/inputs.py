@@ -9,8 +9,11 @@ import msgspec
 
 from leasehold.events.capabilities import NewDevice
 from leasehold.events.devices import DeviceDescription, Sighting
-from leasehold.events.identities import DeviceKey, Holder, HostName, Principal, RequestId
+from leasehold.events.domains import DomainDescription
+from leasehold.events.identities import DeviceKey, DomainKey, Holder, HostName, Principal, RequestId
 
+POLLER: Final = "poller"
+"""The agent that tells of a host's domains."""
 CREATOR: Final = "creator"
 """The agent that makes and destroys devices. It acts on a host and tells no picture of it."""
 
@@ -32,6 +35,13 @@ class LeaseRequest(
     """Where to look names up; empty: on all hosts, if only one has it."""
     force: bool = False
     """Take it although the host itself lives on it."""
+    domain: str = ""
+    """The uuid of the domain that it is for, which need not exist yet. While that domain is there, the lease does not
+    expire; once it was seen and then gone for `gone_ms`, the lease ends."""
+    gone_ms: int = 60_000
+    """0: at once. It counts only while the pictures of the hosts of these devices are up to date."""
+    keep: bool = False
+    """The domain is only named: the lease expires, or is released, as any other."""
 
 
 class RenewRequest(
@@ -96,8 +106,29 @@ class DestroyDeviceRequest(
     timeout_ms: int = 60_000
 
 
+class RetireAgentRequest(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True, tag_field="type", tag="retire_agent.v1"
+):
+    """An operator says by name that this agent will not come back: what only it told of the host is forgotten.
+
+    Refused while it is heard. Without this, a host whose agent has gone for good is never granted from again.
+    """
+
+    request_id: RequestId
+    issued_at_ns: int
+    host: str
+    agent: str
+    reason: str
+
+
 Request = (
-    LeaseRequest | RenewRequest | ReleaseRequest | ConfirmFreeRequest | CreateDeviceRequest | DestroyDeviceRequest
+    LeaseRequest
+    | RenewRequest
+    | ReleaseRequest
+    | ConfirmFreeRequest
+    | CreateDeviceRequest
+    | DestroyDeviceRequest
+    | RetireAgentRequest
 )
 
 
@@ -160,6 +191,45 @@ class OrderNotDone(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag=
     reason: str
 
 
+class DomainSeen(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="domain_seen.v1"):
+    """This domain is now like this. What it uses is told apart."""
+
+    domain: DomainDescription
+
+
+class DomainGone(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="domain_gone.v1"):
+    """The hypervisor does not know this domain any more, and nothing that it had is held for it."""
+
+    key: DomainKey
+
+
+class DeviceUsed(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="device_used.v1"):
+    """A domain, known or told of in the same message, uses a device. `device`: a word of `events.domains`; `use`: one
+    of its `USES`."""
+
+    domain: DomainKey
+    device: str
+    use: str
+
+
+class DeviceUnused(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="device_unused.v1"):
+    """A domain does not use a device in this way any more."""
+
+    domain: DomainKey
+    device: str
+    use: str
+
+
+class SourceBlind(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="source_blind.v1"):
+    """What the agent looks at does not answer, so it cannot tell what is there; what it told may be out of date."""
+
+    reason: str
+
+
+class SourceSees(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="source_sees.v1"):
+    """It answers again, and what differs has been told."""
+
+
 class PictureComplete(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="picture_complete.v1"):
     """Everything that differs from the log has been reported: the host can be granted from."""
 
@@ -183,6 +253,12 @@ Observation = (
     | MissedEvents
     | OrderDone
     | OrderNotDone
+    | DomainSeen
+    | DomainGone
+    | DeviceUsed
+    | DeviceUnused
+    | SourceBlind
+    | SourceSees
     | PictureComplete
     | StillHere
     | SourceStops

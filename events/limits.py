@@ -55,6 +55,11 @@ PRINCIPALS_MAX: Final = 10_000
 HOSTS_MAX: Final = 10_000
 AGENTS_PER_HOST_MAX: Final = 8
 DEVICES_PER_HOST_MAX: Final = 16_384
+DOMAINS_PER_HOST_MAX: Final = 4_096
+USES_PER_DOMAIN_MAX: Final = 256
+"""Devices that one domain is known to claim or to have, each of the two counted."""
+DOMAIN_NAME_CHARS_MAX: Final = 255
+GONE_MS_MAX: Final = 30 * 24 * 3_600_000
 ORDER_TIMEOUT_MS_MIN: Final = 1_000
 ORDER_TIMEOUT_MS_MAX: Final = 3_600_000
 ORDERS_OPEN_PER_HOST_MAX: Final = 64
@@ -151,3 +156,18 @@ FEED_WAITING_MAX: Final = 4_096
 """Events that wait for one reader; what comes while so many do is read from the stream later."""
 FEED_LOOK_MS: Final = 2_000
 """A reader that hears nothing for so long asks whether there is something: the last message may have been lost."""
+
+# --- domains, as hypervisors tell of them -----------------------------------------------------------------------
+POLL_MS_MIN: Final = 1_000
+POLL_MS_MAX: Final = 10_000
+"""How often a hypervisor is asked: often while things change, seldom at rest, and never two at once in step."""
+POLL_REQUESTS_MAX: Final = 4
+"""Requests to one hypervisor at a time."""
+POLL_TIMEOUT_MS: Final = 10_000
+BLIND_MS: Final = 15_000
+"""A hypervisor that has not answered for so long is told as not answering: nothing of its host is granted."""
+SXP_BYTES_MAX: Final = 4 * 1024 * 1024
+SXP_DEPTH_MAX: Final = 256
+XEND_REPLY_BYTES_MAX: Final = 4 * 1024 * 1024
+XEND_POST_BYTES_MAX: Final = 10_000
+"""xend refuses a longer body (413) and resets."""

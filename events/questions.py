@@ -10,12 +10,14 @@ import msgspec
 
 from leasehold.events.answers import Answer
 from leasehold.events.devices import DeviceDescription
+from leasehold.events.domains import SeenDomain
 from leasehold.events.identities import HostName
 from leasehold.events.refusals import Blocker
 from leasehold.events.views import (
     CauseView,
     ChangeView,
     DeviceView,
+    DomainView,
     HistoryRow,
     HostView,
     LeaseView,
@@ -75,7 +77,7 @@ class Show(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class History(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What happened to a device, a lease, a holder, a host or a principal, oldest first, from behind `after`.
+    """What happened to a device, a domain, a lease, a holder, a host or a principal, oldest first, from behind `after`.
 
     `kind` says which of these `name` is; empty: found out in this order.
     """
@@ -113,6 +115,17 @@ class ListOrders(Question, frozen=True, kw_only=True, forbid_unknown_fields=True
     host: str = ""
     ended: bool = False
     after: int = 0
+    limit: int = 1_000
+
+
+class ListDomains(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Domains in the order of their ids, from behind `after`. `domain`: only those that are so called: by name, uuid,
+    key or id; `state`: only those in this state."""
+
+    host: str = ""
+    domain: str = ""
+    state: str = ""
+    after: str = ""
     limit: int = 1_000
 
 
@@ -158,6 +171,17 @@ class DevicesAt(Question, frozen=True, kw_only=True, forbid_unknown_fields=True)
     parent: str = ""
     driver: str = ""
     count_only: bool = False
+    after: str = ""
+    limit: int = 1_000
+
+
+class DomainsAt(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The domains as they were then, as `list_domains` gives them."""
+
+    at: Moment = Moment()
+    host: str = ""
+    domain: str = ""
+    state: str = ""
     after: str = ""
     limit: int = 1_000
 
@@ -222,6 +246,7 @@ class Archived(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
 PAST_QUESTIONS: Final[dict[str, type[Question]]] = {
     "owners": Owners,
     "devices_at": DevicesAt,
+    "domains_at": DomainsAt,
     "diff": Diff,
     "who": Who,
     "blame": Blame,
@@ -234,6 +259,7 @@ QUESTIONS: Final[dict[str, type[Question]]] = {
     "list_leases": ListLeases,
     "list_hosts": ListHosts,
     "list_orders": ListOrders,
+    "list_domains": ListDomains,
     "show": Show,
     "history": History,
     "explain": Explain,
@@ -247,7 +273,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The answer to a question.
 
     `outcome`: `ok`; `not_found` (with `message`); `invalid` (with `field`, `message`); `unavailable` (with `message`).
-    `more`: ask again with `after` set to the last row's id (device, lease, host, key, position).
+    `more`: ask again with `after` set to the last row's id (device, domain, lease, host, key, position).
     """
 
     outcome: str
@@ -258,12 +284,16 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     leases: list[LeaseView] = []
     hosts: list[HostView] = []
     orders: list[OrderView] = []
+    domains: list[DomainView] = []
     count: int = 0
     """How many there are, where only that was asked."""
     history: list[HistoryRow] = []
     subject: str = ""
     """What a history is of, like `device h1/pci/0000:03:00.0`."""
     descriptions: list[DeviceDescription] = []
+    """Of `sync`: the devices that are known to be there."""
+    seen_domains: list[SeenDomain] = []
+    """Of `sync`: the domains that the agent has told of."""
     source_run: int = 0
     source_counter: int = 0
     blockers: list[Blocker] = []

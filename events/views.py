@@ -3,7 +3,18 @@
 import msgspec
 
 from leasehold.events.capabilities import Capability, Order
-from leasehold.events.identities import DeviceId
+from leasehold.events.identities import DeviceId, DomainId, HostName
+
+
+class UserView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A domain that uses a device."""
+
+    domain: DomainId
+    name: str
+    use: str
+    """`attached` (the hypervisor has given it the device) or `configured` (its configuration claims it)."""
+    said: str
+    """As the hypervisor names the device (see `events.domains`)."""
 
 
 class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +69,8 @@ class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
     """The bridge or bond that an interface is in, by name."""
     lower: str = ""
     """The interface that a VLAN is on, by name."""
+    used_by: tuple[UserView, ...] = ()
+    """The domains that have it or claim it."""
     flaps: int = 0
     """How often it was seen to go away, or to lose its driver or link, and to come back at once."""
 
@@ -76,6 +89,49 @@ class LeaseView(msgspec.Struct, frozen=True, kw_only=True):
     expires_at_ns: int
     ttl_ms: int
     reason: str = ""
+    domain: str = ""
+    """The uuid of the domain that it is for."""
+    gone_ms: int = -1
+    """So long after that domain was seen gone it ends; -1: its going does not end it."""
+    gone_since_ns: int = 0
+    """Since when that domain has been gone, as far as it counts; 0: it is there, or was not seen yet."""
+
+
+class UsedView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A device that a domain uses. `said`, `use` as in `UserView`."""
+
+    said: str
+    use: str
+    devices: tuple[DeviceId, ...] = ()
+    """The known devices that this means; several where two of a kind are plugged in, none where none is known."""
+    lease: str = ""
+    """The lease that holds it."""
+    foreign: bool = False
+    """The domain has it, and no lease that this domain may use holds it."""
+
+
+class DomainView(msgspec.Struct, frozen=True, kw_only=True):
+    """A domain as people see it. `state`: one of `events.domains.STATES`; `stale`: why that may be out of date."""
+
+    domain: DomainId
+    host: HostName
+    hypervisor: str
+    uuid: str
+    name: str
+    domid: int
+    state: str
+    kind: str
+    memory_bytes: int
+    max_memory_bytes: int
+    vcpus: int
+    agent: str
+    stale: str
+    uses: tuple[UsedView, ...]
+    leases: tuple[str, ...]
+    """Living leases that are for this domain."""
+    since_position: int
+    """Of the event since which it is in this incarnation."""
+    since_ns: int
 
 
 class HostView(msgspec.Struct, frozen=True, kw_only=True):
