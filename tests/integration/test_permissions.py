@@ -47,10 +47,10 @@ ROLES: Final = {
 OWN: Final = {role: f"agent-{name}" if role == "agent" else name for role, name in ROLES.items()}
 
 REQUESTS: Final = ("lease", "renew", "release")
-OPERATORS: Final = ("confirm_free", "create_device", "destroy_device")
-LISTS: Final = ("list_devices", "list_leases", "list_hosts", "list_orders")
+OPERATORS: Final = ("confirm_free", "create_device", "destroy_device", "retire_agent")
+LISTS: Final = ("list_devices", "list_leases", "list_hosts", "list_orders", "list_domains")
 QUESTIONS: Final = (*LISTS, "show", "history", "explain", "status", "sync")
-PAST_QUESTIONS: Final = ("owners", "devices_at", "diff", "who", "blame", "utilisation", "archived")
+PAST_QUESTIONS: Final = ("owners", "devices_at", "domains_at", "diff", "who", "blame", "utilisation", "archived")
 CLIENTS: Final = {"scheduler", "operator", "auditor", "subscriber"}
 READERS: Final = {"operator", "auditor"}
 OURS: Final = {"keeper", "allocator", "query", "archive", "feed"}
@@ -74,7 +74,10 @@ PUBLISH: Final[dict[str, set[str]]] = {
     "leasehold.test.alive.h1.watcher": {"agent"},
     "leasehold.test.obs.h1.creator": {"agent"},
     "leasehold.test.alive.h1.creator": {"agent"},
+    "leasehold.test.obs.h1.poller": {"agent"},
+    "leasehold.test.alive.h1.poller": {"agent"},
     "leasehold.test.obs.h2.watcher": set(),
+    "leasehold.test.obs.h2.poller": set(),
     "leasehold.test.obs.h2.creator": set(),
     "leasehold.test.alive.h2.watcher": set(),
     "leasehold.other.obs.h1.watcher": set(),
