@@ -10,6 +10,8 @@ from leasehold.events.identities import Holder, RequestId
 
 ORDER_TIMEOUT_MS: Final = 60_000
 """As long as libvirt waits for a virtual HBA."""
+GONE_MS: Final = 60_000
+"""As `LeaseRequest` has it: longer than the gap of a reboot."""
 
 
 def new_request_id() -> str:
@@ -28,9 +30,12 @@ def lease_request(
     ttl_ms: int,
     host: str = "",
     force: bool = False,
+    domain: str = "",
+    gone_ms: int = GONE_MS,
+    keep: bool = False,
     request_id: str | None = None,
 ) -> inputs.LeaseRequest:
-    """Lease `devices` (names, keys, addresses or paths), all or none."""
+    """Lease `devices` (names, keys, addresses or paths), all or none; for `domain` (a uuid), if one is named."""
     return inputs.LeaseRequest(
         request_id=_named(request_id),
         issued_at_ns=time.time_ns(),
@@ -39,6 +44,9 @@ def lease_request(
         ttl_ms=ttl_ms,
         host=host,
         force=force,
+        domain=domain,
+        gone_ms=gone_ms,
+        keep=keep,
     )
 
 
@@ -60,6 +68,15 @@ def confirm_free_request(
     """Say by name that nobody uses a device whose lease has ended."""
     return inputs.ConfirmFreeRequest(
         request_id=_named(request_id), issued_at_ns=time.time_ns(), device=device, reason=reason, host=host
+    )
+
+
+def retire_agent_request(
+    host: str, agent: str, reason: str, *, request_id: str | None = None
+) -> inputs.RetireAgentRequest:
+    """Say by name that `agent` of `host` will not come back."""
+    return inputs.RetireAgentRequest(
+        request_id=_named(request_id), issued_at_ns=time.time_ns(), host=host, agent=agent, reason=reason
     )
 
 

@@ -14,11 +14,11 @@ Requests are asked again under the same id until they are answered, so each has 
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, Self
 
 import msgspec
 
@@ -29,30 +29,18 @@ from leasehold.events.errors import InvalidInputError, OutcomeUnknownError, Refu
 from leasehold.events.identities import Principal
 from leasehold.events.inputs import CreateDeviceRequest, DestroyDeviceRequest, Request
 from leasehold.events.position import end_of_record
-from leasehold.events.questions import (
-    PAST_QUESTIONS,
-    Explain,
-    History,
-    ListDevices,
-    ListHosts,
-    ListLeases,
-    ListOrders,
-    Question,
-    Reading,
-    Show,
-    Status,
-    StatusView,
-)
+from leasehold.events.questions import PAST_QUESTIONS, Question, Reading, Status
 from leasehold.events.subjects import EVENTS_STREAM, LEDGER_STREAM, Subjects
-from leasehold.events.views import DeviceView, HistoryRow, HostView, LeaseView, OrderView
 from leasehold.services import home
 from leasehold.services.asking import (
+    GONE_MS,
     confirm_free_request,
     create_device_request,
     destroy_device_request,
     lease_request,
     release_request,
     renew_request,
+    retire_agent_request,
 )
 from leasehold.services.connection import Connection, connect, disconnect
 from leasehold.services.credentials import Credential, own_credential, read_credential
@@ -60,6 +48,7 @@ from leasehold.services.feedevents import FeedEvent, Log, Snapshot, wanted
 from leasehold.services.holding import Lease
 from leasehold.services.ledger.direct import DirectTail
 from leasehold.services.ledger.jetstream import JetStreamLedger
+from leasehold.services.looking import Looking
 from leasehold.services.past import Past
 from leasehold.services.permissions import publishes
 
@@ -69,12 +58,9 @@ PAUSE_S: Final = 0.05
 PAUSE_S_MAX: Final = 1.0
 ORDER_PAUSE_S: Final = 0.2
 """How often it is asked how an order to a host stands."""
-PAGES_MAX: Final = 10_000
-
-Row = TypeVar("Row", DeviceView, LeaseView, HostView, OrderView)
 
 
-class Client:
+class Client(Looking):
     """A connection to one cluster, as one principal. Positions seen here are never un-seen by its later questions."""
 
     def __init__(
@@ -198,10 +184,27 @@ class Client:
         ttl_ms: int = 60_000,
         host: str = "",
         force: bool = False,
+        domain: str = "",
+        gone_ms: int = GONE_MS,
+        keep: bool = False,
         request_id: str | None = None,
     ) -> Lease:
-        """A lease of `devices` (names, keys, addresses or paths), to be entered with `async with`."""
-        request = lease_request(devices, holder=holder, ttl_ms=ttl_ms, host=host, force=force, request_id=request_id)
+        """A lease of `devices` (names, keys, addresses or paths), to be entered with `async with`.
+
+        `domain`: the uuid of the domain that it is for, which need not exist yet. While that is there, the lease does
+        not expire; `gone_ms` after it was seen gone, the lease ends. `keep`: the domain is only named.
+        """
+        request = lease_request(
+            devices,
+            holder=holder,
+            ttl_ms=ttl_ms,
+            host=host,
+            force=force,
+            domain=domain,
+            gone_ms=gone_ms,
+            keep=keep,
+            request_id=request_id,
+        )
         return Lease(self, request)
 
     async def renew(self, lease: int, token: int, *, ttl_ms: int = 0, request_id: str | None = None) -> Answer:
@@ -215,6 +218,12 @@ class Client:
     async def confirm_free(self, device: str, reason: str, *, host: str = "", request_id: str | None = None) -> Answer:
         """Say by name that nobody uses a device whose lease has ended. Raises as `ask` does."""
         return await self.ask(confirm_free_request(device, reason, host=host, request_id=request_id))
+
+    async def retire_agent(self, host: str, agent: str, reason: str, *, request_id: str | None = None) -> Answer:
+        """Say by name that this agent of a host will not come back: what only it told of is forgotten. Raises as `ask`
+        does.
+        """
+        return await self.ask(retire_agent_request(host, agent, reason, request_id=request_id))
 
     async def create_device(
         self, device: NewDevice, *, host: str = "", request_id: str | None = None, wait: bool = True
@@ -348,84 +357,6 @@ class Client:
             return None, f"answered with something else than a reading ({error})"
         self._saw(reading.era, reading.as_of)
         return (None, reading.message) if reading.outcome == "unavailable" else (reading, "")
-
-    async def devices(
-        self, *, host: str = "", cap: str = "", bus: str = "", parent: str = "", driver: str = "", present: bool = False
-    ) -> list[DeviceView]:
-        """Devices in the order of their ids: all, missing ones, too; or those that are there (`present`) and of all
-        that is said: the capability `cap` (`net`; `pci,usb_device`: either), the `bus` (`pci`, `usb`), right below
-        `parent` (any name; `computer`: below none), bound to `driver` (`none`: to none).
-        """
-        question = ListDevices(host=host, cap=cap, bus=bus, parent=parent, driver=driver, present=present)
-        return await self._all("list_devices", question, lambda page: page.devices, lambda row: row.device)
-
-    async def count(self, *, host: str = "", cap: str = "", bus: str = "", parent: str = "", driver: str = "") -> int:
-        """How many devices are there, of all that is said; as `devices`."""
-        question = ListDevices(host=host, cap=cap, bus=bus, parent=parent, driver=driver, count_only=True)
-        return (await self.question("list_devices", question)).count
-
-    async def device(self, name: str, *, host: str = "") -> DeviceView:
-        """One device, by node-device name, key, address or sysfs path."""
-        row = await self.show(name, host=host)
-        if not isinstance(row, DeviceView):
-            raise InvalidInputError(f"{name} is a lease", field="name")
-        return row
-
-    async def leases(self, *, holder: str = "", ended: bool = False) -> list[LeaseView]:
-        """Leases in the order of their grants."""
-        question = ListLeases(holder=holder, ended=ended)
-        return await self._all("list_leases", question, lambda page: page.leases, lambda row: int(row.lease[1:]))
-
-    async def hosts(self) -> list[HostView]:
-        """All hosts."""
-        return await self._all("list_hosts", ListHosts(), lambda page: page.hosts, lambda row: row.host)
-
-    async def orders(self, *, host: str = "", ended: bool = False) -> list[OrderView]:
-        """What hosts were told to do, oldest first; with `ended` also what is over, as far as it is remembered."""
-        question = ListOrders(host=host, ended=ended)
-        return await self._all("list_orders", question, lambda page: page.orders, lambda row: row.order)
-
-    async def _all(
-        self,
-        verb: str,
-        question: Question,
-        rows_of: Callable[[Reading], list[Row]],
-        name_of: Callable[[Row], str | int],
-    ) -> list[Row]:
-        """All pages of a list; the next one begins behind `name_of` the last row."""
-        rows: list[Row] = []
-        for _ in range(PAGES_MAX):
-            reading = await self.question(verb, question)
-            rows.extend(rows_of(reading))
-            if not reading.more:
-                break
-            question = msgspec.structs.replace(question, after=name_of(rows[-1]))
-        return rows
-
-    async def history(self, name: str, *, host: str = "", kind: str = "", after: int = 0) -> AsyncIterator[HistoryRow]:
-        """What happened to a device, a lease, a holder, a host or a principal, oldest first, from behind `after`."""
-        for _ in range(PAGES_MAX):
-            reading = await self.question("history", History(name=name, host=host, kind=kind, after=after))
-            for row in reading.history:
-                yield row
-            if not reading.more or not reading.history:
-                return
-            after = reading.history[-1].position
-
-    async def show(self, name: str, *, host: str = "") -> DeviceView | LeaseView:
-        """One device or lease."""
-        reading = await self.question("show", Show(name=name, host=host))
-        return reading.devices[0] if reading.devices else reading.leases[0]
-
-    async def explain(self, name: str, *, host: str = "", holder: str = "") -> Reading:
-        """Why a device can or cannot be leased now, or how a request was decided."""
-        return await self.question("explain", Explain(name=name, host=host, holder=holder))
-
-    async def status(self) -> StatusView:
-        """How it stands."""
-        reading = await self.question("status", Status())
-        assert reading.status is not None
-        return reading.status
 
     # --- the feed ---------------------------------------------------------------------------------------------------
 
