@@ -27,8 +27,10 @@ from leasehold.events.event_types import Event
 from leasehold.events.identities import (
     DeviceId,
     DeviceKey,
+    DomainId,
     HostName,
     device_id,
+    domain_id,
     physical_key,
     split_device_id,
     tenant_of,
@@ -39,7 +41,7 @@ from leasehold.events.subjects import NONE, device_word
 from leasehold.projections.evolve import check_follows
 from leasehold.projections.state import Head
 
-FEED_VERSION: Final = 2
+FEED_VERSION: Final = 3
 """Raised when the same log would be told otherwise; snapshots of another version are built anew."""
 
 
@@ -157,6 +159,8 @@ class Feeding:
         kind = tag.rpartition(".")[0]
         request = getattr(event, "request", None)
         cause = f"{request.principal}/{request.request_id}" if request is not None else ""
+        domain_of = _DOMAIN_OF.get(type(event))
+        domain = domain_of(event) if domain_of is not None else ""
         before = [self.previous.get(part.host, 0) for part in parts]
         told = []
         for index, (part, previous) in enumerate(zip(parts, before, strict=True)):
@@ -165,7 +169,7 @@ class Feeding:
                 cluster=cluster, ledger_id=record.ledger_id, era=record.era,
                 position=position, part=index, parts=len(parts), previous=previous,
                 tag=tag, at_ns=record.decided_at_ns,
-                subject=part.device or lease or part.host, tenant=part.tenant, cause=cause,
+                subject=part.device or lease or domain or part.host, tenant=part.tenant, cause=cause,
             )  # fmt: skip
             key = device_word(part.device.partition("/")[2])
             subject = f"{part.host or NONE}.{kind}.{key or NONE}.{lease or NONE}.{part.tenant or NONE}"
@@ -224,6 +228,11 @@ def _freed(fold: Feeding, _position: int, _at_ns: int, event: event_types.Device
     if all(fold.devices[device] != event.lease for device in fold.leases[event.lease].devices):
         del fold.leases[event.lease]
     return parts
+
+
+def _attachment(fold: Feeding, _position: int, _at_ns: int, event: Any) -> list[Part]:
+    """Of each device that is meant; what means none that is known is told of the host alone."""
+    return [_held(fold, device_id(event.host, key)) for key in event.devices] or [Part(event.host)]
 
 
 def _shared(fold: Feeding, _position: int, _at_ns: int, event: event_types.SharingFound) -> list[Part]:
@@ -330,11 +339,14 @@ _MOVES: Final[dict[type[Any], Callable[[Feeding, int, int, Any], list[Part]]]] =
     event_types.DeviceReappeared: _described,
     event_types.DeviceMissing: _of_key,
     event_types.DeviceFlapped: _of_key,
+    event_types.AttachmentSeen: _attachment,
+    event_types.AttachmentGone: _attachment,
     event_types.SharingFound: _shared,
     event_types.LeaseGranted: _granted,
     event_types.LeaseRenewed: _of_its_lease,
     event_types.LeaseReleased: _of_its_lease,
     event_types.LeaseExpired: _of_its_lease,
+    event_types.LeaseOutlived: _of_its_lease,
     event_types.DeviceFreed: _freed,
     event_types.RequestRefused: _refused,
     event_types.RefusalsRepeated: _repeated,
@@ -343,6 +355,17 @@ _MOVES: Final[dict[type[Any], Callable[[Feeding, int, int, Any], list[Part]]]] =
     event_types.OrderFailed: _failed,
 }
 """What an event tells of; of the host alone where it is not named here."""
+
+
+_DOMAIN_OF: Final[dict[type[Any], Callable[[Any], DomainId]]] = {
+    event_types.DomainAppeared: lambda event: domain_id(event.host, event.domain.key),
+    event_types.DomainChanged: lambda event: domain_id(event.host, event.domain.key),
+    event_types.DomainStarted: lambda event: domain_id(event.host, event.domain.key),
+    event_types.DomainVanished: lambda event: domain_id(event.host, event.key),
+    event_types.AttachmentSeen: lambda event: domain_id(event.host, event.domain),
+    event_types.AttachmentGone: lambda event: domain_id(event.host, event.domain),
+}
+"""The domain that an event is about."""
 
 
 class _Snapshot(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,7 +17,9 @@ from leasehold.events.capabilities import (
     Storage,
 )
 from leasehold.events.devices import DeviceDescription, Sighting, field_of
-from leasehold.events.event_types import Event, RequestRef
+from leasehold.events.domains import DomainDescription
+from leasehold.events.event_types import DomainBond, Event, RequestRef
+from leasehold.events.identities import DomainKey, HostName, domain_id
 from leasehold.events.inputs import CREATOR
 from leasehold.events.position import lease_id_text
 from leasehold.projections.state import State
@@ -28,6 +30,8 @@ _WITHOUT_EVENT: Final = {
     "lost_events": "found after events were lost",
     "clock": "found by looking again",
 }
+_DOMAIN_FIELDS: Final = {"memory_bytes": "memory", "max_memory_bytes": "memory at most"}
+_MIB: Final = 1024 * 1024
 _UNITS: Final = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1_000, "s"))
 
 
@@ -115,6 +119,21 @@ def _picture_completed(event: event_types.PictureCompleted, _position: int, _sta
     return f"{event.agent} has told all about {event.host}"
 
 
+def _source_went_blind(event: event_types.SourceWentBlind, _position: int, _state: State | None) -> str:
+    return f"{event.agent} on {event.host} cannot see what is there: {event.reason}; {_without(event.agent)}"
+
+
+def _source_sees_again(event: event_types.SourceSeesAgain, _position: int, _state: State | None) -> str:
+    return f"{event.agent} on {event.host} sees again what is there"
+
+
+def _agent_retired(event: event_types.AgentRetired, _position: int, _state: State | None) -> str:
+    return (
+        f"{event.agent} on {event.host} will not come back ({event.reason}), and what only it told of is forgotten "
+        f"({_asked(event.request)})"
+    )
+
+
 # --- devices ------------------------------------------------------------------------------------------------------
 
 
@@ -199,15 +218,94 @@ def _sharing_found(event: event_types.SharingFound, _position: int, state: State
     return f"cannot be owned apart any more, and nothing more of it is granted: {pairs}{more}"
 
 
+# --- domains ------------------------------------------------------------------------------------------------------
+
+
+def _domain(host: HostName, key: DomainKey, state: State | None, name: str = "") -> str:
+    """Its name, if it is known, and its id."""
+    row = state.domains.get(domain_id(host, key)) if state is not None and not name else None
+    name = row.description.name if row is not None else name
+    return f"{name} ({host}/{key})" if name else f"{host}/{key}"
+
+
+def _domain_appeared(event: event_types.DomainAppeared, _position: int, _state: State | None) -> str:
+    domain = event.domain
+    facts = (
+        domain.state,
+        f"domid {domain.domid}" if domain.domid >= 0 else "",
+        domain.kind,
+        f"memory {_bytes_text(domain.memory_bytes)}" if domain.memory_bytes else "",
+        f"vcpus {domain.vcpus}" if domain.vcpus else "",
+    )
+    return f"{_domain(event.host, domain.key, None, domain.name)} appeared: {', '.join(filter(None, facts))}"
+
+
+def _domain_changed(event: event_types.DomainChanged, _position: int, _state: State | None) -> str:
+    return f"{_domain(event.host, event.domain.key, None, event.domain.name)} changed: {_domain_changes(event)}"
+
+
+def _domain_changes(event: event_types.DomainChanged) -> str:
+    return ", ".join(_domain_change(event.domain, field, event.was.get(field)) for field in event.changed)
+
+
+def _domain_change(domain: DomainDescription, field: str, was: str | None) -> str:
+    value = getattr(domain, field, "")
+    text = _bytes_text(value) if field in _DOMAIN_FIELDS else _known(value)
+    before = f", was {was or 'empty'}" if was is not None else ""
+    return f"{_DOMAIN_FIELDS.get(field, field)} is now {text}{before}"
+
+
+def _bytes_text(size: int) -> str:
+    return f"{size // _MIB} MiB" if size % _MIB == 0 else f"{size} bytes"
+
+
+def _domain_started(event: event_types.DomainStarted, _position: int, _state: State | None) -> str:
+    domain = event.domain
+    before = f" again; it was domid {event.was_domid} before" if event.was_domid >= 0 else ""
+    others = [_domain_change(domain, field, None) for field in event.changed if field not in ("domid", "state")]
+    said = "".join(f", {each}" for each in others)
+    name = _domain(event.host, domain.key, None, domain.name)
+    return f"{name} started as domid {domain.domid} ({domain.state}){before}{said}"
+
+
+def _domain_vanished(event: event_types.DomainVanished, _position: int, _state: State | None) -> str:
+    before = f" (it was domid {event.domid})" if event.domid >= 0 else ""
+    return f"{_domain(event.host, event.key, None, event.name)} is not there any more{before}"
+
+
+def _attachment_seen(event: event_types.AttachmentSeen, _position: int, state: State | None) -> str:
+    how = "has" if event.use == "attached" else "is configured with"
+    return f"{_domain(event.host, event.domain, state)} {how} {_used(event)}"
+
+
+def _attachment_gone(event: event_types.AttachmentGone, _position: int, state: State | None) -> str:
+    how = "does not have" if event.use == "attached" else "is not configured with"
+    return f"{_domain(event.host, event.domain, state)} {how} {_used(event)} any more"
+
+
+def _used(event: event_types.AttachmentSeen | event_types.AttachmentGone) -> str:
+    """The device as the hypervisor names it, and which that is, where its name does not say it."""
+    keys = [key for key in event.devices if key != event.device]
+    return f"{event.device} ({', '.join(keys)})" if keys else event.device
+
+
 # --- leases -------------------------------------------------------------------------------------------------------
 
 
 def _lease_granted(event: event_types.LeaseGranted, position: int, _state: State | None) -> str:
     forced = ", although the host itself needs it (forced)" if event.forced else ""
+    bond = f", {bond_text(event.bond)}" if isinstance(event.bond, DomainBond) else ""
     return (
         f"granted to {event.holder} as {lease_id_text(position)}: {', '.join(event.devices)}, "
-        f"for {span_text(event.ttl_ms)}{forced} ({_asked(event.request)})"
+        f"for {span_text(event.ttl_ms)}{bond}{forced} ({_asked(event.request)})"
     )
+
+
+def bond_text(bond: DomainBond) -> str:
+    """For which domain a lease is, and what its going means for it."""
+    if bond.keep:
+        return f"for domain {bond.uuid} by name only"
+    return f"for domain {bond.uuid} until {span_text(bond.gone_ms)} after it is gone"
 
 
 def _lease_renewed(event: event_types.LeaseRenewed, _position: int, state: State | None) -> str:
@@ -220,6 +318,10 @@ def _lease_released(event: event_types.LeaseReleased, _position: int, state: Sta
 
 def _lease_expired(event: event_types.LeaseExpired, _position: int, state: State | None) -> str:
     return f"{_lease(event.lease, state)} expired: its time was over and no renewal had come"
+
+
+def _lease_outlived(event: event_types.LeaseOutlived, _position: int, state: State | None) -> str:
+    return f"{_lease(event.lease, state)} ended: its domain {event.domain} was there, and has been gone for too long"
 
 
 def _device_freed(event: event_types.DeviceFreed, _position: int, _state: State | None) -> str:
@@ -295,16 +397,26 @@ _TELLERS: Final[dict[type[Any], Callable[[Any, int, State | None], str]]] = {
     event_types.ObservationsAccepted: _observations_accepted,
     event_types.ReportRequested: _report_requested,
     event_types.PictureCompleted: _picture_completed,
+    event_types.SourceWentBlind: _source_went_blind,
+    event_types.SourceSeesAgain: _source_sees_again,
+    event_types.AgentRetired: _agent_retired,
     event_types.DeviceAppeared: _device_appeared,
     event_types.DeviceChanged: _device_changed,
     event_types.DeviceReplaced: _device_replaced,
     event_types.DeviceMissing: _device_missing,
     event_types.DeviceReappeared: _device_reappeared,
+    event_types.DomainAppeared: _domain_appeared,
+    event_types.DomainChanged: _domain_changed,
+    event_types.DomainStarted: _domain_started,
+    event_types.DomainVanished: _domain_vanished,
+    event_types.AttachmentSeen: _attachment_seen,
+    event_types.AttachmentGone: _attachment_gone,
     event_types.SharingFound: _sharing_found,
     event_types.LeaseGranted: _lease_granted,
     event_types.LeaseRenewed: _lease_renewed,
     event_types.LeaseReleased: _lease_released,
     event_types.LeaseExpired: _lease_expired,
+    event_types.LeaseOutlived: _lease_outlived,
     event_types.DeviceFreed: _device_freed,
     event_types.RequestRefused: _request_refused,
     event_types.RefusalsRepeated: _refusals_repeated,

@@ -105,7 +105,7 @@ class Looking:
         return rows
 
     async def history(self, name: str, *, host: str = "", kind: str = "", after: int = 0) -> AsyncIterator[HistoryRow]:
-        """What happened to a device, a domain, a lease, a holder, a host or a principal, oldest first, behind `after`."""
+        """What happened to a device, domain, lease, holder, host or principal, oldest first, from behind `after`."""
         for _ in range(PAGES_MAX):
             reading = await self.question("history", History(name=name, host=host, kind=kind, after=after))
             for row in reading.history:

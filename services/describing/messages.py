@@ -47,6 +47,7 @@ REQUESTS: Final[dict[str, str]] = {
     "confirm_free": _tag(inputs.ConfirmFreeRequest),
     "create_device": _tag(inputs.CreateDeviceRequest),
     "destroy_device": _tag(inputs.DestroyDeviceRequest),
+    "retire_agent": _tag(inputs.RetireAgentRequest),
 }
 """Verb -> name of the message."""
 ASKABLE: Final[dict[str, str]] = {verb: f"question_{verb}.v1" for verb in (*QUESTIONS, *PAST_QUESTIONS)}
