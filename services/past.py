@@ -21,6 +21,7 @@ from leasehold.events.questions import (
     Blame,
     DevicesAt,
     Diff,
+    DomainsAt,
     Moment,
     Owners,
     Question,
@@ -28,7 +29,7 @@ from leasehold.events.questions import (
     Utilisation,
     Who,
 )
-from leasehold.events.views import CauseView, ChangeView, DeviceView, OwnerView, UsageView
+from leasehold.events.views import CauseView, ChangeView, DeviceView, DomainView, OwnerView, UsageView
 
 PAGES_MAX: Final = 10_000
 EVERY_MS_MIN: Final = 1_000
@@ -138,6 +139,11 @@ class Past:
             DevicesAt(at=moment_of(at), host=host, cap=cap, bus=bus, parent=parent, driver=driver, count_only=True),
         )
         return reading.count, msgspec.convert(reading, Place, from_attributes=True)
+
+    def domains(self, at: When | None = None, *, host: str = "", domain: str = "", state: str = "") -> Rows[DomainView]:
+        """The domains as they were then, by what `Client.domains` takes."""
+        question = DomainsAt(at=moment_of(at), host=host, domain=domain, state=state)
+        return self._rows("domains_at", question, lambda page: page.domains, lambda row: row.domain)
 
     def diff(self, since: When, to: When | None = None, *, host: str = "") -> Rows[ChangeView]:
         """What was different at `to` from `since`."""

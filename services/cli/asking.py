@@ -1,12 +1,20 @@
-"""Asking: lease, renew, release, confirm that a device is free."""
+"""Asking: lease, renew, release, say that a device is free or that an agent will not come back."""
 
 import sys
 from typing import Final
 
 import click
 
+from leasehold.events.errors import InvalidInputError
 from leasehold.events.inputs import Request
-from leasehold.services.asking import confirm_free_request, lease_request, release_request, renew_request
+from leasehold.services.asking import (
+    GONE_MS,
+    confirm_free_request,
+    lease_request,
+    release_request,
+    renew_request,
+    retire_agent_request,
+)
 from leasehold.services.cli import render
 from leasehold.services.cli.common import (
     EXIT_REFUSED,
@@ -40,6 +48,15 @@ _REQUEST_ID: Final = click.option(
 @click.option("--ttl", "ttl_ms", type=Duration(), default="30m", show_default=True, help="Ends unless renewed.")
 @click.option("--host", default="", help="On which host the names are.")
 @click.option("--force", is_flag=True, help="Take a device although the host itself lives on it.")
+@click.option(
+    "--domain", default="", metavar="UUID",
+    help="The domain that it is for, which need not exist yet: the lease does not expire while that is there.",
+)  # fmt: skip
+@click.option(
+    "--gone", "gone_ms", type=Duration(), default=None,
+    help="With --domain: the lease ends so long after the domain was seen gone.  [default: 1m]",
+)  # fmt: skip
+@click.option("--keep", is_flag=True, help="With --domain: it is only named, and the lease expires as any other.")
 @_REQUEST_ID
 @common
 @asynchronous
@@ -51,10 +68,26 @@ async def lease(
     ttl_ms: int,
     host: str,
     force: bool,
+    domain: str,
+    gone_ms: int | None,
+    keep: bool,
     request_id: str | None,
 ) -> None:
     """Lease devices, all or none."""
-    request = lease_request(names, holder=holder, ttl_ms=ttl_ms, host=host, force=force, request_id=request_id)
+    if not domain and (keep or gone_ms is not None):
+        said = "keep" if keep else "gone"
+        raise InvalidInputError("it says what a domain's going means: name one with --domain", field=said)
+    request = lease_request(
+        names,
+        holder=holder,
+        ttl_ms=ttl_ms,
+        host=host,
+        force=force,
+        domain=domain,
+        gone_ms=GONE_MS if gone_ms is None else gone_ms,
+        keep=keep,
+        request_id=request_id,
+    )
     await _ask(data, request, as_json=as_json)
 
 
@@ -100,4 +133,19 @@ async def confirm_free(
     await _ask(data, request, as_json=as_json)
 
 
-COMMANDS: Final = (lease, renew, release, confirm_free)
+@click.command()
+@click.argument("host")
+@click.argument("agent")
+@click.option("--reason", required=True, help="How you know; it stands in the log with your name.")
+@_REQUEST_ID
+@common
+@asynchronous
+async def retire(data: str | None, as_json: bool, host: str, agent: str, reason: str, request_id: str | None) -> None:
+    """Say by name that an agent of a host (its poller, its watcher) will not come back.
+
+    What only it told of is forgotten, and its silence keeps nothing from being granted. Refused while it is heard.
+    """
+    await _ask(data, retire_agent_request(host, agent, reason, request_id=request_id), as_json=as_json)
+
+
+COMMANDS: Final = (lease, renew, release, confirm_free, retire)

@@ -19,7 +19,7 @@ from leasehold.services.cli.values import time_text
 from leasehold.services.client import Client
 from leasehold.services.past import Past
 
-_KINDS: Final = ("device", "lease", "holder", "host", "principal")
+_KINDS: Final = ("device", "domain", "lease", "holder", "host", "principal")
 
 
 @click.command()
@@ -81,7 +81,7 @@ async def history(
     since: Asked | None,
     until: Asked | None,
 ) -> None:
-    """Tell what happened to a device, a lease, a holder, a host or a principal."""
+    """Tell what happened to a device, a domain, a lease, a holder, a host or a principal."""
     form = form_of(as_json=as_json, as_csv=as_csv)
     async with client_of(data) as client:
         after, last = [await _position_of(client, asked) for asked in (since, until)]

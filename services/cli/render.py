@@ -23,7 +23,7 @@ _STYLES: Final = {
     "missing": "red", "unleasable": "dim", "stale": "yellow", "blocked": "yellow", "living": "cyan", "ended": "dim",
 }  # fmt: skip
 _PIPE_COLUMNS: Final = 10_000
-_FOLDED: Final = ("reason", "devices", "value", "picture", "before", "after", "how")
+_FOLDED: Final = ("reason", "devices", "value", "picture", "before", "after", "how", "used by")
 """Columns that may take several lines where the terminal is narrow."""
 _NAMING: Final = ("model", "interface", "description", "driver", "mdev_type", "target", "char", "drm_type", "product")
 """What of a capability says best which device it is, where no list of ids does."""
@@ -62,7 +62,16 @@ def devices(rows: list[DeviceView]) -> None:
     """Devices as a tree: each below its parent."""
     several_hosts = len({row.host for row in rows}) > 1
     columns = [*(["host"] if several_hosts else []), "name", "driver", "what", "state", "reason"]
-    table(columns, ([*([row.host] if several_hosts else []), *_device_cells(row, depth)] for row, depth in tree(rows)))
+    cells = [[*([row.host] if several_hosts else []), *_device_cells(row, depth)] for row, depth in tree(rows)]
+    if any(row.used_by for row in rows):
+        columns.append("used by")
+        cells = [[*each, _users(row)] for each, (row, _) in zip(cells, tree(rows), strict=True)]
+    table(columns, cells)
+
+
+def _users(row: DeviceView) -> str:
+    """The domains that have a device or claim it, by name."""
+    return ", ".join(f"{user.name or user.domain} ({user.use})" for user in row.used_by)
 
 
 def _device_cells(row: DeviceView, depth: int) -> list[str]:
@@ -99,6 +108,7 @@ def device(row: DeviceView) -> None:
     fields = {name: getattr(row, name) for name in row.__struct_fields__ if name not in ("attributes", "capability")}
     fields["since_ns"] = time_text(row.since_ns) if row.since_ns else ""
     fields["flaps"] = row.flaps or ""
+    fields["used_by"] = tuple(f"{user.name} {user.domain} ({user.use}, as {user.said})".strip() for user in row.used_by)
     told = {name.removesuffix("_ns"): _plain(value) for name, value in fields.items() if value not in _UNSAID}
     kind = row.capabilities[0] if row.capabilities else row.kind
     table(
@@ -118,9 +128,18 @@ def lease(row: LeaseView) -> None:
         ("granted", time_text(row.granted_at_ns)),
         ("expires", time_text(row.expires_at_ns)),
         ("ttl", duration_text(row.ttl_ms)),
+        ("domain", _bond(row)),
         ("reason", row.reason),
     ]
     table(("field", "value"), [cell for cell in cells if cell[1]])
+
+
+def _bond(row: LeaseView) -> str:
+    """For which domain a lease is; mostly empty."""
+    if not row.domain or row.gone_ms < 0:
+        return f"{row.domain} (only named)" if row.domain else ""
+    gone = f"; gone since {time_text(row.gone_since_ns)}" if row.gone_since_ns else ""
+    return f"{row.domain}, until {duration_text(row.gone_ms)} after it is gone{gone}"
 
 
 def _plain(value: object) -> str:

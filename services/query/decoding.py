@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from leasehold.events import codec, identities, limits
+from leasehold.events import codec, domains, identities, limits
 from leasehold.events.errors import InvalidInputError
 from leasehold.events.questions import PAST_QUESTIONS, QUESTIONS, History, Moment, Question, Sync, Who
 from leasehold.projections import nodedev
@@ -14,7 +14,9 @@ from leasehold.projections import nodedev
 SYNC_ROWS_MAX: Final = 200
 """Descriptions take up to 8 KiB each, and an answer has to fit into a message."""
 AFTER_CHARS_MAX: Final = limits.NAME_CHARS_MAX + 1 + limits.KEY_CHARS_MAX
-KINDS: Final = ("device", "lease", "holder", "host", "principal")
+DOMAIN_TEXT_CHARS_MAX: Final = limits.DOMAIN_NAME_CHARS_MAX
+"""Longer than any id of a domain."""
+KINDS: Final = ("device", "domain", "lease", "holder", "host", "principal")
 """What a history may be of, in the order in which a bare name is tried."""
 USED_BY: Final = ("device", "holder")
 EVERY_NS_MIN: Final = 10**9
@@ -103,6 +105,15 @@ def _check_device(question: Question, device: str) -> None:
     _check_text(device, "device", int(isinstance(question, Who)), limits.DEVICE_TEXT_CHARS_MAX)
 
 
+def _check_domain(_question: Question, domain: str) -> None:
+    _check_text(domain, "domain", 0, DOMAIN_TEXT_CHARS_MAX)
+
+
+def _check_state(_question: Question, state: str) -> None:
+    if state and state not in domains.STATES:
+        raise InvalidInputError(f"{state[:40]!r} is none of {', '.join(domains.STATES)}", field="state")
+
+
 def _check_moment(moment: Moment, field: str) -> None:
     _check_range(moment.position, 0, _POSITION_MAX, f"{field}.position")
     _check_range(moment.ns, 0, _TIME_MAX_NS, f"{field}.ns")
@@ -160,6 +171,8 @@ _CHECKS: Final[dict[str, Callable[[Question, Any], None]]] = {
     "since": lambda _question, moment: _check_moment(moment, "since"),
     "to": lambda _question, moment: _check_moment(moment, "to"),
     "device": _check_device,
+    "domain": _check_domain,
+    "state": _check_state,
     "request_id": _check_request_id,
     "principal": _check_principal,
     "depth": lambda _question, value: _check_range(value, 1, DEPTH_MAX, "depth"),
