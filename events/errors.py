@@ -42,6 +42,12 @@ class UnavailableError(LeaseholdError):
     code = "unavailable"
 
 
+class SourceUnavailableError(UnavailableError):
+    """The hypervisor does not answer: what domains there are is not known."""
+
+    code = "source_unavailable"
+
+
 class OutcomeUnknownError(UnavailableError):
     """No answer came: the request may or may not have been decided. Ask again with the same request id."""
 
@@ -108,3 +114,67 @@ class StorageError(LeaseholdError):
     """What is kept on this machine's disk cannot be written or read."""
 
     code = "storage"
+
+
+# --- xend -----------------------------------------------------------------------------------------------------------
+
+
+class SxpError(LeaseholdError):
+    """This is no SXP, or more of it than is taken. `message`: in the words of xend's own reader, where it has them."""
+
+    code = "sxp"
+
+    def __init__(self, message: str, *, position: int, where: str = "") -> None:
+        super().__init__(f"byte {position}: {message}" + (f" ({where})" if where else ""))
+        self.message = message
+        self.position = position
+
+
+class XendError(LeaseholdError):
+    """xend did not do what it was asked.
+
+    `op`: what it was asked; `status`: the HTTP status of its answer, the number of its fault, or 0.
+    """
+
+    code = "xend"
+
+    def __init__(self, message: str = "", *, op: str = "", status: int = 0) -> None:
+        super().__init__(f"{op}: {message}" if op else message)
+        self.op = op
+        self.status = status
+
+
+class XendFailedError(XendError):
+    """xend tried, and says why it failed, in the words of the Python exception that it met."""
+
+    code = "xend_failed"
+
+
+class XendNotFoundError(XendError):
+    """xend has no such domain, or no such thing. A domain may have gone since it was listed."""
+
+    code = "xend_not_found"
+
+
+class XendUnsupportedError(XendError):
+    """xend, or the way that it is spoken to here, has no such operation."""
+
+    code = "xend_unsupported"
+
+
+class XendReplyError(XendError):
+    """What came back is not what xend answers: no HTTP, a page for browsers, too much, or not readable."""
+
+    code = "xend_reply"
+
+
+class XendUnavailableError(XendError, UnavailableError):
+    """xend cannot be reached: nothing was asked of it."""
+
+    code = "xend_unavailable"
+
+
+class XendNoReplyError(XendUnavailableError):
+    """xend took a request and gave no whole answer in time. If it was to change something, it may have."""
+
+    code = "xend_no_reply"

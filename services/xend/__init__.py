@@ -1,0 +1,1 @@
+"""xend, the daemon of Xen up to 4.4: its notation, its transports, and a client for all that it can be asked."""
