@@ -1,0 +1,1 @@
+"""The poller: tells which domains a host has, and which devices they claim or have."""
