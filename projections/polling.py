@@ -82,9 +82,6 @@ class _Known(msgspec.Struct):
     uses: dict[Use, _Missing | None]
     missing: _Missing | None = None
 
-    def seen(self) -> SeenDomain:
-        return SeenDomain(self.domain, tuple(sorted(self.uses)))
-
 
 class Polling:
     """What one run of a poller believes, and what of it the log does not have.
@@ -258,18 +255,24 @@ class Polling:
         self._told_blind = self._told_blind and not self.is_blind(now_ms)
         return self.news(now_ms)
 
+    def has_news(self, now_ms: int) -> bool:
+        """Whether `news` would tell something."""
+        return self.is_blind(now_ms) != self._told_blind or self._believed() != self._told
+
     def news(self, now_ms: int) -> list[Observation]:
         """What is believed and was not told, in an order in which the log can follow: what ends comes first."""
         is_blind = self.is_blind(now_ms)
-        before, after = self._told, {key: known.seen() for key, known in self._known.items()}
-        self._told = after
-        told: list[Observation] = differences(before, after)
+        before, self._told = self._told, self._believed()
+        told: list[Observation] = differences(before, self._told)
         if is_blind and not self._told_blind:
             told.append(SourceBlind(self._reason))
         elif self._told_blind and not is_blind:
             told.append(SourceSees())
         self._told_blind = is_blind
         return told
+
+    def _believed(self) -> DomainPicture:
+        return {key: SeenDomain(known.domain, tuple(sorted(known.uses))) for key, known in self._known.items()}
 
 
 def differences(before: DomainPicture, after: DomainPicture) -> list[Observation]:

@@ -15,6 +15,7 @@ import msgspec
 
 from leasehold.events import codec, limits
 from leasehold.events.answers import Heard, Heartbeat
+from leasehold.events.domains import DomainPicture
 from leasehold.events.errors import LeaseholdError, UnavailableError
 from leasehold.events.event_types import HostWentStale, LedgerRestored, ReportRequested, SourceStarted
 from leasehold.events.identities import HostName
@@ -49,6 +50,8 @@ class InLog(msgspec.Struct, frozen=True):
     """What the agent is still to do."""
     as_of: int = 0
     """Behind which position this is so: what was ordered before, and is not among the orders, is over."""
+    domains: DomainPicture = {}
+    """The domains that this agent has told of."""
 
 
 class Part(Protocol):
@@ -218,6 +221,7 @@ class Speaker:
     async def _ask_log(self, known: Heard) -> InLog | None:
         """What the log has of this host; `None` if it moved on while we asked."""
         picture: Picture = {}
+        domains: DomainPicture = {}
         orders: dict[int, OrderView] = {}
         after = ""
         for _ in range(PAGES_MAX):
@@ -228,9 +232,10 @@ class Speaker:
             if not self._tells_picture:
                 return InLog({}, tuple(orders.values()), reading.as_of)
             picture.update({device.key: device for device in reading.descriptions})
+            domains.update({seen.domain.key: seen for seen in reading.seen_domains})
             if not reading.more:
-                return InLog(picture, tuple(orders.values()), reading.as_of)
-            after = reading.descriptions[-1].key
+                return InLog(picture, tuple(orders.values()), reading.as_of, domains)
+            after = reading.seen_domains[-1].domain.key if domains else reading.descriptions[-1].key
         raise UnavailableError("the log's picture of this host has no end")
 
     async def _ask_page(self, known: Heard, after: str) -> Reading:
