@@ -11,6 +11,7 @@ import msgspec
 
 from leasehold.events import capabilities, event_types, identities, inputs, limits
 from leasehold.events.devices import SOURCES, WHYS, Sighting
+from leasehold.events.domains import STATES, USES, DomainDescription, parse_device_word
 from leasehold.events.errors import CorruptLedgerError, InvalidInputError, UnknownFormatError
 from leasehold.events.event_types import Event, OldEvent
 from leasehold.events.inputs import Input, Observed, Request
@@ -229,8 +230,7 @@ def decode_observed(body: bytes) -> Observed:
 
 def _check_observed(observed: Observed) -> None:
     identities.parse_host(observed.host)
-    if not re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", observed.agent):
-        raise InvalidInputError(f"{observed.agent[:80]!r} is not an agent's name, like watcher", field="agent")
+    _check_agent(observed.agent)
     _check_range(observed.run, 1, 2**63 - 1, "run")
     _check_range(observed.counter, 0, 2**53 - 1, "counter")
     _check_range(len(observed.observations), 1, limits.OBSERVATIONS_PER_MESSAGE_MAX, "observations")
@@ -239,6 +239,13 @@ def _check_observed(observed: Observed) -> None:
         raise InvalidInputError("a run's first message (counter 0) is source_starts, alone", field="observations")
     for each in observed.observations:
         _check_observation(each)
+        if isinstance(each, inputs.WORDS_OF_DOMAINS) and observed.agent != inputs.POLLER:
+            raise InvalidInputError(f"only the agent {inputs.POLLER} tells of domains", field="agent")
+
+
+def _check_agent(agent: str) -> None:
+    if not re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", agent):
+        raise InvalidInputError(f"{agent[:80]!r} is not an agent's name, like watcher", field="agent")
 
 
 def _check_observation(given: inputs.Observation) -> None:
@@ -251,6 +258,18 @@ def _check_observation(given: inputs.Observation) -> None:
             _check_range(given.times, 1, 2**31 - 1, "times")
         case inputs.OrderDone() | inputs.OrderNotDone():
             _check_range(given.order, 1, 2**53 - 1, "order")
+        case inputs.DomainSeen():
+            _check_domain(given.domain)
+        case inputs.DomainGone():
+            _check_domain_key(given.key, "key")
+        case inputs.DeviceUsed() | inputs.DeviceUnused():
+            _check_domain_key(given.domain, "domain")
+            if parse_device_word(given.device) != given.device:
+                raise InvalidInputError(f"{given.device!r} is not in its one spelling (lower case)", field="device")
+            if given.use not in USES:
+                raise InvalidInputError(f"{given.use[:80]!r} is none of {', '.join(USES)}", field="use")
+        case inputs.SourceBlind():
+            _check_text(given.reason, "reason", limits.REASON_CHARS_MAX)
     match given:
         case inputs.DeviceSeen(how=Sighting()) | inputs.DeviceGone(how=Sighting()) | inputs.DeviceFlaps():
             _check_sighting(given.how)
@@ -258,6 +277,27 @@ def _check_observation(given: inputs.Observation) -> None:
             _check_key(given.device, "device")
         case inputs.OrderNotDone():
             _check_text(given.reason, "reason", limits.REASON_CHARS_MAX)
+
+
+def _check_domain(domain: DomainDescription) -> None:
+    _check_domain_key(domain.key, "domain.key")
+    if domain.state not in STATES:
+        raise InvalidInputError(f"{domain.state[:80]!r} is none of {', '.join(STATES)}", field="domain.state")
+    _check_range(len(domain.name), 0, limits.DOMAIN_NAME_CHARS_MAX, "domain.name")
+    _check_range(len(domain.kind), 0, limits.DOMAIN_KIND_CHARS_MAX, "domain.kind")
+    _check_range(domain.domid, -1, 2**32 - 1, "domain.domid")
+    _check_range(domain.vcpus, 0, 2**31 - 1, "domain.vcpus")
+    for field in ("memory_bytes", "max_memory_bytes"):
+        _check_range(getattr(domain, field), 0, 2**63 - 1, f"domain.{field}")
+
+
+def _check_domain_key(key: str, field: str) -> None:
+    try:
+        spelled = identities.parse_domain_key(key)
+    except InvalidInputError as error:
+        raise InvalidInputError(str(error), field=field) from None
+    if spelled != key:
+        raise InvalidInputError(f"{key!r} is not in its one spelling (lower case, dashes)", field=field)
 
 
 def _check_sighting(how: Sighting | None) -> None:
@@ -354,6 +394,10 @@ def check_request(request: Request) -> None:
             identities.parse_host(request.host)
     elif isinstance(request, inputs.CreateDeviceRequest | inputs.DestroyDeviceRequest):
         _check_order(request)
+    elif isinstance(request, inputs.RetireAgentRequest):
+        identities.parse_host(request.host)
+        _check_agent(request.agent)
+        _check_text(request.reason, "reason", limits.REASON_CHARS_MAX)
     else:
         _check_range(request.lease, 1, 2**53 - 1, "lease")
         _check_range(request.token, 1, 2**53 - 1, "token")
@@ -369,6 +413,15 @@ def _check_lease(request: inputs.LeaseRequest) -> None:
         _check_text(device, "devices", limits.DEVICE_TEXT_CHARS_MAX)
     if request.host:
         identities.parse_host(request.host)
+    if request.domain:
+        if identities.parse_uuid(request.domain, "domain") != request.domain:
+            raise InvalidInputError(
+                f"{request.domain!r} is not in its one spelling (lower case, dashes)", field="domain"
+            )
+        _check_range(request.gone_ms, 0, limits.GONE_MS_MAX, "gone_ms")
+    elif request.gone_ms != inputs.GONE_MS or request.keep:
+        field = "keep" if request.keep else "gone_ms"
+        raise InvalidInputError("it is about the domain that a lease is for, and none is named", field=field)
 
 
 def _check_order(request: inputs.CreateDeviceRequest | inputs.DestroyDeviceRequest) -> None:
@@ -421,4 +474,7 @@ def body_hash(request: Request) -> str:
     """32 hex digits over what is asked for, without when: the same words said again are the same request."""
     fields = msgspec.structs.asdict(request)
     del fields["issued_at_ns"]
+    if isinstance(request, inputs.LeaseRequest) and not request.domain:
+        # As it was hashed before leases could be for a domain.
+        del fields["domain"], fields["gone_ms"], fields["keep"]
     return hashlib.sha256(_encoder.encode((verb_of(request), fields))).hexdigest()[:32]

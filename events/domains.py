@@ -9,7 +9,7 @@ Devices are named as hypervisors name them, since not each of these names can be
 |---|---|---|
 | `pci/0000:03:00.0` | a PCI function | all |
 | `usb-port/1-1.4` | a USB device by the kernel's name of its port | xend's vusb |
-| `usb-address/1.3` | a USB device by bus and number, which change at each replug | libxl's hostbus and hostaddr, libvirt |
+| `usb-address/1.3` | a USB device by bus and number, new at each replug | libxl's hostbus and hostaddr, libvirt |
 | `usb-id/0529:0001` | any USB device of this vendor and product | xend's and QEMU's `host:` |
 | `mdev/<uuid>` | a mediated device | libvirt |
 """

@@ -30,9 +30,7 @@ class LedgerStarted(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag
     era: int
 
 
-class LedgerRestored(
-    msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="ledger_restored.v1"
-):
+class LedgerRestored(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="ledger_restored.v1"):
     """The ledger was written back from an archive. What stood in the old one behind record `through` is lost.
 
     Each lease has the token of the new era, each floor is in it: all older tokens are dead. Each host must report
@@ -130,7 +128,8 @@ class SourceSeesAgain(msgspec.Struct, frozen=True, gc=False, tag_field="type", t
 
 class AgentRetired(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="agent_retired.v1"):
     """An operator said that this agent will not come back: its run and the domains that it told of are forgotten, and
-    its silence makes nothing stale."""
+    its silence makes nothing stale.
+    """
 
     request: RequestRef
     host: HostName
@@ -228,7 +227,8 @@ class DomainChanged(
     msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="type", tag="domain_changed.v1"
 ):
     """The domain, still in the same incarnation or in none, is different in `changed`. `was`: what its name and state
-    were, if they are among these."""
+    were, if they are among these.
+    """
 
     host: HostName
     domain: DomainDescription
@@ -238,7 +238,8 @@ class DomainChanged(
 
 class DomainStarted(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="domain_started.v1"):
     """The domain runs in another incarnation than before: it was started, or has rebooted. `was_domid`: the one before;
-    -1: it had none."""
+    -1: it had none.
+    """
 
     host: HostName
     domain: DomainDescription

@@ -16,6 +16,8 @@ POLLER: Final = "poller"
 """The agent that tells of a host's domains."""
 CREATOR: Final = "creator"
 """The agent that makes and destroys devices. It acts on a host and tells no picture of it."""
+GONE_MS: Final = 60_000
+"""For how long a domain may be gone, unless another time is said: longer than a reboot takes."""
 
 # --- requests ---------------------------------------------------------------------------------------------------
 
@@ -38,7 +40,7 @@ class LeaseRequest(
     domain: str = ""
     """The uuid of the domain that it is for, which need not exist yet. While that domain is there, the lease does not
     expire; once it was seen and then gone for `gone_ms`, the lease ends."""
-    gone_ms: int = 60_000
+    gone_ms: int = GONE_MS
     """0: at once. It counts only while the pictures of the hosts of these devices are up to date."""
     keep: bool = False
     """The domain is only named: the lease expires, or is released, as any other."""
@@ -205,7 +207,8 @@ class DomainGone(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="d
 
 class DeviceUsed(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="device_used.v1"):
     """A domain, known or told of in the same message, uses a device. `device`: a word of `events.domains`; `use`: one
-    of its `USES`."""
+    of its `USES`.
+    """
 
     domain: DomainKey
     device: str
@@ -218,6 +221,10 @@ class DeviceUnused(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag=
     domain: DomainKey
     device: str
     use: str
+
+
+WORDS_OF_DOMAINS: Final = (DomainSeen, DomainGone, DeviceUsed, DeviceUnused)
+"""Only the poller says them."""
 
 
 class SourceBlind(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="source_blind.v1"):

@@ -58,7 +58,10 @@ DEVICES_PER_HOST_MAX: Final = 16_384
 DOMAINS_PER_HOST_MAX: Final = 4_096
 USES_PER_DOMAIN_MAX: Final = 256
 """Devices that one domain is known to claim or to have, each of the two counted."""
+DEVICES_MEANT_MAX: Final = 16
+"""How many of the devices that a hypervisor's word may mean one event names."""
 DOMAIN_NAME_CHARS_MAX: Final = 255
+DOMAIN_KIND_CHARS_MAX: Final = 32
 GONE_MS_MAX: Final = 30 * 24 * 3_600_000
 ORDER_TIMEOUT_MS_MIN: Final = 1_000
 ORDER_TIMEOUT_MS_MAX: Final = 3_600_000

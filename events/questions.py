@@ -120,7 +120,8 @@ class ListOrders(Question, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 class ListDomains(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Domains in the order of their ids, from behind `after`. `domain`: only those that are so called: by name, uuid,
-    key or id; `state`: only those in this state."""
+    key or id; `state`: only those in this state.
+    """
 
     host: str = ""
     domain: str = ""

@@ -87,6 +87,7 @@ class LeaseView(msgspec.Struct, frozen=True, kw_only=True):
     ended: str
     granted_at_ns: int
     expires_at_ns: int
+    """0: it does not end by time, for the domain that it is for has been seen."""
     ttl_ms: int
     reason: str = ""
     domain: str = ""
@@ -189,7 +190,7 @@ class OwnerView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     from_position: int
     from_ns: int
     ended: str = ""
-    """`released` or `expired`."""
+    """`released`, `expired` or `outlived` (its domain was there, and has gone)."""
     ended_position: int = 0
     ended_ns: int = 0
     freed_position: int = 0

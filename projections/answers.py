@@ -15,6 +15,7 @@ _OUTCOME: Final = {
     "confirm_free": "freed",
     "create_device": "ordered",
     "destroy_device": "ordered",
+    "retire_agent": "retired",
 }
 
 

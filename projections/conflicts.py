@@ -32,6 +32,7 @@ from leasehold.events.identities import (
 )
 from leasehold.events.position import lease_id_text
 from leasehold.events.refusals import Blocker, RefusalCode
+from leasehold.projections.domains import user_names
 from leasehold.projections.state import DeviceState, State
 from leasehold.projections.tables import Table
 
@@ -196,7 +197,7 @@ def blockers(
     relatives = carriers_mates if is_group_clear else group_relatives
     for mate in relatives(state, device):
         other_row = state.devices[mate]
-        if not (other_row.lease or other_row.description.protections or other_row.description.in_use_by):
+        if not (other_row.lease or other_row.description.protections or users_seen(state, other_row)):
             continue  # as most are, and groups may be large
         lease = state.leases.get(other_row.lease)
         if lease is None or (lease.principal, lease.holder) != owner:
@@ -215,8 +216,8 @@ def _relative_blockers(
         needs = f"the host itself needs {other} ({', '.join(row.description.protections)})"
         why = f"{_apart(state, device, other, rule)}: {needs}"
         yield Blocker(device=device, rule="protected", why=why, because_of=other, help="choose another device")
-    elif row.description.in_use_by and not row.missing:
-        why = f"{_apart(state, device, other, rule)}: {other} is used by {', '.join(row.description.in_use_by)}"
+    elif users := users_seen(state, row):
+        why = f"{_apart(state, device, other, rule)}: {other} is used by {', '.join(users)}"
         yield Blocker(device=device, rule="in_use", why=why, because_of=other, help="end that use first")
 
 
@@ -235,10 +236,21 @@ def _own_blockers(state: State, device: DeviceId, row: DeviceState, *, force: bo
     if stale:
         why = f"what is known of host {row.host} may be out of date ({stale})"
         yield Blocker(device=device, rule="host_stale", why=why, help=f"see that the agents on {row.host} run")
-    if row.description.in_use_by and not row.lease:
-        why = f"used without a lease by {', '.join(row.description.in_use_by)}"
+    users = users_of(state, row) if not row.lease else ()
+    if users:
+        why = f"used without a lease by {', '.join(users)}"
         yield Blocker(device=device, rule="in_use", why=why, help="end that use first")
     yield from _orders_on(state, device, device)
+
+
+def users_of(state: State, row: DeviceState) -> tuple[str, ...]:
+    """Who has a device: domains to which it is attached, and whoever is seen on the host."""
+    return (*user_names(state, row), *row.description.in_use_by)
+
+
+def users_seen(state: State, row: DeviceState) -> tuple[str, ...]:
+    """As `users_of`; of what is not there nobody is seen on the host, but a domain may hold its place."""
+    return (*user_names(state, row), *(row.description.in_use_by if not row.missing else ()))
 
 
 def _orders_on(state: State, device: DeviceId, other: DeviceId) -> Iterator[Blocker]:

@@ -8,9 +8,11 @@ import heapq
 from collections.abc import Callable
 from typing import Any, Final
 
+import msgspec
+
 from leasehold.events import codec, event_types, inputs, limits
 from leasehold.events.event_types import Event, RequestRef
-from leasehold.events.identities import DeviceId, request_key, tenant_of
+from leasehold.events.identities import DeviceId, HostName, request_key, tenant_of
 from leasehold.events.inputs import Asked, Input, Request
 from leasehold.events.position import era_of_token, lease_id_text
 from leasehold.events.record import ledger_id_of
@@ -91,6 +93,7 @@ def _tick(state: State, given: inputs.Tick, now_ns: int) -> Decision:
             if len(events) + len(ending) > limits.EVENTS_PER_RECORD_MAX:
                 break
             events.extend(ending)
+        events += _outlived(state, now_ns, limit=limits.EVENTS_PER_RECORD_MAX - len(events))
         events += ordering.overdue(state, now_ns, limit=limits.EVENTS_PER_RECORD_MAX - len(events))
     return events
 
@@ -103,15 +106,32 @@ def next_work_ns(state: State, writer: str) -> int | None:
 
 
 def _expiry_work_ns(state: State, writer: str) -> int | None:
-    """When `writer` has to do with the next expiry or deadline: in time as the decider, late as anybody else."""
-    due = [due_ns for due_ns in (state.next_expiry_ns(), state.deadlines.next_ns()) if due_ns is not None]
+    """When `writer` has to do with the next end of a lease or deadline: in time as the decider, late as another."""
+    nexts = (state.next_expiry_ns(), state.outlivings.next_ns(), state.deadlines.next_ns())
+    due = [due_ns for due_ns in nexts if due_ns is not None]
     if not due:
         return None
     late_ns = 0 if state.head.decider == writer else limits.TAKEOVER_MS * _NS_PER_MS
     return max(min(due), state.head.grace_until_ns) + late_ns
 
 
-def _ending(state: State, end: event_types.LeaseReleased | event_types.LeaseExpired) -> list[Event]:
+def _outlived(state: State, now_ns: int, *, limit: int) -> list[Event]:
+    """The ends of leases whose domains have been gone for long enough, and what becomes free by them."""
+    events: list[Event] = []
+    for lease in state.outlived_by(now_ns, limit=limit):
+        row = state.leases[lease]
+        assert row.bond is not None
+        end = event_types.LeaseOutlived(lease=lease, domain=row.bond.uuid, gone_since_ns=row.gone_since_ns)
+        ending = _ending(state, end)
+        if len(events) + len(ending) > limit:
+            break
+        events.extend(ending)
+    return events
+
+
+def _ending(
+    state: State, end: event_types.LeaseReleased | event_types.LeaseExpired | event_types.LeaseOutlived
+) -> list[Event]:
     """The end of a lease, and at once the freeing of what is known to be unused."""
     events: list[Event] = [end]
     for device in state.leases[end.lease].devices:
@@ -196,6 +216,9 @@ def _lease(state: State, ref: RequestRef, request: inputs.LeaseRequest, now_ns: 
             help=found[0].help,
         )
         return _refuse(state, ref, request, devices, refusal, now_ns)
+    bond: event_types.DomainBond | msgspec.UnsetType = msgspec.UNSET
+    if request.domain:
+        bond = event_types.DomainBond(uuid=request.domain, gone_ms=request.gone_ms, keep=request.keep)
     granted = event_types.LeaseGranted(
         request=ref,
         tenant=tenant_of(ref.principal),
@@ -204,6 +227,7 @@ def _lease(state: State, ref: RequestRef, request: inputs.LeaseRequest, now_ns: 
         ttl_ms=request.ttl_ms,
         expires_at_ns=now_ns + request.ttl_ms * _NS_PER_MS,
         forced=request.force and any(state.devices[device].description.protections for device in devices),
+        bond=bond,
     )
     return [granted]
 
@@ -283,6 +307,33 @@ def _order(
     return [given]
 
 
+def _retire(state: State, ref: RequestRef, request: inputs.RetireAgentRequest, now_ns: int) -> Decision:
+    refusal = _not_retired(state, request)
+    if refusal is not None:
+        return _refuse(state, ref, request, (f"{request.host}/{request.agent}",), refusal, now_ns)
+    host = HostName(request.host)
+    return [event_types.AgentRetired(request=ref, host=host, agent=request.agent, reason=request.reason)]
+
+
+def _not_retired(state: State, request: inputs.RetireAgentRequest) -> Refusal | None:
+    """Why an agent is not to be forgotten, if it is not."""
+    host = state.hosts.get(HostName(request.host))
+    source = host.sources.get(request.agent) if host is not None else None
+    if source is None:
+        return Refusal(
+            code=RefusalCode.AGENT_UNKNOWN,
+            message=f"no agent {request.agent} on host {request.host} is known",
+            help="list the hosts, with their agents",
+        )
+    if not source.stale:
+        return Refusal(
+            code=RefusalCode.AGENT_ALIVE,
+            message=f"{request.agent} on {request.host} is heard",
+            help="stop it first; one that has gone without a word is known to have after a while",
+        )
+    return None
+
+
 _REQUEST_DECIDERS: Final[dict[type[Any], Callable[[State, RequestRef, Any, int], Decision]]] = {
     inputs.LeaseRequest: _lease,
     inputs.RenewRequest: _renew,
@@ -290,6 +341,7 @@ _REQUEST_DECIDERS: Final[dict[type[Any], Callable[[State, RequestRef, Any, int],
     inputs.ConfirmFreeRequest: _confirm_free,
     inputs.CreateDeviceRequest: _order,
     inputs.DestroyDeviceRequest: _order,
+    inputs.RetireAgentRequest: _retire,
 }
 _DECIDERS: Final[dict[type[Any], Callable[[State, Any, int], Decision]]] = {
     inputs.LedgerBegins: _ledger_begins,

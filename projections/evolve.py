@@ -15,7 +15,7 @@ from leasehold.events.event_types import Event
 from leasehold.events.identities import HostName, device_id, request_key
 from leasehold.events.position import index_of, position_of, position_of_token, sequence_of, token_of
 from leasehold.events.record import Record, chain_hash, event_count
-from leasehold.projections import orders, remembering
+from leasehold.projections import bonds, domains, orders, remembering
 from leasehold.projections.state import (
     AnswerState,
     DeviceState,
@@ -141,7 +141,7 @@ def _ledger_started(state: State, _position: int, _at_ns: int, event: event_type
     state.set_head(_replace(state.head, ledger_id=event.ledger_id, cluster=event.cluster, era=event.era))
 
 
-def _ledger_restored(state: State, _position: int, _at_ns: int, event: event_types.LedgerRestored) -> None:
+def _ledger_restored(state: State, _position: int, at_ns: int, event: event_types.LedgerRestored) -> None:
     """Everybody keeps what he has, under a new token; no host is believed before it has reported again."""
     era = event.era
     assert state.head.era < era <= limits.ERA_MAX, f"era {era} after {state.head.era}"
@@ -153,7 +153,7 @@ def _ledger_restored(state: State, _position: int, _at_ns: int, event: event_typ
         state.put_device(device, _replace(device_row, floor=floor))
     for host, host_row in list(state.hosts.items()):
         sources = {agent: _as_restored(source) for agent, source in host_row.sources.items()}
-        state.put_host(host, _replace(host_row, sources=sources))
+        bonds.put_host(state, at_ns, host, _replace(host_row, sources=sources))
 
 
 def _as_restored(source: SourceState) -> SourceState:
@@ -168,44 +168,46 @@ def _grace_started(state: State, _position: int, _at_ns: int, event: event_types
 # --- hosts and sources --------------------------------------------------------------------------------------------
 
 
-def _host_registered(state: State, _position: int, _at_ns: int, event: event_types.HostRegistered) -> None:
+def _host_registered(state: State, _position: int, at_ns: int, event: event_types.HostRegistered) -> None:
     before = state.hosts.get(event.host)
-    state.put_host(event.host, _replace(before, mode=event.mode) if before else HostState(mode=event.mode))
+    after = _replace(before, mode=event.mode) if before else HostState(mode=event.mode)
+    bonds.put_host(state, at_ns, event.host, after)
 
 
-def _put_source(state: State, host: HostName, agent: str, **changes: Any) -> None:
+def _put_source(state: State, at_ns: int, host: HostName, agent: str, **changes: Any) -> None:
     row = state.hosts[host]
     source = _replace(row.sources[agent], **changes)
-    state.put_host(host, _replace(row, sources={**row.sources, agent: source}))
+    bonds.put_host(state, at_ns, host, _replace(row, sources={**row.sources, agent: source}))
 
 
-def _host_went_stale(state: State, _position: int, _at_ns: int, event: event_types.HostWentStale) -> None:
-    _put_source(state, event.host, event.agent, stale=event.reason)
+def _host_went_stale(state: State, _position: int, at_ns: int, event: event_types.HostWentStale) -> None:
+    _put_source(state, at_ns, event.host, event.agent, stale=event.reason)
 
 
-def _host_came_back(state: State, _position: int, _at_ns: int, event: event_types.HostCameBack) -> None:
-    _put_source(state, event.host, event.agent, stale="")
+def _host_came_back(state: State, _position: int, at_ns: int, event: event_types.HostCameBack) -> None:
+    _put_source(state, at_ns, event.host, event.agent, stale="")
 
 
-def _source_started(state: State, _position: int, _at_ns: int, event: event_types.SourceStarted) -> None:
+def _source_started(state: State, _position: int, at_ns: int, event: event_types.SourceStarted) -> None:
     row = state.hosts[event.host]
     source = SourceState(run=event.run, stale="it has just started")
-    state.put_host(event.host, _replace(row, sources={**row.sources, event.agent: source}))
+    bonds.put_host(state, at_ns, event.host, _replace(row, sources={**row.sources, event.agent: source}))
 
 
-def _source_stopped(state: State, _position: int, _at_ns: int, event: event_types.SourceStopped) -> None:
-    _put_source(state, event.host, event.agent, complete=False, stale="it was stopped")
+def _source_stopped(state: State, _position: int, at_ns: int, event: event_types.SourceStopped) -> None:
+    _put_source(state, at_ns, event.host, event.agent, complete=False, stale="it was stopped")
 
 
 def _observations_accepted(
-    state: State, _position: int, _at_ns: int, event: event_types.ObservationsAccepted
+    state: State, _position: int, at_ns: int, event: event_types.ObservationsAccepted
 ) -> None:
-    _put_source(state, event.host, event.agent, counter=event.counter)
+    _put_source(state, at_ns, event.host, event.agent, counter=event.counter)
 
 
-def _report_requested(state: State, _position: int, _at_ns: int, event: event_types.ReportRequested) -> None:
+def _report_requested(state: State, _position: int, at_ns: int, event: event_types.ReportRequested) -> None:
     _put_source(
         state,
+        at_ns,
         event.host,
         event.agent,
         counter=event.counter,
@@ -216,8 +218,16 @@ def _report_requested(state: State, _position: int, _at_ns: int, event: event_ty
     )
 
 
-def _picture_completed(state: State, _position: int, _at_ns: int, event: event_types.PictureCompleted) -> None:
-    _put_source(state, event.host, event.agent, complete=True, wants_report=False, stale="")
+def _picture_completed(state: State, _position: int, at_ns: int, event: event_types.PictureCompleted) -> None:
+    _put_source(state, at_ns, event.host, event.agent, complete=True, wants_report=False, stale="")
+
+
+def _source_went_blind(state: State, _position: int, at_ns: int, event: event_types.SourceWentBlind) -> None:
+    _put_source(state, at_ns, event.host, event.agent, blind=event.reason)
+
+
+def _source_sees_again(state: State, _position: int, at_ns: int, event: event_types.SourceSeesAgain) -> None:
+    _put_source(state, at_ns, event.host, event.agent, blind="")
 
 
 # --- devices ------------------------------------------------------------------------------------------------------
@@ -331,8 +341,10 @@ def _lease_granted(state: State, position: int, at_ns: int, event: event_types.L
         forced=event.forced,
         grant_key=key,
         held=len(event.devices),
+        bond=event.bond if event.bond is not msgspec.UNSET else None,
     )
     state.put_lease(position, row)
+    bonds.look(state, position, at_ns)
     for device in event.devices:
         before = state.devices[device]
         state.put_device(
@@ -381,6 +393,10 @@ def _lease_expired(state: State, position: int, at_ns: int, event: event_types.L
     _end(state, position, at_ns, event.lease, "expired")
 
 
+def _lease_outlived(state: State, position: int, at_ns: int, event: event_types.LeaseOutlived) -> None:
+    _end(state, position, at_ns, event.lease, "outlived")
+
+
 def _end(state: State, position: int, at_ns: int, lease: int, how: str) -> None:
     row = state.leases[lease]
     floor = token_of(state.head.era, position)
@@ -413,11 +429,21 @@ _HANDLERS: Final[dict[type[Any], Callable[[State, int, int, Any], None]]] = {
     event_types.DeviceReappeared: _device_changed,
     event_types.DeviceFlapped: _device_flapped,
     event_types.EventsMissed: _only_told,
+    event_types.SourceWentBlind: _source_went_blind,
+    event_types.SourceSeesAgain: _source_sees_again,
+    event_types.AgentRetired: domains.agent_retired,
+    event_types.DomainAppeared: domains.appeared,
+    event_types.DomainChanged: domains.changed,
+    event_types.DomainStarted: domains.started,
+    event_types.DomainVanished: domains.vanished,
+    event_types.AttachmentSeen: domains.attachment_seen,
+    event_types.AttachmentGone: domains.attachment_gone,
     event_types.SharingFound: _only_told,
     event_types.LeaseGranted: _lease_granted,
     event_types.LeaseRenewed: _lease_renewed,
     event_types.LeaseReleased: _lease_released,
     event_types.LeaseExpired: _lease_expired,
+    event_types.LeaseOutlived: _lease_outlived,
     event_types.DeviceFreed: _device_freed,
     event_types.RequestRefused: remembering.refused,
     event_types.RefusalsRepeated: remembering.repeated,

@@ -1,6 +1,7 @@
-"""The index beside the state: which positions tell of a device, a lease, a holder, a host or a principal.
+"""The index beside the state: which positions tell of a device, a domain, a lease, a holder, a host or a principal.
 
-History is answered from it without a walk through the log.
+History is answered from it without a walk through the log. Of a domain the log tells under its id, and also under its
+uuid and name, by which one that has vanished is still known; of leases that are for a domain under its uuid.
 """
 
 from collections.abc import Callable, Iterable
@@ -9,12 +10,21 @@ from typing import Any, Final
 from leasehold.events import event_types
 from leasehold.events.errors import InvalidInputError
 from leasehold.events.event_types import Event
-from leasehold.events.identities import DeviceId, DeviceKey, HostName, device_id
+from leasehold.events.identities import (
+    DeviceId,
+    DeviceKey,
+    DomainKey,
+    HostName,
+    device_id,
+    domain_id,
+    uuid_of,
+)
 from leasehold.events.position import lease_id_text, parse_lease_id
-from leasehold.projections.state import State, devices_of
+from leasehold.projections.indexes import devices_of
+from leasehold.projections.state import State
 
 IndexRow = tuple[str, str, int]
-"""Of kind `device`, `lease`, `holder`, `host` or `principal`; its name; the position that tells of it."""
+"""Of kind `device`, `domain`, `lease`, `holder`, `host` or `principal`; its name; the position that tells of it."""
 _Named = list[tuple[str, str]]
 
 
@@ -46,7 +56,9 @@ def _renewed(state: State, _position: int, event: event_types.LeaseRenewed | eve
     return [("principal", event.request.principal), *_of_lease(state, event.lease, devices)]
 
 
-def _expired(state: State, _position: int, event: event_types.LeaseExpired) -> _Named:
+def _expired(
+    state: State, _position: int, event: event_types.LeaseExpired | event_types.LeaseOutlived
+) -> _Named:
     return _of_lease(state, event.lease, state.leases[event.lease].devices)
 
 
@@ -82,7 +94,7 @@ def _over(
 
 def _of_order(state: State, host: HostName, order: int) -> _Named:
     row = state.orders.get(order)
-    return [("host", host), *_of_devices(devices_of(row) if row is not None else ())]
+    return [("host", host), *_of_devices(devices_of(row.host, row.what) if row is not None else ())]
 
 
 def _described(
@@ -94,6 +106,51 @@ def _described(
     | event_types.DeviceReappeared,
 ) -> _Named:
     return [("device", device_id(event.host, event.device.key)), ("host", event.host)]
+
+
+def called(name: str) -> str:
+    """The index's name of all domains that were ever called so; a host's name, with which ids begin, has no blank."""
+    return f"name {name}"
+
+
+def of_uuid(uuid: str) -> str:
+    """The index's name of the domains of a uuid, on any host."""
+    return f"uuid {uuid}"
+
+
+def leases_for(uuid: str) -> str:
+    """The index's name of the leases that are for the domain of a uuid."""
+    return f"leases {uuid}"
+
+
+def _of_domain(host: HostName, key: DomainKey, *names: str) -> _Named:
+    texts = (domain_id(host, key), of_uuid(uuid_of(key)), *map(called, filter(None, names)))
+    return [("host", host), *(("domain", text) for text in texts)]
+
+
+def _domain(
+    _state: State,
+    _position: int,
+    event: event_types.DomainAppeared | event_types.DomainChanged | event_types.DomainStarted,
+) -> _Named:
+    before = event.was.get("name", "") if isinstance(event, event_types.DomainChanged) else ""
+    return _of_domain(event.host, event.domain.key, event.domain.name, before)
+
+
+def _vanished(_state: State, _position: int, event: event_types.DomainVanished) -> _Named:
+    return _of_domain(event.host, event.key, event.name)
+
+
+def _attached(
+    state: State, _position: int, event: event_types.AttachmentSeen | event_types.AttachmentGone
+) -> _Named:
+    row = state.domains[domain_id(event.host, event.domain)]
+    devices = [device_id(event.host, key) for key in event.devices]
+    return [*_of_domain(event.host, event.domain, row.description.name), *_of_devices(devices)]
+
+
+def _retired(_state: State, _position: int, event: event_types.AgentRetired) -> _Named:
+    return [("principal", event.request.principal), ("host", event.host)]
 
 
 def _shared(state: State, _position: int, event: event_types.SharingFound) -> _Named:
@@ -115,6 +172,8 @@ def _of_lease(state: State, lease: int, devices: tuple[DeviceId, ...]) -> _Named
     row = state.leases.get(lease)
     if row is not None:
         named.append(("holder", row.holder))
+        if row.bond is not None:
+            named.append(("domain", leases_for(row.bond.uuid)))
     return named + _of_devices(devices)
 
 
@@ -149,11 +208,19 @@ _SUBJECTS: Final[dict[type[Any], Callable[[State, int, Any], _Named]]] = {
     event_types.DeviceReappeared: _described,
     event_types.DeviceMissing: _missing,
     event_types.DeviceFlapped: _missing,
+    event_types.AgentRetired: _retired,
+    event_types.DomainAppeared: _domain,
+    event_types.DomainChanged: _domain,
+    event_types.DomainStarted: _domain,
+    event_types.DomainVanished: _vanished,
+    event_types.AttachmentSeen: _attached,
+    event_types.AttachmentGone: _attached,
     event_types.SharingFound: _shared,
     event_types.LeaseGranted: _granted,
     event_types.LeaseRenewed: _renewed,
     event_types.LeaseReleased: _renewed,
     event_types.LeaseExpired: _expired,
+    event_types.LeaseOutlived: _expired,
     event_types.DeviceFreed: _freed,
     event_types.RequestRefused: _refused,
     event_types.RefusalsRepeated: _repeated,

@@ -8,7 +8,7 @@ from leasehold.events.devices import DeviceDescription
 from leasehold.events.event_types import Event
 from leasehold.events.identities import device_id
 from leasehold.events.inputs import HostHeard, Observed
-from leasehold.projections import ordering, sharing
+from leasehold.projections import domainwords, ordering, sharing
 from leasehold.projections.state import HostState, SourceState, State
 
 Decision = list[Event] | None
@@ -31,11 +31,15 @@ def observed(state: State, given: Observed, _now_ns: int) -> Decision:
     accepted = event_types.ObservationsAccepted(given.host, given.agent, given.run, given.counter)
     events: list[Event] = [accepted]
     # Words are absolute and all of one message meet the same state: of several about one device the last counts.
-    last_words = {_key_of(observation): observation for observation in given.observations}
+    last_words = {_key_of(observation) or place: observation for place, observation in enumerate(given.observations)}
+    domains = domainwords.DomainWords(state, given.host, given.agent)
     room = limits.DEVICES_PER_HOST_MAX - state.hosts[given.host].device_count
     for observation in last_words.values():
-        handler: Callable[[State, Observed, Any], Event | None] = _HANDLERS[type(observation)]
-        event = handler(state, given, observation)
+        if isinstance(observation, inputs.WORDS_OF_DOMAINS):
+            event = domains.take(observation)
+        else:
+            handler: Callable[[State, Observed, Any], Event | None] = _HANDLERS[type(observation)]
+            event = handler(state, given, observation)
         if isinstance(event, event_types.DeviceAppeared):
             room -= 1
             if room < 0:
@@ -49,6 +53,11 @@ def observed(state: State, given: Observed, _now_ns: int) -> Decision:
 
 
 def _key_of(observation: inputs.Observation) -> str:
+    """What it is about; empty for a word about domains, each of which counts."""
+    if isinstance(observation, inputs.WORDS_OF_DOMAINS):
+        return ""
+    if isinstance(observation, inputs.SourceBlind | inputs.SourceSees):
+        return "sight"
     if isinstance(observation, inputs.DeviceSeen):
         return observation.device.key
     if isinstance(observation, inputs.OrderDone | inputs.OrderNotDone):
@@ -115,6 +124,18 @@ def _missed_events(_state: State, given: Observed, missed: inputs.MissedEvents) 
     return event_types.EventsMissed(given.host, given.agent, missed.times)
 
 
+def _source_blind(state: State, given: Observed, said: inputs.SourceBlind) -> Event | None:
+    if state.hosts[given.host].sources[given.agent].blind:
+        return None
+    return event_types.SourceWentBlind(given.host, given.agent, said.reason)
+
+
+def _source_sees(state: State, given: Observed, _said: inputs.SourceSees) -> Event | None:
+    if not state.hosts[given.host].sources[given.agent].blind:
+        return None
+    return event_types.SourceSeesAgain(given.host, given.agent)
+
+
 def _picture_complete(state: State, given: Observed, complete: inputs.PictureComplete) -> Event | None:
     if complete.since <= state.hosts[given.host].sources[given.agent].gap:
         return None
@@ -146,6 +167,8 @@ _HANDLERS: Final[dict[type[Any], Callable[[State, Observed, Any], Event | None]]
     inputs.MissedEvents: _missed_events,
     inputs.OrderDone: ordering.done,
     inputs.OrderNotDone: ordering.not_done,
+    inputs.SourceBlind: _source_blind,
+    inputs.SourceSees: _source_sees,
     inputs.PictureComplete: _picture_complete,
     inputs.SourceStops: _source_stops,
     inputs.StillHere: lambda _state, _given, _observation: None,

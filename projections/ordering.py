@@ -31,8 +31,9 @@ from leasehold.events.identities import DeviceId, DeviceKey, HostName, device_id
 from leasehold.events.inputs import CREATOR, Observed
 from leasehold.events.refusals import Refusal, RefusalCode
 from leasehold.projections import conflicts
+from leasehold.projections.indexes import mark_of_uuid, mark_of_wwn, marks_of
 from leasehold.projections.naming import resolve, unresolved
-from leasehold.projections.state import OrderState, State, mark_of_uuid, mark_of_wwn, marks_of
+from leasehold.projections.state import OrderState, State
 
 _UNHEARD: Final = "nothing was heard of it in time"
 _NAA_AND_OUI: Final = "5525400"
@@ -143,8 +144,9 @@ def _kept_from(state: State, ref: RequestRef, device: DeviceId, parent: DeviceId
             continue
         if held.lease and (held.ending or state.leases[held.lease].principal != ref.principal):
             return _held(state, device, each)
-        if held.description.in_use_by and not held.lease:
-            return _used(device, each, held.description.in_use_by)
+        users = conflicts.users_of(state, held) if not held.lease else ()
+        if users:
+            return _used(device, each, users)
     return None
 
 
@@ -423,6 +425,7 @@ def _needed(state: State, device: DeviceId) -> NotOrdered | None:
         if below.description.protections:
             text = f"the host itself needs {each} ({', '.join(below.description.protections)})"
             return _no((device,), RefusalCode.DEVICE_PROTECTED, text, "free the host of it first")
-        if below.description.in_use_by:
-            return _used(device, each, below.description.in_use_by)
+        users = conflicts.users_of(state, below)
+        if users:
+            return _used(device, each, users)
     return None

@@ -10,11 +10,12 @@ import msgspec
 
 from leasehold.events import codec
 from leasehold.events.errors import CorruptSnapshotError
-from leasehold.events.identities import DeviceId, HostName, Principal, RequestKey
+from leasehold.events.identities import DeviceId, DomainId, HostName, Principal, RequestKey
 from leasehold.projections.state import (
     FOLD_VERSION,
     AnswerState,
     DeviceState,
+    DomainState,
     Fading,
     Head,
     HostState,
@@ -39,6 +40,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     fading: list[tuple[tuple[Principal, int], Fading]]
     refusals: list[tuple[int, RecentRefusal]]
     orders: list[tuple[int, OrderState]]
+    domains: list[tuple[DomainId, DomainState]]
 
 
 _decoder: Final = msgspec.json.Decoder(Snapshot)
@@ -127,5 +129,6 @@ def _restore(snapshot: Snapshot) -> State:
     state.fading.update(snapshot.fading)
     state.refusals.update(snapshot.refusals)
     state.orders.update(snapshot.orders)
+    state.domains.update(snapshot.domains)
     state.index_anew()
     return state

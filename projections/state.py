@@ -1,45 +1,32 @@
 """The state: what the ledger says at one position. Rows are immutable, tables change only through `evolve`."""
 
-from bisect import bisect_left
-from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import msgspec
 
-from leasehold.events.capabilities import (
-    CreateMdev,
-    CreateVport,
-    DestroyMdev,
-    DestroyVport,
-    Mdev,
-    Net,
-    Order,
-    ScsiHost,
-    ScsiTarget,
-    keys_of,
-)
+from leasehold.events.capabilities import Order
 from leasehold.events.devices import DeviceDescription
+from leasehold.events.domains import DomainDescription, Use
+from leasehold.events.event_types import DomainBond
 from leasehold.events.identities import (
     DeviceId,
     DeviceKey,
+    DomainId,
     Holder,
     HostName,
     Principal,
     RequestKey,
     device_id,
-    physical_key,
     split_device_id,
 )
-from leasehold.events.inputs import CREATOR
+from leasehold.events.inputs import CREATOR, POLLER
 from leasehold.events.record import GENESIS_PREV
 from leasehold.events.refusals import Refusal
 from leasehold.projections.dues import Dues
-from leasehold.projections.tables import Cell, Journal, Queue, Table
+from leasehold.projections.indexes import Indexes, words_of
+from leasehold.projections.tables import Cell, Journal, Table
 
-K = TypeVar("K")
-M = TypeVar("M", bound=Any)
-
-FOLD_VERSION: Final = 2
+FOLD_VERSION: Final = 3
 """Raised when the same log would fold to another state; snapshots of another version are built anew."""
 
 
@@ -68,6 +55,13 @@ class SourceState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     wants_report: bool = False
     gap: int = 0
     """The counter behind the last gap: what was said up to there is not known to be whole."""
+    blind: str = ""
+    """Why it cannot tell what is there, although it is heard; empty: it can."""
+
+    @property
+    def doubt(self) -> str:
+        """Why what it told may be out of date."""
+        return self.stale or self.blind
 
 
 class HostState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -80,12 +74,19 @@ class HostState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     @property
     def stale(self) -> str:
         """Why nothing of it is granted; empty: its picture is up to date. Who only acts there paints none of it."""
-        reporting = [(agent, source.stale) for agent, source in self.sources.items() if agent != CREATOR]
+        reporting = [(agent, source.doubt) for agent, source in self.sources.items() if agent != CREATOR]
         stale = [each for each in reporting if each[1]]
         if stale:
             agent, reason = min(stale)
             return f"{agent}: {reason}"
-        return "" if reporting else "no agent has reported"
+        if any(agent != POLLER for agent, _ in reporting):
+            return ""
+        return "no agent tells of its devices" if reporting else "no agent has reported"
+
+    @property
+    def shows_domains(self) -> bool:
+        """Whether it is known which domains are there, and which are not."""
+        return POLLER in self.sources and not self.stale
 
 
 class DeviceState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -110,6 +111,19 @@ class DeviceState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """How often the thing here went away, or lost its driver or its link, and was back before that was told."""
 
 
+class DomainState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """A domain: what is known of it, and by whom."""
+
+    host: HostName
+    agent: str
+    description: DomainDescription
+    uses: tuple[Use, ...] = ()
+    """Sorted."""
+    since_position: int = 0
+    """Of the event since which it is in this incarnation, or known."""
+    since_ns: int = 0
+
+
 class LeaseState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A lease, living or ended. Its id is the position of the grant; so is its token, in the ledger's era."""
 
@@ -123,7 +137,7 @@ class LeaseState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     forced: bool
     grant_key: RequestKey
     ended: str = ""
-    """Empty while it lives, then `released` or `expired`."""
+    """Empty while it lives, then `released`, `expired` or `outlived`."""
     ended_at_ns: int = 0
     ended_position: int = 0
     held: int = 0
@@ -132,6 +146,24 @@ class LeaseState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """The last ones, whose answers are remembered."""
     renewal_horizon_ns: int = 0
     """Renewals issued up to here may have been forgotten, so unknown ones are refused as too old."""
+    bond: DomainBond | None = None
+    """For which domain it is."""
+    domain_seen: bool = False
+    """That domain has been there: from then on the lease ends with it, and not by time."""
+    gone_since_ns: int = 0
+    """Since when that domain has not been there, for all that its hosts show; 0: it is there, was not seen yet, or
+    nobody can tell.
+    """
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether it ends with a domain."""
+        return self.bond is not None and not self.bond.keep
+
+    @property
+    def hosts(self) -> tuple[HostName, ...]:
+        """Those of its devices, each once."""
+        return tuple(dict.fromkeys(split_device_id(device)[0] for device in self.devices))
 
 
 class AnswerState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -215,8 +247,10 @@ class State:
         self.refusals: Table[int, RecentRefusal] = Table(journal)
         self.orders: Table[int, OrderState] = Table(journal)
         """By position."""
+        self.domains: Table[DomainId, DomainState] = Table(journal)
         self.expiries: Dues[LeaseState] = Dues(journal, self.leases, _expiry_ns)
         self.deadlines: Dues[OrderState] = Dues(journal, self.orders, _deadline_ns)
+        self.outlivings: Dues[LeaseState] = Dues(journal, self.leases, _outliving_ns)
         self.indexes = Indexes(journal)
 
     @property
@@ -253,38 +287,104 @@ class State:
         self.leases.put(lease, row)
         if not row.ended and (before is None or before.expires_at_ns != row.expires_at_ns):
             self.expiries.push(row.expires_at_ns, lease)
+        if row.bond is not None:
+            self._note_bond(lease, before, row)
+
+    def _note_bond(self, lease: int, before: LeaseState | None, row: LeaseState) -> None:
+        assert row.bond is not None
+        was_living = before is not None and not before.ended
+        if was_living == bool(row.ended):
+            hosts = row.hosts if row.is_bound else ()
+            self.indexes.note_bond(lease, row.bond.uuid, hosts, is_living=not row.ended)
+        due_ns = _outliving_ns(row)
+        if due_ns is not None and (before is None or _outliving_ns(before) != due_ns):
+            self.outlivings.push(due_ns, lease)
+
+    def put_domain(self, domain: DomainId, row: DomainState) -> None:
+        """Set a domain's row, and follow what it uses."""
+        before = self.domains.get(domain)
+        self.domains.put(domain, row)
+        self._note_domain(domain, before, row)
+
+    def drop_domain(self, domain: DomainId) -> None:
+        """A domain is not known any more, and uses nothing."""
+        before = self.domains[domain]
+        self.domains.drop(domain)
+        self._note_domain(domain, before, None)
+
+    def _note_domain(self, domain: DomainId, before: DomainState | None, after: DomainState | None) -> None:
+        self.indexes.name_domain(domain, before.description if before else None, after.description if after else None)
+        row = after or before
+        assert row is not None
+        uses = [each.uses if each is not None else () for each in (before, after)]
+        for word in self.indexes.note_uses(domain, *uses):
+            for device in self.named(row.host, word):
+                if self.devices[device].ending:
+                    self._note_ending(device, self.devices[device], was_ending=True)
+
+    def named(self, host: HostName, word: str) -> tuple[DeviceId, ...]:
+        """The known devices of a host that a hypervisor means by `word`; of some words perhaps only one of them."""
+        known = device_id(host, DeviceKey(word))
+        if known in self.devices:
+            return (known,)
+        return self.indexes.words.get((host, word), ())
+
+    def users_of(self, row: DeviceState) -> list[tuple[DomainId, Use]]:
+        """The domains that claim a device or have it, or one that cannot be told from it."""
+        users = self.indexes.users
+        if not users:
+            return []
+        return [
+            (domain, use)
+            for word in words_of(row.description)
+            for domain in users.get((row.host, word), ())
+            for use in self.domains[domain].uses
+            if use.device == word
+        ]
+
+    def attached_to(self, row: DeviceState) -> list[DomainId]:
+        """The domains to which a device is attached, for all that is known, each once."""
+        return list(dict.fromkeys(domain for domain, use in self.users_of(row) if use.use == "attached"))
 
     def put_order(self, order: int, row: OrderState) -> None:
         """Set an order's row; its deadline is watched while it is open."""
         before = self.orders.get(order)
         self.orders.put(order, row)
         if before is None:
-            self.indexes.list_order(order, row)
+            self.indexes.list_order(order, row.host)
         if row.is_open and before is None:
             self.deadlines.push(row.deadline_ns, order)
         if row.is_open != (before is not None and before.is_open):
-            self.indexes.note_open(order, row, is_open=row.is_open)
+            self.indexes.note_open(order, row.host, row.what, is_open=row.is_open)
 
     def drop_order(self, order: int) -> None:
         """Forget an order, which must be over."""
         row = self.orders[order]
         assert not row.is_open
         self.orders.drop(order)
-        self.indexes.unlist_order(order, row)
+        self.indexes.unlist_order(order, row.host)
 
     def index_anew(self) -> None:
         """Derive from all rows what putting each of them derives from it; nothing is yet."""
         assert not self.indexes.lookup and not self.expiries.entries
-        self.indexes.describe_all(self.devices)
+        self.indexes.describe_all((device, row.host, row.description) for device, row in self.devices.items())
+        for domain, domain_row in sorted(self.domains.items()):
+            self.indexes.name_domain(domain, None, domain_row.description)
+            self.indexes.note_uses(domain, (), domain_row.uses)
         for device, row in self.devices.items():
             if row.ending:
                 self._note_ending(device, row, was_ending=False)
         self.expiries.fill(self.leases.items())
         self.deadlines.fill(self.orders.items())
+        self.outlivings.fill(self.leases.items())
+        for lease, lease_row in sorted(self.leases.items()):
+            if lease_row.bond is not None and not lease_row.ended:
+                hosts = lease_row.hosts if lease_row.is_bound else ()
+                self.indexes.note_bond(lease, lease_row.bond.uuid, hosts, is_living=True)
         for order, order_row in sorted(self.orders.items()):
-            self.indexes.list_order(order, order_row)
+            self.indexes.list_order(order, order_row.host)
             if order_row.is_open:
-                self.indexes.note_open(order, order_row, is_open=True)
+                self.indexes.note_open(order, order_row.host, order_row.what, is_open=True)
         for position, refusal in sorted(self.refusals.items()):
             self.indexes.refusal_prints.put(refusal.fingerprint, position)
             self.indexes.refusal_queue.push(position)
@@ -305,19 +405,27 @@ class State:
         On a watched host, that a fresh picture shows no user. On a managed host only its binder can tell.
         """
         host = self.hosts.get(row.host)
-        if host is None or host.mode != "watched" or host.stale:
+        if host is None or host.mode != "watched" or host.stale or self.attached_to(row):
             return ""
         if row.missing:
             return "the device is not there"
-        return "" if row.description.in_use_by else "no user is seen by the host's watcher"
+        if row.description.in_use_by:
+            return ""
+        if POLLER in host.sources:
+            return "no user is seen by the host's watcher, and no domain has it"
+        return "no user is seen by the host's watcher"
 
     def next_expiry_ns(self) -> int | None:
-        """When the next living lease ends unless renewed."""
+        """When the next living lease ends unless renewed, of those that end by time."""
         return self.expiries.next_ns()
 
     def expired_by(self, now_ns: int, *, limit: int) -> list[int]:
         """Living leases whose time is over at `now_ns`, oldest first, at most `limit`."""
         return self.expiries.due_by(now_ns, limit=limit)
+
+    def outlived_by(self, now_ns: int, *, limit: int) -> list[int]:
+        """Living leases whose domains have been gone for long enough at `now_ns`, oldest first, at most `limit`."""
+        return self.outlivings.due_by(now_ns, limit=limit)
 
     def roll_back(self) -> None:
         """Undo all since the journal began."""
@@ -325,174 +433,14 @@ class State:
 
 
 def _expiry_ns(row: LeaseState) -> int | None:
-    return None if row.ended else row.expires_at_ns
+    return None if row.ended or row.domain_seen else row.expires_at_ns
+
+
+def _outliving_ns(row: LeaseState) -> int | None:
+    if row.ended or row.bond is None or not row.gone_since_ns:
+        return None
+    return row.gone_since_ns + row.bond.gone_ms * 1_000_000
 
 
 def _deadline_ns(row: OrderState) -> int | None:
     return row.deadline_ns if row.is_open else None
-
-
-class Indexes:
-    """What is derived from the rows: never stored, built anew with them."""
-
-    DESCRIBED: Final = ("lookup", "groups", "children", "virtual_functions", "members", "marks", "hbas")
-    """Those that follow from descriptions alone."""
-
-    def __init__(self, journal: Journal) -> None:
-        self.lookup: Table[str, tuple[DeviceId, ...]] = Table(journal)
-        """Key, node-device name or sysfs path -> devices, over all hosts."""
-        self.groups: Table[tuple[HostName, int], tuple[DeviceId, ...]] = Table(journal)
-        self.children: Table[DeviceId, tuple[DeviceId, ...]] = Table(journal)
-        self.virtual_functions: Table[DeviceId, tuple[DeviceId, ...]] = Table(journal)
-        self.members: Table[DeviceId, tuple[DeviceId, ...]] = Table(journal)
-        """Of a bridge or a bond."""
-        self.ending: Table[HostName, tuple[DeviceId, ...]] = Table(journal)
-        self.freeable: Table[DeviceId, int] = Table(journal)
-        self.refusal_prints: Table[str, int] = Table(journal)
-        self.refusal_queue: Queue[int] = Queue(journal)
-        self.orders: Table[HostName, tuple[int, ...]] = Table(journal)
-        """All that are remembered of a host, oldest first."""
-        self.open_orders: Table[HostName, tuple[int, ...]] = Table(journal)
-        self.orders_on: Table[DeviceId, tuple[int, ...]] = Table(journal)
-        """The open ones that are about a device: the parent, what is to be taken away, and what both stand for."""
-        self.marks: Table[str, tuple[DeviceId, ...]] = Table(journal)
-        """What bears a world wide name, or a UUID on its host."""
-        self.ordered_marks: Table[str, tuple[int, ...]] = Table(journal)
-        """The open orders to make, or to take away, what bears one."""
-        self.hbas: Table[HostName, tuple[DeviceId, ...]] = Table(journal)
-        """Those of a host that can have virtual ones."""
-
-    def describe(
-        self, device: DeviceId, host: HostName, before: DeviceDescription | None, after: DeviceDescription
-    ) -> None:
-        """Follow a device's new description."""
-        if before is not None and _listed(before) == _listed(after):
-            return
-        old = _entries(device, host, before) if before is not None else []
-        new = _entries(device, host, after)
-        for entry in old:
-            if entry not in new:
-                _remove(self._table(entry[0]), entry[1], device)
-        for entry in new:
-            if entry not in old:
-                _insert(self._table(entry[0]), entry[1], device)
-
-    def describe_all(self, devices: dict[DeviceId, DeviceState]) -> None:
-        """What `describe` would make of all these devices, in their order; nothing is described yet."""
-        members: dict[str, dict[object, list[DeviceId]]] = {}
-        for device, row in devices.items():
-            for table, key in _entries(device, row.host, row.description):
-                members.setdefault(table, {}).setdefault(key, []).append(device)
-        for table, lists in members.items():
-            self._table(table).update((key, tuple(sorted(some))) for key, some in lists.items())
-
-    def _table(self, name: str) -> Table[object, tuple[DeviceId, ...]]:
-        table: Table[object, tuple[DeviceId, ...]] = getattr(self, name)
-        return table
-
-    def note_ending(self, host: HostName, device: DeviceId, *, ending: bool) -> None:
-        """Follow whether a device waits for evidence."""
-        (_insert if ending else _remove)(self.ending, host, device)
-
-    def list_order(self, order: int, row: OrderState) -> None:
-        """An order is remembered from here on."""
-        _insert(self.orders, row.host, order)
-
-    def unlist_order(self, order: int, row: OrderState) -> None:
-        """An order is forgotten."""
-        _remove(self.orders, row.host, order)
-
-    def note_open(self, order: int, row: OrderState, *, is_open: bool) -> None:
-        """Follow whether an order's outcome is awaited."""
-        change: Callable[[Table[Any, tuple[int, ...]], Any, int], None] = _insert if is_open else _remove
-        change(self.open_orders, row.host, order)
-        for device in _held_up_by(row):
-            change(self.orders_on, device, order)
-        for mark in dict.fromkeys(marks_of(row.host, row.what)):
-            change(self.ordered_marks, mark, order)
-
-
-def _entries(device: DeviceId, host: HostName, description: DeviceDescription) -> list[tuple[str, object]]:
-    """Under which key of which table the device stands; each once."""
-    texts = (description.key, description.name, description.sysfs_path)
-    entries: list[tuple[str, object]] = [("lookup", text) for text in dict.fromkeys(texts) if text]
-    if description.iommu_group >= 0:
-        entries.append(("groups", (host, description.iommu_group)))
-    if description.parent:
-        entries.append(("children", device_id(host, DeviceKey(description.parent))))
-    if description.physical_function:
-        entries.append(("virtual_functions", device_id(host, DeviceKey(description.physical_function))))
-    match description.capability:
-        case Net(master=master) if master:
-            entries.append(("members", device_id(host, DeviceKey(master))))
-        case ScsiHost(fc_host=port, vport_ops=ops):
-            names = (port.wwnn, port.wwpn) if port is not None else ()
-            entries += (("marks", mark_of_wwn(name)) for name in dict.fromkeys(names) if name)
-            if ops is not None:
-                entries.append(("hbas", host))
-        case ScsiTarget(remote_wwpn=name) if name:
-            entries.append(("marks", mark_of_wwn(name)))
-        case Mdev(uuid=uuid):
-            entries.append(("marks", mark_of_uuid(host, uuid)))
-    return entries
-
-
-def _listed(description: DeviceDescription) -> tuple[object, ...]:
-    """All that the entries of a device, which has one key, are made of."""
-    capability = description.capability
-    return (
-        description.name,
-        description.sysfs_path,
-        description.iommu_group,
-        description.parent,
-        description.physical_function,
-        capability if isinstance(capability, Net | ScsiHost | ScsiTarget | Mdev) else None,
-    )
-
-
-def devices_of(row: OrderState) -> tuple[DeviceId, ...]:
-    """The devices that an order is about: what is to be taken away, and the parent."""
-    return tuple(device_id(row.host, key) for key in keys_of(row.what))
-
-
-def _held_up_by(row: OrderState) -> tuple[DeviceId, ...]:
-    """What nobody is to be given while the order is open."""
-    devices = devices_of(row)
-    physical = (device_id(row.host, physical_key(split_device_id(device)[1])) for device in devices)
-    return tuple(dict.fromkeys((*devices, *physical)))
-
-
-def mark_of_wwn(wwn: str) -> str:
-    """Under what bearers of a world wide name are found."""
-    return f"wwn {wwn}"
-
-
-def mark_of_uuid(host: HostName, uuid: str) -> str:
-    """Under what the bearer of a UUID is found on its host."""
-    return f"uuid {host} {uuid}"
-
-
-def marks_of(host: HostName, order: Order) -> tuple[str, ...]:
-    """What the device bears that is to be made or taken away. Node names are shared by the ports of an HBA."""
-    match order:
-        case CreateVport():
-            return mark_of_wwn(order.wwpn), mark_of_wwn(order.wwnn)
-        case DestroyVport():
-            return (mark_of_wwn(order.wwpn),)
-        case CreateMdev() | DestroyMdev():
-            return (mark_of_uuid(host, order.uuid),)
-
-
-def _insert(table: Table[K, tuple[M, ...]], key: K, member: M) -> None:
-    members: tuple[M, ...] = table.get(key, ())
-    at: int = bisect_left(members, member)
-    if at == len(members) or members[at] != member:
-        table.put(key, (*members[:at], member, *members[at:]))
-
-
-def _remove(table: Table[K, tuple[M, ...]], key: K, gone: M) -> None:
-    members = tuple(member for member in table[key] if member != gone)
-    if members:
-        table.put(key, members)
-    else:
-        table.drop(key)

@@ -2,10 +2,10 @@
 
 from typing import Final
 
-from leasehold.events.identities import DeviceId, HostName, Principal
+from leasehold.events.identities import DeviceId, HostName, Principal, split_domain_id, uuid_of
 from leasehold.events.position import lease_id_text
 from leasehold.events.views import DeviceView, HostView, LeaseView
-from leasehold.projections import conflicts, nodedev
+from leasehold.projections import conflicts, domains, nodedev
 from leasehold.projections.answers import lease_word
 from leasehold.projections.reporting import Picture
 from leasehold.projections.sharing import shared
@@ -22,8 +22,8 @@ def device_word(state: State, device: DeviceId) -> tuple[str, str]:
         return "unleasable", f"it stands for {physical}, which is not known"
     if row.lease:
         word, reason = _held_word(state, row)
-        sharing = _shared_text(state, physical)
-        return word, f"{reason}; it {sharing}" if sharing else reason
+        notes = (_misused_text(state, row), _shared_text(state, physical))
+        return word, "; it ".join((reason, *(note for note in notes if note)))
     if row.missing or state.devices[device].missing:
         return "missing", "it is not there"
     if conflicts.carries_others(row):
@@ -33,8 +33,9 @@ def device_word(state: State, device: DeviceId) -> tuple[str, str]:
     protections = state.devices[device].description.protections or row.description.protections
     if protections:
         return "protected", ", ".join(protections)
-    if row.description.in_use_by:
-        return "foreign", f"used without a lease by {', '.join(row.description.in_use_by)}"
+    users = conflicts.users_of(state, row)
+    if users:
+        return "foreign", f"used without a lease by {', '.join(users)}"
     stale = state.hosts[row.host].stale
     if stale:
         return "stale", f"what is known of {row.host} may be out of date ({stale})"
@@ -51,6 +52,18 @@ def _held_word(state: State, row: DeviceState) -> tuple[str, str]:
     if row.displaced:
         return "lost", f"leased to {lease.holder} ({name}), but another thing sits there now"
     return "leased", f"leased to {lease.holder} ({name})"
+
+
+def _misused_text(state: State, row: DeviceState) -> str:
+    """Which domain has a device that is leased for another one; mostly empty."""
+    others = [
+        name
+        for domain, name in zip(state.attached_to(row), domains.user_names(state, row), strict=True)
+        if not domains.may_use(state, row.lease, uuid_of(split_domain_id(domain)[1]))
+    ]
+    if not others or row.ending:
+        return ""
+    return f"is attached to {', '.join(others)}, for which it was not leased"
 
 
 def _shared_text(state: State, device: DeviceId) -> str:
@@ -112,6 +125,7 @@ def device_view(state: State, device: DeviceId) -> DeviceView:
         members=nodedev.members(state, device),
         master=nodedev.master(state, row),
         lower=nodedev.lower(state, row),
+        used_by=domains.user_views(state, held),
         flaps=row.flaps,
     )
 
@@ -133,9 +147,12 @@ def lease_view(state: State, lease: int, *, asker: Principal) -> LeaseView:
         state="lost" if lost else lease_word(row),
         ended=row.ended,
         granted_at_ns=row.granted_at_ns,
-        expires_at_ns=row.expires_at_ns,
+        expires_at_ns=0 if row.domain_seen else row.expires_at_ns,
         ttl_ms=row.ttl_ms,
         reason="; ".join(reasons),
+        domain=row.bond.uuid if row.bond is not None else "",
+        gone_ms=row.bond.gone_ms if row.bond is not None and row.is_bound else -1,
+        gone_since_ns=row.gone_since_ns,
     )
 
 

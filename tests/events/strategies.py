@@ -47,4 +47,5 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         names = [field.name for field in msgspec.structs.fields(kind)]
         return st.fixed_dictionaries({name: values(hints[name]) for name in names}).map(lambda given: kind(**given))
     simple = {bool: st.booleans(), int: INT_64, str: st.text(max_size=20), type(None): st.none()}
+    simple[msgspec.UnsetType] = st.just(msgspec.UNSET)
     return simple[kind]

@@ -28,6 +28,9 @@ REQUESTS: dict[str, dict[str, Any]] = {
         "ttl_ms": 60_000,
         "host": "h1",
         "force": False,
+        "domain": "c0ffee00-0000-4000-8000-000000000001",
+        "gone_ms": 90_000,
+        "keep": True,
     },
     "renew": {"type": "renew.v1", "request_id": "r1", "issued_at_ns": 1, "lease": 512, "token": 512, "ttl_ms": 1_000},
     "release": {"type": "release.v1", "request_id": "r1", "issued_at_ns": 1, "lease": 512, "token": 512},
@@ -46,6 +49,14 @@ REQUESTS: dict[str, dict[str, Any]] = {
         "device": "x",
         "host": "h1",
         "timeout_ms": 60_000,
+    },
+    "retire_agent": {
+        "type": "retire_agent.v1",
+        "request_id": "r1",
+        "issued_at_ns": 1,
+        "host": "h1",
+        "agent": "poller",
+        "reason": "gone for good",
     },
 }
 FIELDS = [(verb, field) for verb, body in REQUESTS.items() for field in body]
@@ -66,6 +77,10 @@ OUT_OF_BOUNDS: list[tuple[str, str, Any]] = [
     ("lease", "ttl_ms", limits.LEASE_TTL_MS_MAX + 1),
     ("lease", "host", "H1"),
     ("lease", "host", "a.b"),
+    ("lease", "domain", "web"),
+    ("lease", "domain", "C0FFEE00-0000-4000-8000-000000000001"),
+    ("lease", "gone_ms", -1),
+    ("lease", "gone_ms", limits.GONE_MS_MAX + 1),
     ("renew", "lease", 0),
     ("renew", "lease", 2**53),
     ("renew", "token", 0),
@@ -82,6 +97,9 @@ OUT_OF_BOUNDS: list[tuple[str, str, Any]] = [
     ("destroy_device", "host", "H1"),
     ("destroy_device", "timeout_ms", 999),
     ("destroy_device", "timeout_ms", 3_600_001),
+    ("retire_agent", "host", ""),
+    ("retire_agent", "agent", "Poller"),
+    ("retire_agent", "reason", ""),
 ]
 HOSTILE_BODIES = [
     b"",

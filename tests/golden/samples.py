@@ -23,7 +23,7 @@ from leasehold.projections.state import (
     RecentRefusal,
     SourceState,
 )
-from tests.golden import nodedevs
+from tests.golden import domains, nodedevs
 from tests.golden.words import DESCRIPTION, DEVICE, FOLDER, HOLDER, HOST, KEY, NS, PRINCIPAL, REF, REFUSAL, REQUEST, USB
 
 _REQUESTS: Final[tuple[Request, ...]] = (
@@ -144,11 +144,22 @@ _RECORD_OF_NODE_DEVICES: Final = msgspec.structs.replace(
         *(Step(inputs.Asked(PRINCIPAL, request), (nodedevs.EVENTS[-1],)) for request in nodedevs.REQUESTS),
     ),
 )
+_RECORD_OF_DOMAINS: Final = msgspec.structs.replace(
+    OLD_RECORD,
+    rules_version=3,
+    steps=(
+        Step(
+            inputs.Observed(host=HOST, agent="poller", run=NS, counter=5, observations=domains.OBSERVATIONS),
+            domains.EVENTS,
+        ),
+        *(Step(given, domains.GROWN[Event]) for given in domains.GROWN[Input]),
+    ),
+)
 _KEY_OF_REQUEST: Final = RequestKey(f"{PRINCIPAL}/{REQUEST}")
 _ORDERED: Final = RequestKey(f"{PRINCIPAL}/ordered")
 _REFUSED: Final = RequestKey(f"{PRINCIPAL}/refused")
 _SNAPSHOT: Final = Snapshot(
-    fold_version=2,
+    fold_version=3,
     head=Head(
         ledger_id="0123456789abcdef",
         cluster="lab",
@@ -167,7 +178,13 @@ _SNAPSHOT: Final = Snapshot(
                 mode="watched",
                 sources={
                     "watcher": SourceState(
-                        run=NS, counter=9, complete=True, stale="it was stopped", wants_report=True, gap=8
+                        run=NS,
+                        counter=9,
+                        complete=True,
+                        stale="it was stopped",
+                        wants_report=True,
+                        gap=8,
+                        blind="it does not answer",
                     )
                 },
                 device_count=1,
@@ -210,6 +227,9 @@ _SNAPSHOT: Final = Snapshot(
                 held=1,
                 renewals=(_KEY_OF_REQUEST,),
                 renewal_horizon_ns=NS - 8,
+                bond=domains.BOND,
+                domain_seen=True,
+                gone_since_ns=NS - 90,
             ),
         )
     ],
@@ -246,6 +266,7 @@ _SNAPSHOT: Final = Snapshot(
             ),
         )
     ],
+    domains=[domains.ROW],
 )
 
 
@@ -254,10 +275,10 @@ def _tag(value: Any) -> str:
 
 
 UNIONS: Final[dict[Any, tuple[Any, ...]]] = {
-    Request: (*_REQUESTS, *nodedevs.REQUESTS[:2]),
-    Observation: (*_OBSERVATIONS, *nodedevs.NEW_OBSERVATIONS),
+    Request: (*_REQUESTS, *nodedevs.REQUESTS[:2], *domains.REQUESTS),
+    Observation: (*_OBSERVATIONS, *nodedevs.NEW_OBSERVATIONS, *domains.OBSERVATIONS),
     Input: _INPUTS,
-    Event: (*_EVENTS, *nodedevs.NEW_EVENTS),
+    Event: (*_EVENTS, *nodedevs.NEW_EVENTS, *domains.EVENTS),
     OldEvent: _OLD_EVENTS,
 }
 """Samples of all members of the unions that stand in a log."""
@@ -265,13 +286,15 @@ SAMPLES: Final[dict[str, tuple[Any, Any]]] = {
     **{_tag(value): (value, union) for union, values in UNIONS.items() for value in values},
     "decider_starts.v1+clock_age_ms": (inputs.DeciderStarts("alloc-a", "start", 1_500), Input),
     **{f"{_tag(value)}+node_devices": (value, union) for union, values in nodedevs.GROWN.items() for value in values},
+    **{f"{_tag(value)}+domain": (value, union) for union, values in domains.GROWN.items() for value in values},
     **{f"{kind}.{_tag(value)}": (value, union) for (kind, union), values in nodedevs.PARTS.items() for value in values},
     "record.v1+rules_3": (_RECORD, Record),
     "record.v1+node_devices": (_RECORD_OF_NODE_DEVICES, Record),
-    "snapshot.v2": (_SNAPSHOT, Snapshot),
+    "record.v1+domains": (_RECORD_OF_DOMAINS, Record),
+    "snapshot.v3": (_SNAPSHOT, Snapshot),
 }
 """Name of the file -> the value and the type that it is read as. Behind a plus: what came later."""
-ONLY_READ: Final = frozenset({"record.v1", "snapshot.v1"})
+ONLY_READ: Final = frozenset({"record.v1", "snapshot.v1", "snapshot.v2"})
 """Files of what is no longer written as it was."""
 
 

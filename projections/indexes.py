@@ -1,0 +1,275 @@
+"""What is derived from the rows of a state, so that nothing is searched for: never stored, built anew with them."""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeVar
+
+from leasehold.events.capabilities import (
+    CreateMdev,
+    CreateVport,
+    DestroyMdev,
+    DestroyVport,
+    Mdev,
+    Net,
+    Order,
+    ScsiHost,
+    ScsiTarget,
+    UsbDevice,
+    keys_of,
+)
+from leasehold.events.devices import DeviceDescription
+from leasehold.events.domains import DomainDescription, Use
+from leasehold.events.identities import (
+    DeviceId,
+    DeviceKey,
+    DomainId,
+    HostName,
+    device_id,
+    physical_key,
+    split_device_id,
+    split_domain_id,
+    uuid_of,
+)
+from leasehold.projections.tables import Journal, Queue, Table
+
+K = TypeVar("K")
+M = TypeVar("M", bound=Any)
+
+
+class Indexes:
+    """The tables of what is derived. Each change goes through the journal of the rows."""
+
+    DESCRIBED: Final = ("lookup", "groups", "children", "virtual_functions", "members", "marks", "hbas", "words")
+    """Those that follow from descriptions alone."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.lookup: Table[str, tuple[DeviceId, ...]] = Table(journal)
+        """Key, node-device name or sysfs path -> devices, over all hosts."""
+        self.groups: Table[tuple[HostName, int], tuple[DeviceId, ...]] = Table(journal)
+        self.children: Table[DeviceId, tuple[DeviceId, ...]] = Table(journal)
+        self.virtual_functions: Table[DeviceId, tuple[DeviceId, ...]] = Table(journal)
+        self.members: Table[DeviceId, tuple[DeviceId, ...]] = Table(journal)
+        """Of a bridge or a bond."""
+        self.ending: Table[HostName, tuple[DeviceId, ...]] = Table(journal)
+        self.freeable: Table[DeviceId, int] = Table(journal)
+        self.refusal_prints: Table[str, int] = Table(journal)
+        self.refusal_queue: Queue[int] = Queue(journal)
+        self.orders: Table[HostName, tuple[int, ...]] = Table(journal)
+        """All that are remembered of a host, oldest first."""
+        self.open_orders: Table[HostName, tuple[int, ...]] = Table(journal)
+        self.orders_on: Table[DeviceId, tuple[int, ...]] = Table(journal)
+        """The open ones that are about a device: the parent, what is to be taken away, and what both stand for."""
+        self.marks: Table[str, tuple[DeviceId, ...]] = Table(journal)
+        """What bears a world wide name, or a UUID on its host."""
+        self.ordered_marks: Table[str, tuple[int, ...]] = Table(journal)
+        """The open orders to make, or to take away, what bears one."""
+        self.hbas: Table[HostName, tuple[DeviceId, ...]] = Table(journal)
+        """Those of a host that can have virtual ones."""
+        self.words: Table[tuple[HostName, str], tuple[DeviceId, ...]] = Table(journal)
+        """What hypervisors may call the devices of a host, but for PCI functions, which they call as we do."""
+        self.users: Table[tuple[HostName, str], tuple[DomainId, ...]] = Table(journal)
+        """Word of a device -> the domains of its host that use it."""
+        self.domains: Table[HostName, tuple[DomainId, ...]] = Table(journal)
+        self.domain_names: Table[str, tuple[DomainId, ...]] = Table(journal)
+        """Name, uuid or key -> domains, over all hosts."""
+        self.bonds: Table[str, tuple[int, ...]] = Table(journal)
+        """The living leases that are for the domain of a uuid."""
+        self.bonded: Table[HostName, tuple[int, ...]] = Table(journal)
+        """The living leases of devices of a host that end with their domains."""
+
+    def describe(
+        self, device: DeviceId, host: HostName, before: DeviceDescription | None, after: DeviceDescription
+    ) -> None:
+        """Follow a device's new description."""
+        if before is not None and _listed(before) == _listed(after):
+            return
+        old = _entries(device, host, before) if before is not None else []
+        new = _entries(device, host, after)
+        for entry in old:
+            if entry not in new:
+                _remove(self._table(entry[0]), entry[1], device)
+        for entry in new:
+            if entry not in old:
+                _insert(self._table(entry[0]), entry[1], device)
+
+    def describe_all(self, devices: Iterable[tuple[DeviceId, HostName, DeviceDescription]]) -> None:
+        """What `describe` would make of all these devices, in their order; nothing is described yet."""
+        members: dict[str, dict[object, list[DeviceId]]] = {}
+        for device, host, description in devices:
+            for table, key in _entries(device, host, description):
+                members.setdefault(table, {}).setdefault(key, []).append(device)
+        for table, lists in members.items():
+            self._table(table).update((key, tuple(sorted(some))) for key, some in lists.items())
+
+    def _table(self, name: str) -> Table[object, tuple[DeviceId, ...]]:
+        table: Table[object, tuple[DeviceId, ...]] = getattr(self, name)
+        return table
+
+    def note_ending(self, host: HostName, device: DeviceId, *, ending: bool) -> None:
+        """Follow whether a device waits for evidence."""
+        (_insert if ending else _remove)(self.ending, host, device)
+
+    def list_order(self, order: int, host: HostName) -> None:
+        """An order is remembered from here on."""
+        _insert(self.orders, host, order)
+
+    def unlist_order(self, order: int, host: HostName) -> None:
+        """An order is forgotten."""
+        _remove(self.orders, host, order)
+
+    def note_open(self, order: int, host: HostName, what: Order, *, is_open: bool) -> None:
+        """Follow whether an order's outcome is awaited."""
+        change = _change(is_in=is_open)
+        change(self.open_orders, host, order)
+        for device in _held_up_by(host, what):
+            change(self.orders_on, device, order)
+        for mark in dict.fromkeys(marks_of(host, what)):
+            change(self.ordered_marks, mark, order)
+
+    def name_domain(self, domain: DomainId, before: DomainDescription | None, after: DomainDescription | None) -> None:
+        """Follow a domain's coming, its other name, or its going (`after` is `None`)."""
+        host, key = split_domain_id(domain)
+        if before is None or after is None:
+            change = _change(is_in=after is not None)
+            change(self.domains, host, domain)
+            change(self.domain_names, key, domain)
+            change(self.domain_names, uuid_of(key), domain)
+        was, now = before.name if before is not None else "", after.name if after is not None else ""
+        if was != now:
+            if was:
+                _remove(self.domain_names, was, domain)
+            if now:
+                _insert(self.domain_names, now, domain)
+
+    def note_uses(self, domain: DomainId, before: Iterable[Use], after: Iterable[Use]) -> list[str]:
+        """Follow what a domain uses; the words of all devices that it uses otherwise than before."""
+        was, now = dict.fromkeys(before), dict.fromkeys(after)
+        changed = {use.device for use in (*was, *now) if (use in was) != (use in now)}
+        if not changed:
+            return []
+        words_before, words_after = {use.device for use in was}, {use.device for use in now}
+        host, _ = split_domain_id(domain)
+        for word in sorted(changed):
+            if (word in words_before) != (word in words_after):
+                _change(is_in=word in words_after)(self.users, (host, word), domain)
+        return sorted(changed)
+
+    def note_bond(self, lease: int, uuid: str, hosts: Iterable[HostName], *, is_living: bool) -> None:
+        """Follow whether a lease that is for a domain lives. `hosts`: none if the lease does not end with it."""
+        change = _change(is_in=is_living)
+        change(self.bonds, uuid, lease)
+        for host in hosts:
+            change(self.bonded, host, lease)
+
+
+def _entries(device: DeviceId, host: HostName, description: DeviceDescription) -> list[tuple[str, object]]:
+    """Under which key of which table the device stands; each once."""
+    texts = (description.key, description.name, description.sysfs_path)
+    entries: list[tuple[str, object]] = [("lookup", text) for text in dict.fromkeys(texts) if text]
+    if description.iommu_group >= 0:
+        entries.append(("groups", (host, description.iommu_group)))
+    if description.parent:
+        entries.append(("children", device_id(host, DeviceKey(description.parent))))
+    if description.physical_function:
+        entries.append(("virtual_functions", device_id(host, DeviceKey(description.physical_function))))
+    match description.capability:
+        case Net(master=master) if master:
+            entries.append(("members", device_id(host, DeviceKey(master))))
+        case ScsiHost(fc_host=port, vport_ops=ops):
+            names = (port.wwnn, port.wwpn) if port is not None else ()
+            entries += (("marks", mark_of_wwn(name)) for name in dict.fromkeys(names) if name)
+            if ops is not None:
+                entries.append(("hbas", host))
+        case ScsiTarget(remote_wwpn=name) if name:
+            entries.append(("marks", mark_of_wwn(name)))
+        case Mdev(uuid=uuid):
+            entries.append(("marks", mark_of_uuid(host, uuid)))
+    if description.kind != "pci":
+        entries += (("words", (host, word)) for word in words_of(description))
+    return entries
+
+
+def _listed(description: DeviceDescription) -> tuple[object, ...]:
+    """All that the entries of a device, which has one key, are made of."""
+    capability = description.capability
+    return (
+        description.name,
+        description.sysfs_path,
+        description.iommu_group,
+        description.parent,
+        description.physical_function,
+        description.kind,
+        description.vendor_id,
+        description.product_id,
+        capability if isinstance(capability, Net | ScsiHost | ScsiTarget | Mdev | UsbDevice) else None,
+    )
+
+
+def words_of(description: DeviceDescription) -> tuple[str, ...]:
+    """Whatever a hypervisor may call this device: words of `events.domains`, each once."""
+    if description.kind == "pci":
+        return (description.key,)
+    capability = description.capability
+    if description.kind == "usb_device":
+        words = []
+        port = description.sysfs_path.rpartition("/")[2]
+        if port:
+            words.append(f"usb-port/{port}")
+        if isinstance(capability, UsbDevice) and capability.bus > 0 and capability.device > 0:
+            words.append(f"usb-address/{capability.bus}.{capability.device}")
+        if description.vendor_id and description.product_id:
+            words.append(f"usb-id/{description.vendor_id.lower()}:{description.product_id.lower()}")
+        return tuple(words)
+    return (f"mdev/{capability.uuid.lower()}",) if isinstance(capability, Mdev) else ()
+
+
+def devices_of(host: HostName, order: Order) -> tuple[DeviceId, ...]:
+    """The devices that an order is about: what is to be taken away, and the parent."""
+    return tuple(device_id(host, key) for key in keys_of(order))
+
+
+def _held_up_by(host: HostName, order: Order) -> tuple[DeviceId, ...]:
+    """What nobody is to be given while the order is open."""
+    devices = devices_of(host, order)
+    physical = (device_id(host, physical_key(split_device_id(device)[1])) for device in devices)
+    return tuple(dict.fromkeys((*devices, *physical)))
+
+
+def mark_of_wwn(wwn: str) -> str:
+    """Under what bearers of a world wide name are found."""
+    return f"wwn {wwn}"
+
+
+def mark_of_uuid(host: HostName, uuid: str) -> str:
+    """Under what the bearer of a UUID is found on its host."""
+    return f"uuid {host} {uuid}"
+
+
+def marks_of(host: HostName, order: Order) -> tuple[str, ...]:
+    """What the device bears that is to be made or taken away. Node names are shared by the ports of an HBA."""
+    match order:
+        case CreateVport():
+            return mark_of_wwn(order.wwpn), mark_of_wwn(order.wwnn)
+        case DestroyVport():
+            return (mark_of_wwn(order.wwpn),)
+        case CreateMdev() | DestroyMdev():
+            return (mark_of_uuid(host, order.uuid),)
+
+
+def _change(*, is_in: bool) -> Callable[[Table[Any, tuple[Any, ...]], Any, Any], None]:
+    return _insert if is_in else _remove
+
+
+def _insert(table: Table[K, tuple[M, ...]], key: K, member: M) -> None:
+    members: tuple[M, ...] = table.get(key, ())
+    at: int = bisect_left(members, member)
+    if at == len(members) or members[at] != member:
+        table.put(key, (*members[:at], member, *members[at:]))
+
+
+def _remove(table: Table[K, tuple[M, ...]], key: K, gone: M) -> None:
+    members = tuple(member for member in table[key] if member != gone)
+    if members:
+        table.put(key, members)
+    else:
+        table.drop(key)
