@@ -14,7 +14,6 @@ from typing import Final
 from xml.etree import ElementTree as ET
 from xml.etree.ElementTree import Element
 
-from leasehold.events import limits
 from leasehold.events.domains import DomainDescription, SeenDomain, Use, parse_device_word
 from leasehold.events.errors import InvalidInputError
 from leasehold.events.identities import PciAddress, domain_key, pci_key
@@ -26,12 +25,12 @@ _UNITS: Final = {
 }  # fmt: skip
 
 
-def read_domain(hypervisor: str, state: str, now: str, at_next_start: str = "") -> SeenDomain:
+def read_domain(hypervisor: str, there: str, halted: str, now: str, at_next_start: str = "") -> SeenDomain:
     """One domain.
 
     Args:
         hypervisor: the first part of its key.
-        state: one of `events.domains.STATES`, of a domain that has an incarnation exactly if `now` says so.
+        there, halted: its state if `now` shows it to be there, and if not; of `events.domains.STATES`.
         now: its XML (`virDomainGetXMLDesc` without flags): the live one, or that of its next start if it is not there.
         at_next_start: its persistent XML, if it is there and has one.
 
@@ -46,9 +45,9 @@ def read_domain(hypervisor: str, state: str, now: str, at_next_start: str = "") 
     kind = root.get("type", "")
     description = DomainDescription(
         key=domain_key(hypervisor, _text(root, "uuid")),
-        name=_text(root, "name")[: limits.DOMAIN_NAME_CHARS_MAX],
+        name=_text(root, "name"),
         domid=domid,
-        state=state,
+        state=there if domid >= 0 else halted,
         memory_bytes=_memory_bytes(root, "currentMemory") or _memory_bytes(root, "memory"),
         max_memory_bytes=_memory_bytes(root, "memory"),
         vcpus=_vcpus(root),

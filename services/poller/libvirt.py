@@ -13,6 +13,7 @@ same incarnation, with its devices; one that is stopped and started is another.
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import logging
 import threading
 import time
@@ -23,7 +24,6 @@ from typing import Any, Final, TypeVar
 from leasehold.events import limits
 from leasehold.events.domains import SeenDomain
 from leasehold.events.errors import InvalidInputError, SourceUnavailableError, UnavailableError
-from leasehold.events.identities import parse_uuid
 from leasehold.projections.polling import Look
 from leasehold.services.poller.domainxml import read_domain
 
@@ -43,6 +43,8 @@ _NOT_THERE: Final = (
     "libvirt-python is not installed: pip install 'leasehold[libvirt]', which needs libvirt's headers and a compiler "
     "(Debian: libvirt-dev, gcc), or use the one that your distribution has built for this Python"
 )
+_STATES: Final = {1: "running", 2: "running", 3: "paused", 4: "shutting_down", 6: "crashed", 7: "paused"}
+"""`virDomainState` of domains that are there. 2 waits for something; 7 sleeps, and keeps its devices."""
 
 T = TypeVar("T")
 
@@ -58,7 +60,7 @@ class LibvirtSource:
         Raises:
             UnavailableError: libvirt-python is not installed.
         """
-        _binding()
+        _run_events()
         self._uri = uri
         self._session: _Session | None = None
         """That of the last look, while no look runs."""
@@ -75,14 +77,6 @@ class LibvirtSource:
     async def look(self, watched: frozenset[str]) -> Look:
         """Look at what was told of, or at everything; libvirt shows what is held by itself."""
         loop = asyncio.get_running_loop()
-
-        def hears() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(self._stirred.set)
-
-        def work() -> _Session:
-            return _looked(session or _Session(self._uri, generation, hears))
-
         session, self._session = self._session, None
         if session is not None and session.lost:
             _leave(session)
@@ -90,10 +84,18 @@ class LibvirtSource:
         if session is None:
             self._connections += 1
         generation = str(self._connections)
+
+        def hears() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(self._stirred.set)
+
+        def work() -> _Session:
+            return _looked(session or _Session(self._uri, hears))
+
         self._stirred.clear()
         self._session = await self._aside(work, _leave)
-        return Look(domains={seen.domain.key: seen for seen in self._session.seen()}, generation=generation,
-                    unclear_names=self._session.unclear)  # fmt: skip
+        domains = {seen.domain.key: seen for seen in self._session.seen()}
+        return Look(domains=domains, generation=generation, unclear_names=self._session.unclear)
 
     async def changed(self) -> None:
         """Return when libvirt has told something; where it tells nothing, after a while."""
@@ -127,7 +129,7 @@ class LibvirtSource:
         try:
             return await asyncio.wrap_future(done)
         except asyncio.CancelledError:
-            done.add_done_callback(lambda ended: ended.exception() or leave(ended.result()))
+            done.add_done_callback(functools.partial(_leave_result, leave))
             raise
 
 
@@ -138,17 +140,21 @@ def _do(work: Callable[[], T], done: "concurrent.futures.Future[T]") -> None:
         done.set_exception(error)
 
 
+def _leave_result(leave: Callable[[T], None], done: "concurrent.futures.Future[T]") -> None:
+    if done.exception() is None:
+        leave(done.result())
+
+
 class _Session:
     """One connection, and what was seen through it. Its methods may hang; no two run at a time."""
 
-    def __init__(self, uri: str, generation: str, hears: Callable[[], None]) -> None:
+    def __init__(self, uri: str, hears: Callable[[], None]) -> None:
         """Connect, and listen.
 
         Raises:
             SourceUnavailableError: there is none.
         """
         self._libvirt = _binding()
-        _run_events()
         self._title = f"libvirt at {uri}"
         self._hears = hears
         self.lost = ""
@@ -191,7 +197,7 @@ class _Session:
         except self._libvirt.libvirtError as error:
             raise self._unavailable(error) from None
         if everything:
-            # The timer of those who look at rest must not come just before.
+            # Whoever looks at rest must not do so just before it is due.
             self._everything_due_s = begun_s + EVERYTHING_MS / 2_000
 
     def close(self) -> None:
@@ -214,7 +220,7 @@ class _Session:
             connection.setKeepAlive(KEEP_ALIVE_S, KEEP_ALIVES)
         with unsupported:
             connection.registerCloseCallback(self._close_heard, None)
-        for kind in ("LIFECYCLE", "REBOOT", "DEVICE_ADDED", "DEVICE_REMOVED", "BALLOON_CHANGE"):
+        for kind in ("LIFECYCLE", "DEVICE_ADDED", "DEVICE_REMOVED", "BALLOON_CHANGE"):
             number = getattr(libvirt, f"VIR_DOMAIN_EVENT_ID_{kind}")
             with unsupported:
                 self._handlers.append(connection.domainEventRegisterAny(None, number, self._event_heard, None))
@@ -243,8 +249,7 @@ class _Session:
                 again.append(uuid)
             else:
                 self._seen[uuid] = known
-        if self.unclear or again:
-            self.unclear = frozenset()
+        self.unclear = frozenset()
         if not again:
             return
         persistent, saved = (
@@ -268,12 +273,59 @@ class _Session:
         try:
             number = domain.state()[0]
             now = domain.XMLDesc(0)
-            at_next_start = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) if is_persistent and domain.ID() >= 0 else ""
+            at_next_start = (
+                domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) if is_persistent and domain.ID() >= 0 else ""
+            )
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 return None
             raise
-        return read_domain(self._hypervisor, _state(libvirt, number, is_saved=is_saved), now, at_next_start)
+        there = _STATES.get(number, "unknown")
+        return read_domain(self._hypervisor, there, "suspended" if is_saved else "halted", now, at_next_start)
 
     def _unavailable(self, error: Exception) -> SourceUnavailableError:
         return SourceUnavailableError(f"{self._title}: {error}")
+
+
+def _looked(session: _Session) -> _Session:
+    """After a look; one that fails is closed."""
+    try:
+        session.look()
+    except BaseException:
+        session.close()
+        raise
+    return session
+
+
+def _leave(session: _Session) -> None:
+    """Close one that nobody uses, and wait for nothing."""
+    threading.Thread(target=session.close, name="libvirt closes", daemon=True).start()
+
+
+def _binding() -> ModuleType:
+    """libvirt-python, which is optional."""
+    try:
+        import libvirt  # noqa: PLC0415 - all else works without it
+    except ImportError:
+        raise UnavailableError(_NOT_THERE) from None
+    module: ModuleType = libvirt
+    return module
+
+
+@functools.cache
+def _run_events() -> None:
+    """Run libvirt's event loop, of which there is one in a process, in a thread for as long as the process lives."""
+    libvirt = _binding()
+    # Errors are exceptions; the library writes them to stderr, too.
+    libvirt.registerErrorHandler(lambda *_: None, None)
+    libvirt.virEventRegisterDefaultImpl()
+
+    def run() -> None:
+        while True:
+            try:
+                libvirt.virEventRunDefaultImpl()
+            except libvirt.libvirtError:
+                _log.exception("libvirt's events")
+                time.sleep(1)
+
+    threading.Thread(target=run, name="libvirt events", daemon=True).start()
