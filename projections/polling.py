@@ -251,8 +251,8 @@ class Polling:
             known = self._known.setdefault(key, _Known(seen.domain, {}, _Missing(now_ms)))
             for use in seen.uses:
                 known.uses.setdefault(use, _Missing(now_ms))
-        # Whether the log has heard that nothing is seen, or that it is again, is not known; it may hear it twice.
-        self._told_blind = self._told_blind and not self.is_blind(now_ms)
+        # Whether the log has heard that nothing is seen, or that it is again, is not known: it hears what is so now.
+        self._told_blind = not self.is_blind(now_ms)
         return self.news(now_ms)
 
     def has_news(self, now_ms: int) -> bool:
