@@ -169,6 +169,8 @@ POLL_REQUESTS_MAX: Final = 4
 POLL_TIMEOUT_MS: Final = 10_000
 BLIND_MS: Final = 15_000
 """A hypervisor that has not answered for so long is told as not answering: nothing of its host is granted."""
+XL_BYTES_MAX: Final = 64 * 1024 * 1024
+"""What one of Xen's tools may print: `xl list -l` takes some kB for each domain."""
 SXP_BYTES_MAX: Final = 4 * 1024 * 1024
 SXP_DEPTH_MAX: Final = 256
 XEND_REPLY_BYTES_MAX: Final = 4 * 1024 * 1024

@@ -254,34 +254,58 @@ class Guest:
                 raise AssertionError(f"no such uevent in {timeout_s:.0f} s, only:\n{told}") from None
 
 
-def _arguments(parts: Parts, folder: Path) -> list[str]:
-    words = [*parts.program, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-    words += ["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max,la57=off"]
-    words += ["-smp", str(_PROCESSORS), "-m", str(_MEMORY_MB)]
+def _machine(parts: Parts) -> list[str]:
+    """The machine, what it starts, and what can be plugged in and out."""
+    words = ["-cpu", "max,la57=off", "-m", str(_MEMORY_MB)]
     words += ["-kernel", str(parts.kernel), "-initrd", str(parts.initrd), "-append", _KERNEL_WORDS]
-    words += ["-qmp", f"unix:{folder}/qmp,server=on,wait=off", "-serial", f"file:{folder}/console.log"]
     words += ["-device", "intel-iommu,intremap=on,caching-mode=on", "-device", "virtio-rng-pci"]
-    words += ["-drive", f"file={parts.disk},if=none,id=root,format=raw,snapshot=on,cache=unsafe"]
-    words += ["-device", "virtio-blk-pci,drive=root"]
-    words += ["-chardev", f"socket,id=agent,path={folder}/agent,server=on,wait=off", "-device", "virtio-serial-pci"]
-    words += ["-device", "virtserialport,chardev=agent,name=leasehold"]
-    for tag, path in (("repo", str(ROOT)), ("site", sysconfig.get_path("purelib"))):
-        words += ["-fsdev", f"local,id={tag},path={path},security_model=none,readonly=on,multidevs=remap"]
-        words += ["-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
-    words += ["-netdev", "user,id=uplink", "-device", f"virtio-net-pci,netdev=uplink,mac={UPLINK_MAC},romfile="]
-    for number in range(1, PORTS + 1):
-        words += ["-device", f"pcie-root-port,id=port{number},chassis={number},slot={number},bus=pcie.0"]
+    words += ports(PORTS)
     words += ["-device", f"igb,bus=port{_FUNCTIONS_PORT},mac=52:54:00:aa:00:02,romfile="]
     words += ["-device", f"qemu-xhci,id=usb,bus=port{_USB_PORT}", "-device", "usb-hub,id=hub,bus=usb.0,port=1"]
     return words
 
 
+def ports(count: int) -> list[str]:
+    """PCI Express ports, `port1` and so on; the card in one of them is on the bus of its number."""
+    words = []
+    for number in range(1, count + 1):
+        words += ["-device", f"pcie-root-port,id=port{number},chassis={number},slot={number},bus=pcie.0"]
+    return words
+
+
+def _arguments(parts: Parts, folder: Path, machine: list[str], virtio: str) -> list[str]:
+    words = [*parts.program, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+    words += ["-machine", "q35", "-accel", "tcg,thread=multi", "-smp", str(_PROCESSORS)]
+    words += ["-qmp", f"unix:{folder}/qmp,server=on,wait=off", "-serial", f"file:{folder}/console.log"]
+    words += ["-drive", f"file={parts.disk},if=none,id=root,format=raw,snapshot=on,cache=unsafe"]
+    words += ["-chardev", f"socket,id=agent,path={folder}/agent,server=on,wait=off"]
+    devices = ["virtio-blk-pci,drive=root", "virtio-serial-pci"]
+    for tag, path in (("repo", str(ROOT)), ("site", sysconfig.get_path("purelib"))):
+        words += ["-fsdev", f"local,id={tag},path={path},security_model=none,readonly=on,multidevs=remap"]
+        devices.append(f"virtio-9p-pci,fsdev={tag},mount_tag={tag}")
+    words += ["-netdev", "user,id=uplink"]
+    devices.append(f"virtio-net-pci,netdev=uplink,mac={UPLINK_MAC},romfile=")
+    for device in devices:
+        words += ["-device", device + virtio]
+    return [*words, "-device", "virtserialport,chardev=agent,name=leasehold", *machine]
+
+
 @asynccontextmanager
-async def booted(parts: Parts, folder: Path) -> AsyncIterator[Guest]:
-    """A guest that has booted; it is ended in the end. `folder`: for its sockets and what it says."""
+async def booted(
+    parts: Parts, folder: Path, machine: list[str] | None = None, virtio: str = ""
+) -> AsyncIterator[Guest]:
+    """A guest that has booted; it is ended in the end.
+
+    Args:
+        parts: what it is started from.
+        folder: for its sockets and what it says.
+        machine: QEMU's arguments for another processor, memory, kernel and devices.
+        virtio: further properties of the devices with which we speak with it.
+    """
+    arguments = _arguments(parts, folder, _machine(parts) if machine is None else machine, virtio)
     with (folder / "qemu.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            *("nice", "-n", "5", *_arguments(parts, folder)),
+            *("nice", "-n", "5", *arguments),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -300,13 +324,21 @@ def main() -> None:
     """Boot one, for a look: `python -m tests.vm.guest 'command'`."""
     from tests.vm import image  # noqa: PLC0415 - only for this
 
-    async def look() -> None:
-        with tempfile.TemporaryDirectory(prefix="leasehold-vm-") as folder:
-            async with booted(image.parts(print), Path(folder)) as guest:
-                for command in sys.argv[1:]:
-                    print(f"$ {command}\n{await guest.run('sh', '-c', command)}", end="")
+    look(image.parts(print))
 
-    asyncio.run(look())
+
+def look(parts: Parts, machine: list[str] | None = None, virtio: str = "") -> None:
+    """Boot a guest, and run the commands of our own command line in it."""
+
+    async def run() -> None:
+        with tempfile.TemporaryDirectory(prefix="leasehold-vm-") as folder:
+            async with booted(parts, Path(folder), machine, virtio) as guest:
+                print(f"booted in {guest.booted_s:.1f} s")
+                for command in sys.argv[1:]:
+                    done = await guest.ask("run", argv=["sh", "-c", command], timeout_s=100)
+                    print(f"$ {command}\n{done['out']}{done['err']}[{done['code']}]", flush=True)
+
+    asyncio.run(run())
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ _QEMU: Final = {
     "ipxe-qemu": "1.0.0+git-20190125.36a4c85-5.1",
 }
 _MMDEBSTRAP_PIN: Final = "1.3.5-7"
-_GUEST_PACKAGES: Final = "python3,udev,iproute2,kmod,busybox-static,socat"
+_PACKAGES: Final = "python3,udev,iproute2,kmod,busybox-static,socat"
 _DISK_MB: Final = 1_400
 _DISK_BYTES_FREE: Final = 4 * 1024**3
 _BUILD_S: Final = 900
@@ -84,8 +84,36 @@ done
 udevadm trigger --action=add --subsystem-match=pci --subsystem-match=usb --subsystem-match=net \\
     --subsystem-match=block --subsystem-match=virtio --subsystem-match=virtio-ports --subsystem-match=scsi
 udevadm settle --timeout=60
-exec python3 /mnt/repo/tests/vm/inside.py
-"""
+exec """
+_SERVE: Final = "python3 /mnt/repo/tests/vm/inside.py"
+
+
+class Made(NamedTuple):
+    """A guest that is being made."""
+
+    archive: Archive
+    work: Path
+    """Gone when it is made."""
+    root: Path
+    """Its root file system, not yet a disk."""
+    into: Path
+    """Where its parts go; kernel and initial file system are there."""
+
+
+class Recipe(NamedTuple):
+    """What a guest is made from."""
+
+    name: str
+    """Of its folders in the cache."""
+    source: str
+    """All that decides what is made, as text: another text, another guest."""
+    packages: str = ""
+    """Those that it has besides Debian's smallest set and ours; a list with commas."""
+    serve: str = _SERVE
+    """What its first process becomes, when all is there."""
+    disk_mb: int = _DISK_MB
+    finish: Callable[[Made], None] = lambda _made: None
+    """Adds what else belongs to it."""
 
 
 class Parts(NamedTuple):
@@ -136,18 +164,23 @@ def cache() -> Path:
     return Path(os.environ.get(CACHE) or Path.home() / ".cache/leasehold-vm").absolute()
 
 
-def parts(say: Callable[[str], None]) -> Parts:
+def source() -> str:
+    """This module's own text, on which each guest depends."""
+    return inspect.getsource(sys.modules[__name__])
+
+
+def parts(say: Callable[[str], None], recipe: Recipe | None = None) -> Parts:
     """Everything that a guest is started from; built where it is not there yet. Raises CannotBuildError."""
     cache().mkdir(parents=True, exist_ok=True)
     with (cache() / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return _all_parts(say)
+        return _all_parts(say, recipe or Recipe("guest", source()))
 
 
-def _all_parts(say: Callable[[str], None]) -> Parts:
+def _all_parts(say: Callable[[str], None], recipe: Recipe) -> Parts:
     archive = Archive(cache() / "apt")
     qemu = _kept("qemu", repr(_QEMU), lambda into: _get_qemu(archive, into), say)
-    guest = _kept("guest", inspect.getsource(sys.modules[__name__]), lambda into: _build_guest(archive, into), say)
+    guest = _kept(recipe.name, recipe.source, lambda into: _build_guest(archive, recipe, into), say)
     found = Parts(qemu, guest / "vmlinuz", guest / "initrd.gz", guest / "disk.ext4")
     try:
         run(*found.program, "-accel", "help", environment=found.environment, timeout_s=60)
@@ -179,7 +212,7 @@ def _get_qemu(archive: Archive, into: Path) -> None:
     unpack(archive.with_libraries(_QEMU, "bookworm-backports"), into)
 
 
-def _build_guest(archive: Archive, into: Path) -> None:
+def _build_guest(archive: Archive, recipe: Recipe, into: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=".making-", dir=into) as made:
         work = Path(made)
         unpack([archive.alone("mmdebstrap", _MMDEBSTRAP_PIN, work)], work / "tools")
@@ -188,24 +221,25 @@ def _build_guest(archive: Archive, into: Path) -> None:
         (release,) = (each.name for each in (work / "kernel/lib/modules").iterdir())
         shutil.copy(work / f"kernel/boot/vmlinuz-{release}", into / "vmlinuz")
         root = work / "root"
-        _bootstrap(archive, work / "tools", root)
+        _bootstrap(archive, work / "tools", root, recipe.packages)
         modules = root / "lib/modules" / release
         _add_modules(work / "kernel/lib/modules" / release, modules)
         run("chroot", root, "depmod", release)
         init = root / "sbin/guest-init"
-        init.write_text(_INIT)
+        init.write_text(f"{_INIT}{recipe.serve}\n")
         init.chmod(0o755)
-        (into / "initrd.gz").write_bytes(gzip.compress(_initrd(root, modules), compresslevel=6, mtime=0))
+        (into / "initrd.gz").write_bytes(initrd(root, modules, _INITRD))
+        recipe.finish(Made(archive, work, root, into))
         disk = into / "disk.ext4"
-        run("mkfs.ext4", "-q", "-F", "-d", root, "-O", "^has_journal", disk, f"{_DISK_MB}M", timeout_s=_BUILD_S)
+        run("mkfs.ext4", "-q", "-F", "-d", root, "-O", "^has_journal", disk, f"{recipe.disk_mb}M", timeout_s=_BUILD_S)
 
 
-def _bootstrap(archive: Archive, tools: Path, root: Path) -> None:
+def _bootstrap(archive: Archive, tools: Path, root: Path, packages: str) -> None:
     path = f"{tools / 'usr/bin'}:/usr/sbin:/usr/bin:/sbin:/bin"
     without = ("doc", "man", "locale", "info")
     run(
         tools / "usr/bin/mmdebstrap",
-        *("--mode=root", "--variant=minbase", f"--include={_GUEST_PACKAGES}", "--architectures=amd64"),
+        *("--mode=root", "--variant=minbase", f"--include={_PACKAGES},{packages}", "--architectures=amd64"),
         *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in without),
         *("bookworm", str(root), *archive.sources),
         timeout_s=_BUILD_S,
@@ -220,11 +254,18 @@ def _add_modules(source: Path, into: Path) -> None:
     shutil.copytree(source, into, symlinks=True)
 
 
-def _initrd(root: Path, folder: Path) -> bytes:
-    """busybox and the modules that lead to the disk, in the order in which they load, as a cpio archive."""
+def initrd(root: Path, folder: Path, init: str, modules: tuple[str, ...] = _FIRST_MODULES) -> bytes:
+    """A packed cpio archive with busybox, an init, and modules with what they need, in the order in which they load.
+
+    Args:
+        root: a root file system that has busybox.
+        folder: the kernel's modules.
+        init: a script of busybox.
+        modules: names.
+    """
     needs = dict(line.split(":", 1) for line in (folder / "modules.dep").read_text().splitlines())
     order: list[str] = []
-    for name in _FIRST_MODULES:
+    for name in modules:
         (path,) = (each for each in needs if Path(each).name.split(".")[0] == name)
         # modules.dep names what must be loaded first last.
         order += [each for each in (*reversed(needs[path].split()), path) if each not in order]
@@ -235,8 +276,9 @@ def _initrd(root: Path, folder: Path) -> bytes:
     entries += [(f"bin/{name}", 0o120777, b"busybox") for name in _APPLETS]
     entries += [(f"modules/{Path(each).name}", 0o100644, (folder / each).read_bytes()) for each in order]
     entries.append(("modules/order", 0o100644, "\n".join(Path(each).name for each in order).encode()))
-    entries.append(("init", 0o100755, _INITRD.encode()))
-    return b"".join(_cpio(number, *entry) for number, entry in enumerate([*entries, ("TRAILER!!!", 0, b"")], 1))
+    entries.append(("init", 0o100755, init.encode()))
+    members = (_cpio(number, *entry) for number, entry in enumerate([*entries, ("TRAILER!!!", 0, b"")], 1))
+    return gzip.compress(b"".join(members), compresslevel=6, mtime=0)
 
 
 _APPLETS: Final = ("sh", "mount", "umount", "cat", "insmod", "echo", "sleep", "switch_root")
