@@ -17,9 +17,13 @@ from leasehold.events.identities import DeviceId, DeviceKey, HostName, device_id
 from leasehold.events.position import index_of, position_of
 from leasehold.events.record import Record, chain_hash, event_count
 from leasehold.projections import nodedev
+from leasehold.projections.domainrows import DomainEvent, DomainRows, names_of
 from leasehold.projections.modelrows import (
     Changes,
     DeviceRow,
+    DomainNameRow,
+    DomainRow,
+    Doubt,
     HostRow,
     LeaseRow,
     ModelsHead,
@@ -29,6 +33,7 @@ from leasehold.projections.modelrows import (
     RefusalRow,
     RequestRow,
     VersionRow,
+    sources_in,
 )
 from leasehold.projections.state import DeviceState
 
@@ -37,9 +42,12 @@ _Describing = (
 )
 
 
+_replace: Final = msgspec.structs.replace
+
+
 class _Host(msgspec.Struct):
     mode: str
-    sources: dict[str, str]
+    sources: dict[str, Doubt]
 
 
 class IntervalFold:
@@ -54,6 +62,7 @@ class IntervalFold:
         self._orders: dict[int, OrderRow] = {}
         """The open ones."""
         self._hosts: dict[HostName, _Host] = {}
+        self._domains = DomainRows()
         self._changes = Changes()
 
     def resume(
@@ -64,8 +73,11 @@ class IntervalFold:
         ownerships: Iterable[OwnershipRow],
         orders: Iterable[OrderRow],
         hosts: Iterable[HostRow],
+        domains: Iterable[DomainRow],
     ) -> None:
-        """Go on behind `head`, from all devices, open leases, ownerships and orders, and the hosts' last rows."""
+        """Go on behind `head`, from all devices, open leases, ownerships and orders, and the last rows of hosts, and of
+        domains that are there.
+        """
         self.head = head
         self._devices = {row.device: row for row in devices}
         self._leases = {row.lease: row for row in leases}
@@ -73,7 +85,8 @@ class IntervalFold:
         for row in ownerships:
             self._held[row.from_position][row.device] = row
         self._orders = {row.ordered: row for row in orders}
-        self._hosts = {row.host: _Host(row.mode, msgspec.json.decode(row.sources)) for row in hosts}
+        self._hosts = {row.host: _Host(row.mode, sources_in(row.sources)) for row in hosts}
+        self._domains.resume(domains)
 
     def take(self) -> Changes:
         """What has come together since the last time."""
@@ -119,7 +132,8 @@ class IntervalFold:
         """No source is believed before it has reported again."""
         for name, host in self._hosts.items():
             if host.sources:
-                host.sources = dict.fromkeys(host.sources, "the ledger was restored")
+                stale = "the ledger was restored"
+                host.sources = {agent: _replace(doubt, stale=stale) for agent, doubt in host.sources.items()}
                 self._put_host(position, at_ns, name)
 
     def registered(self, position: int, at_ns: int, event: event_types.HostRegistered) -> None:
@@ -129,7 +143,7 @@ class IntervalFold:
 
     def started(self, position: int, at_ns: int, event: event_types.SourceStarted) -> None:
         """A new run has yet to report."""
-        self._hosts[event.host].sources[event.agent] = "it has just started"
+        self._hosts[event.host].sources[event.agent] = Doubt(stale="it has just started")
         self._put_host(position, at_ns, event.host)
 
     def doubted(
@@ -140,23 +154,50 @@ class IntervalFold:
     ) -> None:
         """What an agent says is out of date, or not whole."""
         reason = "it was stopped" if isinstance(event, event_types.SourceStopped) else event.reason
-        self._trust(position, at_ns, event.host, event.agent, reason)
+        self._trust(position, at_ns, event.host, event.agent, stale=reason)
 
     def trusted(
         self, position: int, at_ns: int, event: event_types.HostCameBack | event_types.PictureCompleted
     ) -> None:
         """It is up to date again."""
-        self._trust(position, at_ns, event.host, event.agent, "")
+        self._trust(position, at_ns, event.host, event.agent, stale="")
 
-    def _trust(self, position: int, at_ns: int, name: HostName, agent: str, reason: str) -> None:
+    def blind(
+        self, position: int, at_ns: int, event: event_types.SourceWentBlind | event_types.SourceSeesAgain
+    ) -> None:
+        """An agent that is heard cannot tell what is there, or can again."""
+        reason = event.reason if isinstance(event, event_types.SourceWentBlind) else ""
+        self._trust(position, at_ns, event.host, event.agent, blind=reason)
+
+    def retired(self, position: int, at_ns: int, event: event_types.AgentRetired) -> None:
+        """An agent is forgotten, and what it told of domains."""
+        self._ask(position, event.request)
+        del self._hosts[event.host].sources[event.agent]
+        self._put_host(position, at_ns, event.host)
+        for row in self._domains.retire(position, at_ns, event.host, event.agent):
+            self._put_domain(row)
+
+    def _trust(self, position: int, at_ns: int, name: HostName, agent: str, **doubt: str) -> None:
         sources = self._hosts[name].sources
-        if sources[agent] != reason:
-            sources[agent] = reason
+        after = _replace(sources[agent], **doubt)
+        if sources[agent] != after:
+            sources[agent] = after
             self._put_host(position, at_ns, name)
 
     def _put_host(self, position: int, at_ns: int, name: HostName) -> None:
         host = self._hosts[name]
         self._changes.hosts.append(HostRow(name, position, at_ns, host.mode, codec.encode(host.sources)))
+
+    # --- domains --------------------------------------------------------------------------------------------------
+
+    def domain_told(self, position: int, at_ns: int, event: DomainEvent) -> None:
+        """A domain is otherwise, or uses something else."""
+        self._put_domain(self._domains.move(position, at_ns, event))
+
+    def _put_domain(self, row: DomainRow) -> None:
+        self._changes.domains.append(row)
+        for text in names_of(row):
+            self._changes.domain_names[DomainNameRow(text, row.domain)] = None
 
     # --- devices --------------------------------------------------------------------------------------------------
 
@@ -239,6 +280,7 @@ class IntervalFold:
             forced=event.forced,
             ttl_ms=event.ttl_ms,
             expires_at_ns=event.expires_at_ns,
+            **_bond(event),
         )
         held = self._held[position] = {}
         for device in event.devices:
@@ -263,6 +305,10 @@ class IntervalFold:
     def expired(self, position: int, at_ns: int, event: event_types.LeaseExpired) -> None:
         """Its time was over."""
         self._end(position, at_ns, event.lease, "expired")
+
+    def outlived(self, position: int, at_ns: int, event: event_types.LeaseOutlived) -> None:
+        """Its domain had been gone for too long."""
+        self._end(position, at_ns, event.lease, "outlived")
 
     def _end(self, position: int, at_ns: int, lease: int, how: str) -> None:
         row = self._leases[lease]
@@ -351,6 +397,12 @@ class IntervalFold:
         self._changes.orders[order] = row
 
 
+def _bond(event: event_types.LeaseGranted) -> dict[str, Any]:
+    """What a lease's row says of the domain that it is for."""
+    bond = event.bond
+    return {"domain": bond.uuid, "bond": codec.encode(bond)} if isinstance(bond, event_types.DomainBond) else {}
+
+
 _HANDLERS: Final[dict[type[Event], Callable[[IntervalFold, int, int, Any], None]]] = {
     event_types.LedgerRestored: IntervalFold.restored,
     event_types.HostRegistered: IntervalFold.registered,
@@ -360,6 +412,15 @@ _HANDLERS: Final[dict[type[Event], Callable[[IntervalFold, int, int, Any], None]
     event_types.SourceStopped: IntervalFold.doubted,
     event_types.ReportRequested: IntervalFold.doubted,
     event_types.PictureCompleted: IntervalFold.trusted,
+    event_types.SourceWentBlind: IntervalFold.blind,
+    event_types.SourceSeesAgain: IntervalFold.blind,
+    event_types.AgentRetired: IntervalFold.retired,
+    event_types.DomainAppeared: IntervalFold.domain_told,
+    event_types.DomainChanged: IntervalFold.domain_told,
+    event_types.DomainStarted: IntervalFold.domain_told,
+    event_types.DomainVanished: IntervalFold.domain_told,
+    event_types.AttachmentSeen: IntervalFold.domain_told,
+    event_types.AttachmentGone: IntervalFold.domain_told,
     event_types.DeviceAppeared: IntervalFold.appeared,
     event_types.DeviceChanged: IntervalFold.changed,
     event_types.DeviceReappeared: IntervalFold.changed,
@@ -370,6 +431,7 @@ _HANDLERS: Final[dict[type[Event], Callable[[IntervalFold, int, int, Any], None]
     event_types.LeaseRenewed: IntervalFold.renewed,
     event_types.LeaseReleased: IntervalFold.released,
     event_types.LeaseExpired: IntervalFold.expired,
+    event_types.LeaseOutlived: IntervalFold.outlived,
     event_types.DeviceFreed: IntervalFold.freed,
     event_types.RequestRefused: IntervalFold.refused,
     event_types.RefusalsRepeated: IntervalFold.repeated,

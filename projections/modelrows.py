@@ -5,10 +5,10 @@ from typing import Final
 
 import msgspec
 
-from leasehold.events.identities import DeviceId, Holder, HostName, Principal, RequestId
+from leasehold.events.identities import DeviceId, DomainId, Holder, HostName, Principal, RequestId
 from leasehold.events.record import GENESIS_PREV
 
-MODELS_VERSION: Final = 2
+MODELS_VERSION: Final = 3
 """Raised when the same log would make other rows, also since `nodedev` calls a bus or capability otherwise; models of
 another version are built anew.
 """
@@ -102,6 +102,40 @@ class LeaseRow(msgspec.Struct, gc=False):
     ended: str = ""
     ended_position: int = 0
     ended_ns: int = 0
+    domain: str = ""
+    """The uuid of the domain that it is for."""
+    bond: bytes = b""
+    """A `DomainBond`; empty where there is none."""
+
+
+class DomainRow(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What a domain was like from a position on, until its next row."""
+
+    domain: DomainId
+    from_position: int
+    at_ns: int
+    host: HostName
+    agent: str
+    gone: bool = False
+    """It is not known from here on; the rest is as it was last."""
+    there: bool
+    """Whether it may have devices, so that leases for it do not end."""
+    name: str
+    state: str
+    since_position: int
+    """Since when it is in its incarnation, or known."""
+    since_ns: int
+    body: bytes
+    """A `DomainDescription`."""
+    uses: bytes
+    """A list of `Use`, in order."""
+
+
+class DomainNameRow(msgspec.Struct, frozen=True, gc=False):
+    """What a domain was called at some time: name, key or uuid."""
+
+    text: str
+    domain: DomainId
 
 
 class HostRow(msgspec.Struct, frozen=True, gc=False):
@@ -112,7 +146,22 @@ class HostRow(msgspec.Struct, frozen=True, gc=False):
     at_ns: int
     mode: str
     sources: bytes
-    """An object: for each agent why it could not be relied on, or an empty text."""
+    """An object: for each agent a `Doubt`."""
+
+
+class Doubt(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """Why an agent could not be relied on, as `SourceState` has both; empty: it could."""
+
+    stale: str = ""
+    blind: str = ""
+
+
+_sources: Final = msgspec.json.Decoder(dict[str, Doubt])
+
+
+def sources_in(body: bytes) -> dict[str, Doubt]:
+    """The agents of a host, by name, as its row has them."""
+    return _sources.decode(body)
 
 
 class RequestRow(msgspec.Struct, frozen=True, gc=False):
@@ -165,7 +214,19 @@ class NameRow(msgspec.Struct, frozen=True, gc=False):
     device: DeviceId
 
 
-Row = DeviceRow | VersionRow | OwnershipRow | LeaseRow | HostRow | RequestRow | RefusalRow | OrderRow | NameRow
+Row = (
+    DeviceRow
+    | VersionRow
+    | OwnershipRow
+    | LeaseRow
+    | HostRow
+    | RequestRow
+    | RefusalRow
+    | OrderRow
+    | NameRow
+    | DomainRow
+    | DomainNameRow
+)
 
 
 class Changes:
@@ -181,6 +242,8 @@ class Changes:
         self.refusals: list[RefusalRow] = []
         self.orders: dict[int, OrderRow] = {}
         self.names: dict[NameRow, None] = {}
+        self.domains: list[DomainRow] = []
+        self.domain_names: dict[DomainNameRow, None] = {}
         self.repeated: dict[int, int] = {}
         """How often the refusal at a position has been given again."""
         self.late: dict[int, tuple[int, str]] = {}
@@ -190,5 +253,5 @@ class Changes:
         """All rows, one iterable for each kind; what is still open may change behind this."""
         return [
             self.devices.values(), self.versions, self.ownerships.values(), self.leases.values(), self.hosts,
-            self.requests, self.refusals, self.orders.values(), self.names,
+            self.requests, self.refusals, self.orders.values(), self.names, self.domains, self.domain_names,
         ]  # fmt: skip

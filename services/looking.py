@@ -1,6 +1,6 @@
 """What may be asked of how it is: the half of the client that changes nothing."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final, TypeVar
 
 import msgspec
@@ -140,6 +140,10 @@ def the_one(name: str, rows: list[DomainView]) -> DomainView:
         return rows[0]
     if not rows:
         raise InvalidInputError(f"no domain {name} is known", field="name")
-    named = ", ".join(row.domain for row in rows[:NAMED_MAX])
-    more = f" and {len(rows) - NAMED_MAX} more" if len(rows) > NAMED_MAX else ""
-    raise InvalidInputError(f"{name} could be {named}{more}: name one of these, or the host", field="name")
+    raise InvalidInputError(several_text(name, [row.domain for row in rows]), field="name")
+
+
+def several_text(text: str, domains: Sequence[str]) -> str:
+    """What is said of a name that could mean any of these ids."""
+    more = f" and {len(domains) - NAMED_MAX} more" if len(domains) > NAMED_MAX else ""
+    return f"{text} could be {', '.join(domains[:NAMED_MAX])}{more}: name one of these, or the host"

@@ -32,6 +32,7 @@ IN_WORK_PER_PRINCIPAL_MAX: Final = 64
 STOP_WAIT_S: Final = 2.0
 _ROWS: Final = (
     "devices", "leases", "hosts", "history", "descriptions", "orders", "owners", "changes", "causes", "usage",
+    "domains", "seen_domains",
 )  # fmt: skip
 _TOGETHER: Final = {"changes": "device", "usage": "name"}
 """Rows of which those that have this in common are never parted: the next page begins behind it."""

@@ -14,6 +14,7 @@ from leasehold.events.questions import (
     Blame,
     DevicesAt,
     Diff,
+    DomainsAt,
     Owners,
     Question,
     Reading,
@@ -61,6 +62,7 @@ class PastAnswerer:
         self._handlers: dict[type[Question], Callable[[Lookup, Any], Awaitable[Reading]]] = {
             Owners: owners,
             DevicesAt: then.devices_at,
+            DomainsAt: then.domains_at,
             Diff: diff,
             Who: who,
             Utilisation: utilisation,

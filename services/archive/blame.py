@@ -5,6 +5,7 @@
 | granted | for each device what made it free, why the lease before had ended, and who had that |
 | refused | each lease in the way and its last renewal, or what was reported of the device or its host |
 | renewed, released | the grant |
+| ended with its domain | what made that domain go, and the grant |
 | freed by an operator | the end of the lease |
 | ordered of a host | since when the device, or what it is made of, is known |
 
@@ -14,9 +15,11 @@ of an order beside it. A device that was made by an order is known by that.
 
 from typing import Any, Final
 
+import msgspec
+
 from leasehold.events import event_types, inputs
 from leasehold.events.capabilities import CreateMdev, CreateVport, DestroyMdev, DestroyVport, NewMdev, keys_of
-from leasehold.events.event_types import Event
+from leasehold.events.event_types import DomainBond, Event
 from leasehold.events.identities import (
     DeviceId,
     Principal,
@@ -32,7 +35,7 @@ from leasehold.events.refusals import Blocker, RefusalCode
 from leasehold.events.views import CauseView
 from leasehold.projections.modelrows import LeaseRow
 from leasehold.projections.state import LeaseState, State
-from leasehold.projections.telling import span_text, tell
+from leasehold.projections.telling import bond_text, span_text, tell
 from leasehold.services.archive.lookup import Lookup
 
 CAUSES_MAX: Final = 256
@@ -50,6 +53,12 @@ SELECT max(ordered) FROM host_order WHERE device = :name AND ordered < :at AND o
 """
 _OPEN_ORDERS: Final = """
 SELECT ordered FROM host_order WHERE host = :host AND ordered < :at AND (ended_position = 0 OR ended_position > :at)
+"""
+_GONE: Final = """
+SELECT min(d.from_position) AS gone FROM domain_name n CROSS JOIN domain d ON d.domain = n.domain
+WHERE n.text = :name AND d.host IN (SELECT value FROM json_each(:hosts)) AND d.from_position < :at AND d.from_position >
+    (SELECT max(x.from_position) FROM domain x WHERE x.domain = d.domain AND x.there AND x.from_position < :at)
+GROUP BY d.domain ORDER BY gone DESC LIMIT 1
 """
 _REPORTED: Final = "SELECT max(from_position) FROM version WHERE device = :name AND from_position < :at"
 _KNOWN: Final = "SELECT first_position FROM device WHERE device = :name"
@@ -158,6 +167,8 @@ class _Chain:
                 row = await self.lease(event.lease)
                 renewed: _Links = [("last renewed by", row.renewed_position)] if row and row.renewed_position else []
                 return [*renewed, ("granted by", event.lease)]
+            case event_types.LeaseOutlived():
+                return [*await self._of_going(event, position), ("granted by", event.lease)]
             case event_types.DeviceFreed():
                 row = await self.lease(event.lease)
                 return [("ended by", row.ended_position)] if row else []
@@ -185,6 +196,13 @@ class _Chain:
             else:
                 links += await self._one("known by", _KNOWN, device)
         return links
+
+    async def _of_going(self, event: event_types.LeaseOutlived, position: int) -> _Links:
+        """What made the domain go that was the last one of its uuid on the hosts of the lease."""
+        row = await self.lease(event.lease)
+        devices = msgspec.json.decode(row.devices, type=list[DeviceId]) if row is not None else []
+        hosts = msgspec.json.encode([split_device_id(device)[0] for device in devices]).decode()
+        return await self._one("gone by", _GONE, event.domain, hosts=hosts, at=position)
 
     async def _of_order(self, event: event_types.HostOrdered) -> _Links:
         """Since when that is known which is to be taken away, or of which something is to be made."""
@@ -254,8 +272,10 @@ def _wish(request: inputs.Request) -> str:
     match request:
         case inputs.LeaseRequest():
             force = ", with force" if request.force else ""
+            bond = DomainBond(uuid=request.domain, gone_ms=request.gone_ms, keep=request.keep)
+            domain = f", {bond_text(bond)}" if request.domain else ""
             what, span = ", ".join(request.devices), span_text(request.ttl_ms)
-            return f" for {what}{_on(request.host)}, for {request.holder}, for {span}{force}"
+            return f" for {what}{_on(request.host)}, for {request.holder}, for {span}{domain}{force}"
         case inputs.CreateDeviceRequest():
             new = request.device
             what = "a mediated device" if isinstance(new, NewMdev) else "a virtual HBA"

@@ -21,6 +21,8 @@ from leasehold.projections.modelrows import (
     MODELS_VERSION,
     Changes,
     DeviceRow,
+    DomainNameRow,
+    DomainRow,
     HostRow,
     LeaseRow,
     ModelsHead,
@@ -53,10 +55,15 @@ _TABLES: Final[dict[type[Any], str]] = {
     RefusalRow: "refusal",
     OrderRow: "host_order",
     NameRow: "name",
+    DomainRow: "domain",
+    DomainNameRow: "domain_name",
 }
 _LATE: Final = "UPDATE host_order SET late_position = ?, device = ? WHERE ordered = ?"
 _REPEATED: Final = "UPDATE refusal SET repeats = max(repeats, ?) WHERE position = ?"
 _LAST_OF_HOSTS: Final = "host WHERE from_position = (SELECT max(from_position) FROM host h WHERE h.host = host.host)"
+_LAST_OF_DOMAINS: Final = (
+    "domain WHERE NOT gone AND from_position = (SELECT max(from_position) FROM domain d WHERE d.domain = domain.domain)"
+)
 _HELD: Final = "ownership JOIN device USING (device) WHERE lease != 0 AND from_position = lease"
 _OPEN: Final = "lease WHERE lease IN (SELECT lease FROM device WHERE lease != 0)"
 
@@ -186,13 +193,14 @@ class Models:
                 await self._rows(OwnershipRow, _HELD),
                 await self._rows(OrderRow, "host_order WHERE ended_position = 0"),
                 await self._rows(HostRow, _LAST_OF_HOSTS),
+                await self._rows(DomainRow, _LAST_OF_DOMAINS),
             )
 
     async def _rows(self, kind: type[_R], source: str) -> list[_R]:
         table = _TABLES[kind]
         columns = ", ".join(f"{table}.{field}" for field in kind.__struct_fields__)
         found = await self._database.execute_fetchall(f"SELECT {columns} FROM {source}")  # noqa: S608 - all ours
-        return [kind(*row) for row in found]
+        return [kind(**dict(zip(kind.__struct_fields__, row, strict=True))) for row in found]
 
     async def write(self, works: Sequence[Work], head: ModelsHead) -> None:
         """Write rows and how far they go, in one transaction.

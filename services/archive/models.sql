@@ -1,4 +1,4 @@
--- Schema 2 of the read models. All of it comes from the archive's records and can be built from them again, so there is
+-- Schema 3 of the read models. All of it comes from the archive's records and can be built from them again, so there is
 -- no way from one schema to the next: a file of another one is built anew. Positions, times in ns since 1970 (UTC).
 
 -- How far the rows go: written in the transaction that writes them.
@@ -74,11 +74,14 @@ CREATE TABLE lease (
     renewed_position INTEGER NOT NULL,
     ended TEXT NOT NULL,
     ended_position INTEGER NOT NULL,
-    ended_ns INTEGER NOT NULL
+    ended_ns INTEGER NOT NULL,
+    domain TEXT NOT NULL,
+    bond BLOB NOT NULL
 ) STRICT;
 CREATE INDEX lease_of_holder ON lease (holder, lease);
+CREATE INDEX lease_of_domain ON lease (domain, lease) WHERE domain != '';
 
--- `sources`: an object, for each agent why it could not be relied on from here on, or an empty text.
+-- `sources`: an object, for each agent why it could not be relied on from here on.
 CREATE TABLE host (
     host TEXT NOT NULL,
     from_position INTEGER NOT NULL,
@@ -131,4 +134,30 @@ CREATE TABLE name (
     text TEXT NOT NULL,
     device TEXT NOT NULL,
     PRIMARY KEY (text, device)
+) STRICT, WITHOUT ROWID;
+
+-- What a domain was like from a position on, and all that it used. `since_position`: of the event since which it was in
+-- its incarnation. `gone`: it was not known from here on; `there`: it may have had devices.
+CREATE TABLE domain (
+    domain TEXT NOT NULL,
+    from_position INTEGER NOT NULL,
+    at_ns INTEGER NOT NULL,
+    host TEXT NOT NULL,
+    agent TEXT NOT NULL,
+    gone INTEGER NOT NULL,
+    there INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    state TEXT NOT NULL,
+    since_position INTEGER NOT NULL,
+    since_ns INTEGER NOT NULL,
+    body BLOB NOT NULL,
+    uses BLOB NOT NULL,
+    PRIMARY KEY (domain, from_position)
+) STRICT, WITHOUT ROWID;
+
+-- What domains were called at any time: name, key, uuid.
+CREATE TABLE domain_name (
+    text TEXT NOT NULL,
+    domain TEXT NOT NULL,
+    PRIMARY KEY (text, domain)
 ) STRICT, WITHOUT ROWID;

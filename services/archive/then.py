@@ -1,4 +1,4 @@
-"""Devices as they were: a part of the state, built from the read models as folding the log to there would build it."""
+"""Devices and domains as they were: a part of the state, made of the read models as folding the log would make it."""
 
 import asyncio
 import sqlite3
@@ -9,12 +9,23 @@ import msgspec
 
 from leasehold.events.capabilities import Order
 from leasehold.events.devices import DeviceDescription
-from leasehold.events.identities import COMPUTER, DeviceId, HostName, request_key
-from leasehold.events.questions import DevicesAt, Reading
-from leasehold.projections import nodedev, views
+from leasehold.events.domains import DomainDescription, Use
+from leasehold.events.event_types import DomainBond
+from leasehold.events.identities import COMPUTER, DeviceId, DomainId, HostName, request_key, split_domain_id
+from leasehold.events.questions import DevicesAt, DomainsAt, Reading
+from leasehold.projections import domains, nodedev, views
+from leasehold.projections.modelrows import sources_in
 from leasehold.projections.naming import Resolved, resolve, spelling
 from leasehold.projections.nodedev import Wanted
-from leasehold.projections.state import DeviceState, HostState, LeaseState, OrderState, SourceState, State
+from leasehold.projections.state import (
+    DeviceState,
+    DomainState,
+    HostState,
+    LeaseState,
+    OrderState,
+    SourceState,
+    State,
+)
 from leasehold.services.archive.lookup import Lookup, Place, range_of
 
 CANDIDATES_MAX: Final = 20_000
@@ -44,16 +55,37 @@ WHERE d.device > :after AND d.device >= :low AND d.device < :high AND d.first_po
 _FILTERED: Final = f"SELECT d.device, d.host {_WANTED} ORDER BY d.device LIMIT :limit"
 _COUNT: Final = f"SELECT count(*) {_WANTED}"
 _SIZES: Final = """
-SELECT value AS host, (SELECT count(*) FROM device WHERE device >= value || '/' AND device < value || '0') AS size
+SELECT value AS host,
+    (SELECT count(*) FROM device WHERE device >= value || '/' AND device < value || '0')
+    + (SELECT count(DISTINCT domain) FROM domain WHERE domain >= value || '/' AND domain < value || '0') AS size
 FROM json_each(:hosts)
 """
+_LAST_OF_DOMAIN: Final = """
+d.from_position = (SELECT max(x.from_position) FROM domain x WHERE x.domain = d.domain AND x.from_position <= :at)
+    AND NOT d.gone
+"""
+_DOMAINS: Final = f"""
+SELECT d.domain, d.host, d.agent, d.since_position, d.since_ns, d.body, d.uses FROM domain d
+WHERE d.domain >= :low AND d.domain < :high AND d.host IN (SELECT value FROM json_each(:hosts)) AND {_LAST_OF_DOMAIN}
+"""  # noqa: S608 - all ours
+_DOMAIN_PAGE: Final = f"""
+SELECT d.domain, d.host FROM domain d
+WHERE d.domain > :after AND d.domain >= :low AND d.domain < :high AND :state IN ('', d.state) AND {_LAST_OF_DOMAIN}
+ORDER BY d.domain LIMIT :limit
+"""  # noqa: S608 - all ours
+_DOMAINS_NAMED: Final = f"""
+SELECT d.domain, d.host, d.agent, d.since_position, d.since_ns, d.body, d.uses
+FROM domain_name n CROSS JOIN domain d ON d.domain = n.domain
+WHERE n.text IN (SELECT value FROM json_each(:texts)) AND d.domain >= :low AND d.domain < :high AND {_LAST_OF_DOMAIN}
+LIMIT :limit
+"""  # noqa: S608 - all ours
 _HOSTS: Final = """
 SELECT host, mode, sources FROM host h WHERE host IN (SELECT value FROM json_each(:hosts))
 AND from_position = (SELECT max(from_position) FROM host x WHERE x.host = h.host AND x.from_position <= :at)
 """
 _STATES: Final = f"""
 SELECT d.device, d.host, d.first_position, d.first_ns, v.missing, v.flaps, b.body, l.lease, l.principal, l.holder,
-    l.request_id, l.devices, l.ended, l.forced, l.ttl_ms, l.expires_at_ns,
+    l.request_id, l.devices, l.ended, l.forced, l.ttl_ms, l.expires_at_ns, l.bond,
     o.from_ns, o.ended_position, o.ended_ns, o.freed_position, o.freed_ns, o.displaced_position
 FROM device d {_LATEST_VERSION}
 LEFT JOIN ownership o ON d.held > 0 AND o.device = d.device AND o.from_position =
@@ -114,6 +146,23 @@ class Then:
             place, devices=rows, hosts=[views.host_view(state, HostName(host)) for host in hosts], more=more
         )
 
+    async def domains_at(self, look: Lookup, question: DomainsAt) -> Reading:
+        """A page of domains."""
+        place = await look.place(question.at)
+        if question.host and not await is_known(look, question.host, place.position):
+            return unknown_host(look, question.host, place)
+        if question.domain:
+            found = await _domains_named(look, question, place.position)
+        else:
+            low, high = range_of(question.host)
+            about = {"after": question.after, "low": low, "high": high, "state": question.state, "at": place.position}
+            found = [tuple(row) for row in await look.rows(_DOMAIN_PAGE, **about, limit=question.limit + 1)]
+        page = await _first_hosts(look, found[: question.limit])
+        hosts = list(dict.fromkeys(host for _, host in page))
+        state = await self._state(look, hosts, place.position)
+        rows = await asyncio.to_thread(lambda: [domains.domain_view(state, DomainId(domain)) for domain, _ in page])
+        return look.reading(place, domains=rows, more=len(found) > len(rows))
+
     async def _state(self, look: Lookup, hosts: list[str], at: int) -> State:
         """All that is known of `hosts`, which stand in their order."""
         if not hosts:
@@ -123,11 +172,26 @@ class Then:
             low, high = range_of(hosts[0])[0], range_of(hosts[-1])[1]
             devices = await look.rows(_STATES, low=low, high=high, hosts=_list(hosts), at=at)
             orders = await look.rows(_ORDERS, hosts=_list(hosts), at=at)
-            state = await asyncio.to_thread(_build, await _hosts(look, hosts, at), devices, at, orders)
+            told = await look.rows(_DOMAINS, low=low, high=high, hosts=_list(hosts), at=at)
+            state = await asyncio.to_thread(_build, await _hosts(look, hosts, at), devices, at, orders, told)
             while len(self._kept) >= STATES_KEPT_MAX:
                 del self._kept[next(iter(self._kept))]
             self._kept[key] = state
         return self._kept[key]
+
+
+async def _domains_named(look: Lookup, question: DomainsAt, at: int) -> list[tuple[str, str]]:
+    """The domains that were called so, with their hosts, from behind `after`; names are read as `all_named` does."""
+    text, (low, high) = question.domain, range_of(question.host)
+    texts = {text, domains.spelling(text), split_domain_id(DomainId(text))[1]}
+    about = {"texts": _list(texts), "low": low, "high": high, "at": at, "limit": CANDIDATES_MAX}
+    state = _build([], [], at, (), await look.rows(_DOMAINS_NAMED, **about))
+    rows = ((domain, state.domains[domain]) for domain in sorted(domains.all_named(state, text)))
+    return [
+        (domain, row.host)
+        for domain, row in rows
+        if domain > question.after and question.state in ("", row.description.state)
+    ]
 
 
 async def _wanted(look: Lookup, question: DevicesAt, at: int) -> Wanted:
@@ -213,11 +277,20 @@ def unknown_device(look: Lookup, found: Resolved, place: Place) -> Reading:
 
 _description: Final = msgspec.json.Decoder(DeviceDescription)
 _devices: Final = msgspec.json.Decoder(tuple[DeviceId, ...])
+_domain: Final = msgspec.json.Decoder(DomainDescription)
+_uses: Final = msgspec.json.Decoder(tuple[Use, ...])
+_bond: Final = msgspec.json.Decoder(DomainBond)
 _order: Final = msgspec.json.Decoder(Order)
 
 
-def _build(hosts: list[sqlite3.Row], devices: list[sqlite3.Row], at: int, orders: Iterable[sqlite3.Row] = ()) -> State:
-    """The state of these hosts, devices and open orders, with what it takes to show them; nothing else is in it.
+def _build(
+    hosts: list[sqlite3.Row],
+    devices: list[sqlite3.Row],
+    at: int,
+    orders: Iterable[sqlite3.Row] = (),
+    told: Iterable[sqlite3.Row] = (),
+) -> State:
+    """The state of these hosts, devices, open orders and domains, with what it takes to show them, and nothing else.
 
     Where nothing is known of owners (`_NAMED`), there are none.
     """
@@ -229,10 +302,10 @@ def _build(hosts: list[sqlite3.Row], devices: list[sqlite3.Row], at: int, orders
         held = {"flaps": row["flaps"], **_held(state, row, at)} if is_whole else {}
         state.devices[row["device"]] = _device(row, **held)
     for host, mode, sources in hosts:
-        reasons: dict[str, str] = msgspec.json.decode(sources)
+        doubts = sources_in(sources).items()
         state.hosts[host] = HostState(
             mode=mode,
-            sources={agent: SourceState(run=1, stale=reason) for agent, reason in reasons.items()},
+            sources={agent: SourceState(run=1, stale=doubt.stale, blind=doubt.blind) for agent, doubt in doubts},
             device_count=counts.get(host, 0),
         )
     for row in orders:
@@ -243,6 +316,15 @@ def _build(hosts: list[sqlite3.Row], devices: list[sqlite3.Row], at: int, orders
             request=request_key(row["principal"], row["request_id"]),
             ordered_at_ns=row["at_ns"],
             deadline_ns=row["deadline_ns"],
+        )
+    for row in told:
+        state.domains[row["domain"]] = DomainState(
+            host=row["host"],
+            agent=row["agent"],
+            description=_domain.decode(row["body"]),
+            uses=_uses.decode(row["uses"]),
+            since_position=row["since_position"],
+            since_ns=row["since_ns"],
         )
     state.index_anew()
     return state
@@ -272,6 +354,7 @@ def _held(state: State, row: sqlite3.Row, at: int) -> dict[str, Any]:
         forced=bool(row["forced"]),
         grant_key=request_key(row["principal"], row["request_id"]),
         ended=row["ended"] if ending else "",
+        bond=_bond.decode(row["bond"]) if row["bond"] else None,
     )
     return {
         "lease": lease,

@@ -62,10 +62,11 @@ def devices(rows: list[DeviceView]) -> None:
     """Devices as a tree: each below its parent."""
     several_hosts = len({row.host for row in rows}) > 1
     columns = [*(["host"] if several_hosts else []), "name", "driver", "what", "state", "reason"]
-    cells = [[*([row.host] if several_hosts else []), *_device_cells(row, depth)] for row, depth in tree(rows)]
+    placed = list(tree(rows))
+    cells = [[*([row.host] if several_hosts else []), *_device_cells(row, depth)] for row, depth in placed]
     if any(row.used_by for row in rows):
         columns.append("used by")
-        cells = [[*each, _users(row)] for each, (row, _) in zip(cells, tree(rows), strict=True)]
+        cells = [[*each, _users(row)] for each, (row, _) in zip(cells, placed, strict=True)]
     table(columns, cells)
 
 

@@ -9,10 +9,12 @@ from leasehold.events.answers import Answer
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.errors import InvalidInputError
 from leasehold.events.identities import DeviceId, HostName, Principal, RequestId, request_key
+from leasehold.events.inputs import POLLER
 from leasehold.events.position import end_of_record, lease_id_text, parse_lease_id
 from leasehold.events.questions import (
     Explain,
     ListDevices,
+    ListDomains,
     ListHosts,
     ListLeases,
     ListOrders,
@@ -23,10 +25,10 @@ from leasehold.events.questions import (
     StatusView,
     Sync,
 )
-from leasehold.projections import conflicts, nodedev, orders, views
+from leasehold.projections import conflicts, domains, nodedev, orders, views
 from leasehold.projections.answers import answer_for, lease_word
 from leasehold.projections.naming import Resolved, resolve
-from leasehold.projections.state import State
+from leasehold.projections.state import HostState, State
 from leasehold.services.permissions import AGENT_PREFIX
 from leasehold.services.query.lists import DeviceFilters, DeviceIds, LeaseIds
 
@@ -48,6 +50,7 @@ class Answerer:
             ListLeases: self._list_leases,
             ListHosts: self._list_hosts,
             ListOrders: self._list_orders,
+            ListDomains: self._list_domains,
             Show: self._show,
             Explain: self._explain,
             Sync: self._sync,
@@ -102,6 +105,19 @@ class Answerer:
             self._state, host=question.host, ended=question.ended, after=question.after, limit=question.limit
         )
         return Reading(outcome="ok", as_of=self.as_of, orders=rows, more=more)
+
+    def _list_domains(self, question: ListDomains, _asker: Principal) -> Reading:
+        if question.host and question.host not in self._state.hosts:
+            return self._unknown_host(question.host)
+        rows, more = domains.list_domains(
+            self._state,
+            host=question.host,
+            domain=question.domain,
+            in_state=question.state,
+            after=question.after,
+            limit=question.limit,
+        )
+        return Reading(outcome="ok", as_of=self.as_of, domains=rows, more=more)
 
     # --- one thing ----------------------------------------------------------------------------------------------
 
@@ -163,6 +179,8 @@ class Answerer:
         host = self._state.hosts.get(HostName(question.host))
         if host is None:
             return self._unknown_host(question.host)
+        if question.agent == POLLER:
+            return self._sync_domains(question, host)
         # Ids of one host stand in the order of their keys.
         after = f"{question.host}/{question.after}" if question.after else ""
         descriptions: list[DeviceDescription] = []
@@ -182,6 +200,20 @@ class Answerer:
             source_counter=source.counter if source else 0,
             orders=[] if question.after else orders.open_orders(self._state, question.host, question.agent),
             more=more,
+        )
+
+    def _sync_domains(self, question: Sync, host: HostState) -> Reading:
+        """What a poller has told, which is domains, in the order of their keys."""
+        told = domains.seen_domains(self._state, HostName(question.host), question.agent)
+        low = bisect_right(told, question.after, key=lambda seen: seen.domain.key)
+        source = host.sources.get(question.agent)
+        return Reading(
+            outcome="ok",
+            as_of=self.as_of,
+            seen_domains=told[low : low + question.limit],
+            source_run=source.run if source else 0,
+            source_counter=source.counter if source else 0,
+            more=low + question.limit < len(told),
         )
 
     def _status(self, _question: Status, _asker: Principal) -> Reading:

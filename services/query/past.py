@@ -11,13 +11,17 @@ import msgspec
 from leasehold.events import codec
 from leasehold.events.errors import CorruptLedgerError, UnavailableError
 from leasehold.events.event_types import Event
+from leasehold.events.identities import split_domain_id, uuid_of
 from leasehold.events.position import end_of_record, index_of, sequence_of
 from leasehold.events.questions import History, Reading
 from leasehold.events.record import Record
 from leasehold.events.views import HistoryRow
+from leasehold.projections import domains
+from leasehold.projections.history import called, leases_for, of_uuid
 from leasehold.projections.naming import resolve
 from leasehold.projections.telling import tell
 from leasehold.services.ledger.port import Ledger
+from leasehold.services.looking import several_text
 from leasehold.services.query.answering import parse_lease_name, part_of, unresolved_text
 from leasehold.services.query.decoding import KINDS
 from leasehold.services.reader import LedgerReader
@@ -60,9 +64,9 @@ class Past:
 
     async def _answer(self, question: History) -> Reading:
         as_of = end_of_record(self._reader.state.head.sequence)
-        kind, names, why_not = await self._find(question)
+        kind, names, said = await self._find(question)
         if not names:
-            return Reading(outcome="not_found", as_of=as_of, message=why_not)
+            return Reading(outcome="not_found", as_of=as_of, message=said)
         found: set[int] = set()
         for name in names:
             found |= set(await self._positions(kind, name, question.after, question.limit + 1))
@@ -71,24 +75,45 @@ class Past:
         return Reading(
             outcome="ok",
             as_of=as_of,
-            subject=f"{kind} {names[0]}" + (f", a part of {names[1]}" if names[1:] else ""),
+            subject=f"{kind} {said}",
             history=rows,
             more=is_cut or len(positions) > question.limit,
         )
 
     async def _find(self, question: History) -> tuple[str, tuple[str, ...], str]:
-        """Kind and names of what is asked for; no names, and why, if nothing is known of it."""
+        """Kind of what is asked for, its names in the index, and what it is; no names, and why, if nothing is known."""
         state, name = self._reader.state, question.name
         for kind in KINDS if not question.kind else (question.kind,):
             if kind == "device":
                 resolved = resolve(state, name, question.host)
                 if resolved.device is not None:
-                    return kind, part_of(state, resolved.device), ""
+                    devices = part_of(state, resolved.device)
+                    return kind, devices, ", a part of ".join(devices)
                 if resolved.candidates or question.kind:
                     return kind, (), unresolved_text(resolved)
+            elif kind == "domain":
+                names, said = await self._find_domain(name, question.host)
+                if names or said:
+                    return kind, names, said
             elif (kind != "lease" or parse_lease_name(name)) and await self._positions(kind, name, 0, 1):
-                return kind, (name,), ""
+                return kind, (name,), name
         return "", (), f"nothing is known of {f'{question.kind} {name}' if question.kind else name}"
+
+    async def _find_domain(self, text: str, host: str) -> tuple[tuple[str, ...], str]:
+        """A domain's names in the index, and its id; or no names, and which domains it could be.
+
+        One that has vanished is found by its id, and on all hosts alike by what it was called.
+        """
+        state = self._reader.state
+        known = [domain for domain in domains.all_named(state, text) if host in ("", state.domains[domain].host)]
+        if len(known) > 1:
+            return (), several_text(text, known)
+        if known:
+            return (known[0], leases_for(uuid_of(split_domain_id(known[0])[1]))), known[0]
+        uuid = domains.spelling(text)
+        candidates = (text, of_uuid(uuid), called(text), leases_for(uuid)) if not host else ()
+        names = [name for name in candidates if await self._positions("domain", name, 0, 1)]
+        return tuple(names), text if names else ""
 
     async def _positions(self, kind: str, name: str, after: int, limit: int) -> list[int]:
         # In this order: a row moves from the reader to the store, never back.
