@@ -2,7 +2,6 @@
 
 import heapq
 from bisect import insort
-from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -16,8 +15,6 @@ from leasehold.events.views import DomainView, UsedView, UserView
 from leasehold.projections import bonds, remembering
 from leasehold.projections.state import AnswerState, DeviceState, DomainState, State
 
-NAMED_MAX: Final = 8
-"""So many domains are named where a name could mean any of them."""
 _replace: Final = msgspec.structs.replace
 
 
@@ -200,12 +197,6 @@ def all_named(state: State, text: str) -> tuple[DomainId, ...]:
     if text in state.domains:
         return (DomainId(text),)
     return state.indexes.domain_names.get(spelling(text), state.indexes.domain_names.get(text, ()))
-
-
-def several_text(text: str, domains: Sequence[str]) -> str:
-    """What is said of a name that could be any of these ids."""
-    more = f" and {len(domains) - NAMED_MAX} more" if len(domains) > NAMED_MAX else ""
-    return f"{text} could be {', '.join(domains[:NAMED_MAX])}{more}: name one of these, or the host"
 
 
 def spelling(text: str) -> str:
