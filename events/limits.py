@@ -171,8 +171,9 @@ BLIND_MS: Final = 15_000
 """A hypervisor that has not answered for so long is told as not answering: nothing of its host is granted."""
 XL_BYTES_MAX: Final = 64 * 1024 * 1024
 """What one of Xen's tools may print: `xl list -l` takes some kB for each domain."""
-SXP_BYTES_MAX: Final = 4 * 1024 * 1024
+SXP_BYTES_MAX: Final = 16 * 1024 * 1024
 SXP_DEPTH_MAX: Final = 256
-XEND_REPLY_BYTES_MAX: Final = 4 * 1024 * 1024
+XEND_REPLY_BYTES_MAX: Final = 64 * 1024 * 1024
+"""All of `DOMAINS_PER_HOST_MAX` domains over XML-RPC, where one takes 15 kB; as SXP it takes 2 kB."""
 XEND_POST_BYTES_MAX: Final = 10_000
 """xend refuses a longer body (413) and resets."""
