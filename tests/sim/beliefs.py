@@ -56,6 +56,27 @@ def check_expiries(sim: Simulation, body: bytes) -> None:
                 _ended_early(sim, held)
 
 
+def note_outlived(sim: Simulation, body: bytes) -> None:
+    """Who had a lease for a domain knows that it ends with that, before its time to live, too."""
+    if b"lease_outlived" not in body:
+        return
+    for step in json.loads(body)["steps"]:
+        for event in step["events"]:
+            if event["type"].startswith("lease_outlived"):
+                _end_by_domain(sim, event["lease"])
+
+
+def _end_by_domain(sim: Simulation, lease: int) -> None:
+    for holder in sim.holders:
+        for held in holder.held:
+            if held.lease == lease and not held.is_over:
+                held.is_over, held.until_ns = True, 0
+                holder.let_go(held)
+    for operation in sim.history:
+        if operation.kind == "acquire" and operation.lease == lease:
+            operation.ttl_ns = 0
+
+
 def _check_touch(sim: Simulation, record: dict[str, Any]) -> None:
     """The writer has been within reach for a whole grace time."""
     for allocator in sim.allocators:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from leasehold.events import inputs
 from leasehold.events.answers import Answer
@@ -98,10 +98,15 @@ class SimHolder:
             devices=devices,
             holder=Holder(self.name),
             ttl_ms=rng.choice(self.ttls_ms),
+            **self._purpose(),
         )
         operation = Operation("acquire", devices, self.sim.now_ns, ttl_ns=_counted_ns(request.ttl_ms))
         self.sim.history.append(operation)
         self._send(request, operation)
+
+    def _purpose(self) -> dict[str, Any]:
+        """More fields of a request for a lease: what it is for."""
+        return {}
 
     def _renew(self, held: Held) -> None:
         self._send(
@@ -253,10 +258,24 @@ class SimHolder:
     def settle(self) -> None:
         """Give everything back, and let go of what is over."""
         for held in self.held:
-            if held.is_over or held.until_ns <= self.sim.now_ns + SECOND:
-                self.let_go(held)
-            else:
+            if held.is_over and self._is_orphan(held) and all(sent.answer for sent in self.sent.values()):
+                # Nothing else ends it: its token may have been an old one when it was released.
+                self.sim.submit(self, held.request)
                 self.release(held)
+            elif not held.is_over and self._gives_back(held):
+                self.release(held)
+            else:
+                self.let_go(held)
+
+    def _gives_back(self, held: Held) -> bool:
+        """Whether it says that it has no use for it any more, and does not leave that to time."""
+        return self._is_orphan(held) or held.until_ns > self.sim.now_ns + SECOND
+
+    def _is_orphan(self, held: Held) -> bool:
+        """Whether it is for a domain that was seen, and which nobody will ever see the end of."""
+        bond = self.sim.oracle.domains.bonds.get(held.lease)
+        gone = (poller.hypervisor.host.name for poller in self.sim.pollers if poller.is_gone)
+        return bond is not None and bond.is_seen and not bond.hosts.isdisjoint(gone)
 
 
 class SimFlooder(SimHolder):

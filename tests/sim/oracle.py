@@ -6,8 +6,9 @@ It shares nothing with the core but the words, so that an error in the core is n
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
+from tests.sim.domainbook import Bond, DomainBook
 from tests.sim.world import APART, ViolationError, short
 
 GRACE_NS = 30 * 10**9
@@ -31,6 +32,7 @@ class _Device:
     is_missing: bool = False
     is_bare: bool = True
     """Neither bridge, root hub nor protected."""
+    usb_id: tuple[str, str] = ("", "")
     replaced_under: int = 0
     """The last lease under which another thing came to sit here: it does not reach that."""
 
@@ -40,6 +42,11 @@ class _Source:
     run: int
     counter: int = 0
     stale: bool = True
+    blind: bool = False
+
+    @property
+    def is_fresh(self) -> bool:
+        return not self.stale and not self.blind
 
 
 @dataclass
@@ -74,6 +81,7 @@ class Oracle:
     sources: dict[tuple[str, str], _Source] = field(default_factory=dict)
     """By host and agent."""
     orders: dict[int, _Order] = field(default_factory=dict)
+    domains: DomainBook = field(default_factory=DomainBook)
     decided: dict[tuple[str, str], int] = field(default_factory=dict)
     """(principal, request id) -> position of the event that decided it."""
     kinds: dict[int, str] = field(default_factory=dict)
@@ -95,6 +103,11 @@ class Oracle:
                 kind = event["type"].partition(".")[0]
                 self.seen.add(kind)
                 getattr(self, f"_{kind}", self._nothing)(sequence * 256 + index, event, step["input"], record)
+                if kind in _OF_DOMAINS:
+                    getattr(self.domains, kind)(event, step["input"])
+                if self.domains.bonds:
+                    shown = frozenset(host for host, agent in self.sources if agent == "poller" and self._is_fresh(host))
+                    self.domains.follow_bonds(shown, self.decided_at_ns)
                 self.kinds[sequence * 256 + index] = kind
                 index += 1
         _must(0 < index <= 256, "record", f"{index} events")
@@ -140,6 +153,25 @@ class Oracle:
 
     _source_stopped = _host_went_stale
 
+    def _source_went_blind(self, _p: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
+        _must(not self.sources[_source_of(event)].blind, "domains", "it was blind already")
+        self.sources[_source_of(event)].blind = True
+
+    def _source_sees_again(self, _p: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
+        _must(self.sources[_source_of(event)].blind, "domains", "it was not blind")
+        self.sources[_source_of(event)].blind = False
+
+    def _agent_retired(self, position: int, event: dict[str, Any], given: dict[str, Any], _r: dict[str, Any]) -> None:
+        self._decide_once(position, event["request"])
+        _must(given["principal"] == event["request"]["principal"], "principal", "retired for another")
+        _must(self.sources.pop(_source_of(event)).stale, "domains", "an agent that is heard was retired")
+        self.domains.forget(event["host"], event["agent"])
+
+    def _is_fresh(self, host: str) -> bool:
+        """Whether all that paint a picture of a host do so, and its devices are among it."""
+        painting = [row.is_fresh for (there, agent), row in self.sources.items() if there == host and agent != "creator"]
+        return all(painting) and (host, "watcher") in self.sources
+
     def _host_came_back(self, _p: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
         self.sources[_source_of(event)].stale = False
 
@@ -147,6 +179,7 @@ class Oracle:
         described = event["device"]
         row = self.devices.setdefault(f"{event['host']}/{described['key']}", _Device())
         row.users, row.is_missing = tuple(described.get("in_use_by", ())), False
+        row.usb_id = described.get("vendor_id", ""), described.get("product_id", "")
         row.is_bare = not described.get("bridge") and not described.get("protections") and not described.get("hub")
 
     _device_changed = _device_reappeared = _device_appeared
@@ -177,7 +210,9 @@ class Oracle:
             _must(not row.lease, "one owner", f"{device} was granted while {row.lease} holds it")
             _must(row.is_bare, "protected", f"{device} was granted")
             _must(not row.is_missing and not row.users, "grant", f"{device} is missing or used")
-            _must(not self.sources[host, "watcher"].stale, "grant", f"{device} of a stale host was granted")
+            _must(self._is_fresh(host), "grant", f"{device} of a stale host was granted")
+            _must(not self._domains_with(device), "domains", f"{device} was granted, but a domain has it")
+            _must(not self._really_used(device), "domains", f"{device} was granted, but really a domain has it")
             _must(not self._orders_on(device), "orders", f"{device} was granted while an order is about it")
         for device in event["devices"]:
             self._check_apart(device, holder, event["devices"])
@@ -186,6 +221,17 @@ class Oracle:
         _must(given["principal"] == holder[0], "principal", "granted to another")
         _check_timely(event["request"]["issued_at_ns"], record["decided_at_ns"])
         self.leases[position] = _Lease(holder[0], holder[1], event["devices"], event["expires_at_ns"])
+        bond = event.get("bond")
+        if bond and not bond.get("keep"):
+            hosts = frozenset(device.partition("/")[0] for device in event["devices"])
+            self.domains.bonds[position] = Bond(bond["uuid"], bond.get("gone_ms", 0), hosts)
+
+    def _domains_with(self, device: str) -> list[str]:
+        return self.domains.users(device, self.devices[device].usb_id)
+
+    def _really_used(self, device: str) -> str:
+        source = self.sources.get((device.partition("/")[0], "poller"))
+        return self.domains.really_used(device, source.run, source.counter) if source else ""
 
     def _check_apart(self, device: str, holder: tuple[str, str], together: list[str]) -> None:
         host = device.partition("/")[0]
@@ -194,7 +240,11 @@ class Oracle:
                 continue
             (other_end,) = pair - {short(device)}
             for other, row in self.devices.items():
-                if other.partition("/")[0] != host or short(other) != other_end or not row.lease or other in together:
+                if other.partition("/")[0] != host or short(other) != other_end or other in together:
+                    continue
+                if not row.lease:
+                    used = not row.is_missing and self._domains_with(other)
+                    _must(not used, "domains", f"{device} was granted while a domain has {other}")
                     continue
                 lease = self.leases[row.lease]
                 same = by == "holder" and (lease.principal, lease.holder) == holder
@@ -215,14 +265,30 @@ class Oracle:
     def _lease_released(self, position: int, event: dict[str, Any], given: dict[str, Any], rec: dict[str, Any]) -> None:
         self._decide_once(position, event["request"])
         self._owned(event, given, rec).ended = position // 256
+        self.domains.bonds.pop(event["lease"], None)
 
     def _lease_expired(self, position: int, event: dict[str, Any], _g: dict[str, Any], record: dict[str, Any]) -> None:
         lease = self.leases[event["lease"]]
         _must(lease.ended == 0, "expiry", "a lease that is over expired")
         _must(record["decided_at_ns"] >= lease.expires_at_ns, "expiry", "before its time")
+        bond = self.domains.bonds.pop(event["lease"], None)
+        _must(bond is None or not bond.is_seen, "domains", "a lease expired though its domain was seen")
+        self._end_by_time(position, lease, record)
+
+    def _end_by_time(self, position: int, lease: _Lease, record: dict[str, Any]) -> None:
         writer, until_ns = self.grace
         _must(record["writer"] == writer and record["decided_at_ns"] >= until_ns, "grace", "expired within grace")
         lease.ended = position // 256
+
+    def _lease_outlived(self, position: int, event: dict[str, Any], _g: dict[str, Any], record: dict[str, Any]) -> None:
+        lease = self.leases[event["lease"]]
+        _must(lease.ended == 0, "expiry", "a lease that is over was outlived")
+        bond = self.domains.bonds.pop(event["lease"])
+        _must(bond.gone_ns > 0, "domains", f"{event['lease']} ended, but its domain is there, or nobody can tell")
+        gone_ns = record["decided_at_ns"] - bond.gone_ns
+        _must(gone_ns >= bond.gone_ms * 10**6, "domains", f"{event['lease']} ended {gone_ns} ns after its domain had")
+        _must(event["domain"] == bond.uuid and event["gone_since_ns"] == bond.gone_ns, "domains", "told otherwise")
+        self._end_by_time(position, lease, record)
 
     def _device_freed(self, position: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
         row = self.devices[event["device"]]
@@ -231,8 +297,10 @@ class Oracle:
         if "request" in event:
             self._decide_once(position, event["request"])
         else:
-            stale = self.sources[event["device"].partition("/")[0], "watcher"].stale
-            _must(not stale and (row.is_missing or not row.users), "free", f"{event['device']} freed without evidence")
+            fresh = self._is_fresh(event["device"].partition("/")[0])
+            _must(fresh and (row.is_missing or not row.users), "free", f"{event['device']} freed without evidence")
+            _must(not self._domains_with(event["device"]), "free", f"{event['device']} freed, but a domain has it")
+            _must(not self._really_used(event["device"]), "free", f"{event['device']} freed, but really a domain has it")
         row.lease = 0
 
     def _request_refused(self, position: int, event: dict[str, Any], _g: dict[str, Any], rec: dict[str, Any]) -> None:
@@ -303,6 +371,13 @@ class Oracle:
         position = token % 2**47
         lease, row = self.leases.get(position), self.devices[device]
         return lease is not None and not lease.ended and row.lease == position and row.replaced_under != position
+
+
+_OF_DOMAINS: Final = frozenset(
+    f"{what}_{how}"
+    for what, hows in (("domain", ("appeared", "changed", "started", "vanished")), ("attachment", ("seen", "gone")))
+    for how in hows
+)
 
 
 def _source_of(event: dict[str, Any]) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from unittest.mock import patch
 from leasehold.events import limits
 from leasehold.events.answers import Answer
 from leasehold.events.identities import DeviceId, HostName, RequestKey
-from leasehold.events.inputs import HostHeard, Observed, Request
+from leasehold.events.inputs import POLLER, HostHeard, Observed, Request
 from leasehold.projections import evolve, leading
 from leasehold.projections.fencing import check_token
 from leasehold.projections.replay import Replay
@@ -23,13 +23,16 @@ from leasehold.projections.state import State
 from leasehold.projections.views import picture_of
 from tests.sim import restoring
 from tests.sim.allocators import SimAllocator
-from tests.sim.beliefs import check_expiries
+from tests.sim.beliefs import check_expiries, note_outlived
 from tests.sim.clocks import HOUR, SimServerClock
 from tests.sim.creators import SimCreator, SimOrderer, check_orders
 from tests.sim.hint import SimHint
 from tests.sim.holders import Held, SimFlooder, SimHolder
+from tests.sim.hypervisors import SOURCES, SimHypervisor
 from tests.sim.linear import Operation, is_linearizable
 from tests.sim.oracle import Oracle
+from tests.sim.pollers import SimPoller, check_pictures, cut_off_pollers, end_leased_domains
+from tests.sim.tenants import SimOperator, SimTenant
 from tests.sim.watchers import SimWatcher, check_reader
 from tests.sim.world import GPU, SECOND, Faults, SimHost, SimLog, ViolationError, gpu
 
@@ -54,6 +57,7 @@ class Simulation:
         """For what came later, so that what a seed leads to stays the same without it."""
         self.restore_rng = random.Random(f"restore {seed}")
         self.order_rng = random.Random(f"order {seed}")
+        self.domain_rng = random.Random(f"domain {seed}")
         self.restores = self._planned_restores()
         self.has_small_disk = self.side_rng.random() < 0.25
         self.low_until_ns = 0
@@ -78,6 +82,8 @@ class Simulation:
         self.watchers = [SimWatcher(self, host) for host in self.hosts]
         self.creators: list[SimCreator] = []
         """In some runs hosts make devices."""
+        self.pollers: list[SimPoller] = []
+        """In some they have domains."""
         self.holders = [SimHolder(self, principal, f"{principal}-vm{n}") for principal in ("a", "b") for n in range(2)]
         for holder in self.holders:
             holder.is_lazy = self.rng.random() < 0.3
@@ -85,6 +91,8 @@ class Simulation:
             self.holders.append(SimFlooder(self, "c", "c-flood"))
         if self.order_rng.random() < 0.3:
             self._have_devices_made()
+        if self.domain_rng.random() < 0.5:
+            self._have_domains()
         if self.hint is not None and self.rng.random() < 0.25:
             self._plan_a_step_forward()
         self.left_open = 0
@@ -100,6 +108,17 @@ class Simulation:
         if self.order_rng.random() < 0.3:
             self.creators[1].gone_from_ns = self.now_ns + self.order_rng.randrange(20, 90) * SECOND
         self.holders.append(SimOrderer(self, "a", "a-orders"))
+
+    def _have_domains(self) -> None:
+        rng = self.domain_rng
+        for host in self.hosts:
+            hypervisor = SimHypervisor(host, rng, rng.choice(SOURCES), tells_generation=rng.random() < 0.5)
+            poller = SimPoller(self, hypervisor)
+            if rng.random() < 0.1:
+                poller.gone_from_ns = self.now_ns + rng.randrange(20, 90) * SECOND
+            self.pollers.append(poller)
+        self.oracle.domains.pollers = {poller.hypervisor.host.name: poller for poller in self.pollers}
+        self.holders += [SimTenant(self, "a", "a-tenant"), SimTenant(self, "b", "b-tenant"), SimOperator(self, "op", "op")]
 
     def _planned_restores(self) -> frozenset[int]:
         rng = self.restore_rng
@@ -186,6 +205,7 @@ class Simulation:
         if self.oracle.writer not in self.oracle.announced:
             raise ViolationError(f"time: {self.oracle.writer} decided before it said so")
         check_expiries(self, body)
+        note_outlived(self, body)
         evolve.fold(self.reader, sequence, body)
         if self.rng.random() < 0.02:
             self.snapshot = encode_state(self.reader)
@@ -219,11 +239,18 @@ class Simulation:
                 watcher.act()
         for creator in self.creators:
             creator.act()
+        self._let_domains_act()
         for holder in self.holders:
             if self.rng.random() < 0.6:
                 holder.act()
         self._disturb()
         self._try_tokens()
+
+    def _let_domains_act(self) -> None:
+        for poller in self.pollers:
+            poller.hypervisor.act(self.now_ns)
+        for poller in self.pollers:
+            poller.act()
 
     def _disturb_time(self) -> None:
         rng, faults = self.rng, self.faults
@@ -244,6 +271,7 @@ class Simulation:
             self.low_until_ns = self.now_ns + self.side_rng.randrange(1, 40) * SECOND
         if rng.random() < faults.host_cut_off:
             rng.choice(self.watchers).cut_off_until_ns = self.now_ns + rng.randrange(1, 60) * SECOND
+        cut_off_pollers(self)
         if self.hint is not None:
             self.hint.disturb(self.now_ns)
 
@@ -263,7 +291,11 @@ class Simulation:
             for allocator in self.allocators:
                 if row is not None and allocator.sequencer is not None and allocator.decides:
                     for agent, source in row.sources.items():
-                        allocator.sequencer.note(HostHeard(host.name, agent, source.run, alive))
+                        heard = alive and not self._has_gone(host.name, agent)
+                        allocator.sequencer.note(HostHeard(host.name, agent, source.run, heard))
+
+    def _has_gone(self, host: HostName, agent: str) -> bool:
+        return agent == POLLER and any(each.is_gone and each.hypervisor.host.name == host for each in self.pollers)
 
     def _try_tokens(self) -> None:
         """Whatever token is shown at the door of a device, only its living lease's may act."""
@@ -295,6 +327,9 @@ class Simulation:
         for host in self.hosts:
             host.devices.update(host.absent)
             host.absent.clear()
+        for poller in self.pollers:
+            poller.cut_off_until_ns = 0
+            poller.hypervisor.settle(self.now_ns)
         for step in range(HEALING_STEPS):
             self.now_ns += SECOND
             self._do_what_is_due()
@@ -306,6 +341,8 @@ class Simulation:
                 watcher.act()
             for creator in self.creators:
                 creator.act()
+            self._let_domains_act()
+            end_leased_domains(self)
             for holder in self.holders:
                 holder.settle()
                 for sent in list(holder.sent.values()):
@@ -336,6 +373,7 @@ class Simulation:
                 ("unanswered", waiting),
                 ("ordered", ordered),
                 ("unseen", unseen),
+                ("domains unseen", check_pictures(self)),
                 ("not free", leased),
                 ("stale", stale),
             )

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from leasehold.events.capabilities import Mdev, MdevType, Pci
+from leasehold.events.capabilities import Mdev, MdevType, Pci, UsbDevice
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.identities import DeviceId, DeviceKey, HostName, device_id
 from leasehold.projections.appending import Said
@@ -34,6 +34,7 @@ class Faults:
     observed_twice: float = 0.05
     watcher_killed: float = 0.01
     creator_killed: float = 0.015
+    poller_killed: float = 0.01
     kernel_refuses: float = 0.1
     kernel_slow: float = 0.35
     clock_jumps: float = 0.003
@@ -101,6 +102,9 @@ def _usb(key: str, parent: str, **changes: object) -> DeviceDescription:
     return DeviceDescription(**{**values, **changes})  # type: ignore[arg-type]
 
 
+STICK = DeviceKey("usb/0000:04:00.0/2-1")
+
+
 def host_devices() -> Picture:
     """A small host: a plain device, two group mates, a PF with a VF, a USB tree, a bridge, and a protected disk."""
     devices = [
@@ -111,7 +115,12 @@ def host_devices() -> Picture:
         _pci("pci/0000:03:10.0", iommu_group=4, physical_function="pci/0000:03:00.0"),
         _pci("pci/0000:04:00.0", iommu_group=5, pci_class=0x0C0330),
         _usb("usb/0000:04:00.0/2-0", "pci/0000:04:00.0", hub=True),
-        _usb("usb/0000:04:00.0/2-1", "usb/0000:04:00.0/2-0"),
+        _usb(
+            STICK,
+            "usb/0000:04:00.0/2-0",
+            sysfs_path="/sys/devices/pci0000:00/0000:04:00.0/usb2/2-1",
+            capability=UsbDevice(bus=2, device=3),
+        ),
         _pci("pci/0000:05:00.0", bridge=True),
         _pci("pci/0000:06:00.0", iommu_group=6, protections=("mounted at /",)),
     ]
@@ -149,6 +158,13 @@ APART = {
     **{frozenset({"07:00.0", uuid}): "lease" for uuid in UUIDS},
 }
 """Pairs on one host that two holders (or two leases) cannot have at once; the simulator's own knowledge."""
+
+
+def words_of(key: str, vendor_id: str, product_id: str) -> tuple[str, ...]:
+    """How hypervisors name a device; the simulator's own knowledge, too."""
+    if key == STICK:
+        return ("usb-port/2-1", "usb-address/2.3", f"usb-id/{vendor_id}:{product_id}")
+    return (key,) if short(key) in LEASABLE else ()
 
 
 def short(device: str) -> str:

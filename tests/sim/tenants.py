@@ -1,0 +1,89 @@
+"""Holders in the simulator whose leases are for domains, and an operator who says that agents will not come back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from leasehold.events import inputs
+from leasehold.events.identities import split_device_id
+from leasehold.events.inputs import POLLER
+from tests.sim.holders import Held, SimHolder
+from tests.sim.hypervisors import UUIDS, SimHypervisor
+
+
+@dataclass
+class SimTenant(SimHolder):
+    """It leases for domains that are there, or are not yet, starts them, and gives them what it has."""
+
+    def act(self) -> None:
+        """Something with a domain, or what any holder does."""
+        rng = self.sim.domain_rng
+        bound = [held for held in self.held if not held.is_over and held.request.domain]
+        if not bound or rng.random() < 0.5:
+            super().act()
+            return
+        held = rng.choice(bound)
+        uuid, device = held.request.domain, rng.choice(held.devices)
+        hypervisor = self._hypervisor(device)
+        match rng.choice(("start", "attach", "attach", "attach", "detach", "stop")):
+            case "start":
+                hypervisor.start(uuid)
+            case "attach":
+                hypervisor.attach(uuid, split_device_id(device)[1])  # type: ignore[arg-type]
+            case "detach":
+                hypervisor.detach_some(uuid, self.sim.now_ns)
+            case "stop" if rng.random() < 0.3:
+                hypervisor.stop(uuid, self.sim.now_ns)
+
+    def _purpose(self) -> dict[str, Any]:
+        rng = self.sim.domain_rng
+        if rng.random() < 0.2:
+            return {}
+        gone_ms = rng.choice((0, 1_000, 5_000, 20_000))
+        return {"domain": rng.choice(UUIDS), "gone_ms": gone_ms, "keep": rng.random() < 0.15}
+
+    def _hypervisor(self, device: str) -> SimHypervisor:
+        host = device.partition("/")[0]
+        return next(poller.hypervisor for poller in self.sim.pollers if poller.hypervisor.host.name == host)
+
+    def _gives_back(self, held: Held) -> bool:
+        """What will be outlived is left to that, and what nobody will see the end of is not."""
+        bond = self.sim.oracle.domains.bonds.get(held.lease)
+        return self._is_orphan(held) or (super()._gives_back(held) and not (bond is not None and bond.is_seen))
+
+
+@dataclass
+class SimOperator(SimHolder):
+    """It says that agents will not come back, right or wrong."""
+
+    asked: dict[str, str] = field(default_factory=dict)
+    """By host: the last request about its poller."""
+
+    def act(self) -> None:
+        """Now and then about any agent."""
+        rng = self.sim.domain_rng
+        if rng.random() < 0.02:
+            agent = rng.choice((POLLER, POLLER, "creator", "watcher"))
+            self._retire(rng.choice(self.sim.hosts).name, agent)
+
+    def _retire(self, host: str, agent: str) -> None:
+        request = inputs.RetireAgentRequest(
+            request_id=self._id(),
+            # Its clock is the server's, so that what it asks in the end is not refused as too early.
+            issued_at_ns=self.sim.now_ns + self.sim.server.error_ns,
+            host=host,
+            agent=agent,
+            reason="it burnt down",
+        )
+        self._send(request)
+        self.asked[host] = request.request_id
+
+    def settle(self) -> None:
+        """Those that have gone for good are retired, as soon as that can be."""
+        for poller in self.sim.pollers:
+            host = poller.hypervisor.host.name
+            is_known = (host, POLLER) in self.sim.oracle.sources
+            sent = self.sent.get(self.asked.get(host, ""))
+            if poller.is_gone and is_known and (sent is None or sent.answer is not None):
+                self._retire(host, POLLER)
