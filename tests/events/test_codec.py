@@ -28,9 +28,9 @@ REQUESTS: dict[str, dict[str, Any]] = {
         "ttl_ms": 60_000,
         "host": "h1",
         "force": False,
-        "domain": "c0ffee00-0000-4000-8000-000000000001",
-        "gone_ms": 90_000,
-        "keep": True,
+        "domain": "",
+        "gone_ms": 60_000,
+        "keep": False,
     },
     "renew": {"type": "renew.v1", "request_id": "r1", "issued_at_ns": 1, "lease": 512, "token": 512, "ttl_ms": 1_000},
     "release": {"type": "release.v1", "request_id": "r1", "issued_at_ns": 1, "lease": 512, "token": 512},
@@ -79,8 +79,8 @@ OUT_OF_BOUNDS: list[tuple[str, str, Any]] = [
     ("lease", "host", "a.b"),
     ("lease", "domain", "web"),
     ("lease", "domain", "C0FFEE00-0000-4000-8000-000000000001"),
-    ("lease", "gone_ms", -1),
-    ("lease", "gone_ms", limits.GONE_MS_MAX + 1),
+    ("lease", "gone_ms", 59_999),
+    ("lease", "keep", True),
     ("renew", "lease", 0),
     ("renew", "lease", 2**53),
     ("renew", "token", 0),
@@ -186,7 +186,7 @@ def _plain(value: Any) -> Any:
 @given(wrong=st.sampled_from((None, {}, [[]], {"a": 1}, 1.5, b"x".hex())))
 def test_wrong_types_name_the_field(verb: str, field: str, wrong: Any) -> None:
     """A field of another type is refused, and the refusal says which field."""
-    if field in {"request_id", "device", "reason", "holder", "host"} and isinstance(wrong, str):
+    if field in {"request_id", "device", "reason", "holder", "host", "agent", "domain"} and isinstance(wrong, str):
         wrong = 7
     with pytest.raises(InvalidInputError) as caught:
         codec.decode_request(verb, body_of(verb, **{field: wrong}))
@@ -197,7 +197,10 @@ def test_wrong_types_name_the_field(verb: str, field: str, wrong: Any) -> None:
 def test_missing_fields_are_named(verb: str, field: str) -> None:
     """A field that must be there and is not is named; one that may be left out may."""
     body = {name: value for name, value in REQUESTS[verb].items() if name != field}
-    if field in {"host", "force", "type", "timeout_ms"} or (verb, field) == ("renew", "ttl_ms"):
+    may_be_left_out = {"force", "type", "timeout_ms", "domain", "gone_ms", "keep"}
+    if verb != "retire_agent":
+        may_be_left_out.add("host")
+    if field in may_be_left_out or (verb, field) == ("renew", "ttl_ms"):
         codec.decode_request(verb, json.dumps(body).encode())
     else:
         with pytest.raises(InvalidInputError) as caught:
@@ -258,7 +261,9 @@ def test_verb_and_body_agree(verb: str) -> None:
 # --- which request it is ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("verb", "field"), [(verb, field) for verb, field in FIELDS if field != "type"])
+@pytest.mark.parametrize(
+    ("verb", "field"), [(verb, field) for verb, field in FIELDS if field not in {"type", "gone_ms", "keep"}]
+)
 def test_body_hash(verb: str, field: str) -> None:
     """Only the time of issue does not count: with any other field changed it is another request."""
     changed = {
@@ -274,6 +279,8 @@ def test_body_hash(verb: str, field: str) -> None:
         "device": "y",
         "reason": "said so",
         "timeout_ms": 61_000,
+        "agent": "watcher",
+        "domain": "c0ffee00-0000-4000-8000-000000000001",
     }[field]
     one = codec.decode_request(verb, body_of(verb))
     other = codec.decode_request(verb, body_of(verb, **{field: changed}))

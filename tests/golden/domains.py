@@ -5,7 +5,7 @@ from typing import Any, Final
 from leasehold.events import event_types, inputs
 from leasehold.events.domains import DomainDescription, Use
 from leasehold.events.event_types import DomainBond, Event
-from leasehold.events.identities import DomainId, DomainKey, Principal
+from leasehold.events.identities import DomainId, DomainKey, Principal, split_device_id
 from leasehold.events.inputs import Input, Observation, Request
 from leasehold.projections.state import DomainState
 from tests.golden.words import DEVICE, HOLDER, HOST, KEY, NS, PRINCIPAL, REF, REQUEST, USB
@@ -23,7 +23,7 @@ _DESCRIPTION: Final = DomainDescription(
     kind="hvm",
 )
 _USED: Final = "usb-id/0529:0001"
-_KEYS: Final = (KEY, USB.partition("/")[2])
+_KEYS: Final = (KEY, split_device_id(USB)[1])
 BOND: Final = DomainBond(uuid=_UUID, gone_ms=90_000, keep=True)
 _LEASE: Final = inputs.LeaseRequest(
     request_id=REQUEST,
