@@ -178,3 +178,16 @@ class XendNoReplyError(XendUnavailableError):
     """xend took a request and gave no whole answer in time. If it was to change something, it may have."""
 
     code = "xend_no_reply"
+
+
+class XendSimError(LeaseholdError):
+    """The stand-in for xend refuses, as xend would.
+
+    `kind`: "error" (what xend means to say), "python" (what happened to it), "missing" (there is no such domain).
+    """
+
+    code = "xend_sim"
+
+    def __init__(self, message: str, *, kind: str = "error") -> None:
+        super().__init__(message)
+        self.kind = kind

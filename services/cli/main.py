@@ -24,6 +24,7 @@ from leasehold.services.cli.nodedev import nodedev
 from leasehold.services.cli.restoring import restore_ledger
 from leasehold.services.cli.running import run
 from leasehold.services.cli.watching import watch
+from leasehold.services.cli.xendsim import xend_sim
 
 _ARGUMENT_CHARS_MAX: Final = 4_096
 _TOLD_CHARS_MAX: Final = 1_000
@@ -77,7 +78,7 @@ async def up(
 
 
 _ASKING = (*looking.COMMANDS, *past.COMMANDS, *asking.COMMANDS)
-_GROUPS = (run, keys, nodedev, watch, archive, feed, restore_ledger)
+_GROUPS = (run, keys, nodedev, watch, archive, feed, xend_sim, restore_ledger)
 for command in (*nodedevs.COMMANDS, *domains.COMMANDS, *_ASKING, *checking.COMMANDS, *_GROUPS):
     cli.add_command(command)
 
