@@ -16,7 +16,7 @@ from xml.etree.ElementTree import Element
 
 from leasehold.events.domains import DomainDescription, SeenDomain, Use, parse_device_word
 from leasehold.events.errors import InvalidInputError
-from leasehold.events.identities import PciAddress, domain_key, pci_key
+from leasehold.events.identities import PciAddress, domain_key
 
 _XEN_KINDS: Final = {"xen": "pv", "linux": "pv", "xenpvh": "pvh"}
 _UNITS: Final = {
@@ -93,7 +93,7 @@ def _words(bus: str, source: Element) -> Iterator[str]:
     address = source.find("address")
     match bus or ("" if address is None else address.get("type", "")):
         case "pci":
-            yield pci_key(_pci_address(_there(address)))
+            yield parse_device_word(f"pci/{_pci_address(_there(address))}")
         case "usb":
             yield _usb_word(source, address)
         case "mdev":

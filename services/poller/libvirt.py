@@ -45,6 +45,7 @@ _NOT_THERE: Final = (
 )
 _STATES: Final = {1: "running", 2: "running", 3: "paused", 4: "shutting_down", 6: "crashed", 7: "paused"}
 """`virDomainState` of domains that are there. 2 waits for something; 7 sleeps, and keeps its devices."""
+_starting: Final = threading.Lock()
 
 T = TypeVar("T")
 
@@ -60,7 +61,7 @@ class LibvirtSource:
         Raises:
             UnavailableError: libvirt-python is not installed.
         """
-        _run_events()
+        _binding()
         self._uri = uri
         self._session: _Session | None = None
         """That of the last look, while no look runs."""
@@ -155,6 +156,8 @@ class _Session:
             SourceUnavailableError: there is none.
         """
         self._libvirt = _binding()
+        with _starting:
+            _run_events()
         self._title = f"libvirt at {uri}"
         self._hears = hears
         self.lost = ""

@@ -71,7 +71,7 @@ class Libvirt:
         self._log = folder / "libvirtd.log"
         for each in ("run/udev", "run/libvirt", "drivers"):
             (folder / each).mkdir(parents=True)
-        (folder / "drivers" / DRIVER).symlink_to(_drivers()[0])
+        (folder / "drivers" / DRIVER).symlink_to(drivers()[0])
         (folder / "libvirtd.conf").write_text(
             f'unix_sock_dir = "{folder}/run/libvirt"\nauth_unix_rw = "none"\nauth_unix_ro = "none"\n'
             f'log_outputs = "3:file:{self._log}"\n'
@@ -81,7 +81,7 @@ class Libvirt:
             told.settimeout(LOOKS_EVERY_S)
             self.process = self._start(machine, prepare)
             give_up_s = time.monotonic() + STARTS_WITHIN_S
-            while not _is_told(told):
+            while not is_told(told):
                 if self.process.poll() is not None or time.monotonic() > give_up_s:
                     self.close()
                     raise AssertionError(f"libvirtd does not get ready:\n{self._said()}")
@@ -155,8 +155,8 @@ class Libvirt:
             self.process.wait()
 
 
-def _is_told(told: socket.socket) -> bool:
-    """Whether it has said that it is ready (sd_notify(3))."""
+def is_told(told: socket.socket) -> bool:
+    """Whether a libvirtd has said that it is ready (sd_notify(3))."""
     try:
         return b"READY=1" in told.recv(4096)
     except TimeoutError:
@@ -168,13 +168,15 @@ def what_is_missing() -> str:
     if os.geteuid() != 0:
         return "a libvirtd with mounts of its own needs root"
     programs = ("libvirtd", "virsh", "unshare", "nsenter", "ip")
-    missing = [each for each in programs if shutil.which(each) is None] + ([] if _drivers() else [DRIVER])
+    missing = [each for each in programs if shutil.which(each) is None] + ([] if drivers() else [DRIVER])
     needed = "libvirt-daemon, libvirt-clients or iproute2"
     return f"{needed} is not installed: no {', '.join(missing)}" if missing else ""
 
 
-def _drivers() -> list[Path]:
-    return [each for folder in DRIVER_FOLDERS for each in sorted(Path("/usr").glob(f"{folder}/{DRIVER}"))]
+def drivers(names: Sequence[str] = (DRIVER,)) -> list[Path]:
+    """Where these drivers are; those that are not installed are left out."""
+    places = [sorted(Path("/usr").glob(f"{folder}/{name}")) for name in names for folder in DRIVER_FOLDERS]
+    return [found[0] for found in places if found]
 
 
 @contextlib.contextmanager
