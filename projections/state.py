@@ -75,10 +75,9 @@ class HostState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     def stale(self) -> str:
         """Why nothing of it is granted; empty: its picture is up to date. Who only acts there paints none of it."""
         reporting = [(agent, source.doubt) for agent, source in self.sources.items() if agent != CREATOR]
-        stale = [each for each in reporting if each[1]]
+        stale = [f"{agent}: {reason}" for agent, reason in sorted(reporting) if reason]
         if stale:
-            agent, reason = min(stale)
-            return f"{agent}: {reason}"
+            return "; ".join(stale)
         if any(agent != POLLER for agent, _ in reporting):
             return ""
         return "no agent tells of its devices" if reporting else "no agent has reported"

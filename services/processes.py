@@ -1,4 +1,4 @@
-"""The processes behind `leasehold up`: allocator, query service, archive, feed, watcher, creator; each can run alone.
+"""The processes behind `leasehold up`: allocator, query, archive, feed, watcher, creator, poller; each can run alone.
 
 `python -m leasehold.services.processes ROLE --data DIR` is what `leasehold run ROLE` does.
 """
@@ -63,6 +63,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     nats: str = ""
     credentials: str = ""
+    source: str = ""
+    """What a poller looks at: a word of `services.poller.sources`."""
 
     @property
     def title(self) -> str:
@@ -77,6 +79,7 @@ class _Bus:
         self, place: Place, info: home.ConnectionInfo, credential: Credential, connection: Connection
     ) -> None:
         self.store = place.data / f"{place.title}.sqlite"
+        self.source = place.source
         self.connection = connection
         self.subjects = Subjects(info.cluster)
         self._info = info
@@ -281,6 +284,14 @@ async def run_creator(bus: _Bus, host: HostName) -> None:
     await CreatorAgent(bus.connection, bus.subjects, host, bus.store.with_suffix(".json")).run()
 
 
+async def run_poller(bus: _Bus, host: HostName) -> None:
+    """Tell of this machine's domains until cancelled."""
+    from leasehold.services.poller.agent import PollerAgent  # noqa: PLC0415 - each process loads only what it needs
+    from leasehold.services.poller.sources import open_source  # noqa: PLC0415 - as above
+
+    await PollerAgent(bus.connection, bus.subjects, host, open_source(bus.source)).run()
+
+
 _RUNNERS: Final[dict[str, Callable[[_Bus, HostName], Awaitable[None]]]] = {
     "allocator": run_allocator,
     "query": run_query,
@@ -288,12 +299,11 @@ _RUNNERS: Final[dict[str, Callable[[_Bus, HostName], Awaitable[None]]]] = {
     "feed": run_feed,
     "watcher": run_watcher,
     "creator": run_creator,
+    "poller": run_poller,
 }
 ROLES: Final = tuple(_RUNNERS)
 """In the order in which they are started."""
-ONLY_IF_ALLOWED: Final = frozenset({"creator"})
-"""They change the machine, so `up` starts them only if it is told that they may."""
-_CREDENTIALS: Final = {"watcher": "agent", "creator": "agent"}
+_CREDENTIALS: Final = {"watcher": "agent", "creator": "agent", "poller": "agent"}
 """Whose credential a process has, where it is not named as the process is."""
 
 
@@ -396,9 +406,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="the data directory of the `up` to join")
     parser.add_argument("--host", default="", help="this host's name")
     parser.add_argument("--name", default="", help="tells it apart from others of its role in the same directory")
+    parser.add_argument("--source", default="", help="what a poller looks at")
     options = parser.parse_args(arguments)
     try:
-        run_role(Place(role=options.role, data=options.data, host=options.host, name=options.name))
+        run_role(
+            Place(
+                role=options.role, data=options.data, host=options.host, name=options.name, source=options.source
+            )
+        )
     except CorruptLedgerError:
         return EXIT_CORRUPT
     except StoreInUseError:

@@ -1,7 +1,7 @@
 """`leasehold up`: everything on one machine, as one thing that starts, is watched over, and ends whole.
 
-It starts the NATS server, then one process each for allocator, query service, archive, feed and watcher (and creator,
-if that is allowed), starts again what ends by itself, and takes everything down with it.
+It starts the NATS server, then one process each for allocator, query service, archive, feed and watcher (creator, if
+that is allowed; poller, if there is something to poll), starts again what ends by itself, and takes everything down.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ from leasehold.events.errors import (
     StoreInUseError,
     UnavailableError,
 )
+from leasehold.events.inputs import POLLER
 from leasehold.events.questions import Sync
 from leasehold.events.subjects import Subjects
 from leasehold.services import credentials, home, permissions
@@ -39,7 +40,7 @@ from leasehold.services.ledger.port import Ledger
 from leasehold.services.ledger.streams import ensure_streams
 from leasehold.services.lifeline import tied_to_us
 from leasehold.services.natsserver import NatsServer
-from leasehold.services.processes import EXIT_CORRUPT, EXIT_IN_USE, ONLY_IF_ALLOWED, ROLES
+from leasehold.services.processes import EXIT_CORRUPT, EXIT_IN_USE, ROLES
 from leasehold.services.restoring import check_finished
 from leasehold.services.room import keep_room
 from leasehold.services.verifying.links import check_chain
@@ -77,6 +78,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     allocators: int = 1
     allow_create: bool = False
     """Let devices be made and destroyed on this host."""
+    domains: str = ""
+    """From where domains are told: a word of `services.poller.sources`; empty: they are not told."""
 
 
 class Up:
@@ -214,8 +217,8 @@ class Up:
     def titles(self) -> list[str]:
         """What is started: one of each role, and further allocators with a number behind their name."""
         further = [f"allocator-{number}" for number in range(2, self._options.allocators + 1)]
-        allowed = [role for role in ROLES if self._options.allow_create or role not in ONLY_IF_ALLOWED]
-        return [*allowed, *further]
+        wanted = {"creator": self._options.allow_create, "poller": bool(self._options.domains)}
+        return [*(role for role in ROLES if wanted.get(role, True)), *further]
 
     async def _tend(self, title: str) -> None:
         pause_s = RESTART_S_MIN
@@ -236,6 +239,7 @@ class Up:
         return await asyncio.create_subprocess_exec(
             sys.executable, "-m", "leasehold.services.processes", role,
             "--name", name, "--data", str(self._options.data), "--host", self._options.host,
+            *(("--source", self._options.domains) if role == "poller" else ()),
             stdin=asyncio.subprocess.DEVNULL,
             preexec_fn=tied_to_us(),
             start_new_session=True,
@@ -269,8 +273,8 @@ class Up:
             return False
         # Runs are times, and a run behind another is above it in any case.
         reading = await client.question("sync", Sync(host=host, limit=1))
-        is_stale = {row.host: row.stale for row in await client.hosts()}
-        return reading.source_run >= self._started_ns and not is_stale[host]
+        stale = {row.host: row.stale for row in await client.hosts()}[host]
+        return reading.source_run >= self._started_ns and (not stale or is_stale_for_poller_alone(stale))
 
     # --- the end --------------------------------------------------------------------------------------------------
 
@@ -439,6 +443,14 @@ async def _end(child: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(ProcessLookupError):
             child.kill()
         await child.wait()
+
+
+def is_stale_for_poller_alone(stale: str) -> bool:
+    """Whether a host is stale, by `HostView.stale`, only as its poller sees nothing, or is not heard any more.
+
+    Everything else works then, and an operator can say that the poller will not come back.
+    """
+    return stale.startswith(f"{POLLER}: ") and "; watcher: " not in stale
 
 
 def weaker_promises(options: Options) -> list[str]:

@@ -22,7 +22,7 @@ from leasehold.services.cli.feeding import feed
 from leasehold.services.cli.keys import keys
 from leasehold.services.cli.nodedev import nodedev
 from leasehold.services.cli.restoring import restore_ledger
-from leasehold.services.cli.running import run
+from leasehold.services.cli.running import run, sources
 from leasehold.services.cli.watching import watch
 from leasehold.services.cli.xendsim import xend_sim
 
@@ -48,6 +48,7 @@ def cli() -> None:
 @click.option("--replicas", type=click.IntRange(1, 5), default=1, help="On how many of them the log is.")
 @click.option("--allocators", type=click.IntRange(1, 8), default=1, help="How many; one of them decides.")
 @click.option("--allow-create", is_flag=True, help="Let operators have devices made and destroyed on this host.")
+@sources
 @asynchronous
 async def up(
     data: str | None,
@@ -58,9 +59,14 @@ async def up(
     replicas: int,
     allocators: int,
     allow_create: bool,
+    xend: str,
+    *,
+    libxl: bool,
+    libvirt: str,
 ) -> None:
     """Start everything on this machine, and keep it running until Ctrl-C."""
     from leasehold.services.cli.starting import run_up
+    from leasehold.services.poller.sources import source_word
     from leasehold.services.up import Options
 
     directory = home.chosen_data_dir(data) or home.default_data_dir()
@@ -73,6 +79,7 @@ async def up(
         replicas=replicas,
         allocators=allocators,
         allow_create=allow_create,
+        domains=source_word(xend=xend, libxl=libxl, libvirt=libvirt),
     )
     await run_up(options)
 

@@ -19,6 +19,18 @@ def run() -> None:
     """Run one of the processes behind `up` by itself."""
 
 
+def sources(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say where this host's domains are told."""
+    options = (
+        click.option("--xend", default="", metavar="URL", help="Tell of the domains of this xend; `auto` finds it."),
+        click.option("--libxl", is_flag=True, help="Tell of the domains that `xl` shows."),
+        click.option("--libvirt", default="", metavar="URI", help="Tell of libvirt's domains: qemu:///system."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
 def _process(function: Callable[..., Any]) -> Callable[..., Any]:
     options = (
         click.option("--data", metavar="DIR", help="Where it keeps its files; of an `up` to join, if no key is named."),
@@ -32,7 +44,9 @@ def _process(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def _run(role: str, data: str | None, nats: str, credentials: str, host: str, name: str) -> None:
+def _run(
+    role: str, data: str | None, nats: str, credentials: str, host: str, name: str, source: str = ""
+) -> None:
     from leasehold.services import processes
 
     if nats and not credentials:
@@ -43,7 +57,9 @@ def _run(role: str, data: str | None, nats: str, credentials: str, host: str, na
             raise InvalidInputError("name a directory for its files with --data", field="data")
         directory = home.find_data_dir(None)
     processes.run_role(
-        processes.Place(role=role, data=directory, host=host, name=name, nats=nats, credentials=credentials)
+        processes.Place(
+            role=role, data=directory, host=host, name=name, nats=nats, credentials=credentials, source=source
+        )
     )
     processes.leave(0)
 
@@ -88,6 +104,29 @@ def watcher(data: str | None, nats: str, credentials: str, host: str, name: str)
 def creator(data: str | None, nats: str, credentials: str, host: str, name: str) -> None:
     """Make and destroy virtual HBAs and mediated devices on this machine, as operators order it."""
     _run("creator", data, nats, credentials, host, name)
+
+
+@run.command()
+@_process
+@sources
+def poller(
+    data: str | None,
+    nats: str,
+    credentials: str,
+    host: str,
+    name: str,
+    xend: str,
+    *,
+    libxl: bool,
+    libvirt: str,
+) -> None:
+    """Tell of this machine's domains, as its hypervisor shows them: from xend, libxl or libvirt."""
+    from leasehold.services.poller.sources import source_word
+
+    source = source_word(xend=xend, libxl=libxl, libvirt=libvirt)
+    if not source:
+        raise InvalidInputError("say where domains are told: --xend URL, --libxl or --libvirt URI", field="source")
+    _run("poller", data, nats, credentials, host, name, source)
 
 
 @run.command()

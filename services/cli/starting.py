@@ -29,6 +29,7 @@ async def _show(up: Up) -> None:
     async with Client(info.data) as client:
         status = await client.status()
         rows = await client.devices()
+        stale = {row.host: row.stale for row in await client.hosts()}[up.options.host]
     click.echo()
     click.echo(f"  bus         {info.url} (nats-server; log nats-server.log)")
     click.echo(f"  processes   {', '.join(up.titles)} (each has its log there)")
@@ -38,6 +39,11 @@ async def _show(up: Up) -> None:
     click.echo("weaker here than it could be:")
     for promise in weaker_promises(up.options):
         click.echo(f"  - {promise}")
+    if stale:
+        click.echo()
+        line(f"nothing of {up.options.host} is granted for now: {stale}")
+        if not up.options.domains:
+            line(f"  if no poller will come back here: leasehold retire {up.options.host} poller --reason WHY")
     click.echo()
     free = [row for row in rows if row.state == "free"]
     click.echo(f"{len(rows)} devices, {len(free)} free:")
