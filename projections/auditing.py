@@ -8,6 +8,7 @@
   it ends once, and a device becomes free behind the end of the lease that held it.
 - Whatever answers a request stands in the step of that request: same principal, same id, same body.
 - Orders to hosts are what was asked for, and end once (`orderaudit`).
+- Leases for domains end with them, and what a domain has is nobody else's (`domainaudit`).
 
 Written apart from `conflicts` and `evolve`, so that a mistake there is not made here, too. Where the order of two
 grants matters to these rules, the milder reading is taken: what is found here is wrong by all of them.
@@ -25,6 +26,7 @@ from leasehold.events.identities import DeviceId, DeviceKey, HostName, device_id
 from leasehold.events.inputs import Asked, Input, LeaseRequest, ReleaseRequest, RenewRequest
 from leasehold.events.position import lease_id_text, position_of, sequence_of, token_of
 from leasehold.events.record import Record
+from leasehold.projections.domainaudit import DomainAudit
 from leasehold.projections.orderaudit import Holding, OrderAudit
 
 _LINEAGE_MAX: Final = 64
@@ -73,6 +75,7 @@ class Audit:
         self.answered = 0
         """How many events answered a request."""
         self.orders = OrderAudit(self._holding, self._carriers)
+        self._domains = DomainAudit()
         self._ties: dict[DeviceId, _Ties] = {}
         self._leases: dict[int, _Lease] = {}
         self._holds: dict[DeviceId, _Hold] = {}
@@ -100,6 +103,10 @@ class Audit:
         ref: RequestRef | None = getattr(event, "request", None)
         if ref is not None:
             self._check_request(position, given, event, ref)
+        if type(event) in DomainAudit.TYPES:
+            wrong = self._domains.take(position, self._at_ns, given, event, grace_until_ns=self._grace_until_ns)
+            if wrong:
+                raise _wrong(position, wrong)
         match event:
             case (
                 event_types.DeviceAppeared()
@@ -117,6 +124,8 @@ class Audit:
                 self._living(position, given, event.lease).has_ended = True
             case event_types.LeaseExpired():
                 self._expire(position, event)
+            case event_types.LeaseOutlived():
+                self._outlived(position, event)
             case event_types.DeviceFreed():
                 self._free(position, event)
             case event_types.GraceStarted() | event_types.LedgerRestored():
@@ -213,6 +222,12 @@ class Audit:
             raise _wrong(position, f"lease {lease_id_text(event.lease)} expires, but does not live")
         if self._at_ns < max(row.expires_at_ns, self._grace_until_ns):
             raise _wrong(position, f"lease {lease_id_text(event.lease)} expires before its time, or in a grace time")
+        row.has_ended = True
+
+    def _outlived(self, position: int, event: event_types.LeaseOutlived) -> None:
+        row = self._leases.get(event.lease)
+        if row is None or row.has_ended:
+            raise _wrong(position, f"lease {lease_id_text(event.lease)} ends with its domain, but does not live")
         row.has_ended = True
 
     def _free(self, position: int, event: event_types.DeviceFreed) -> None:

@@ -1,4 +1,4 @@
-"""What pollers may say of domains, and requests for leases of domains: checked at the door, every fault by its field."""
+"""What pollers may say of domains, and requests for leases of them: checked at the door, every fault by its field."""
 
 import json
 from typing import Any
@@ -23,10 +23,9 @@ WORDS = [
 def _message(tag: str, agent: str = "poller", **changes: Any) -> bytes:
     """A poller's message with the sample of one word."""
     said = json.loads(file_of(tag).read_bytes())
-    nested = {name: value for name, value in changes.items() if name in said.get("domain", {}) and tag.startswith("dom")}
-    said = {**said, **{name: value for name, value in changes.items() if name not in nested}}
-    if nested:
-        said["domain"] = {**said["domain"], **nested}
+    if tag == "domain_seen.v1":
+        changes = {"domain": {**said["domain"], **changes}}
+    said = {**said, **changes}
     return json.dumps({
         "type": "observed.v1", "host": "h1", "agent": agent, "run": 1, "counter": 1, "observations": [said],
     }).encode()  # fmt: skip

@@ -294,13 +294,14 @@ def _is_not_kept(answer: Answer) -> bool:
 def derived(state: State) -> dict[str, Any]:
     """The indexes of a state, without what they may hold too much."""
     indexes = state.indexes
-    living = {lease: row.expires_at_ns for lease, row in state.leases.items() if not row.ended}
+    timed = {lease: row.expires_at_ns for lease, row in state.leases.items() if not (row.ended or row.domain_seen)}
     return {
         **{name: dict(table) for name, table in vars(indexes).items() if isinstance(table, dict)},
         "queue": [position for position in indexes.refusal_queue if position in state.refusals],
-        "expiries": sorted({entry for entry in state.expiries.entries if living.get(entry[1]) == entry[0]}),
+        "expiries": sorted({entry for entry in state.expiries.entries if timed.get(entry[1]) == entry[0]}),
         "next": state.next_expiry_ns(),
         "due": state.expired_by(2**62, limit=100),
+        "outlived": state.outlived_by(2**62, limit=100),
     }
 
 
