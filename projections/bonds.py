@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from leasehold.events.domains import DomainDescription
-from leasehold.events.identities import HostName
+from leasehold.events.identities import HostName, uuid_of
 from leasehold.projections.state import HostState, LeaseState, State
 
 _replace: Final = msgspec.structs.replace
@@ -25,9 +25,11 @@ def has_devices(domain: DomainDescription) -> bool:
 def is_there(state: State, lease: LeaseState) -> bool:
     """Whether the domain that a lease is for is there on one of its hosts, for all that is known."""
     assert lease.bond is not None
-    rows = (state.domains[domain] for domain in state.indexes.domain_names.get(lease.bond.uuid, ()))
-    hosts = lease.hosts
-    return any(row.host in hosts and has_devices(row.description) for row in rows)
+    uuid, hosts = lease.bond.uuid, lease.hosts
+    rows = (state.domains[domain] for domain in state.indexes.domain_names.get(uuid, ()))
+    # Another domain may be called so.
+    own = (row for row in rows if uuid_of(row.description.key) == uuid)
+    return any(row.host in hosts and has_devices(row.description) for row in own)
 
 
 def look(state: State, lease: int, at_ns: int) -> None:

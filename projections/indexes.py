@@ -128,18 +128,16 @@ class Indexes:
 
     def name_domain(self, domain: DomainId, before: DomainDescription | None, after: DomainDescription | None) -> None:
         """Follow a domain's coming, its other name, or its going (`after` is `None`)."""
-        host, key = split_domain_id(domain)
         if before is None or after is None:
-            change = _change(is_in=after is not None)
-            change(self.domains, host, domain)
-            change(self.domain_names, key, domain)
-            change(self.domain_names, uuid_of(key), domain)
-        was, now = before.name if before is not None else "", after.name if after is not None else ""
-        if was != now:
-            if was:
-                _remove(self.domain_names, was, domain)
-            if now:
-                _insert(self.domain_names, now, domain)
+            _change(is_in=after is not None)(self.domains, split_domain_id(domain)[0], domain)
+        elif before.name == after.name:
+            return
+        # It may be called as its uuid or key is, which stay when it is called otherwise.
+        was, now = _names(before), _names(after)
+        for name in sorted(was - now):
+            _remove(self.domain_names, name, domain)
+        for name in sorted(now - was):
+            _insert(self.domain_names, name, domain)
 
     def note_uses(self, domain: DomainId, before: Iterable[Use], after: Iterable[Use]) -> list[str]:
         """Follow what a domain uses; the words of all devices that it uses otherwise than before."""
@@ -160,6 +158,11 @@ class Indexes:
         change(self.bonds, uuid, lease)
         for host in hosts:
             change(self.bonded, host, lease)
+
+
+def _names(domain: DomainDescription | None) -> set[str]:
+    """By what a domain is found, beside its id."""
+    return {domain.key, uuid_of(domain.key), domain.name} - {""} if domain is not None else set()
 
 
 def _entries(device: DeviceId, host: HostName, description: DeviceDescription) -> list[tuple[str, object]]:

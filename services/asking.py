@@ -7,11 +7,10 @@ from typing import Final
 from leasehold.events import inputs
 from leasehold.events.capabilities import NewDevice
 from leasehold.events.identities import Holder, RequestId
+from leasehold.events.inputs import GONE_MS
 
 ORDER_TIMEOUT_MS: Final = 60_000
 """As long as libvirt waits for a virtual HBA."""
-GONE_MS: Final = 60_000
-"""As `LeaseRequest` has it: longer than the gap of a reboot."""
 
 
 def new_request_id() -> str:

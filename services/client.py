@@ -27,13 +27,12 @@ from leasehold.events.answers import Answer
 from leasehold.events.capabilities import NewDevice
 from leasehold.events.errors import InvalidInputError, OutcomeUnknownError, RefusedError, UnavailableError
 from leasehold.events.identities import Principal
-from leasehold.events.inputs import CreateDeviceRequest, DestroyDeviceRequest, Request
+from leasehold.events.inputs import GONE_MS, CreateDeviceRequest, DestroyDeviceRequest, Request
 from leasehold.events.position import end_of_record
 from leasehold.events.questions import PAST_QUESTIONS, Question, Reading, Status
 from leasehold.events.subjects import EVENTS_STREAM, LEDGER_STREAM, Subjects
 from leasehold.services import home
 from leasehold.services.asking import (
-    GONE_MS,
     confirm_free_request,
     create_device_request,
     destroy_device_request,

@@ -6,9 +6,8 @@ from typing import Final
 import click
 
 from leasehold.events.errors import InvalidInputError
-from leasehold.events.inputs import Request
+from leasehold.events.inputs import GONE_MS, Request
 from leasehold.services.asking import (
-    GONE_MS,
     confirm_free_request,
     lease_request,
     release_request,

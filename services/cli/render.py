@@ -127,7 +127,7 @@ def lease(row: LeaseView) -> None:
         ("token", str(row.token) if row.token else "(shown to its principal only)"),
         ("devices", ", ".join(row.devices)),
         ("granted", time_text(row.granted_at_ns)),
-        ("expires", time_text(row.expires_at_ns)),
+        ("expires", _expiry(row)),
         ("ttl", duration_text(row.ttl_ms)),
         ("domain", _bond(row)),
         ("reason", row.reason),
@@ -156,7 +156,11 @@ def leases(rows: list[LeaseView]) -> None:
 
 def _lease_cells(row: LeaseView) -> list[str]:
     state = row.ended or row.state
-    return [row.lease, state, row.holder, ", ".join(row.devices), time_text(row.expires_at_ns), row.principal]
+    return [row.lease, state, row.holder, ", ".join(row.devices), _expiry(row), row.principal]
+
+
+def _expiry(row: LeaseView) -> str:
+    return time_text(row.expires_at_ns) if row.expires_at_ns else "with its domain"
 
 
 def hosts(rows: list[HostView]) -> None:
