@@ -44,9 +44,9 @@ PCIBACK: Final = Path("/sys/bus/pci/drivers/pciback")
 WATCHES: Final = ("@introduceDomain", "@releaseDomain", BACKENDS, "/libxl", "/vm")
 """Domains that begin and end or stop; PCI devices; devices of any kind, as libxl keeps them; names. Nothing in
 xenstore tells that a domain is paused."""
-OBSCURE_LOOKS: Final = 3
-"""A domain that is listed without a configuration in so many looks is told without one. One that is just being made,
-or whose creation is refused, has none either."""
+OBSCURE_LOOKS: Final = 10
+"""A domain that is listed without a configuration in so many looks is told without one. One that is just being made
+has none either, for some seconds, and one whose creation is refused never gets one."""
 _CHUNK_BYTES: Final = 1 << 16
 _SAID_CHARS: Final = 200
 _END_S: Final = 2.0
@@ -102,10 +102,9 @@ class LibxlSource:
         if self._of_looks():
             raise SourceUnavailableError("a tool of an earlier look does not end")
         try:
-            seen = await self._ask()
+            return self._made_of(await self._ask(), watched)
         except InvalidInputError as error:
             raise SourceUnavailableError(f"what Xen's tools say cannot be read: {error}") from error
-        return self._made_of(seen, watched)
 
     async def changed(self) -> None:
         """See `Source.changed`. Where there is no `xenstore-watch`, or it has ended, nothing is told."""
@@ -193,8 +192,8 @@ class LibxlSource:
 
     async def _start(self, program: str, *words: str, stderr: int) -> asyncio.subprocess.Process:
         self._running = {each for each in self._running if each.returncode is None}
-        try:
-            process = await asyncio.create_subprocess_exec(
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
                 *(program, *words),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
@@ -202,6 +201,14 @@ class LibxlSource:
                 env=self._environment,
                 preexec_fn=tied_to_us(),
             )
+        )
+        try:
+            process = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # Given up while it starts: whoever is not waited for until then is lost to us.
+            with contextlib.suppress(OSError):
+                await self._end(await starting)
+            raise
         except OSError as error:
             raise SourceUnavailableError(f"{program} cannot be started: {error.strerror}") from error
         self._running.add(process)
@@ -234,7 +241,7 @@ class LibxlSource:
             was = before.get(incarnation)
             if detail is None and was is None:
                 looks = self._obscure[incarnation] = obscure.get(incarnation, 0) + 1
-                if looks < OBSCURE_LOOKS:
+                if looks < OBSCURE_LOOKS and not _has_devices(seen, row.domid):
                     unclear.append(row)
                     continue
             # Whoever made a domain without a uuid gave it no identity: it has no place in the picture.
@@ -309,7 +316,7 @@ def _seen_domain(
     if backends is not None and not detail:
         # The backend tells of PCI devices without the configuration, too.
         configured = {word for word in configured if not word.startswith("pci/")}
-    attached = configured | (backends or {}).get(row.domid, frozenset())
+    attached = configured | (backends.get(row.domid, frozenset()) if backends else frozenset())
     domain = msgspec.structs.replace(
         last,
         name=row.name or last.name,
@@ -321,6 +328,10 @@ def _seen_domain(
         kind=detail.kind if detail else last.kind,
     )
     return SeenDomain(domain, uses_of(configured, attached))
+
+
+def _has_devices(seen: _Seen, domid: int) -> bool:
+    return bool(seen.backends and seen.backends.get(domid))
 
 
 def _held(seen: _Seen, watched: frozenset[str]) -> frozenset[str] | None:

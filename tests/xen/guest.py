@@ -28,7 +28,7 @@ _XEN_WORDS: Final = (
 def machine(parts: Parts) -> list[str]:
     """The machine as QEMU is told it."""
     modules = f"{parts.kernel} console=hvc0 quiet loglevel=4 panic=-1,{parts.initrd}"
-    words = ["-cpu", "max", "-m", str(_MEMORY_MB), "-kernel", str(image.hypervisor(parts))]
+    words = ["-cpu", "max,xsave=off", "-m", str(_MEMORY_MB), "-kernel", str(image.hypervisor(parts))]
     words += ["-append", _XEN_WORDS, "-initrd", modules, "-device", "intel-iommu,intremap=off"]
     words += guest.ports(len(CARDS))
     for number in range(1, len(CARDS) + 1):

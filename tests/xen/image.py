@@ -23,9 +23,13 @@ _SERVE: Final = "sh /mnt/repo/tests/xen/dom0.sh"
 _DISK_MB: Final = 2_000
 DOMAINS_FILES: Final = "root/u"
 
+_FRONTEND: Final = "xen-pcifront"
+"""Without it a domain never takes a device over, and neither does what its owner asks for end."""
+
 _INIT: Final = """#!/bin/sh
 mount -t proc proc /proc
 mount -t devtmpfs dev /dev
+for module in $(cat /modules/order); do insmod "/modules/$module"; done
 echo "this domain is up"
 while true; do sleep 3600; done
 """
@@ -50,4 +54,4 @@ def _add_xen(made: Made) -> None:
     files.mkdir(parents=True)
     shutil.copy(made.into / "vmlinuz", files / "vmlinuz")
     (modules,) = (made.root / "lib/modules").iterdir()
-    (files / "initrd.gz").write_bytes(image.initrd(made.root, modules, _INIT, ()))
+    (files / "initrd.gz").write_bytes(image.initrd(made.root, modules, _INIT, (_FRONTEND,)))
