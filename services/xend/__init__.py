@@ -1,1 +1,4 @@
-"""xend, the daemon of Xen up to 4.4: its notation, its transports, and a client for all that it can be asked."""
+"""xend, the daemon of Xen up to 4.4: its notation, its transports, and a client for all that it can be asked.
+
+`client.XendClient` is for programs, `leasehold xend` for people.
+"""

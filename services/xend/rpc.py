@@ -15,13 +15,11 @@ Facts from xend 4.4 (`xen/util/xmlrpclib2.py`, `xen/xend/server/XMLRPCServer.py`
 - `xend.domains_with_state` leaves out, silently, a domain that it fails to describe.
 """
 
-import gc
 import re
 import xmlrpc.client
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Final, TypeAlias
-from xml.etree import ElementTree
+from collections.abc import Sequence
+from typing import Final, TypeAlias, cast
+from xml.etree import ElementTree as ET
 
 from leasehold.events import limits
 from leasehold.events.errors import (
@@ -32,7 +30,7 @@ from leasehold.events.errors import (
     XendUnsupportedError,
 )
 from leasehold.services.xend import sxp
-from leasehold.services.xend.answers import NO_SUCH_DOMAIN, shown
+from leasehold.services.xend.answers import NO_SUCH_DOMAIN, shown, uncollected
 from leasehold.services.xend.http import Reply, Request
 from leasehold.services.xend.sxp import Sxp
 
@@ -53,7 +51,7 @@ def request_of(method: str, params: Sequence[Param]) -> Request:
         InvalidInputError: XML cannot hold one of these texts.
     """
     _check(params)
-    body = xmlrpc.client.dumps(tuple(params), method).encode()
+    body = xmlrpc.client.dumps(cast("tuple[str, ...]", tuple(params)), method).encode()
     return Request(method, "POST", "/RPC2", body, content_type=TYPE, accept=TYPE)
 
 
@@ -83,11 +81,11 @@ def value_of(reply: Reply, op: str) -> Sxp:
             op=op,
             status=reply.status,
         )
-    with _uncollected():
+    with uncollected():
         try:
-            root = ElementTree.fromstring(reply.body)  # noqa: S314 - bounded, and expat bounds what entities make of it
+            root = ET.fromstring(reply.body)  # noqa: S314 - bounded, and expat bounds what entities make of it
             value = _read(root)
-        except (ElementTree.ParseError, IndexError, ValueError, LookupError) as error:
+        except (ET.ParseError, IndexError, ValueError, LookupError) as error:
             raise XendReplyError(f"the answer cannot be read: {error}", op=op, status=reply.status) from error
         # Freed here, where that takes no collection either.
         is_fault = len(root) == 1 and root[0].tag == "fault"
@@ -97,19 +95,7 @@ def value_of(reply: Reply, op: str) -> Sxp:
     return value
 
 
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without looking for cycles, of which there are none: with so many new values that would take most of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def _read(root: ElementTree.Element) -> Sxp:
+def _read(root: ET.Element) -> Sxp:
     if root.tag != "methodResponse":
         raise ValueError(f"{root.tag} is no methodResponse")
     if root[0].tag == "fault":
@@ -120,11 +106,11 @@ def _read(root: ElementTree.Element) -> Sxp:
     return _unescaped(read) if isinstance(read, bytes) and _is_text(value) else read
 
 
-def _is_text(value: ElementTree.Element) -> bool:
+def _is_text(value: ET.Element) -> bool:
     return not len(value) or value[0].tag == "string"
 
 
-def _value(value: ElementTree.Element, depth: int) -> Sxp:
+def _value(value: ET.Element, depth: int) -> Sxp:
     if depth > limits.SXP_DEPTH_MAX:
         raise ValueError(f"more than {limits.SXP_DEPTH_MAX} lists within one another")
     if not len(value):

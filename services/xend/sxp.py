@@ -251,3 +251,12 @@ def child(value: Sxp, name: str) -> Sxp | None:
     """What follows `name` in the first list of `value` that begins with it: of `(name web1)`, `web1`; None: nothing."""
     found = children(value, name)
     return found[0][1] if found and len(found[0]) > 1 else None
+
+
+def fields(value: Sxp) -> dict[bytes, Sxp]:
+    """What follows each name in the lists of `value`; of those with the same name, in the first."""
+    found: dict[bytes, Sxp] = {}
+    for each in value if isinstance(value, list) else ():
+        if isinstance(each, list) and len(each) > 1 and isinstance(each[0], bytes):
+            found.setdefault(each[0], each[1])
+    return found
