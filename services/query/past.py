@@ -33,6 +33,8 @@ READ_BYTES_MAX: Final = 16 * 1024 * 1024
 READ_S_MAX: Final = 0.5
 """Past one of both a page ends early and says that there is more; who asks gives up soon after a second."""
 QUEUE_S_MAX: Final = 0.4
+ID_SLASHES: Final = 2
+"""In a domain's id; its key has one."""
 
 
 class Past:
@@ -110,8 +112,9 @@ class Past:
             return (), several_text(text, known)
         if known:
             return (known[0], leases_for(uuid_of(split_domain_id(known[0])[1]))), known[0]
-        uuid = domains.spelling(text)
-        candidates = (text, of_uuid(uuid), called(text), leases_for(uuid)) if not host else ()
+        uuid = domains.spelling(text.rpartition("/")[2])
+        own = text if text.count("/") == ID_SLASHES else of_uuid(uuid)
+        candidates = (own, called(text), leases_for(uuid)) if not host else ()
         names = [name for name in candidates if await self._positions("domain", name, 0, 1)]
         return tuple(names), text if names else ""
 

@@ -17,6 +17,7 @@ from leasehold.events.position import position_of, sequence_of
 from leasehold.events.subjects import EventSubject, Subjects
 from leasehold.projections import feeding
 from leasehold.projections.feeding import Feeding, Message, decode_feeding, encode_feeding
+from tests.past import domains
 from tests.past.nodedevs import GPU, HOSTS, MDEV_TYPE, NIC, SCSI_HOST, NodeLedger, random_log
 from tests.projections.ledger import B, Ledger, ledger_with_hosts
 from tests.projections.scenario import play
@@ -51,8 +52,8 @@ def events_at(bodies: list[bytes]) -> dict[int, tuple[Event, bytes, int]]:
     return found
 
 
-LEDGERS: list[Callable[[], Ledger]] = [play, lambda: random_log(17, steps=60)]
-"""Leases and what becomes of them; node devices and orders to their hosts."""
+LEDGERS: list[Callable[[], Ledger]] = [play, lambda: random_log(17, steps=60), lambda: domains.random_log(17, steps=60)]
+"""Leases and what becomes of them; node devices and orders to their hosts; domains, and leases for them."""
 
 
 @pytest.mark.parametrize("made", LEDGERS)
@@ -147,6 +148,35 @@ def test_what_the_subjects_of_orders_name() -> None:
         [row("order_carried_out", made), row("order_carried_out", GPU)]
     ]
     assert subjects_of(ledger, event_types.OrderFailed) == [[row("order_failed", made), row("order_failed", GPU)]]
+
+
+def test_what_the_subjects_of_domains_name() -> None:
+    """Domains are told of their host; what they use of each device that is meant, with the lease that holds it, and of
+    the host where none is known; a lease that was outlived is told as any that ends.
+    """
+    ledger, host, uuid = domains.DomainLedger(), domains.HOSTS[0], domains.UUIDS[1]
+    lease = ledger.ask(ledger.request("h1/pci/0000:01:00.0", domain=uuid, gone_ms=0), B).lease
+    key, words = domains.key_of(uuid), ("pci/0000:01:00.0", "usb-id/0403:6001", "pci/0000:0f:00.0")
+    ledger.tell(host, inputs.DomainSeen(domains.domain(uuid)))
+    ledger.tell(host, *(inputs.DeviceUsed(key, word, "attached") for word in words))
+    ledger.tell(host, *(inputs.DeviceUnused(key, word, "attached") for word in words))
+    ledger.tell(host, inputs.DomainGone(key))
+    ledger.tick(1)
+
+    def row(kind: str, device: str = "", lease: int = 0) -> EventSubject:
+        name, tenant = (f"L{lease}", "b") if lease else ("", "")
+        return EventSubject(host=host, kind=kind, device=device, lease=name, tenant=tenant)
+
+    for kind in (event_types.AttachmentSeen, event_types.AttachmentGone):
+        name = kind.__struct_config__.tag.rpartition(".")[0]
+        assert subjects_of(ledger, kind) == [
+            [row(name, words[0], lease)], [row(name, stick) for stick in domains.STICKS], [row(name)],
+        ]  # fmt: skip
+    assert subjects_of(ledger, event_types.DomainAppeared) == [[row("domain_appeared")]]
+    assert subjects_of(ledger, event_types.DomainVanished) == [[row("domain_vanished")]]
+    assert subjects_of(ledger, event_types.LeaseOutlived) == [[row("lease_outlived", words[0], lease)]]
+    about = {attributes(message).subject for message in told_of(ledger.bodies) if ".domain_" in message.subject}
+    assert about == {f"h1/xen/{uuid}"}
 
 
 def test_an_order_that_timed_out_may_still_be_carried_out() -> None:
