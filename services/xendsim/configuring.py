@@ -115,7 +115,9 @@ def domain_of(tree: Parsed, maker: Maker) -> Domain:
         maxmem_mib=max(memory_mib, number(words.get("maxmem", "0"))),
         weight=number(words.get("cpu_weight", "256")),
         cap=number(words.get("cpu_cap", "0")),
-        **{key: words[key] for key in ("on_poweroff", "on_reboot", "on_crash") if key in words},
+        on_poweroff=words.get("on_poweroff", "destroy"),
+        on_reboot=words.get("on_reboot", "restart"),
+        on_crash=words.get("on_crash", "restart"),
     )
     if domain.vcpus < 1:
         raise XendSimError("Zero VCPUs is invalid")
@@ -126,7 +128,7 @@ def domain_of(tree: Parsed, maker: Maker) -> Domain:
         if len(device) > 1:
             add(domain, device_of(device[1], domain, maker))
     if domain.hvm and "vnc" in domain.image and not any(each.kind == "vfb" for each in domain.devices):
-        kept = {key: str(domain.image[key]) for key in ("vncunused", "vnc") if key in domain.image}
+        kept: dict[str, str] = {key: str(domain.image[key]) for key in ("vncunused", "vnc") if key in domain.image}
         add(domain, Device(kind="vfb", uuid=maker.uuid(), attributes=kept))
     return domain
 
@@ -237,8 +239,7 @@ def function_of(tree: Parsed, maker: Maker) -> PciFunction:
         func=words["func"],
         vdevfn=words["vdevfn"] or "0x100",
         uuid=words["uuid"] or maker.uuid(),
-        opts=[[str(word) for word in each[1]] for each in children(tree, "opts") if isinstance(each[1:2], list)
-              and len(each) > 1 and isinstance(each[1], list)],
+        opts=[[str(word) for word in each[1]] for each in children(tree, "opts") if isinstance(each[-1], list)],
     )
     try:
         function.key = words["key"] or function.address[5:]

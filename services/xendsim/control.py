@@ -4,6 +4,7 @@ An order is a line of words, the answer a line of JSON. `HELP` lists the orders.
 """
 
 import random
+import re
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -129,11 +130,11 @@ def _bury(stand: Stand, name: str) -> None:
 
 
 def _plug(stand: Stand, address: str, driver: str = "pciback") -> None:
-    stand.host.state.pci[identities.parse_pci_address(address)] = driver
+    stand.host.state.pci[str(identities.parse_pci_address(address))] = driver
 
 
 def _unplug(stand: Stand, address: str) -> None:
-    if stand.host.state.pci.pop(identities.parse_pci_address(address), None) is None:
+    if stand.host.state.pci.pop(str(identities.parse_pci_address(address)), None) is None:
         raise InvalidInputError(f"there is no {address}", field="address")
 
 
@@ -208,13 +209,8 @@ def _happen(host: Host, chance: random.Random) -> str:
 
 
 def _attach(host: Host, domain: Domain, address: str) -> None:
-    number, bus, rest = address.split(":")
-    slot, _, func = rest.partition(".")
-    function = PciFunction(
-        **{"domain": f"0x{number}", "bus": f"0x{bus}", "slot": f"0x{slot}", "func": f"0x{func}"},
-        key=address[5:],
-        uuid=host.make.uuid(),
-    )
+    domain_, bus, slot, func = (f"0x{each}" for each in re.split("[:.]", address))
+    function = PciFunction(domain=domain_, bus=bus, slot=slot, func=func, key=address[5:], uuid=host.make.uuid())
     device = Device(kind="pci", uuid=host.make.uuid(), functions=[function])
     domain.devices.append(device)
     host.bring_up(domain, device)

@@ -52,9 +52,7 @@ def give_up(host: Host, domain: Domain, device: Device) -> XendSimError:
     """Take away a device that did not come up, and say so."""
     domain.devices.remove(device)
     host.changes += 1
-    return XendSimError(
-        f"Device {device.devid} ({device.kind}) could not be connected. Hotplug scripts not working."
-    )
+    return XendSimError(f"Device {device.devid} ({device.kind}) could not be connected. Hotplug scripts not working.")
 
 
 def destroy(host: Host, domain: Domain, kind: str, name: str, *, keep: bool) -> None:

@@ -12,7 +12,6 @@ The moments a domain's life goes through by itself (`Domain.doing`):
 """
 
 import copy
-import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -33,7 +32,11 @@ from leasehold.services.xendsim.state import (
 
 HALTED, PAUSED, RUNNING, SUSPENDED, SHUTTING_DOWN, CRASHED, UNKNOWN = range(7)
 STATE_WORDS: Final = {
-    **{"halted": HALTED, "paused": PAUSED, "running": RUNNING, "suspended": SUSPENDED, "crashed": CRASHED},
+    "halted": HALTED,
+    "paused": PAUSED,
+    "running": RUNNING,
+    "suspended": SUSPENDED,
+    "crashed": CRASHED,
     "unknown": UNKNOWN,
 }
 REASONS: Final = ("poweroff", "reboot", "suspend", "crash", "halt")
@@ -198,8 +201,10 @@ class Host:
     def _too_fast(self, domain: Domain) -> bool:
         fast = self.now_ms - domain.start_ms < self.state.timing.restart_after_ms
         if fast:
-            self.log(f"VM {domain.name} restarting too fast ({(self.now_ms - domain.start_ms) / 1000:f} seconds since "
-                     "the last restart).  Refusing to restart to avoid loops.")
+            self.log(
+                f"VM {domain.name} restarting too fast ({(self.now_ms - domain.start_ms) / 1000:f} seconds since "
+                "the last restart).  Refusing to restart to avoid loops."
+            )
         return fast
 
     def _end(self, domain: Domain, *, again: bool) -> None:
@@ -323,9 +328,7 @@ class Host:
         if driver not in _OWNERS:
             raise XendSimError(f"pci: PCI Backend and pci-stub don't own device {address}")
         if address in self.assigned():
-            raise XendSimError(
-                f"failed to assign device {address} that has already been assigned to other domain."
-            )
+            raise XendSimError(f"failed to assign device {address} that has already been assigned to other domain.")
 
     def assigned(self) -> dict[str, int]:
         """The PCI functions that some domain has, and its number; those of dying ones, too."""

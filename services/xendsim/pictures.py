@@ -29,7 +29,12 @@ _HVM_KEYS: Final = (
 )
 _DEFAULTS: Final[dict[str, Tree]] = {"superpages": 0, "nomigrate": 0, "tsc_mode": 0}
 _HVM_DEFAULTS: Final[dict[str, Tree]] = {
-    **{"kernel": "", "hpet": 0, "xen_platform_pci": 1, "rtc_timeoffset": 0, "timer_mode": 1, "vpt_align": 1},
+    "kernel": "",
+    "hpet": 0,
+    "xen_platform_pci": 1,
+    "rtc_timeoffset": 0,
+    "timer_mode": 1,
+    "vpt_align": 1,
     "viridian": 0,
 }
 _FIRST_RING_REF: Final = 768
@@ -112,9 +117,7 @@ class Printer:
     def _devices(self, domain: Domain, *, as_configured: bool) -> list[Tree]:
         shown: list[Tree] = []
         for device in sorted(domain.devices, key=order):
-            if domain.domid < 0:
-                shown.append(["device", self.configured(domain, device)])
-            elif device.live and as_configured and device.kind in DISKS:
+            if domain.domid < 0 or (device.live and as_configured and device.kind in DISKS):
                 shown.append(["device", self.configured(domain, device)])
             elif device.live:
                 shown.append(["device", self.live(device)])
@@ -125,6 +128,7 @@ class Printer:
 
     def live(self, device: Device) -> Tree:
         """A device as its controller reads it from xenstore."""
+        entries: list[Tree]
         backend: list[Tree] = ["backend", 0]
         match device.kind:
             case "pci":
@@ -132,16 +136,14 @@ class Printer:
                 return ["pci", *devs, ["uuid", device.uuid], backend]
             case "vusb":
                 ports: list[Tree] = [[f"port-{each}", plugged] for each, plugged in device.ports.items()]
-                return ["vusb", *self._ordered([*ports, *_usb(device), backend], device.uuid)]
+                entries = [*ports, *_usb(device), backend]
+                return ["vusb", *self._ordered(entries, device.uuid)]
             case kind if kind in DISKS:
-                entries = self._disk(device)
-                if not _has_type(device):
-                    entries = [["dev", device.attributes["dev"] + ":disk"] if each[0] == "dev" else each
-                               for each in entries if isinstance(each, list)]
-                return [kind, *self._ordered([*entries, backend, ["VDI", ""]], device.uuid)]
+                entries = [*self._disk(device, typed=True), backend, ["VDI", ""]]
+                return [kind, *self._ordered(entries, device.uuid)]
             case kind:
-                ends = kind in NETWORKS
-                return [kind, *self._ordered([*self._plain(device), *([backend] if ends else [])], device.uuid)]
+                entries = [*self._plain(device), backend] if kind in NETWORKS else self._plain(device)
+                return [kind, *self._ordered(entries, device.uuid)]
 
     def configured(self, domain: Domain, device: Device) -> Tree:
         """A device as it stands in the configuration."""
@@ -155,13 +157,15 @@ class Printer:
             case kind if kind in DISKS:
                 first, second, *rest = self._disk(device)
                 number: list[Tree] = [["devid", device.devid]] if domain.ran else []
-                entries = [first, second, *number, ["driver", "paravirtualised"], *rest]
+                entries: list[Tree] = [first, second, *number, ["driver", "paravirtualised"], *rest]
                 return [kind, *self._ordered(entries, device.uuid)]
             case kind:
                 return [kind, *self._ordered(self._plain(device), device.uuid)]
 
-    def _disk(self, device: Device) -> list[Tree]:
-        kept = device.attributes
+    def _disk(self, device: Device, *, typed: bool = False) -> list[Tree]:
+        kept = dict(device.attributes)
+        if typed and ":" not in kept.get("dev", ":"):
+            kept["dev"] += ":disk"
         entries: list[Tree] = [["uuid", device.uuid], ["bootable", int(kept.get("bootable", "1"))]]
         entries += [[key, kept[key]] for key in ("dev", "uname", "mode") if key in kept]
         return entries
@@ -174,7 +178,8 @@ class Printer:
             keys = ["ip", "mac", "vifname", "model", "type"]
             keys += [key for key in kept if key not in keys]
             return entries + [[key, kept[key]] for key in keys if key in kept]
-        return [*entries, *([key, value] for key, value in kept.items()), ["uuid", device.uuid]]
+        entries += [[key, value] for key, value in kept.items()]
+        return [*entries, ["uuid", device.uuid]]
 
     def _function(self, function: PciFunction, *, of: str) -> list[Tree]:
         entries: list[Tree] = [["slot", function.slot], ["domain", function.domain], ["key", function.key]]
@@ -223,17 +228,25 @@ class Printer:
     def vcpus(self, domain: Domain) -> Tree:
         """`(domain (domid 1) (name web1) (vcpu_count 2) (vcpu …) …)`."""
         host = self._host
-        online = domain.online or domain.vcpus
         each_s = host.cpu_s(domain) / domain.vcpus
         runs = domain.domid == 0
         shown: list[Tree] = []
         for number in range(domain.vcpus):
-            on = int(number < online)
-            blocked: list[Tree] = [["blocked", int(bool(on) and not runs)], ["running", int(bool(on) and runs)]]
+            # Which of them are to be on is told to the guest, and the one here leaves them all on.
+            blocked: list[Tree] = [["blocked", int(not runs)], ["running", int(runs)]]
             cpus: Tree = [*domain.pins[number]] if number < len(domain.pins) else [*range(host.state.cpus)]
             cpu = number % host.state.cpus
-            shown.append(["vcpu", ["number", number], ["online", on], *blocked, ["cpu_time", each_s], ["cpu", cpu],
-                          ["cpumap", cpus]])
+            shown.append(
+                [
+                    "vcpu",
+                    ["number", number],
+                    ["online", 1],
+                    *blocked,
+                    ["cpu_time", each_s],
+                    ["cpu", cpu],
+                    ["cpumap", cpus],
+                ]
+            )
         number_: list[Tree] = [["domid", domain.domid]] if domain.domid >= 0 else []
         return ["domain", *number_, ["name", domain.name], ["vcpu_count", domain.vcpus], *shown]
 
@@ -245,23 +258,36 @@ class Printer:
         used = sum(each.memory_mib for each in state.domains if each.domid >= 0)
         rows = "".join(f"\n  {each}:{each:8}{0:9}{0:9}" for each in range(state.cpus))
         text: dict[str, Tree] = {
-            **{"system": "Linux", "host": state.host, "release": "6.18.44-fc-v669"},
-            **{"version": "#1 SMP PREEMPT_DYNAMIC @0", "machine": "x86_64", "nr_cpus": state.cpus, "nr_nodes": 1},
-            **{"cores_per_socket": state.cpus, "threads_per_core": 1, "cpu_mhz": 2400},
+            "system": "Linux",
+            "host": state.host,
+            "release": "6.18.44-fc-v669",
+            "version": "#1 SMP PREEMPT_DYNAMIC @0",
+            "machine": "x86_64",
+            "nr_cpus": state.cpus,
+            "nr_nodes": 1,
+            "cores_per_socket": state.cpus,
+            "threads_per_core": 1,
+            "cpu_mhz": 2400,
             "hw_caps": "bfebfbff:28100800:00000000:00003f00:0098e3fd:00000000:00000001:00000000",
             "virt_caps": "hvm hvm_directio",
             "total_memory": state.memory_mib,
             "free_memory": max(0, state.memory_mib - 64 - used),
             "free_cpus": 0,
             "cpu_topology": f"\ncpu:    core    socket     node{rows}",
-            **{"numa_info": "none", "xen_major": 4, "xen_minor": 4, "xen_extra": ".4"},
+            "numa_info": "none",
+            "xen_major": 4,
+            "xen_minor": 4,
+            "xen_extra": ".4",
             "xen_caps": "xen-3.0-x86_64 xen-3.0-x86_32p hvm-3.0-x86_32 hvm-3.0-x86_32p hvm-3.0-x86_64 ",
-            **{"xen_scheduler": "credit", "xen_pagesize": 4096},
+            "xen_scheduler": "credit",
+            "xen_pagesize": 4096,
             "platform_params": "virt_start=0xffff800000000000",
             "xen_changeset": "Tue Mar 28 18:57:52 2017 +0100 git:6bf0560",
             "xen_commandline": "placeholder dom0_mem=4096M",
-            **{"cc_compiler": "gcc (Debian 4.9.2-10) 4.9.2", "cc_compile_by": "root"},
-            **{"cc_compile_domain": "example.org", "cc_compile_date": "Tue Mar 28 18:57:52 UTC 2017"},
+            "cc_compiler": "gcc (Debian 4.9.2-10) 4.9.2",
+            "cc_compile_by": "root",
+            "cc_compile_domain": "example.org",
+            "cc_compile_date": "Tue Mar 28 18:57:52 UTC 2017",
             "xend_config_format": 4,
         }
         return [[key, value] for key, value in text.items()]
@@ -272,8 +298,9 @@ class Printer:
         for address in self._host.assignable():
             domain, bus, rest = address.split(":")
             slot, _, func = rest.partition(".")
-            shown.append(["dev", ["domain", f"0x{domain}"], ["bus", f"0x{bus}"], ["slot", f"0x{slot}"],
-                          ["func", f"0x{func}"]])
+            shown.append(
+                ["dev", ["domain", f"0x{domain}"], ["bus", f"0x{bus}"], ["slot", f"0x{slot}"], ["func", f"0x{func}"]]
+            )
         return shown
 
 
@@ -283,11 +310,7 @@ def _tree(value: object) -> Tree:
 
 def _usb(device: Device) -> list[Tree]:
     kept = device.attributes
-    return [["usb-ver", int(kept.get("usb-ver", "2"))], ["num-ports", len(device.ports)]]
-
-
-def _has_type(device: Device) -> bool:
-    return ":" in device.attributes.get("dev", ":")
+    return [["usb-ver", kept.get("usb-ver", "2")], ["num-ports", str(len(device.ports))]]
 
 
 def _shadow_mib(domain: Domain) -> int:
@@ -298,8 +321,14 @@ def _shadow_mib(domain: Domain) -> int:
 def _as_dictionary(function: PciFunction) -> dict[str, Tree]:
     opts: dict[str, Tree] = {"opts": [[*pair] for pair in function.opts]} if function.opts else {}
     return {
-        **{"slot": function.slot, "domain": function.domain, "key": function.key, "bus": function.bus},
-        **{"vdevfn": function.vdevfn, "func": function.func, **opts, "uuid": function.uuid},
+        "slot": function.slot,
+        "domain": function.domain,
+        "key": function.key,
+        "bus": function.bus,
+        "vdevfn": function.vdevfn,
+        "func": function.func,
+        **opts,
+        "uuid": function.uuid,
     }
 
 

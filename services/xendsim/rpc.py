@@ -92,7 +92,7 @@ def _domain(xend: Xend, name: Value, full: Value = 0) -> Value:
     return _shown(xend, _find(xend, name), full)
 
 
-def _domains(xend: Xend, detail: Value = True, full: Value = False) -> Value:
+def _domains(xend: Xend, detail: Value = 1, full: Value = 0) -> Value:
     return _domains_with_state(xend, detail, "running", full)
 
 
@@ -120,7 +120,7 @@ def _create(xend: Xend, config: Value) -> Value:
     return _shown(xend, xend.create(_parsed(config)), full=True)
 
 
-def _restore(xend: Xend, source: Value, paused: Value = False) -> Value:  # noqa: FBT002 - as the method has it
+def _restore(xend: Xend, source: Value, paused: Value = 0) -> Value:
     return _shown(xend, xend.restore(str(source), paused=bool(paused)), full=True)
 
 
@@ -130,8 +130,8 @@ def _get_devices(xend: Xend, domain: Domain, kind: Value) -> Value:
 
 
 def _destroy_device(xend: Xend, domain: Domain, kind: Value, name: Value, *flags: Value) -> Value:
-    _force, remove, *_ = (*flags, *(False, True)[len(flags) :])
-    xend.device_destroy(domain, str(kind), str(name), keep=not remove)
+    keep = len(flags) > 1 and not flags[1]
+    xend.device_destroy(domain, str(kind), str(name), keep=keep)
 
 
 def _clear(xend: Xend) -> None:
@@ -165,11 +165,9 @@ _DOMAIN_METHODS: Final[dict[str, Callable[..., Value]]] = {
     "waitForDevices": lambda xend, domain: xend.wait(domain),
     "getDeviceSxprs": _get_devices,
     "device_create": lambda xend, domain, config: xend.device_create(domain, _parsed(config)),
-    "device_configure": lambda xend, domain, config, name=0: xend.device_configure(
-        domain, _parsed(config), str(name)
-    ),
+    "device_configure": lambda xend, domain, config, name=0: xend.device_configure(domain, _parsed(config), str(name)),
     "destroyDevice": _destroy_device,
-    "sched_credit_get": lambda xend, domain: {"cap": domain.cap, "weight": domain.weight},
+    "sched_credit_get": lambda _xend, domain: {"cap": domain.cap, "weight": domain.weight},
 }
 _METHODS: Final[dict[str, Callable[..., Value]]] = {
     **{f"xend.domain.{name}": _on(work) for name, work in _DOMAIN_METHODS.items()},

@@ -8,8 +8,9 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +21,7 @@ from leasehold.services.xendsim import control
 from leasehold.services.xendsim.calls import Xend
 from leasehold.services.xendsim.hypervisor import Host
 from leasehold.services.xendsim.state import FORMAT, State
-from leasehold.services.xendsim.wire import Faults, Wire
+from leasehold.services.xendsim.wire import Faults, Served, Wire
 
 _log: Final = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def read_scenario(path: Path) -> tuple[State, list[list[str]]]:
     class Scenario(State, kw_only=True):
         """A state, and what is to happen at once."""
 
-        orders: list[list[str]] = []
+        orders: list[list[str]] = msgspec.field(default_factory=list)
 
     try:
         scenario = msgspec.json.decode(path.read_bytes(), type=Scenario, strict=True)
@@ -68,17 +69,23 @@ def read_scenario(path: Path) -> tuple[State, list[list[str]]]:
     return scenario, scenario.orders
 
 
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
 class Stand:
     """A host with its xend, on sockets."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, now_ms: Callable[[], int] = _now_ms) -> None:
         self._options = options
+        self._now_ms = now_ms
         self._path = options.directory / STATE_FILE
         state, orders = self._load()
-        self.host = Host(state, _now_ms())
+        self.host = Host(state, now_ms())
         self._xend = Xend(self.host)
-        self._wire = Wire(self._turn, self._save)
+        self.wire = Wire(self._turn, self._save)
         self._servers: list[asyncio.Server] = []
+        self._ports: dict[str, int] = {}
         self._written = -1
         self._changed = asyncio.Event()
         self._outage: asyncio.Task[None] | None = None
@@ -96,7 +103,7 @@ class Stand:
     @property
     def faults(self) -> Faults:
         """What goes wrong on the wire."""
-        return self._wire.faults
+        return self.wire.faults
 
     # --- the file ---------------------------------------------------------------------------------------------------
 
@@ -132,7 +139,7 @@ class Stand:
     # --- time -------------------------------------------------------------------------------------------------------
 
     def _turn(self) -> Xend:
-        self.host.advance(_now_ms())
+        self.host.advance(self._now_ms())
         return self._xend
 
     async def run(self) -> None:
@@ -142,7 +149,7 @@ class Stand:
             self._save()
             self._changed.clear()
             due_ms = self.host.next_ms()
-            wait_s = None if due_ms is None else max(0.001, (due_ms - _now_ms()) / 1000)
+            wait_s = None if due_ms is None else max(0.001, (due_ms - self._now_ms()) / 1000)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await self._changed.wait()
@@ -168,40 +175,42 @@ class Stand:
             (self._options.directory / CONTROL_SOCKET).unlink(missing_ok=True)
 
     async def _open(self) -> None:
-        wire, options = self._wire, self._options
+        wire, options = self.wire, self._options
         self.addresses = []
         if options.with_http:
             self._servers.append(await self._listen_unix(HTTP_SOCKET, wire.http(_UNIX_PORT)))
-            self.addresses.append(f"http+unix://{options.directory / HTTP_SOCKET}")
+            self.addresses.append(f"unix:{options.directory / HTTP_SOCKET}")
         self._servers.append(await self._listen_unix(XMLRPC_SOCKET, wire.xmlrpc()))
-        self.addresses.append(f"xmlrpc+unix://{options.directory / XMLRPC_SOCKET}")
-        for scheme, place in (("http", options.http), ("xmlrpc", options.xmlrpc)):
-            if place is None:
+        self.addresses.append(f"xmlrpc:{options.directory / XMLRPC_SOCKET}")
+        for scheme, wanted in (("http", options.http), ("xmlrpc", options.xmlrpc)):
+            if wanted is None:
                 continue
-            address, port = place
-            # Known before the first connection: the callback builds addresses with it.
-            serve = wire.xmlrpc() if scheme == "xmlrpc" else wire.http(port or _UNIX_PORT)
+            # One that was chosen freely stays the same while this process lives.
+            place = wanted[0], wanted[1] or self._ports.get(scheme, 0)
             try:
-                server = await asyncio.start_server(serve, address, port, backlog=_BACKLOG)
+                bound = socket.create_server(place, family=socket.AF_INET6 if ":" in place[0] else socket.AF_INET)
             except OSError as error:
-                raise InvalidInputError(f"cannot listen on {address}:{port}: {error}", field=scheme) from error
-            self._servers.append(server)
-            self.addresses.append(f"{scheme}://{address}:{server.sockets[0].getsockname()[1]}")
+                raise InvalidInputError(f"cannot listen on {place[0]}:{place[1]}: {error}", field=scheme) from error
+            port = self._ports.setdefault(scheme, bound.getsockname()[1])
+            serve = wire.xmlrpc() if scheme == "xmlrpc" else wire.http(port)
+            self._servers.append(await asyncio.start_server(serve, sock=bound, backlog=_BACKLOG))
+            shown = f"[{place[0]}]" if ":" in place[0] else place[0]
+            self.addresses.append(f"{scheme}://{shown}:{port}")
 
-    async def _listen_unix(self, name: str, serve: "object") -> asyncio.Server:
+    async def _listen_unix(self, name: str, serve: Served) -> asyncio.Server:
         path = self._options.directory / name
         if len(os.fsencode(path)) > _SOCKET_PATH_MAX:
             raise InvalidInputError(f"{path} is longer than {_SOCKET_PATH_MAX} bytes, for a socket", field="dir")
         if await _is_served(path):
             raise StoreInUseError(f"another stand-in uses {self._options.directory}")
         path.unlink(missing_ok=True)
-        return await asyncio.start_unix_server(serve, path, backlog=_BACKLOG)  # type: ignore[arg-type]
+        return await asyncio.start_unix_server(serve, path, backlog=_BACKLOG)
 
     async def _close(self) -> None:
         for server in self._servers:
             server.close()
         self._servers.clear()
-        await self._wire.close()
+        await self.wire.close()
         for name in (HTTP_SOCKET, XMLRPC_SOCKET):
             (self._options.directory / name).unlink(missing_ok=True)
 
@@ -214,7 +223,7 @@ class Stand:
     async def _be_down(self, for_ms: int, empty_ms: int) -> None:
         await self._close()
         await asyncio.sleep(for_ms / 1000)
-        self.host.empty_until_ms = _now_ms() + empty_ms if empty_ms else 0
+        self.host.empty_until_ms = self._now_ms() + empty_ms if empty_ms else 0
         await self._open()
 
     # --- orders -----------------------------------------------------------------------------------------------------
@@ -243,10 +252,6 @@ async def _is_served(path: Path) -> bool:
         return False
     writer.close()
     return True
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 async def give_order(directory: Path, words: list[str]) -> object:

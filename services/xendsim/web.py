@@ -6,9 +6,6 @@ end with that. Whatever Python exception an operation meets becomes status 500 w
 threads, where only some become a text, and the others no reply at all.
 """
 
-import email.message
-import email.parser
-import email.policy
 from collections.abc import Callable
 from typing import Final
 from urllib.parse import parse_qs, quote, unquote
@@ -19,10 +16,10 @@ from leasehold.events.errors import XendSimError
 from leasehold.services.xend import sxp
 from leasehold.services.xendsim.calls import Stuck, Xend
 from leasehold.services.xendsim.configuring import number, parsed
+from leasehold.services.xendsim.forms import buttons, fields_of
 from leasehold.services.xendsim.hypervisor import RUNNING
 from leasehold.services.xendsim.state import Domain, Parsed, Tree
 
-Fields = dict[str, list[str]]
 SXP_TYPE: Final = "application/sxp"
 LINGERING: Final = frozenset(
     {
@@ -94,9 +91,9 @@ class _Turn:
         path, _, query = request.uri.partition("?")
         self._left = [unquote(each, "latin-1") for each in path[1:].split("/")]
         self._passed: list[str] = []
-        self._fields: Fields = parse_qs(query, encoding="latin-1")
+        self._fields: dict[str, list[str]] = parse_qs(query, encoding="latin-1")
         if request.method == "POST":
-            self._fields |= _form(request)
+            self._fields |= fields_of(request.headers.get("content-type", ""), request.body)
 
     def answer(self) -> Reply:
         """The whole way: find the resource, let it answer."""
@@ -237,7 +234,7 @@ class _Turn:
     def _details(self) -> list[Tree]:
         host = self._xend.host
         running = [each for each in host.shown() if host.status(each) == RUNNING]
-        details = [self._xend.printer.domain(each) for each in running]
+        details: list[Tree] = [self._xend.printer.domain(each) for each in running]
         self._xend.listing_done(running)
         return details
 
@@ -246,10 +243,11 @@ class _Turn:
             self._type(SXP_TYPE)
             self._write(printed(self._xend.printer.domain(domain)))
         else:
-            word = {1: "paused", 2: "running", 3: "suspended", 5: "crashed"}.get(self._xend.host.status(domain), "halted")
+            words = {1: "paused", 2: "running", 3: "suspended", 5: "crashed"}
+            word = words.get(self._xend.host.status(domain), "halted")
             number_ = domain.domid if domain.domid >= 0 else None
             about = f"<p><domain id={number_} name={domain.name} memory={domain.memory_mib << 20} state={word}></p>"
-            self._page(about.encode("latin-1"), _buttons(self._url()).encode("latin-1"))
+            self._page(about.encode("latin-1"), buttons(self._url()).encode("latin-1"))
         self._value("")
 
     # --- operations -------------------------------------------------------------------------------------------------
@@ -269,12 +267,14 @@ class _Turn:
             self._write(said.encode("latin-1"))
             self._value("")
             return
-        self._reply.lingers = op in LINGERING and not (op == "device_configure" and "vusb" in str(self._fields))
+        self._reply.lingers = op in LINGERING and self._passed[1] == "domain"
         try:
             value = operation()
         except XendSimError as error:
             self._failed(op, error)
             return
+        if op == "device_configure" and self._sxpr("config")[:1] == ["vusb"]:
+            self._reply.lingers = False
         if isinstance(value, Stuck):
             stuck = value
             self._reply.after_ms = stuck.after_ms
@@ -442,8 +442,9 @@ class _Turn:
 
     def _pin(self, domain: Domain) -> Tree:
         vcpu, cpus = self._arg("vcpu"), self._arg("cpumap")
-        return self._xend.pin(domain, vcpu if vcpu.lower() == "all" else str(number(vcpu)),
-                              [number(each) for each in cpus.split(",")])
+        return self._xend.pin(
+            domain, vcpu if vcpu.lower() == "all" else str(number(vcpu)), [number(each) for each in cpus.split(",")]
+        )
 
     def _device_destroy(self, domain: Domain) -> None:
         kind, name = self._arg("type"), self._arg("dev")
@@ -464,52 +465,16 @@ class _Turn:
 
     def _sedf(self, domain: Domain) -> Tree:
         self._xend.numbered(domain)
-        return ["sedf", ["domid", domain.domid], ["period", 100_000_000], ["slice", 0], ["latency", 0],
-                ["extratime", 1], ["weight", 0]]
+        return [
+            "sedf",
+            ["domid", domain.domid],
+            ["period", 100_000_000],
+            ["slice", 0],
+            ["latency", 0],
+            ["extratime", 1],
+            ["weight", 0],
+        ]
 
 
 def _one_line(text: str) -> str:
     return "".join(each if each.isprintable() else "?" for each in text)
-
-
-def _form(request: Request) -> Fields:
-    """The fields of a POST body; none if it is of another kind, or has no length."""
-    content_type, body = request.headers.get("content-type", ""), request.body
-    if body is None:
-        return {}
-    if content_type.partition(";")[0].strip() == "application/x-www-form-urlencoded":
-        return parse_qs(body.decode("latin-1"), keep_blank_values=True, encoding="latin-1")
-    if not content_type.startswith("multipart/form-data"):
-        return {}
-    message = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(
-        b"Content-Type: " + content_type.encode("latin-1") + b"\r\n\r\n" + body
-    )
-    fields: Fields = {}
-    for part in message.iter_parts() if isinstance(message, email.message.EmailMessage) else ():
-        name, payload = part.get_param("name", header="content-disposition"), part.get_payload(decode=True)
-        if isinstance(name, str) and isinstance(payload, bytes):
-            fields.setdefault(name, []).append(payload.decode("latin-1").removesuffix("\n").removesuffix("\r"))
-    return fields
-
-
-def _buttons(url: str) -> str:
-    def form(*inputs: str) -> str:
-        return f'<form method="post" action="{url}">{"".join(inputs)}</form>'
-
-    def button(op: str) -> str:
-        return f'<input type="submit" name="op" value="{op}">'
-
-    reasons = '<input type="radio" name="reason" value="poweroff" checked>Poweroff'
-    reasons += '<input type="radio" name="reason" value="halt">Halt'
-    reasons += '<input type="radio" name="reason" value="reboot">Reboot'
-    live = '<input type="checkbox" name="live" value="1">Live'
-    return "".join(
-        (
-            form(button("unpause"), button("pause")),
-            form(button("destroy")),
-            form(button("reset")),
-            form(button("shutdown"), reasons),
-            form("<br>", button("save"), ' To file: <input type="text" name="file">'),
-            form("<br>", button("migrate"), ' To host: <input type="text" name="destination">', live),
-        )
-    )

@@ -10,8 +10,8 @@ import email.utils
 import random
 import socket
 import struct
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 import msgspec
 
@@ -19,6 +19,7 @@ from leasehold.events import limits
 from leasehold.services.xendsim import rpc, web
 from leasehold.services.xendsim.calls import Xend
 
+Served = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None] | None]
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 CONNECTIONS_MAX: Final = 512
@@ -53,20 +54,20 @@ class Wire:
         self._done = done
         self._open: set[asyncio.Task[None]] = set()
         self.faults = Faults()
-        self.answered = 0
+        self.keeps = asyncio.Event()
+        """A connection is kept open on which nothing will be said any more."""
 
     # --- connections ------------------------------------------------------------------------------------------------
 
-    def http(self, port: int) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
+    def http(self, port: int) -> Served:
         """Serves HTTP; `port`: what the server believes to be its own."""
         return lambda reader, writer: self._begin(self._serve_http((reader, writer), port), writer)
 
-    def xmlrpc(self) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
+    def xmlrpc(self) -> Served:
         """Serves XML-RPC."""
         return lambda reader, writer: self._begin(self._serve_rpc((reader, writer)), writer)
 
-    def _begin(self, serving: "asyncio.Future[None] | object", writer: asyncio.StreamWriter) -> None:
-        assert asyncio.iscoroutine(serving)
+    def _begin(self, serving: Coroutine[Any, Any, None], writer: asyncio.StreamWriter) -> None:
         if len(self._open) >= CONNECTIONS_MAX:
             serving.close()
             writer.close()
@@ -76,7 +77,7 @@ class Wire:
         task.add_done_callback(self._open.discard)
 
     @staticmethod
-    async def _serve(serving: "asyncio.Future[None]", writer: asyncio.StreamWriter) -> None:
+    async def _serve(serving: Coroutine[Any, Any, None], writer: asyncio.StreamWriter) -> None:
         try:
             await serving
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
@@ -130,26 +131,33 @@ class Wire:
             self._done()
         linger_s = xend.host.state.timing.linger_ms / 1000
         if reply.silent:
-            await _until_closed(stream[0], linger_s)
+            await self._until_closed(stream[0], linger_s)
             return False
         data = _framed(reply, keep=keep, head=request.method == "HEAD", seed=xend.host.state.seed)
         if not await self._send(stream, data):
             return False
         if reply.lingers and not keep:
-            await _until_closed(stream[0], linger_s)
+            await self._until_closed(stream[0], linger_s)
         return True
 
     async def _goes_on(self, stream: Stream) -> bool:
         """Slow down by order; or say nothing, and hold the connection."""
         await asyncio.sleep(self.faults.slow_ms / 1000)
         if self.faults.spend("silent"):
-            await _until_closed(stream[0], IDLE_S)
+            await self._until_closed(stream[0], IDLE_S)
             return False
         return True
 
+    async def _until_closed(self, reader: asyncio.StreamReader, for_s: float) -> None:
+        """Keep a connection open until its other end closes it; nothing that comes is looked at."""
+        self.keeps.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(for_s):
+                while await reader.read(4_096):
+                    pass
+
     async def _send(self, stream: Stream, data: bytes) -> bool:
         """Whether all of it was sent."""
-        self.answered += 1
         cut = self.faults.spend("cut")
         stream[1].write(data[: len(data) // 2] if cut else data)
         await stream[1].drain()
@@ -216,14 +224,6 @@ async def _read_body(reader: asyncio.StreamReader, request: web.Request) -> bool
     async with asyncio.timeout(IDLE_S):
         request.body = await reader.readexactly(int(given))
     return True
-
-
-async def _until_closed(reader: asyncio.StreamReader, for_s: float) -> None:
-    """Keep a connection open until its other end closes it; nothing that comes is looked at."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(for_s):
-            while await reader.read(4_096):
-                pass
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
