@@ -29,6 +29,8 @@ $(STAMP): pyproject.toml deploy/constraints.txt deploy/get_pip.py
 		|| $(PY) deploy/get_pip.py deploy/constraints.txt
 	@$(PIP) install $(CONSTRAINED) pip setuptools
 	@$(PIP) install $(CONSTRAINED) --no-build-isolation --editable '.[dev]'
+	@! pkg-config --exists libvirt 2>/dev/null || $(PIP) install $(CONSTRAINED) --no-build-isolation --editable '.[libvirt]' \
+		|| echo "libvirt-python cannot be built; what needs it will be listed as NOT RUN"
 	@rm -f $(VENV)/.installed-for-*
 	@touch $@
 
