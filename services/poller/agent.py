@@ -15,7 +15,7 @@ from typing import Final
 from leasehold.events import limits
 from leasehold.events.answers import Heard
 from leasehold.events.errors import LeaseholdError
-from leasehold.events.event_types import DeviceFreed, LeaseExpired, LeaseGranted, LeaseReleased
+from leasehold.events.event_types import DeviceFreed, LeaseExpired, LeaseGranted, LeaseOutlived, LeaseReleased
 from leasehold.events.identities import HostName
 from leasehold.events.inputs import POLLER, Observed
 from leasehold.events.subjects import Subjects
@@ -158,7 +158,7 @@ class PollerAgent:
 
     def hear(self, told: FeedEvent) -> None:
         """Where leases begin and end, domains are likely to change: look soon, and often for a while."""
-        if isinstance(told.event, LeaseGranted | LeaseReleased | LeaseExpired | DeviceFreed):
+        if isinstance(told.event, LeaseGranted | LeaseReleased | LeaseExpired | LeaseOutlived | DeviceFreed):
             self._polling.stir()
             self._hurry.set()
 
