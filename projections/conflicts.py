@@ -245,12 +245,14 @@ def _own_blockers(state: State, device: DeviceId, row: DeviceState, *, force: bo
 
 def users_of(state: State, row: DeviceState) -> tuple[str, ...]:
     """Who has a device: domains to which it is attached, and whoever is seen on the host."""
+    if not state.indexes.users:
+        return row.description.in_use_by
     return (*user_names(state, row), *row.description.in_use_by)
 
 
 def users_seen(state: State, row: DeviceState) -> tuple[str, ...]:
     """As `users_of`; of what is not there nobody is seen on the host, but a domain may hold its place."""
-    return (*user_names(state, row), *(row.description.in_use_by if not row.missing else ()))
+    return tuple(user_names(state, row)) if row.missing else users_of(state, row)
 
 
 def _orders_on(state: State, device: DeviceId, other: DeviceId) -> Iterator[Blocker]:

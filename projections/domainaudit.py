@@ -233,5 +233,6 @@ def _is_there(domain: DomainDescription) -> bool:
 
 def _is_asked(given: Input, event: event_types.AgentRetired) -> bool:
     request = given.request if isinstance(given, Asked) else None
-    is_retiring = isinstance(request, inputs.RetireAgentRequest)
-    return is_retiring and (request.host, request.agent) == (event.host, event.agent)
+    if not isinstance(request, inputs.RetireAgentRequest):
+        return False
+    return (request.host, request.agent) == (event.host, event.agent)

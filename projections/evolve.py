@@ -341,10 +341,11 @@ def _lease_granted(state: State, position: int, at_ns: int, event: event_types.L
         forced=event.forced,
         grant_key=key,
         held=len(event.devices),
-        bond=event.bond if event.bond is not msgspec.UNSET else None,
+        bond=event.bond or None,
     )
     state.put_lease(position, row)
-    bonds.look(state, position, at_ns)
+    if row.bond is not None:
+        bonds.look(state, position, at_ns)
     for device in event.devices:
         before = state.devices[device]
         state.put_device(

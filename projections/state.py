@@ -74,13 +74,17 @@ class HostState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     @property
     def stale(self) -> str:
         """Why nothing of it is granted; empty: its picture is up to date. Who only acts there paints none of it."""
-        reporting = [(agent, source.doubt) for agent, source in self.sources.items() if agent != CREATOR]
-        stale = [f"{agent}: {reason}" for agent, reason in sorted(reporting) if reason]
-        if stale:
-            return "; ".join(stale)
-        if any(agent != POLLER for agent, _ in reporting):
+        doubts, tells_of_devices = [], False
+        for agent, source in self.sources.items():
+            if agent != CREATOR:
+                tells_of_devices = tells_of_devices or agent != POLLER
+                if source.stale or source.blind:
+                    doubts.append(f"{agent}: {source.doubt}")
+        if doubts:
+            return "; ".join(sorted(doubts))
+        if tells_of_devices:
             return ""
-        return "no agent tells of its devices" if reporting else "no agent has reported"
+        return "no agent tells of its devices" if POLLER in self.sources else "no agent has reported"
 
     @property
     def shows_domains(self) -> bool:
@@ -331,8 +335,6 @@ class State:
     def users_of(self, row: DeviceState) -> list[tuple[DomainId, Use]]:
         """The domains that claim a device or have it, or one that cannot be told from it."""
         users = self.indexes.users
-        if not users:
-            return []
         return [
             (domain, use)
             for word in words_of(row.description)
@@ -343,6 +345,8 @@ class State:
 
     def attached_to(self, row: DeviceState) -> list[DomainId]:
         """The domains to which a device is attached, for all that is known, each once."""
+        if not self.indexes.users:
+            return []
         return list(dict.fromkeys(domain for domain, use in self.users_of(row) if use.use == "attached"))
 
     def put_order(self, order: int, row: OrderState) -> None:

@@ -1,5 +1,7 @@
 """Domains in the ledger: what follows from a poller's words, whose devices are whose, and what is not granted."""
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -71,7 +73,7 @@ def test_equal_words_make_no_events() -> None:
         ({"domid": -1, "state": "halted"}, "DomainChanged", ("domid", "state")),
     ],
 )
-def test_changes(fields: dict[str, object], kind: str, changed: tuple[str, ...]) -> None:
+def test_changes(fields: dict[str, Any], kind: str, changed: tuple[str, ...]) -> None:
     """Another number of the incarnation is a start; anything else, also its end, is a change that says of what."""
     ledger, poller = polled_ledger()
     poller.see()
@@ -265,6 +267,17 @@ def test_words_find_devices_whichever_came_first() -> None:
     assert device_word(ledger.state, stick)[0] == "foreign"
     ledger.see(msgspec.structs.replace(STICK, capability=UsbDevice(bus=1, device=10)))
     assert device_word(ledger.state, stick)[0] == "free"
+
+
+def test_another_thing_at_a_place_is_not_what_was_meant_by_its_make() -> None:
+    """A word for any device of a make finds what is plugged in now."""
+    ledger, poller = polled_ledger()
+    poller.say(inputs.DomainSeen(described()), used("usb-id/0529:0001"))
+    ledger.see(msgspec.structs.replace(STICK, product_id="0002"))
+    assert device_word(ledger.state, DeviceId(f"{H1}/{STICK.key}"))[0] == "free"
+    assert device_word(ledger.state, DeviceId(f"{H1}/{TWIN.key}"))[0] == "foreign"
+    ledger.see(STICK)
+    assert device_word(ledger.state, DeviceId(f"{H1}/{STICK.key}"))[0] == "foreign"
 
 
 def test_hosts_are_apart() -> None:
