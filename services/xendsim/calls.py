@@ -1,5 +1,6 @@
 """xend's operations on domains, the same for both protocols, with its checks and words."""
 
+import copy
 from typing import Final
 
 import msgspec
@@ -192,7 +193,7 @@ class Xend:
             raise XendSimError("Domain is not running")
         if path.rpartition("/")[0] not in self.host.state.directories:
             raise XendSimError(f"can't write guest state file {path}: No such file or directory")
-        copied = msgspec.json.decode(msgspec.json.encode(domain), type=Domain)
+        copied = copy.deepcopy(domain)
         self.host.destroy(domain)
         self.host.state.saved[path] = copied
 
@@ -201,7 +202,7 @@ class Xend:
         saved = self.host.state.saved.get(path)
         if saved is None:
             raise XendSimError(f"can't read guest state file {path}: No such file or directory")
-        domain = msgspec.json.decode(msgspec.json.encode(saved), type=Domain)
+        domain = copy.deepcopy(saved)
         for device in domain.devices:
             device.live = False
         domain.domid = -1

@@ -1,6 +1,6 @@
 """What the stand-in's host has: written into its file at each change, and read again when it is started again."""
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -78,8 +78,9 @@ class Domain(msgspec.Struct, kw_only=True):
     on_poweroff: str = "destroy"
     on_reboot: str = "restart"
     on_crash: str = "restart"
-    image: dict[str, Parsed] = {}
-    boot_pci: list[Parsed] | None = None
+    image: dict[str, Any] = {}
+    """What was sent of its image: for each key a `Parsed`, which is deeper than a file's type can say."""
+    boot_pci: list[Any] | None = None
     """The PCI functions that it was to start with, as the image lists them; none before the first start was tried."""
     pins: list[list[int]] = []
     devices: list[Device] = []
