@@ -57,7 +57,7 @@ def time_text(at_ns: int) -> str:
 
 
 def duration_text(ms: int) -> str:
-    """A duration for people, to the second: `1h 30m`."""
+    """A duration for people, to the second: `1h 30m`; one that is shorter to the millisecond."""
     seconds = ms // 1000
     parts = [(seconds // 86_400, "d"), (seconds // 3_600 % 24, "h"), (seconds // 60 % 60, "m"), (seconds % 60, "s")]
-    return " ".join(f"{number}{unit}" for number, unit in parts if number) or "0s"
+    return " ".join(f"{number}{unit}" for number, unit in parts if number) or (f"{ms}ms" if ms else "0s")

@@ -1,0 +1,195 @@
+"""The commands for domains against a real `up`, and the real poller of a hypervisor on paper."""
+
+import asyncio
+import csv
+import io
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from leasehold.events.identities import HostName
+from leasehold.events.subjects import Subjects
+from leasehold.services import home
+from leasehold.services.client import Client
+from leasehold.services.credentials import own_credential
+from leasehold.services.poller.agent import PollerAgent
+from tests.support.commands import Commands
+from tests.support.hypervisor import PaperHypervisor
+from tests.support.running import HOST, RunningUp, running_up
+from tests.support.servers import connected
+
+WEB, DB, GONE = (f"c0ffee00-0000-4000-8000-00000000000{number}" for number in range(3))
+WAIT_S = 60.0
+
+
+class Poller:
+    """The real poller of a hypervisor on paper, in a thread of its own, for commands that are run beside it."""
+
+    def __init__(self, data: Path) -> None:
+        self.hypervisor = PaperHypervisor()
+        self._data = data
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(),))
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Returns when the log has what is on paper."""
+        self._thread.start()
+        assert self._ready.wait(WAIT_S), "the poller has not reported"
+
+    def stop(self) -> None:
+        """End it in good order, if it runs."""
+        if not self._thread.is_alive():
+            return
+        self._loop.call_soon_threadsafe(lambda: self._task and self._task.cancel())
+        self._thread.join(WAIT_S)
+        self._loop.close()
+
+    def put(self, uuid: str, **said: Any) -> None:
+        """A domain is like this from now on."""
+        self._loop.call_soon_threadsafe(lambda: self.hypervisor.put(uuid, **said))
+
+    async def _run(self) -> None:
+        info = home.read_connection(self._data)
+        async with AsyncExitStack() as stack:
+            credential = own_credential(info, "agent")
+            connection = await stack.enter_async_context(connected(info.urls, "poller", credential))
+            agent = PollerAgent(connection, Subjects(credential.cluster), HostName(HOST), self.hypervisor)
+            self._task = asyncio.create_task(agent.run())
+            await agent.reported.wait()
+            self._ready.set()
+            await asyncio.wait({self._task})
+
+
+class Story(NamedTuple):
+    """An `up`, its poller, and devices that nobody had."""
+
+    up: RunningUp
+    poller: Poller
+    devices: list[str]
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    """Two domains, one of which has a device without a lease."""
+    with running_up(tmp_path_factory.mktemp("domains") / "data") as up:
+
+        async def free() -> list[str]:
+            async with Client(up.data) as client:
+                return [row.key for row in await client.devices(bus="pci") if row.state == "free"]
+
+        devices = asyncio.run(free())
+        poller = Poller(up.data)
+        poller.hypervisor.put(WEB, name="web", attached=(devices[0],), configured=(devices[0],))
+        poller.hypervisor.put(DB, name="db", domid=-1, state="halted", configured=(devices[1],))
+        poller.start()
+        yield Story(up, poller, devices)
+        poller.stop()
+
+
+@pytest.fixture
+def commands(story: Story, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Commands:
+    """The command line, aimed at the `up` of the story."""
+    return Commands(story.up.data, monkeypatch, capsys)
+
+
+def until(commands: Commands, *arguments: str, **wanted: object) -> dict[str, Any]:
+    """Ask for a list until a row of it is like this."""
+    give_up_s = time.monotonic() + WAIT_S
+    while True:
+        rows = commands.objects(*arguments)
+        for row in rows:
+            if wanted.items() <= row.items():
+                return row
+        assert time.monotonic() < give_up_s, rows
+
+
+def test_domains_in_each_form(story: Story, commands: Commands) -> None:
+    """The list has both domains with what they use and whose that is, as a table, as JSON and as CSV; filtered, too."""
+    table = commands.out("domains")
+    assert [line.split()[0] for line in table.splitlines()] == ["name", "web", "db"]
+    assert f"{story.devices[0]} (foreign)" in table and f"{story.devices[1]} (configured)" in table
+    web, db = commands.objects("domains")
+    assert (web["uuid"], web["domid"], web["state"], web["uses"][0]["foreign"]) == (WEB, 5, "running", True)
+    assert db["state"] == "halted" and not db["uses"][0].get("foreign")
+    assert [row["uuid"] for row in csv.DictReader(io.StringIO(commands.out("domains", "--csv")))] == [WEB, DB]
+    assert [row["name"] for row in commands.objects("domains", "--state", "halted", "--host", HOST)] == ["db"]
+
+
+def test_one_domain_by_each_of_its_names(story: Story, commands: Commands) -> None:
+    """By name, uuid in any spelling, key and id; who is none is named."""
+    for name in ("web", WEB, WEB.replace("-", "").upper(), f"xen/{WEB}", f"{HOST}/xen/{WEB}"):
+        shown = commands.out("domain", name)
+        assert WEB in shown and "domid 5" in shown and "attached, foreign" in shown
+    code, _, err = commands.run("domain", "nobody")
+    assert (code, err) == (2, "leasehold: name: no domain nobody is known\n")
+    code, _, err = commands.run("domain", "web", "--at", "0")
+    assert code == 2 and "no domain web is known" in err
+
+
+def test_who_uses_a_device(story: Story, commands: Commands) -> None:
+    """A device shows its users; one that a domain has without a lease is foreign, and is refused with that domain."""
+    first, second = story.devices[:2]
+    assert "web (attached), web (configured)" in commands.out("devices")
+    (row,) = commands.objects("device", first)
+    assert row["state"] == "foreign" and f"domain web ({HOST}/xen/{WEB})" in row["reason"]
+    assert "db" in commands.out("device", second) and "(configured" in commands.out("device", second)
+    code, _, err = commands.run("lease", first, "--for", "vm:a")
+    assert code == 3 and "domain web" in err
+    code, _, err = commands.run("lease", second, "--for", "vm:a", "--gone", "5s")
+    assert code == 2 and "--domain" in err
+
+
+def test_a_lease_that_ends_with_its_domain(story: Story, commands: Commands) -> None:
+    """It is shown with its domain, lives while that runs, and is over soon after that is not there; why is told."""
+    card = story.devices[2]
+    bond = ("--domain", GONE, "--gone", "500ms")
+    asked = commands.out("lease", card, "--for", "vm:c", *bond, "--request-id", "c1", "--json")
+    lease = json.loads(asked)["lease"]
+    story.poller.put(GONE, name="short", domid=9, attached=(card,))
+    row = until(commands, "domains", uuid=GONE, state="running")
+    assert row["leases"] == [lease] and not row["uses"][0].get("foreign")
+    shown = commands.out("show", lease)
+    assert f"{GONE}, until 500ms after it is gone" in shown and "with its domain" in shown
+    story.poller.put(GONE, name="short", domid=-1, state="halted")
+    until(commands, "leases", "--all", lease=lease, ended="outlived")
+    assert "was there, and has been gone for too long" in commands.out("history", lease)
+    blamed = [each["because"] for each in commands.objects("blame", "c1")]
+    assert "gone by" in blamed
+    told = [each["type"].partition(".")[0] for each in commands.objects("history", "short")]
+    assert told[:3] == ["lease_granted", "domain_appeared", "attachment_seen"]
+    assert {"attachment_gone", "domain_changed", "lease_outlived"} <= set(told)
+
+
+def test_domains_as_they_were(story: Story, commands: Commands) -> None:
+    """At a position of its past a domain is as it was, by the bus and from the archive's files alone."""
+    started = next(
+        each for each in commands.objects("history", "web", "--kind", "domain") if "attachment_seen" in each["type"]
+    )
+    at = str(started["position"])
+    for where in ((), ("--archive", commands.archive)):
+        (row,) = [each for each in commands.objects("domains", "--at", at, *where) if each["name"] == "web"]
+        assert row["place"]["at_position"] == int(at) and len(row["uses"]) == 1
+        assert "as of position" in commands.run("domain", "web", "--at", at, *where)[1]
+
+
+def test_an_agent_that_is_gone_is_retired(story: Story, commands: Commands) -> None:
+    """While it is heard, an operator is told so; the command says what it did when it is not."""
+    code, _, err = commands.run("retire", HOST, "poller", "--reason", "dismantled")
+    assert code == 3 and "agent_alive" in err
+    code, _, err = commands.run("retire", HOST, "nobody", "--reason", "dismantled")
+    assert code == 3 and "nobody" in err
+    story.poller.stop()
+    until(commands, "hosts", host=HOST, stale="poller: it was stopped")
+    assert len(commands.objects("domains")) == 3
+    assert commands.out("retire", HOST, "poller", "--reason", "dismantled").startswith("retired")
+    until(commands, "hosts", host=HOST, stale="")
+    assert commands.objects("domains") == []
+    assert "will not come back (dismantled)" in commands.out("history", HOST, "--kind", "host")
