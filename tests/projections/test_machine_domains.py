@@ -12,16 +12,16 @@ from leasehold.events import codec, inputs, limits
 from leasehold.events.capabilities import Mdev, UsbDevice
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.domains import DomainDescription, Use
-from leasehold.events.identities import DeviceId, DeviceKey, DomainId, DomainKey, Holder, split_device_id
+from leasehold.events.identities import DeviceId, DeviceKey, DomainId, DomainKey, Holder, Principal, split_device_id
 from leasehold.events.inputs import POLLER, Observation
 from leasehold.projections.auditing import Audit
 from leasehold.projections.domains import domain_view, list_domains, seen_domains
 from leasehold.projections.reporting import Reporter
 from leasehold.projections.state import State
 from tests.projections.test_machine import HOST, PRINCIPALS, TwoAllocators
-from tests.sim.world import host_devices
+from tests.sim.world import SECOND, host_devices
 
-SMALL: dict[str, Any] = {"DOMAINS_PER_HOST_MAX": 3, "USES_PER_DOMAIN_MAX": 3}
+SMALL: dict[str, Any] = {"DOMAINS_PER_HOST_MAX": 3, "USES_PER_DOMAIN_MAX": 4}
 UUIDS = tuple(f"c0ffee00-0000-4000-8000-00000000000{number}" for number in range(4))
 SLICE = UUIDS[0]
 WORDS = (
@@ -91,13 +91,69 @@ class TwoAllocatorsWithDomains(TwoAllocators):
         """The poller says something, true or not."""
         self._hear(*self.poller.tell(said))
 
-    @rule(uuid=st.sampled_from(UUIDS[:2]), domids=st.lists(st.sampled_from((-1, 7, 8)), min_size=1, max_size=3))
-    def live(self, uuid: str, domids: list[int]) -> None:
-        """A domain runs, halts and runs again, and is heard of each time."""
-        for domid in domids:
-            state = "running" if domid >= 0 else "halted"
-            seen = inputs.DomainSeen(DomainDescription(key=DomainKey(f"xen/{uuid}"), domid=domid, state=state))
-            self._hear(*self.poller.tell([inputs.SourceSees(), seen]))
+    def _tell(self, *said: Observation) -> None:
+        """The poller says what is so, and is heard."""
+        source = self.reader.hosts[HOST].sources.get(POLLER)
+        if source is None or source.stale:
+            self._restart_poller()
+        self._hear(*self.poller.tell([inputs.SourceSees(), *said]))
+        self._append(0, both=True)
+
+    def _restart_poller(self) -> None:
+        self.poller = Reporter(HOST, POLLER, self.poller.run + 1)
+        self._hear(self.poller.starts())
+        self._append(0, both=False)
+        self._hear(*self.poller.synced({}, {}))
+
+    @rule(key=KEYS, uses=st.lists(st.tuples(st.sampled_from(WORDS), st.sampled_from(("attached", "configured")))))
+    def start_with_devices(self, key: DomainKey, uses: list[tuple[str, str]]) -> None:
+        """A domain runs, and has devices."""
+        seen = inputs.DomainSeen(DomainDescription(key=key, domid=7, state="running"))
+        self._tell(seen, *(inputs.DeviceUsed(key, word, use) for word, use in uses))
+
+    @rule(which=st.integers(0, 9), goes=st.booleans())
+    def let_go(self, which: int, goes: bool) -> None:
+        """A domain lets go of one device, or of all and goes."""
+        domains = sorted(self.reader.domains.items())
+        if not domains:
+            return
+        _, row = domains[which % len(domains)]
+        key = row.description.key
+        let_go = [inputs.DeviceUnused(key, use.device, use.use) for use in row.uses]
+        if goes:
+            self._tell(*let_go, inputs.DomainGone(key))
+        else:
+            self._tell(*let_go[:1])
+
+    @rule(
+        uuid=st.sampled_from(UUIDS[:2]),
+        gone_ms=st.sampled_from((0, 5_000)),
+        then=st.lists(st.sampled_from(("seen", "halted", "gone", "blind", "wait", "silent")), min_size=1, max_size=8),
+    )
+    def live_with_a_lease(self, uuid: str, gone_ms: int, then: list[str]) -> None:
+        """There is a lease for a domain, which comes and goes, while the poller sees it or not."""
+        key = DomainKey(f"xen/{uuid}")
+        # Who decides is known, and its grace time over, so that something can end.
+        self.both[0].note(inputs.DeciderStarts("one", "start"))
+        self._append(0, both=False)
+        self.now_ns += 31 * SECOND
+        fields: dict[str, Any] = {"holder": Holder("vm1"), "ttl_ms": 2_000, "domain": uuid, "gone_ms": gone_ms}
+        self._ask(Principal("a"), inputs.LeaseRequest(**self._fields(), devices=(STICK,), **fields), 2)
+        self._tell(inputs.DomainSeen(DomainDescription(key=key, domid=7, state="running")))
+        for what in then:
+            if what in ("seen", "halted"):
+                domid = 8 if what == "seen" else -1
+                self._tell(inputs.DomainSeen(DomainDescription(key=key, domid=domid, state="running")))
+            elif what == "gone":
+                self._tell(inputs.DomainGone(key))
+            elif what == "blind":
+                self._hear(*self.poller.tell([inputs.SourceBlind("no answer")]))
+            elif what == "silent":
+                for alive in (False, True):
+                    for each in self.both:
+                        each.note(inputs.HostHeard(HOST, POLLER, self.poller.run, alive))
+            else:
+                self.now_ns += 3 * SECOND
             self._append(0, both=True)
 
     @rule(alive=st.booleans())
@@ -109,12 +165,11 @@ class TwoAllocatorsWithDomains(TwoAllocators):
     @rule(lost=st.booleans())
     def poller_restarts_or_loses(self, lost: bool) -> None:
         """The poller begins a new run, or a message of it is lost and it reports again."""
-        if lost:
-            self.poller.assure()
-            self._hear(self.poller.assure())
-        else:
-            self.poller = Reporter(HOST, POLLER, self.poller.run + 1)
-            self._hear(self.poller.starts())
+        if not lost:
+            self._restart_poller()
+            return
+        self.poller.assure()
+        self._hear(self.poller.assure())
         self._append(0, both=False)
         self._hear(*self.poller.synced({}, {}))
 
