@@ -24,6 +24,7 @@ from leasehold.services.past import Past
 from leasehold.services.verifying.links import check_chain
 from tests.bench.cluster import HOST
 from tests.day.devices import ask_devices, compare_host, settled
+from tests.day.domains import ask_domains, domains_settled
 from tests.day.feed import told
 from tests.day.oracle import Held, RawLog
 from tests.day.running import Day
@@ -57,6 +58,7 @@ async def judge(day: Day, *, instants: int, seed: int) -> Outcome:
     """Everything, one after the other."""
     outcome = Outcome()
     picture = await settled(day)
+    outcome.problems += await domains_settled(day)
     log, bodies = await _read(day)
     outcome.figures |= {
         "records": log.records,
@@ -66,7 +68,7 @@ async def judge(day: Day, *, instants: int, seed: int) -> Outcome:
         "longest from a kill to 50 answers of each principal": f"{day.longest_silence_s:.2f} s",
         "requests answered": sum(len(load.said) for load in day.loads),
         "orders": f"{len(log.orders)}, ended {sum(len(row.ends) for row in log.orders.values())} times",
-        "what happened to devices": dict(day.machine.steps.most_common()),
+        "what happened to devices and domains": dict(day.machine.steps.most_common()),
     }
     outcome.problems += compare_host(day, log, picture)
     await _compare_archives(day, bodies, outcome)
@@ -76,6 +78,7 @@ async def judge(day: Day, *, instants: int, seed: int) -> Outcome:
     await _ask_past(day, log, outcome, instants, random.Random(f"{seed} instants"))
     chance = random.Random(f"{seed} devices")
     outcome.problems += await ask_devices(day, log, _moments(log, max(instants // DEVICES_EVERY, 10), chance))
+    outcome.problems += await ask_domains(day, log, _moments(log, max(instants // DEVICES_EVERY, 10), chance))
     found = await told(day.client.connection, log)
     outcome.problems += found.problems
     outcome.figures["messages of the feed"] = found.messages
@@ -214,6 +217,7 @@ async def _ask_everything(day: Day, log: RawLog) -> None:
         questions.ListLeases(ended=True, limit=50),
         questions.ListHosts(),
         questions.ListOrders(ended=True, limit=50),
+        questions.ListDomains(host=HOST, limit=50),
         questions.ListDevices(host=HOST, cap="net", count_only=True),
         questions.Show(name=held.device),
         questions.History(name=held.device, limit=50),
@@ -221,6 +225,8 @@ async def _ask_everything(day: Day, log: RawLog) -> None:
         questions.Sync(host=HOST),
         questions.Status(),
         questions.DevicesAt(at=end, host=HOST, limit=50),
+        questions.DomainsAt(at=end, host=HOST, limit=50),
+        questions.Sync(host=HOST, agent="poller"),
         questions.Diff(since=beginning, to=end, limit=50),
         questions.Who(device=held.device, since=beginning, to=end, limit=50),
         questions.Blame(request_id=day.loads[0].said[-1].request.request_id),

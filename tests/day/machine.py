@@ -1,12 +1,13 @@
-"""The host of the day: devices on paper that come, go and change, and a played kernel on which a creator makes some.
+"""The host of the day: devices on paper that come, go and change, a played kernel on which a creator makes some, and
+domains on paper that use some.
 
-Watcher and creator are the real ones; only what they see and write to is imitated.
+Watcher, creator and poller are the real ones; only what they see and write to is imitated.
 """
 
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,18 +20,23 @@ from leasehold.events.subjects import Subjects
 from leasehold.projections.reporting import Picture
 from leasehold.services.connection import Connection
 from leasehold.services.creator.agent import CreatorAgent
+from leasehold.services.poller.agent import PollerAgent
 from leasehold.services.watcher.agent import WatcherAgent
 from leasehold.services.watcher.monitor import UeventMonitor
 from leasehold.services.watcher.picture import take_picture
 from tests.bench.cluster import HOST, paper_device
 from tests.creator.kernel import Kernel
+from tests.support.hypervisor import PaperHypervisor
 
 LOOK_MS: Final = 200
 """Nothing tells of what the played kernel makes, so the watcher looks this often."""
 NICS_EVERY: Final = 8
 """So many devices have one network interface between them."""
 DRIVERS: Final = ("", "igb", "vfio-pci")
-AGENTS: Final = ("watcher", "creator")
+AGENTS: Final = ("watcher", "creator", "poller")
+DOMAINS: Final = 12
+GUESTS_CARDS: Final = 6
+"""So many devices are there that domains may have, whoever leases them."""
 WAIT_S: Final = 90.0
 
 
@@ -61,7 +67,7 @@ class Machine:
     """The host, and its agents."""
 
     def __init__(
-        self, folder: Path, connections: tuple[Connection, Connection], subjects: Subjects, devices: int
+        self, folder: Path, connections: Sequence[Connection], subjects: Subjects, devices: int
     ) -> None:
         """`connections`: one for each agent; they stay their owner's."""
         self.kernel = Kernel(folder / "machine")
@@ -79,6 +85,8 @@ class Machine:
             if number % NICS_EVERY == 0:
                 self._paper[DeviceKey(f"{device.key}/net/0")] = _nic(device)
         self._away: Picture = {}
+        self.hypervisor = PaperHypervisor()
+        self._domids = 0
 
     def picture(self, *, known: Picture | None = None) -> Picture:
         """All that is there now."""
@@ -90,9 +98,11 @@ class Machine:
         """Start an agent anew, and wait until it is heard; one that ran before ends in good order."""
         await self.stop(agent)
         connection = self._connections[agent]
-        one: WatcherAgent | CreatorAgent
+        one: WatcherAgent | CreatorAgent | PollerAgent
         if agent == "watcher":
             one = WatcherAgent(connection, self._subjects, HOST, monitor=self._whispers, look=self.picture)
+        elif agent == "poller":
+            one = PollerAgent(connection, self._subjects, HOST, self.hypervisor)
         else:
             kernel, notes = self.kernel, self._folder / "creator.json"
             one = CreatorAgent(connection, self._subjects, HOST, notes, root=kernel.root, write=kernel.write)
@@ -118,7 +128,12 @@ class Machine:
         """One thing after the other until cancelled; `more` waits until so much has been done by others."""
         rng = random.Random(f"{seed} machine")
         while True:
-            step = rng.choice((self._unplug, self._plug, self._plug, self._bind, self._link, self._flap, self._lose))
+            step = rng.choice(
+                (
+                    self._unplug, self._plug, self._plug, self._bind, self._link, self._flap, self._lose,
+                    self._run_domain, self._halt_domain, self._drop_domain,
+                )
+            )  # fmt: skip
             step(rng)
             self.steps[step.__name__.strip("_")] += 1
             await more(rng.randint(1, 20))
@@ -157,9 +172,30 @@ class Machine:
     def _flap(self, rng: random.Random) -> None:
         self._whispers.say(self._some(rng), "remove", "add")
 
+    def _run_domain(self, rng: random.Random) -> None:
+        """One starts, or begins anew, or is called otherwise, with other devices than before."""
+        number = rng.randrange(DOMAINS)
+        cards = [key.partition("/")[2] for key in self.leasable[:GUESTS_CARDS]]
+        words = tuple(rng.sample(cards, rng.choice((0, 0, 1, 2))))
+        self._domids += 1
+        name = f"guest{number}{rng.choice(('', '', '-renamed'))}"
+        self.hypervisor.put(_uuid(number), name=name, domid=self._domids, configured=words, attached=words[:1])
+
+    def _halt_domain(self, rng: random.Random) -> None:
+        number = rng.randrange(DOMAINS)
+        self.hypervisor.put(_uuid(number), name=f"guest{number}", domid=-1, state="halted")
+
+    def _drop_domain(self, rng: random.Random) -> None:
+        if self.hypervisor.domains:
+            self.hypervisor.drop(rng.choice(sorted(self.hypervisor.domains)).partition("/")[2])
+
     def _lose(self, rng: random.Random) -> None:
         if rng.random() < 0.2:
             self._whispers.lose()
+
+
+def _uuid(number: int) -> str:
+    return f"c0ffee00-0000-4000-8000-{number:012d}"
 
 
 def _nic(device: DeviceDescription) -> DeviceDescription:

@@ -58,6 +58,19 @@ class Seen:
 
 
 @dataclass
+class Domain:
+    """A domain from a position on. `uses`: word and use."""
+
+    position: int
+    is_there: bool
+    agent: str
+    since: tuple[int, int]
+    """Position and time of the start of its incarnation."""
+    uses: frozenset[tuple[str, str]]
+    description: dict[str, Any]
+
+
+@dataclass
 class Ordered:
     """What a host was told to do, and how it ended: `order_carried_out` or `order_failed`, one after the other."""
 
@@ -86,6 +99,7 @@ class RawLog:
     effects: dict[tuple[str, str], list[Effect]] = field(default_factory=dict)
     """By principal and request id."""
     devices: dict[str, list[Seen]] = field(default_factory=dict)
+    domains: dict[str, list[Domain]] = field(default_factory=dict)
     orders: dict[int, Ordered] = field(default_factory=dict)
     positions: list[int] = field(default_factory=list)
     """Of all events."""
@@ -108,6 +122,7 @@ class RawLog:
             self.types[event["type"]] += 1
             self._take(position, record["decided_at_ns"], event)
             self._see(position, event)
+            self._see_domain(position, record["decided_at_ns"], event)
             self._order(position, event)
 
     def _take(self, position: int, at_ns: int, event: dict[str, Any]) -> None:
@@ -126,7 +141,7 @@ class RawLog:
             ]
             self.tenures += held
             self._living[position] = held
-        elif kind in ("lease_released", "lease_expired"):
+        elif kind in ("lease_released", "lease_expired", "lease_outlived"):
             for each in self._living[event["lease"]]:
                 assert not each.ended, f"L{event['lease']} ends twice"
                 each.ended, each.ended_position, each.ended_ns = kind.removeprefix("lease_"), position, at_ns
@@ -157,6 +172,34 @@ class RawLog:
         assert before.is_there == was_there, f"{kind} of {key} at {position}"
         description = event.get("device", before.description)
         rows.append(Seen(position, is_there, before.flaps + flaps, description))
+
+    def _see_domain(self, position: int, at_ns: int, event: dict[str, Any]) -> None:
+        kind = event["type"].partition(".")[0]
+        if not kind.startswith(("domain_", "attachment_")):
+            return
+        described = event["domain"] if isinstance(event.get("domain"), dict) else {}
+        key = described.get("key") or event.get("key") or event["domain"]
+        rows = self.domains.setdefault(f"{event['host']}/{key}", [])
+        before = rows[-1] if rows and rows[-1].is_there else None
+        assert (before is None) == (kind == "domain_appeared"), f"{kind} of {key} at {position}"
+        if before is None:
+            rows.append(Domain(position, True, event["agent"], (position, at_ns), frozenset(), described))
+            return
+        since = (position, at_ns) if kind == "domain_started" else before.since
+        use = frozenset({(event["device"], event["use"])}) if kind.startswith("attachment_") else frozenset()
+        assert not use or (kind == "attachment_gone") == (use <= before.uses), f"{kind} of {key} at {position}"
+        assert kind != "domain_vanished" or not before.uses, f"{key} vanishes with {before.uses}, at {position}"
+        rows.append(
+            Domain(
+                position, kind != "domain_vanished", before.agent, since, before.uses ^ use,
+                described or before.description,
+            )
+        )  # fmt: skip
+
+    def domains_at(self, position: int) -> dict[str, Domain]:
+        """The domains that were there behind `position`."""
+        before = {domain: [row for row in rows if row.position <= position] for domain, rows in self.domains.items()}
+        return {domain: rows[-1] for domain, rows in before.items() if rows and rows[-1].is_there}
 
     def _order(self, position: int, event: dict[str, Any]) -> None:
         kind = event["type"].partition(".")[0]

@@ -147,7 +147,7 @@ async def _started(up: RunningUp, seconds: list[Second], seed: int, devices: int
         urls = home.read_connection(up.data).urls
         agents = [await stack.enter_async_context(connected(urls, "agent", credential)) for _ in AGENTS]
         subjects = Subjects(credential.cluster)
-        machine = Machine(up.data.parent, (agents[0], agents[1]), subjects, devices)
+        machine = Machine(up.data.parent, agents, subjects, devices)
         stack.push_async_callback(machine.close)
         loads = [Load(client, machine.leasable, seed=seed, name=f"p{number}") for number, client in enumerate(clients)]
         day = Day(up, clients, loads, seconds, machine, seed)
