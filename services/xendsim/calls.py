@@ -7,7 +7,7 @@ import msgspec
 
 from leasehold.events.errors import XendSimError
 from leasehold.services.xendsim import hotplug
-from leasehold.services.xendsim.configuring import DEVICE_TYPES, check_name, domain_of
+from leasehold.services.xendsim.configuring import DEVICE_TYPES, check_name, check_vcpus, domain_of
 from leasehold.services.xendsim.hypervisor import (
     CRASHED,
     HALTED,
@@ -250,8 +250,7 @@ class Xend:
 
     def set_vcpus(self, domain: Domain, vcpus: int) -> None:
         """How many of its CPUs are on; while it is halted: how many it has."""
-        if vcpus < 1:
-            raise XendSimError("Zero VCPUs is invalid")
+        check_vcpus(vcpus)
         if domain.domid < 0:
             domain.vcpus, domain.online, domain.pins = vcpus, 0, []
         elif vcpus > domain.vcpus:

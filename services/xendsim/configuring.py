@@ -12,6 +12,8 @@ from leasehold.services.xendsim.state import DEVICES_MAX, Device, Domain, Parsed
 DEVICE_TYPES: Final = (
     *("vbd", "tap", "tap2", "vif", "vif2", "pci", "vusb", "vscsi", "vfb", "vkbd", "console", "ioports", "irq"),
 )
+VCPUS_MAX: Final = 512
+_PORTS_MAX: Final = 31
 DISKS: Final = ("vbd", "tap", "tap2")
 NETWORKS: Final = ("vif", "vif2")
 SCRIPT: Final = "/usr/lib/xen-4.4/x/scripts/vif-bridge"
@@ -62,6 +64,14 @@ def child(tree: Parsed, name: str) -> Parsed | None:
 def children(tree: Parsed, name: str) -> list[list[Parsed]]:
     """All `(name …)` of a list."""
     return [each for each in tree if isinstance(each, list) and each[:1] == [name]] if isinstance(tree, list) else []
+
+
+def check_vcpus(vcpus: int) -> None:
+    """Raises XendSimError if no domain can have so many."""
+    if vcpus < 1:
+        raise XendSimError("Zero VCPUs is invalid")
+    if vcpus > VCPUS_MAX:
+        raise XendSimError("(22, 'Invalid argument')")
 
 
 def check_name(name: str) -> None:
@@ -119,8 +129,7 @@ def domain_of(tree: Parsed, maker: Maker) -> Domain:
         on_reboot=words.get("on_reboot", "restart"),
         on_crash=words.get("on_crash", "restart"),
     )
-    if domain.vcpus < 1:
-        raise XendSimError("Zero VCPUs is invalid")
+    check_vcpus(domain.vcpus)
     image = children(tree, "image")
     if image and len(image[0]) > 1:
         _read_image(domain, image[0][1])
@@ -196,7 +205,10 @@ def device_of(tree: Parsed, domain: Domain, maker: Maker) -> Device:
         device.functions = [function_of(each, maker) for each in children(tree, "dev")]
     elif kind == "vusb":
         attributes.pop("port", None)
-        device.ports = dict.fromkeys(range(1, number(attributes.get("num-ports", "8")) + 1), "")
+        ports = number(attributes.get("num-ports", "8"))
+        if not 1 <= ports <= _PORTS_MAX:
+            raise XendSimError(f"Invalid Configuration: num-ports {ports}")
+        device.ports = dict.fromkeys(range(1, ports + 1), "")
         device.ports |= ports_of(tree)
     elif kind in DISKS:
         if attributes.get("mode", "r") not in _MODES:

@@ -32,7 +32,7 @@ def answer(xend: Xend, body: bytes) -> RpcReply:
         params, method = xmlrpc.client.loads(body.decode("utf-8", "replace"))
     except (ExpatError, xmlrpc.client.Error, ValueError, TypeError, KeyError, IndexError) as error:
         return RpcReply(body=_fault(_INTERNAL, str(error)))
-    function = _METHODS.get(method or "")
+    function = METHODS.get(method or "")
     if function is None:
         return RpcReply(body=_fault(_INTERNAL, f'method "{method}" is not supported'))
     try:
@@ -169,7 +169,7 @@ _DOMAIN_METHODS: Final[dict[str, Callable[..., Value]]] = {
     "destroyDevice": _destroy_device,
     "sched_credit_get": lambda _xend, domain: {"cap": domain.cap, "weight": domain.weight},
 }
-_METHODS: Final[dict[str, Callable[..., Value]]] = {
+METHODS: Final[dict[str, Callable[..., Value]]] = {
     **{f"xend.domain.{name}": _on(work) for name, work in _DOMAIN_METHODS.items()},
     "xend.domain": _domain,
     "xend.domains": _domains,
@@ -183,5 +183,5 @@ _METHODS: Final[dict[str, Callable[..., Value]]] = {
     "xend.node.log": lambda xend: "\n".join([*xend.host.state.log, ""]),
     "xend.node.dmesg.info": lambda xend: xend.host.state.dmesg,
     "xend.node.dmesg.clear": _clear,
-    "system.listMethods": lambda _xend: sorted(_METHODS),
+    "system.listMethods": lambda _xend: sorted(METHODS),
 }

@@ -220,6 +220,11 @@ class Stand:
             raise InvalidInputError("it is down already", field="down")
         self._outage = asyncio.ensure_future(self._be_down(for_ms, empty_ms))
 
+    async def back(self) -> None:
+        """Wait until it is not down any more."""
+        if self._outage is not None:
+            await asyncio.wait({self._outage})
+
     async def _be_down(self, for_ms: int, empty_ms: int) -> None:
         await self._close()
         await asyncio.sleep(for_ms / 1000)
