@@ -244,7 +244,7 @@ def _check_observed(observed: Observed) -> None:
 
 
 def _check_agent(agent: str) -> None:
-    if not re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", agent):
+    if not re.fullmatch(identities.AGENT_PATTERN, agent):
         raise InvalidInputError(f"{agent[:80]!r} is not an agent's name, like watcher", field="agent")
 
 

@@ -44,6 +44,8 @@ _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _HOST: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _PRINCIPAL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_@-]{0,62}")
 _HOLDER: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9 ._:/@+-]{{0,{limits.HOLDER_CHARS_MAX - 1}}}")
+AGENT_PATTERN: Final = r"[a-z][a-z0-9_-]{0,31}"
+"""What the name of an agent matches as a whole."""
 _REQUEST_ID: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:-]{{0,{limits.REQUEST_ID_CHARS_MAX - 1}}}")
 COMPUTER: Final = DeviceKey("computer")
 """The host itself: above everything, and nobody's."""

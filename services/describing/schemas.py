@@ -48,6 +48,8 @@ _BOUNDS: Final[dict[type, dict[str, Schema]]] = {
         "devices": {"minItems": 1, "maxItems": limits.DEVICES_PER_LEASE_MAX, "items": _DEVICE},
         "ttl_ms": _TTL,
         "host": _HOST_OR_NONE,
+        "domain": _UUID_OR_NONE,
+        "gone_ms": {"minimum": 0, "maximum": limits.GONE_MS_MAX},
     },
     inputs.RenewRequest: {
         "issued_at_ns": _TIME,
@@ -69,6 +71,12 @@ _BOUNDS: Final[dict[type, dict[str, Schema]]] = {
         "host": _HOST_OR_NONE,
         "timeout_ms": _TIMEOUT,
     },
+    inputs.RetireAgentRequest: {
+        "issued_at_ns": _TIME,
+        "host": {"pattern": f"^(?:{_HOST})$"},
+        "agent": {"pattern": f"^(?:{identities.AGENT_PATTERN})$"},
+        "reason": {"minLength": 1, "maxLength": limits.REASON_CHARS_MAX},
+    },
     capabilities.NewVport: {
         "parent": {"maxLength": limits.DEVICE_TEXT_CHARS_MAX},
         **dict.fromkeys(("parent_wwnn", "parent_wwpn", "parent_fabric_wwn", "wwnn", "wwpn"), _WWN_OR_NONE),
@@ -86,6 +94,15 @@ _BOUNDS: Final[dict[type, dict[str, Schema]]] = {
     Sync: {"host": {"pattern": f"^(?:{_HOST})$"}},
 }
 """By type and field: what the door checks beside the type."""
+_RULES: Final[dict[type, Schema]] = {
+    inputs.LeaseRequest: {
+        "anyOf": [
+            {"properties": {"domain": {"minLength": 1}}, "required": ["domain"]},
+            {"properties": {"gone_ms": {"const": inputs.GONE_MS}, "keep": {"const": False}}},
+        ]
+    },
+}
+"""By type: what the door checks of several fields together."""
 
 
 def schemas() -> dict[str, Schema]:
@@ -138,6 +155,7 @@ def _complete(schema: Schema, struct: type[msgspec.Struct]) -> None:
     if struct in get_args(Request):
         # The door takes no field that it does not know; the type itself tolerates them, for the log.
         schema["additionalProperties"] = False
+    schema.update(_RULES.get(struct, {}))
     hints = typing.get_type_hints(struct)
     texts = _texts_of(struct)
     properties: dict[str, Schema] = schema.get("properties", {})
