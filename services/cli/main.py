@@ -24,6 +24,7 @@ from leasehold.services.cli.nodedev import nodedev
 from leasehold.services.cli.restoring import restore_ledger
 from leasehold.services.cli.running import run, sources
 from leasehold.services.cli.watching import watch
+from leasehold.services.cli.xend import xend
 from leasehold.services.cli.xendsim import xend_sim
 
 _ARGUMENT_CHARS_MAX: Final = 4_096
@@ -85,7 +86,7 @@ async def up(
 
 
 _ASKING = (*looking.COMMANDS, *past.COMMANDS, *asking.COMMANDS)
-_GROUPS = (run, keys, nodedev, watch, archive, feed, xend_sim, restore_ledger)
+_GROUPS = (run, keys, nodedev, watch, archive, feed, xend, xend_sim, restore_ledger)
 for command in (*nodedevs.COMMANDS, *domains.COMMANDS, *_ASKING, *checking.COMMANDS, *_GROUPS):
     cli.add_command(command)
 

@@ -195,9 +195,10 @@ class XendClient:
         Raises:
             XendFailedError: also if it does not run, of which xend would say nothing for ever.
         """
+        call = calls.save(domain, path)
         if (await self.get_domain(domain)).domid < 0:
-            raise XendFailedError(f"{domain} does not run", op="save")
-        await self.ask(calls.save(domain, path))
+            raise XendFailedError(f"{domain} does not run", op=call.op)
+        await self.ask(call)
 
     async def restore(self, path: str) -> None:
         """Bring one back from a file on the host. It runs then."""
