@@ -1,5 +1,7 @@
 """The stand-in for xend as a stage: it is asked over its own HTTP, as `xm` would; what no protocol does, it is told."""
 
+import asyncio
+import sys
 import uuid as uuids
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -8,6 +10,7 @@ from typing import Final
 from urllib.parse import urlencode
 
 from leasehold.events.identities import parse_pci_address
+from leasehold.services.lifeline import tied_to_us
 from leasehold.services.poller.xend import XendSource
 from leasehold.services.xend import answers
 from leasehold.services.xend.address import Address
@@ -15,11 +18,12 @@ from leasehold.services.xend.http import Request, exchange
 from leasehold.services.xendsim.server import HTTP_SOCKET, XMLRPC_SOCKET, Options, Stand, give_order
 
 TIMEOUT_S: Final = 10.0
+START_S: Final = 60.0
 SOON: Final = {
-    "guest_ms": 10,
-    "ended_ms": 10,
-    "crash_ms": 10,
-    "destroy_ms": 10,
+    "guest_ms": 0,
+    "ended_ms": 0,
+    "crash_ms": 0,
+    "destroy_ms": 0,
     "gap_ms": 200,
     "dying_ms": 50,
     "restart_after_ms": 0,
@@ -38,9 +42,10 @@ class XenStage:
     def __init__(self, directory: Path, protocol: str) -> None:
         """`protocol`: of the sources, `unix` (HTTP) or `xmlrpc`."""
         self._options = Options(directory=directory, seed=1)
-        self._http = Address("http", path=str(directory / HTTP_SOCKET))
+        self.socket = directory / HTTP_SOCKET
+        self._http = Address("http", path=str(self.socket))
         socket = {"unix": HTTP_SOCKET, "xmlrpc": XMLRPC_SOCKET}[protocol]
-        self._url = f"{protocol}:{directory / socket}"
+        self.url = f"{protocol}:{directory / socket}"
         self._running = AsyncExitStack()
         self.cannot = {"destroy_slowly": "HTTP does not tell what is held"} if protocol == "unix" else {}
 
@@ -56,7 +61,7 @@ class XenStage:
 
     def source(self) -> XendSource:
         """One that has looked at nothing yet."""
-        return XendSource(self._url, sysfs=_NO_SYSFS)
+        return XendSource(self.url, sysfs=_NO_SYSFS)
 
     async def start(self, name: str, *, devices: Sequence[str] = (), managed: bool = False) -> str:
         """Start a guest, and let it run."""
@@ -142,12 +147,36 @@ class XenStage:
 
     async def close(self) -> None:
         """End."""
-        await self._running.aclose()
+        await self.lose()
 
     async def _ask(self, uuid: str, **fields: str) -> None:
         target = f"/xend/domain/{uuid}".rstrip("/")
         request = Request(fields["op"], "POST", target, urlencode(fields).encode())
         answers.value_of(await exchange(self._http, request, timeout_s=TIMEOUT_S), fields["op"])
+
+
+class XenProcess(XenStage):
+    """The same as a process of its own, `leasehold xend-sim`; it is lost by being killed."""
+
+    _process: asyncio.subprocess.Process | None = None
+
+    async def find(self) -> None:
+        """Start it, and wait until it listens."""
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "leasehold", "xend-sim", "--dir", str(self._options.directory),
+            stdout=asyncio.subprocess.PIPE, preexec_fn=tied_to_us(),
+        )  # fmt: skip
+        assert self._process.stdout is not None
+        async with asyncio.timeout(START_S):
+            while b"ready" not in (line := await self._process.stdout.readline()):
+                assert line, "the stand-in ended"
+
+    async def lose(self) -> None:
+        """SIGKILL."""
+        if self._process is not None:
+            self._process.kill()
+            await self._process.communicate()
+            self._process = None
 
 
 def _config(name: str, uuid: str, devices: Sequence[str]) -> str:
