@@ -30,7 +30,7 @@ _WITHOUT_EVENT: Final = {
     "lost_events": "found after events were lost",
     "clock": "found by looking again",
 }
-_DOMAIN_FIELDS: Final = {"memory_bytes": "memory", "max_memory_bytes": "memory at most"}
+_SIZES: Final = {"memory_bytes": "memory", "max_memory_bytes": "memory at most"}
 _MIB: Final = 1024 * 1024
 _UNITS: Final = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1_000, "s"))
 
@@ -249,10 +249,10 @@ def _domain_changes(event: event_types.DomainChanged) -> str:
 
 
 def _domain_change(domain: DomainDescription, field: str, was: str | None) -> str:
-    value = getattr(domain, field, "")
-    text = _bytes_text(value) if field in _DOMAIN_FIELDS else _known(value)
+    value = getattr(domain, field)
+    text = _bytes_text(value) if field in _SIZES else _known(value)
     before = f", was {was or 'empty'}" if was is not None else ""
-    return f"{_DOMAIN_FIELDS.get(field, field)} is now {text}{before}"
+    return f"{_SIZES.get(field, field)} is now {text}{before}"
 
 
 def _bytes_text(size: int) -> str:

@@ -4,7 +4,7 @@ import time
 import uuid
 from typing import Final
 
-from leasehold.events import inputs
+from leasehold.events import identities, inputs
 from leasehold.events.capabilities import NewDevice
 from leasehold.events.identities import Holder, RequestId
 from leasehold.events.inputs import GONE_MS
@@ -34,7 +34,11 @@ def lease_request(
     keep: bool = False,
     request_id: str | None = None,
 ) -> inputs.LeaseRequest:
-    """Lease `devices` (names, keys, addresses or paths), all or none; for `domain` (a uuid), if one is named."""
+    """Lease `devices` (names, keys, addresses or paths), all or none; for `domain` (a uuid), if one is named.
+
+    Raises:
+        InvalidInputError: `domain` is no uuid.
+    """
     return inputs.LeaseRequest(
         request_id=_named(request_id),
         issued_at_ns=time.time_ns(),
@@ -43,7 +47,7 @@ def lease_request(
         ttl_ms=ttl_ms,
         host=host,
         force=force,
-        domain=domain,
+        domain=identities.parse_uuid(domain, "domain") if domain else "",
         gone_ms=gone_ms,
         keep=keep,
     )

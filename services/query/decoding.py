@@ -22,7 +22,6 @@ USED_BY: Final = ("device", "holder")
 EVERY_NS_MIN: Final = 10**9
 DEPTH_MAX: Final = 32
 _POSITION_MAX: Final = 2**53 - 1
-_AGENT: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _TIME_MAX_NS: Final = 2**63 - 1
 _ALL: Final[dict[str, type[Question]]] = {**QUESTIONS, **PAST_QUESTIONS}
 _decoders: Final = {verb: msgspec.json.Decoder(kind) for verb, kind in _ALL.items()}
@@ -96,7 +95,7 @@ def _check_holder(_question: Question, holder: str) -> None:
 
 
 def _check_agent(_question: Question, agent: str) -> None:
-    if not _AGENT.fullmatch(agent):
+    if not re.fullmatch(identities.AGENT_PATTERN, agent):
         raise InvalidInputError(f"{agent[:40]!r} is not an agent's name, like watcher", field="agent")
 
 
