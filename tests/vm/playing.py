@@ -1,0 +1,87 @@
+"""Scenarios, played one after the other in one guest: what is common to all guests."""
+
+import asyncio
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Final
+
+from tests.vm import image
+from tests.vm.figures import Figures
+from tests.vm.image import Parts
+from tests.vm.packages import CannotBuildError
+from tests.vm.stage import Stage
+
+EXIT_NOT_RUN: Final = 77
+"""As automake has it for tests that cannot run."""
+SCENARIO_S: Final = 600.0
+"""An emulated guest on a machine that does other things, too, may be ten times as slow as alone."""
+
+Scenario = Callable[[Stage], Awaitable[None]]
+"""The first line of its docstring is its claim."""
+Play = Callable[[Parts, list[str], Figures], Coroutine[None, None, list[str]]]
+"""Boots a guest and plays scenarios; returns the names of those that have not shown what they claim."""
+
+
+async def shown(
+    name: str, scenario: Scenario, stage: Stage, agent: str, recover: Callable[[], Awaitable[None]]
+) -> bool:
+    """Play one; whether it has shown what it claims. `agent`: whose last words are told if not; `recover`: then brings
+    the guest back to how scenarios find it.
+    """
+    print(f"{name}: {(scenario.__doc__ or '').splitlines()[0]}", flush=True)
+    stage.scenario = name
+    begun = time.monotonic()
+    try:
+        await stage.guest.set_clock()
+        async with asyncio.timeout(SCENARIO_S):
+            await scenario(stage)
+    except Exception:  # the others are still worth seeing
+        traceback.print_exc()
+        print(f"    NOT SHOWN, after {time.monotonic() - begun:.1f} s; the {agent}'s last words:", flush=True)
+        print((await stage.watched.log(agent))[-1_500:], flush=True)
+        await recover()
+        return False
+    print(f"    shown in {time.monotonic() - begun:.1f} s", flush=True)
+    return True
+
+
+def main(
+    scenarios: Mapping[str, Scenario],
+    build: Callable[[Callable[[str], None]], Parts],
+    play: Play,
+    told: Callable[[Figures], list[str]] = lambda _figures: [],
+) -> int:
+    """Exit code 0: all was shown; 1: something was not; 2: no such scenario; 77: no guest can run here.
+
+    Args:
+        scenarios: all, by name; the command line may name some.
+        build: makes the guest's parts.
+        play: plays them.
+        told: what is told of the figures in the end.
+    """
+    names = sys.argv[1:] or list(scenarios)
+    if unknown := [name for name in names if name not in scenarios]:
+        print(f"unknown: {', '.join(unknown)}; there are {', '.join(scenarios)}")
+        return 2
+    reason = image.cannot_run()
+    try:
+        parts = None if reason else build(print)
+    except CannotBuildError as error:
+        reason, parts = f"its parts cannot be had: {error}", None
+    if parts is None:
+        print(f"NOT RUN: no guest can run here: {reason}")
+        return EXIT_NOT_RUN
+    begun = time.monotonic()
+    figures = Figures()
+    # Told to end, we take everything down, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    failed = asyncio.run(play(parts, names, figures))
+    print("\n".join(("", "what was shown", *(f"  {name}: {sentence}" for name, sentence in figures.shown))))
+    print("\n".join(told(figures)))
+    print(f"\n{len(names) - len(failed)} of {len(names)} scenarios shown in {time.monotonic() - begun:.0f} s")
+    if failed:
+        print(f"NOT SHOWN: {', '.join(failed)}")
+    return 1 if failed else 0
