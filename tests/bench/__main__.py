@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from tests.bench import again, machine, memory, readers, replay, requests, subscribers, verdicts, watching
+from tests.bench import again, machine, memory, polling, readers, replay, requests, subscribers, verdicts, watching
 from tests.bench.measure import Figure, Part, Plan, Table
 
 PARTS: Final[dict[str, Callable[[Path, Plan], Awaitable[Part]]]] = {
@@ -20,6 +20,7 @@ PARTS: Final[dict[str, Callable[[Path, Plan], Awaitable[Part]]]] = {
     "again": again.measure,
     "memory": memory.measure,
     "watching": watching.measure,
+    "polling": polling.measure,
     "subscribers": subscribers.measure,
     "readers": readers.measure,
 }

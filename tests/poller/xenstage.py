@@ -39,11 +39,11 @@ class XenStage:
     pci: Sequence[str] = ("pci/0000:03:00.0", "pci/0000:06:00.0")
     usb: Sequence[str] = ("usb-port/1-1", "usb-port/2-1.4")
 
-    def __init__(self, directory: Path, protocol: str) -> None:
-        """`protocol`: of the sources, `unix` (HTTP) or `xmlrpc`."""
-        self._options = Options(directory=directory, seed=1)
+    def __init__(self, directory: Path, protocol: str, *, domains: int = 0) -> None:
+        """`protocol`: of the sources, `unix` (HTTP) or `xmlrpc`; `domains`: so many to begin with."""
+        self._options = Options(directory=directory, seed=1, domains=domains)
         self.socket = directory / HTTP_SOCKET
-        self._http = Address("http", path=str(self.socket))
+        self.http = Address("http", path=str(self.socket))
         socket = {"unix": HTTP_SOCKET, "xmlrpc": XMLRPC_SOCKET}[protocol]
         self.url = f"{protocol}:{directory / socket}"
         self._running = AsyncExitStack()
@@ -152,7 +152,7 @@ class XenStage:
     async def _ask(self, uuid: str, **fields: str) -> None:
         target = f"/xend/domain/{uuid}".rstrip("/")
         request = Request(fields["op"], "POST", target, urlencode(fields).encode())
-        answers.value_of(await exchange(self._http, request, timeout_s=TIMEOUT_S), fields["op"])
+        answers.value_of(await exchange(self.http, request, timeout_s=TIMEOUT_S), fields["op"])
 
 
 class XenProcess(XenStage):
@@ -160,10 +160,17 @@ class XenProcess(XenStage):
 
     _process: asyncio.subprocess.Process | None = None
 
+    @property
+    def pid(self) -> int:
+        """Of the process, which must run."""
+        assert self._process is not None
+        return self._process.pid
+
     async def find(self) -> None:
         """Start it, and wait until it listens."""
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "leasehold", "xend-sim", "--dir", str(self._options.directory),
+            "--domains", str(self._options.domains), "--seed", str(self._options.seed),
             stdout=asyncio.subprocess.PIPE, preexec_fn=tied_to_us(),
         )  # fmt: skip
         assert self._process.stdout is not None
