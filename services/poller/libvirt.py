@@ -264,11 +264,29 @@ class _Session:
             try:
                 seen = self._read_one(domain, is_persistent=uuid in persistent, is_saved=uuid in saved)
             except InvalidInputError as error:
-                _log.warning("%s: domain %s cannot be read: %s", self._title, domain.name(), error)
-                self.unclear |= {domain.name()}
+                self._keep(uuid, domain, before.get(uuid), error)
                 continue
             if seen is not None:
                 self._seen[uuid] = (domain.ID(), domain.name(), seen)
+
+    def _keep(
+        self, uuid: str, domain: Any, known: tuple[int, str, SeenDomain] | None, error: InvalidInputError
+    ) -> None:
+        """One domain cannot be read: what is known of it stays, and the next look reads it again.
+
+        Raises:
+            SourceUnavailableError: it is there, and nobody knows what it has: anything may be in use then.
+        """
+        trouble = f"domain {domain.name()} cannot be read: {error}"
+        _log.warning("%s: %s", self._title, trouble)
+        if known is not None and known[0] == domain.ID():
+            self._seen[uuid] = known
+        elif domain.ID() >= 0:
+            raise SourceUnavailableError(f"{self._title}: {trouble}")
+        else:
+            self.unclear |= {domain.name()}
+        with self._told_lock:
+            self._told.add(uuid)
 
     def _read_one(self, domain: Any, *, is_persistent: bool, is_saved: bool) -> SeenDomain | None:
         """One domain; `None`: it has gone since it was listed."""
@@ -282,7 +300,9 @@ class _Session:
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 return None
-            raise
+            if not self._connection.isAlive():
+                raise
+            raise InvalidInputError(str(error), field="domain") from None
         there = _STATES.get(number, "unknown")
         return read_domain(self._hypervisor, there, "suspended" if is_saved else "halted", now, at_next_start)
 

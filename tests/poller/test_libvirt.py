@@ -323,22 +323,65 @@ async def test_a_domain_that_goes_while_it_is_read_has_gone(
     await source.close()
 
 
-async def test_one_domain_that_cannot_be_read_hides_no_other(
+def odd(xml: str) -> str:
+    """That of a domain called so becomes something else."""
+    return "<domain/>" if name_in(xml) == "odd" else xml
+
+
+async def test_a_domain_that_cannot_be_read_any_more_stays(
     own: TestDriverStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is told as unclear, so that it stays as it was, and is read again in the next look."""
+    """It is told as it was, with what it has, beside all others; it is read again in the next look."""
     source = own.source()
-    good, odd = [await own.start(name) for name in ("good", "odd")]
+    uuid = await own.start("odd", devices=own.pci)
+    before = await seen(source, uuid)
     with monkeypatch.context() as patched:
-        patched.setattr(
-            libvirt.virDomain, "XMLDesc", with_xml(lambda xml: "<domain/>" if name_in(xml) == "odd" else xml)
-        )
-        look = await source.look(frozenset())
+        patched.setattr(libvirt.virDomain, "XMLDesc", with_xml(odd))
+        await own.pause(uuid)
+        good = await own.start("good")
+        await told(source)
+        assert await seen(source, uuid) == before
+        assert (await seen(source, good)).domain.state == "running"
+    assert (await seen(source, uuid)).domain.state == "paused"
+    await source.close()
+
+
+async def test_a_domain_of_which_nothing_is_known_could_have_anything(
+    own: TestDriverStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it is there, that is no answer, which makes the host stale; if it is halted, it stays as the log has it."""
+    uuid = await own.start("odd", managed=True)
+    good = await own.start("good")
+    monkeypatch.setattr(libvirt.virDomain, "XMLDesc", with_xml(odd))
+    source = own.source()
+    with pytest.raises(
+        SourceUnavailableError, match=r"domain odd cannot be read: uuid: the XML of a domain has no uuid"
+    ):
+        await source.look(frozenset())
+    await own.halt(uuid)
+    look = await source.look(frozenset())
     assert [uuid_of(key) for key in look.domains] == [good]
     assert look.unclear_names == frozenset({"odd"})
-    look = await source.look(frozenset())
-    assert {uuid_of(key) for key in look.domains} == {good, odd}
-    assert look.unclear_names == frozenset()
+    await source.close()
+
+
+async def test_libvirts_error_of_one_domain_is_of_that_one(
+    own: TestDriverStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the connection lives, all others are told."""
+    source = own.source()
+    uuid = await own.start("odd")
+    before = await seen(source, uuid)
+
+    def busy(domain: Any, _flags: int = 0) -> str:
+        raise libvirt.libvirtError("cannot acquire state change lock")
+
+    await own.pause(uuid)
+    await told(source)
+    with monkeypatch.context() as patched:
+        patched.setattr(libvirt.virDomain, "XMLDesc", busy)
+        assert await seen(source, uuid) == before
+    assert (await seen(source, uuid)).domain.state == "paused"
     await source.close()
 
 
