@@ -21,7 +21,7 @@ from leasehold.projections import conflicts, observing, ordering
 from leasehold.projections.fencing import HELP_RESTORED
 from leasehold.projections.naming import Resolved, resolve, unresolved
 from leasehold.projections.remembering import refusal_fingerprint
-from leasehold.projections.state import State
+from leasehold.projections.state import LeaseState, State
 
 Decision = list[Event] | None
 _NS_PER_MS: Final = 1_000_000
@@ -71,9 +71,16 @@ def _grace_until_ns(state: State, now_ns: int, *, clock_age_ms: int | None) -> i
     grace_ms = limits.GRACE_MS
     if clock_age_ms is not None and clock_age_ms < limits.NEW_CLOCK_GRACE_MS_MAX:
         # Time as it was before may have been another: from when this clock began, each lease gets its whole time.
-        longest_ms = max((lease.ttl_ms for lease in state.leases.values() if not lease.ended), default=0)
+        longest_ms = max((_whole_ms(lease) for lease in state.leases.values() if not lease.ended), default=0)
         grace_ms = max(grace_ms, min(longest_ms, limits.NEW_CLOCK_GRACE_MS_MAX) - clock_age_ms)
     return max(now_ns + grace_ms * _NS_PER_MS, state.head.grace_until_ns)
+
+
+def _whole_ms(lease: LeaseState) -> int:
+    """For how long a lease lives on, at the longest, if nobody says anything from now on."""
+    if lease.bond is None or not lease.gone_since_ns:
+        return lease.ttl_ms
+    return max(lease.ttl_ms, lease.bond.gone_ms)
 
 
 def _tick(state: State, given: inputs.Tick, now_ns: int) -> Decision:

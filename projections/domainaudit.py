@@ -95,6 +95,8 @@ class DomainAudit:
     def __init__(self) -> None:
         self._hosts: dict[str, _Host] = {}
         self._bonds: dict[int, _Bond] = {}
+        self._leases: dict[str, dict[int, None]] = {}
+        """By the uuid of the domain that they are for."""
 
     def take(self, position: int, at_ns: int, given: Input, event: Event, *, grace_until_ns: int) -> str:
         """Look at the next event: what is wrong with it; empty: nothing."""
@@ -104,9 +106,9 @@ class DomainAudit:
             case event_types.LeaseGranted():
                 wrong = self._grant(position, given, event)
             case event_types.LeaseReleased():
-                self._bonds.pop(event.lease, None)
+                self._end(event.lease)
             case event_types.LeaseExpired():
-                bond = self._bonds.pop(event.lease, None)
+                bond = self._end(event.lease)
                 wrong = "a lease expires although its domain was seen" if bond is not None and bond.is_seen else ""
             case event_types.LeaseOutlived():
                 wrong = self._outlive(at_ns, event, grace_until_ns)
@@ -184,8 +186,8 @@ class DomainAudit:
     def _see(self, name: HostName, host: _Host, uuid: str) -> None:
         """Leases that are for a domain that is there end with it."""
         if host.has(uuid):
-            for bond in self._bonds.values():
-                bond.is_seen |= bond.bond.uuid == uuid and name in bond.hosts
+            for lease in self._leases.get(uuid, ()):
+                self._bonds[lease].is_seen |= name in self._bonds[lease].hosts
 
     # --- leases ---------------------------------------------------------------------------------------------------
 
@@ -201,10 +203,17 @@ class DomainAudit:
             hosts = tuple(dict.fromkeys(split_device_id(device)[0] for device in event.devices))
             is_seen = any(host in self._hosts and self._hosts[host].has(bond.uuid) for host in hosts)
             self._bonds[position] = _Bond(bond, hosts, is_seen)
+            self._leases.setdefault(bond.uuid, {})[position] = None
         return self._attached(event.devices)
 
+    def _end(self, lease: int) -> _Bond | None:
+        bond = self._bonds.pop(lease, None)
+        if bond is not None:
+            del self._leases[bond.bond.uuid][lease]
+        return bond
+
     def _outlive(self, at_ns: int, event: event_types.LeaseOutlived, grace_until_ns: int) -> str:
-        bond = self._bonds.pop(event.lease, None)
+        bond = self._end(event.lease)
         if bond is None or bond.bond.uuid != event.domain:
             return "a lease ends with a domain that it is not for, or does not live"
         if not bond.is_seen or any(self._hosts[host].has(event.domain) for host in bond.hosts):

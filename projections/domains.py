@@ -136,12 +136,18 @@ def domain_view(state: State, domain: DomainId) -> DomainView:
         max_memory_bytes=description.max_memory_bytes,
         vcpus=description.vcpus,
         agent=row.agent,
-        stale=state.hosts[row.host].stale,
+        stale=_doubt(state, row),
         uses=tuple(_used_view(state, row.host, uuid, use) for use in row.uses),
         leases=tuple(lease_id_text(lease) for lease in leases_for(state, row.host, uuid)),
         since_position=row.since_position,
         since_ns=row.since_ns,
     )
+
+
+def _doubt(state: State, row: DomainState) -> str:
+    """Why what is known of a domain may be out of date: who tells of devices has no say in that."""
+    source = state.hosts[row.host].sources.get(row.agent)
+    return f"{row.agent}: {source.doubt}" if source is not None and source.doubt else ""
 
 
 def leases_for(state: State, host: HostName, uuid: str) -> list[int]:

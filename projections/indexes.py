@@ -139,12 +139,12 @@ class Indexes:
         for name in sorted(now - was):
             _insert(self.domain_names, name, domain)
 
-    def note_uses(self, domain: DomainId, before: Iterable[Use], after: Iterable[Use]) -> list[str]:
+    def note_uses(self, domain: DomainId, before: tuple[Use, ...], after: tuple[Use, ...]) -> list[str]:
         """Follow what a domain uses; the words of all devices that it uses otherwise than before."""
-        was, now = dict.fromkeys(before), dict.fromkeys(after)
-        changed = {use.device for use in (*was, *now) if (use in was) != (use in now)}
-        if not changed:
+        if before == after:
             return []
+        was, now = set(before), set(after)
+        changed = {use.device for use in was ^ now}
         words_before, words_after = {use.device for use in was}, {use.device for use in now}
         host, _ = split_domain_id(domain)
         for word in sorted(changed):

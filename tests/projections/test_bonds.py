@@ -211,6 +211,19 @@ def test_nothing_ends_in_a_grace_time() -> None:
     assert _ended(ledger, lease) == "outlived"
 
 
+def test_a_decider_with_a_new_clock_waits_for_the_whole_time() -> None:
+    """Time as it was before may have been another: from when its clock began a gone domain has its whole time."""
+    ledger, poller, lease = _bound(gone_ms=600_000)
+    poller.see()
+    poller.gone()
+    ledger.now_ns += 700 * SECOND
+    ledger.note(inputs.DeciderStarts("alloc", "start", clock_age_ms=0))
+    _pass(ledger, 599)
+    assert _ended(ledger, lease) == ""
+    _pass(ledger, 1)
+    assert _ended(ledger, lease) == "outlived"
+
+
 def test_a_standby_takes_over() -> None:
     """An end that the decider leaves undone is taken over, behind a grace time of its own."""
     ledger, poller, lease = _bound()

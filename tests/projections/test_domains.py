@@ -163,6 +163,7 @@ def test_a_blind_poller_makes_its_host_stale() -> None:
     poller.say(inputs.SourceBlind("xend does not answer"))
     assert kinds(ledger) == ["SourceWentBlind"]
     assert ledger.state.hosts[H1].stale == "poller: xend does not answer"
+    assert domain_view(ledger.state, domain()).stale == "poller: xend does not answer"
     assert refusal_of(ledger.lease("01:00.0")).code is RefusalCode.HOST_STALE
     poller.say(inputs.SourceBlind("still not"))
     assert kinds(ledger) == []

@@ -48,7 +48,7 @@ USES = {"domain": KEYS, "device": st.sampled_from(WORDS), "use": st.sampled_from
 DESCRIPTIONS = st.builds(
     DomainDescription,
     key=KEYS,
-    name=st.sampled_from(("", "web", "db")),
+    name=st.sampled_from(("", "web", "db", UUIDS[0])),
     domid=st.sampled_from((-1, 7, 8)),
     state=st.sampled_from(("running", "halted", "dying", "unknown")),
 )
