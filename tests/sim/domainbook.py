@@ -161,7 +161,7 @@ class DomainBook:
 
 
 def _given(hypervisor: SimHypervisor, key: str) -> Iterator[tuple[str, str]]:
-    for each in (*hypervisor.domains.values(), *hypervisor.dying):
+    for each in hypervisor.all():
         for word, attached in each.attached.items():
             if attached == key:
                 yield each.uuid, word

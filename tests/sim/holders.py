@@ -272,7 +272,9 @@ class SimHolder:
         return self._is_orphan(held) or held.until_ns > self.sim.now_ns + SECOND
 
     def _is_orphan(self, held: Held) -> bool:
-        """Whether it is for a domain that was seen, and which nobody will ever see the end of."""
+        """Whether it is for a domain that was seen, and whose end nobody will see, for all its waiting."""
+        if self.sim.now_ns < self.sim.healed_ns + 60 * SECOND:
+            return False
         bond = self.sim.oracle.domains.bonds.get(held.lease)
         gone = (poller.hypervisor.host.name for poller in self.sim.pollers if poller.is_gone)
         return bond is not None and bond.is_seen and not bond.hosts.isdisjoint(gone)

@@ -14,8 +14,8 @@ from tests.sim.world import SECOND, SimHost, words_of
 UUIDS: Final = tuple(f"d0d0d0d0-0000-4000-8000-00000000000{number}" for number in range(4))
 """Of all domains; one may be on both hosts."""
 SOURCES: Final = ("xend", "libxl", "libvirt")
-"""What is asked. xend drops a dying domain from its list at once and says which devices are held; libxl shows a dying one
-by its number; libvirt says nothing of either."""
+"""What is asked. xend drops a dying domain from its list at once and says which devices are held; libxl shows a dying
+one by its number; libvirt says nothing of either."""
 MIB: Final = 2**20
 
 
@@ -79,6 +79,8 @@ class SimHypervisor:
     is_quiet: bool = False
     """Nothing happens any more but what is told."""
     _fails_once: bool = False
+    _was_wrong: bool = False
+    """The last look did not show all that is listed."""
     _domids: int = 0
     _attachings: int = 0
 
@@ -86,7 +88,7 @@ class SimHypervisor:
 
     def act(self, now_ns: int) -> None:
         """Time goes on, and something may happen to a domain, or to the daemon."""
-        for domain in [*self.domains.values(), *self.dying]:
+        for domain in self.all():
             for word, key in list(domain.attached.items()):
                 if key not in self.host.devices:
                     self._let_go(domain, word, now_ns)
@@ -101,7 +103,7 @@ class SimHypervisor:
             return
         if self.rng.random() < 0.12:
             self._do_something(now_ns)
-        if self.rng.random() < 0.008:
+        if self.rng.random() < 0.012:
             self._disturb_daemon(now_ns)
 
     def _do_something(self, now_ns: int) -> None:
@@ -193,7 +195,7 @@ class SimHypervisor:
         return self._give(domain, self.rng.choice(words), key)
 
     def _give(self, domain: SimDomain, word: str, key: DeviceKey | None) -> bool:
-        taken = {each for other in (*self.domains.values(), *self.dying) for each in other.attached.values()}
+        taken = {each for other in self.all() for each in other.attached.values()}
         if key is None or key not in self.host.devices or key in taken:
             return False
         self._attachings += 1
@@ -218,7 +220,7 @@ class SimHypervisor:
 
     def has(self, uuid: str, word: str) -> bool:
         """Whether a domain, be it dying, has a device."""
-        return any(each.uuid == uuid and word in each.attached for each in (*self.domains.values(), *self.dying))
+        return any(each.uuid == uuid and word in each.attached for each in self.all())
 
     def settle(self, now_ns: int) -> None:
         """The daemon answers from now on, domains are left to themselves, and some of them end."""
@@ -232,7 +234,7 @@ class SimHypervisor:
     # --- what is seen of it -----------------------------------------------------------------------------------------
 
     def _disturb_daemon(self, now_ns: int) -> None:
-        self.down_until_ns = now_ns + self.rng.choice((1, 1, 5, 12, 40)) * SECOND
+        self.down_until_ns = now_ns + self.rng.choice((1, 5, 12, 40, 60)) * SECOND
         if self.rng.random() < 0.5:
             self.generation += 1
             # Without a number of its own it is known to be another by having been away.
@@ -247,12 +249,16 @@ class SimHypervisor:
             self._fails_once = False
             return None
         generation = str(self.generation) if self.tells_generation else ""
-        held = frozenset(word for word in watched if any(word in each.attached for each in self._all()))
+        held = frozenset(word for word in watched if any(word in each.attached for each in self.all()))
         if self.empty_looks and now_ns < self.empty_until_ns:
             self.empty_looks -= 1
             return Look(domains={}, held=None if self.source == "libvirt" else held, generation=generation)
         domains, unclear_names, unclear_domids = {}, set[str](), dict[int, str]()
+        lacks = self.rng.choice(UUIDS) if not self._was_wrong and self.rng.random() < 0.02 else ""
+        self._was_wrong = bool(lacks)
         for uuid, domain in sorted(self.domains.items()):
+            if uuid == lacks:
+                continue
             if not self.is_quiet and self.rng.random() < 0.03:
                 # It is listed, and when it is asked for, there is no answer.
                 if self.source == "libxl" and domain.runs:
@@ -271,7 +277,8 @@ class SimHypervisor:
             generation=generation,
         )
 
-    def _all(self) -> list[SimDomain | _Dying]:
+    def all(self) -> list[SimDomain | _Dying]:
+        """All that have devices: what exists, and what is not over yet."""
         return [*self.domains.values(), *self.dying]
 
     def picture(self) -> dict[DomainKey, SeenDomain]:

@@ -106,8 +106,8 @@ class Oracle:
                 if kind in _OF_DOMAINS:
                     getattr(self.domains, kind)(event, step["input"])
                 if self.domains.bonds:
-                    shown = frozenset(host for host, agent in self.sources if agent == "poller" and self._is_fresh(host))
-                    self.domains.follow_bonds(shown, self.decided_at_ns)
+                    polled = (host for host, agent in self.sources if agent == "poller")
+                    self.domains.follow_bonds(frozenset(filter(self._is_fresh, polled)), self.decided_at_ns)
                 self.kinds[sequence * 256 + index] = kind
                 index += 1
         _must(0 < index <= 256, "record", f"{index} events")
@@ -169,8 +169,9 @@ class Oracle:
 
     def _is_fresh(self, host: str) -> bool:
         """Whether all that paint a picture of a host do so, and its devices are among it."""
-        painting = [row.is_fresh for (there, agent), row in self.sources.items() if there == host and agent != "creator"]
-        return all(painting) and (host, "watcher") in self.sources
+        painting = {agent: row.is_fresh for (there, agent), row in self.sources.items() if there == host}
+        painting.pop("creator", None)
+        return all(painting.values()) and "watcher" in painting
 
     def _host_came_back(self, _p: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
         self.sources[_source_of(event)].stale = False
@@ -283,7 +284,9 @@ class Oracle:
     def _lease_outlived(self, position: int, event: dict[str, Any], _g: dict[str, Any], record: dict[str, Any]) -> None:
         lease = self.leases[event["lease"]]
         _must(lease.ended == 0, "expiry", "a lease that is over was outlived")
-        bond = self.domains.bonds.pop(event["lease"])
+        bond = self.domains.bonds.pop(event["lease"], None)
+        if bond is None:
+            raise ViolationError(f"domains: {event['lease']} ended with a domain that it was not bound to")
         _must(bond.gone_ns > 0, "domains", f"{event['lease']} ended, but its domain is there, or nobody can tell")
         gone_ns = record["decided_at_ns"] - bond.gone_ns
         _must(gone_ns >= bond.gone_ms * 10**6, "domains", f"{event['lease']} ended {gone_ns} ns after its domain had")
@@ -299,8 +302,8 @@ class Oracle:
         else:
             fresh = self._is_fresh(event["device"].partition("/")[0])
             _must(fresh and (row.is_missing or not row.users), "free", f"{event['device']} freed without evidence")
-            _must(not self._domains_with(event["device"]), "free", f"{event['device']} freed, but a domain has it")
-            _must(not self._really_used(event["device"]), "free", f"{event['device']} freed, but really a domain has it")
+            users = self._domains_with(event["device"]) or self._really_used(event["device"])
+            _must(not users, "free", f"{event['device']} freed, but a domain has it")
         row.lease = 0
 
     def _request_refused(self, position: int, event: dict[str, Any], _g: dict[str, Any], rec: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from leasehold.events import limits
 from leasehold.events.domains import DomainPicture, Use
 from leasehold.events.identities import device_id, uuid_of
 from leasehold.events.inputs import POLLER, DeviceUnused, DomainGone, Observation
@@ -40,6 +41,10 @@ class SimPoller:
     _used_ns: dict[tuple[str, str], int] = field(default_factory=dict)
     """When a domain was last seen to have a device, or that was said to be held."""
     _attached: frozenset[int] = frozenset()
+    _failing_since_ns: int = 0
+    """When the first look failed since the last that did not."""
+    _has_told_blind: bool = False
+    """It must have told that it sees nothing, and has seen nothing since."""
     _waited: int = 0
 
     @property
@@ -72,9 +77,13 @@ class SimPoller:
         elif need is Need.SYNC:
             self._sync(self.reporter)
         elif need is Need.NOTHING:
+            # All that it told is in the log.
+            self._check_blind()
             for message in self.reporter.tell(self._polling.news(self._now_ms)):
                 send(self.sim, message, rng)
             self._note_covered(self.reporter)
+            failing_ns = self.sim.now_ns - self._failing_since_ns if self._failing_since_ns else 0
+            self._has_told_blind = failing_ns >= limits.BLIND_MS * MS
 
     @property
     def _now_ms(self) -> int:
@@ -84,6 +93,7 @@ class SimPoller:
         self.reporter, self._polling = Reporter(self.hypervisor.host.name, POLLER, run), Polling()
         self._began_ns = self.sim.now_ns
         self._shown_ns, self._used_ns, self._attached = {}, {}, frozenset()
+        self._failing_since_ns, self._has_told_blind = 0, False
         send(self.sim, self.reporter.starts(), self.sim.domain_rng)
 
     def _sync(self, reporter: Reporter) -> None:
@@ -101,19 +111,21 @@ class SimPoller:
         look = self.hypervisor.look(self.sim.now_ns, self._polling.watched)
         if look is None:
             self._polling.failed("connection refused", self._now_ms)
+            self._failing_since_ns = self._failing_since_ns or self.sim.now_ns
             return
-        self._note_seen(look)
+        self._failing_since_ns, self._has_told_blind = 0, False
         before = self._polling._believed()
+        self._note_seen(look, before)
         self._polling.saw(look, self._now_ms)
         self._judge(differences(before, self._polling._believed()))
 
     # --- judging ----------------------------------------------------------------------------------------------------
 
-    def _note_seen(self, look: Look) -> None:
+    def _note_seen(self, look: Look, believed: DomainPicture) -> None:
         now_ns, hypervisor = self.sim.now_ns, self.hypervisor
-        for uuid, domain in hypervisor.domains.items():
-            if domain.name in look.unclear_names or domain.domid in look.unclear_domids:
-                self._shown_ns[uuid] = now_ns
+        for key, seen in believed.items():
+            if seen.domain.name in look.unclear_names or seen.domain.domid in look.unclear_domids:
+                self._shown_ns[uuid_of(key)] = now_ns
         for key, seen in look.domains.items():
             self._shown_ns[uuid_of(key)] = now_ns
             for use in seen.uses:
@@ -134,6 +146,11 @@ class SimPoller:
             if told is None or told[0] != reporter.run:
                 self.covered[number] = (reporter.run, reporter.counter)
 
+    def _check_blind(self) -> None:
+        host = self.hypervisor.host.name
+        if self._has_told_blind and not self.sim.oracle.sources[host, POLLER].blind:
+            raise ViolationError(f"polling: {host} has not answered for long, but is believed")
+
     def _judge(self, believed: list[Observation]) -> None:
         """Nothing is believed to have gone that has been there all the time since it was last seen."""
         hypervisor, name = self.hypervisor, self.hypervisor.host.name
@@ -147,12 +164,12 @@ class SimPoller:
                 uuid = uuid_of(each.domain)
                 seen_ns = self._used_ns.get((uuid, each.device), self._began_ns)
                 if hypervisor.has(uuid, each.device) and hypervisor.let_go_ns.get((uuid, each.device), 0) < seen_ns:
-                    raise ViolationError(f"polling: {each.domain} on {name} is taken not to have {each.device} any more")
+                    raise ViolationError(f"polling: {each.domain} on {name} is taken not to have {each.device}")
 
 
 def check_pictures(sim: Simulation) -> list[str]:
     """The hosts whose domains are not known as they are."""
-    wrong = []
+    wrong: list[str] = []
     for poller in sim.pollers:
         host = poller.hypervisor.host.name
         real = {} if poller.is_gone else poller.hypervisor.picture()

@@ -95,6 +95,8 @@ class Simulation:
             self._have_domains()
         if self.hint is not None and self.rng.random() < 0.25:
             self._plan_a_step_forward()
+        self.healed_ns = 0
+        """Since when nothing fails any more."""
         self.left_open = 0
         """Leases that ended early in the one case that no rule covers."""
         self._asked = 0
@@ -114,11 +116,12 @@ class Simulation:
         for host in self.hosts:
             hypervisor = SimHypervisor(host, rng, rng.choice(SOURCES), tells_generation=rng.random() < 0.5)
             poller = SimPoller(self, hypervisor)
-            if rng.random() < 0.1:
+            if rng.random() < 0.15:
                 poller.gone_from_ns = self.now_ns + rng.randrange(20, 90) * SECOND
             self.pollers.append(poller)
         self.oracle.domains.pollers = {poller.hypervisor.host.name: poller for poller in self.pollers}
-        self.holders += [SimTenant(self, "a", "a-tenant"), SimTenant(self, "b", "b-tenant"), SimOperator(self, "op", "op")]
+        self.holders += [SimTenant(self, "a", "a-tenant"), SimTenant(self, "b", "b-tenant")]
+        self.holders.append(SimOperator(self, "op", "op"))
 
     def _planned_restores(self) -> frozenset[int]:
         rng = self.restore_rng
@@ -314,6 +317,7 @@ class Simulation:
     def _heal(self) -> None:
         """Nothing fails any more: everything that was asked is answered, and everything becomes free."""
         self.faults.heal()
+        self.healed_ns = self.now_ns
         for allocator in self.allocators:
             allocator.machine.skew_ns = allocator.paused_until_ns = 0
         self.log.down_until_ns = self.low_until_ns = 0

@@ -63,15 +63,18 @@ class SimOperator(SimHolder):
     def act(self) -> None:
         """Now and then about any agent."""
         rng = self.sim.domain_rng
-        if rng.random() < 0.02:
+        gone = [poller for poller in self.sim.pollers if poller.is_gone]
+        if gone and rng.random() < 0.1:
+            self._retire(rng.choice(gone).hypervisor.host.name, POLLER)
+        elif rng.random() < 0.02:
             agent = rng.choice((POLLER, POLLER, "creator", "watcher"))
             self._retire(rng.choice(self.sim.hosts).name, agent)
 
     def _retire(self, host: str, agent: str) -> None:
         request = inputs.RetireAgentRequest(
             request_id=self._id(),
-            # Its clock is the server's, so that what it asks in the end is not refused as too early.
-            issued_at_ns=self.sim.now_ns + self.sim.server.error_ns,
+            # By the ledger's own time, so that what it asks in the end is not refused as too early.
+            issued_at_ns=self.sim.reader.head.decided_at_ns,
             host=host,
             agent=agent,
             reason="it burnt down",

@@ -29,7 +29,9 @@ def test_all_kinds_of_events_happen() -> None:
         "observations_accepted", "report_requested", "picture_completed", "device_appeared", "device_changed",
         "device_replaced", "device_missing", "device_reappeared", "lease_granted", "lease_renewed", "lease_released",
         "lease_expired", "device_freed", "request_refused", "refusals_repeated", "ledger_restored", "host_ordered",
-        "order_carried_out", "order_failed",
+        "order_carried_out", "order_failed", "source_went_blind", "source_sees_again", "agent_retired",
+        "domain_appeared", "domain_changed", "domain_started", "domain_vanished", "attachment_seen", "attachment_gone",
+        "lease_outlived",
     }  # fmt: skip
 
 
