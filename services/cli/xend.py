@@ -12,7 +12,15 @@ from leasehold.events.errors import InvalidInputError
 from leasehold.services.cli import render, xenddevices
 from leasehold.services.cli.common import asynchronous
 from leasehold.services.cli.values import Duration, duration_text
-from leasehold.services.cli.xendparts import Size, as_json_option, client_of, domain_argument, size_text, words
+from leasehold.services.cli.xendparts import (
+    Size,
+    as_json_option,
+    client_of,
+    domain_argument,
+    json_line,
+    size_text,
+    words,
+)
 from leasehold.services.xend import sxp
 from leasehold.services.xend.model import SHUTDOWN_REASONS, STATES, Domain, DomainConfig
 from leasehold.services.xend.sxp import Printable
@@ -57,14 +65,14 @@ async def list_(as_json: bool, names: bool, state: str) -> None:
     if names:
         for name in await client_of().get_domains(state):
             if as_json:
-                render.json_line({"name": name})
+                json_line({"name": name})
             else:
                 render.line(name)
         return
-    found = await client_of().domains(state)
+    found = sorted(await client_of().domains(state), key=lambda each: (each.domid < 0, each.domid, each.name))
     if as_json:
         for each in found:
-            render.json_line(each)
+            json_line(each)
         return
     columns = ("name", "domid", "state", "memory", "max memory", "vcpus", "cpu time", "devices", "uuid")
     render.table(columns, [_domain_cells(each) for each in found])
@@ -99,7 +107,7 @@ async def show(as_json: bool, domain: str) -> None:
     """Show one domain, with its devices and how it fares."""
     found = await client_of().get_domain(domain)
     if as_json:
-        render.json_line(found)
+        json_line(found)
         return
     told = msgspec.to_builtins(found)
     told |= {name: size_text(told.get(name, 0)) for name in ("memory_bytes", "max_memory_bytes")}
@@ -110,7 +118,7 @@ def _echo_fields(told: dict[str, Any]) -> None:
     rows: list[tuple[str, str]] = []
     for name, value in told.items():
         label = name.removesuffix("_bytes").removesuffix("_s").replace("_", " ")
-        if isinstance(value, list):
+        if isinstance(value, list | tuple):
             rows += [(label, words(each)) for each in value]
         elif value != "":
             rows.append((label, words(value)))
@@ -132,7 +140,7 @@ async def create(as_json: bool, is_start: bool, file: Path) -> None:
         await client.unpause(made.uuid)
         made = await client.get_domain(made.uuid)
     if as_json:
-        render.json_line(made)
+        json_line(made)
     else:
         render.line(f"{made.name} is domain {made.domid}, {made.state}")
 
@@ -262,7 +270,7 @@ async def vcpus(as_json: bool, domain: str, number: int | None) -> None:
     found = await client_of().vcpus(domain)
     if as_json:
         for each in found:
-            render.json_line(each)
+            json_line(each)
         return
     columns = ("number", "online", "running", "blocked", "cpu", "cpu_time")
     render.table(columns, [[each.get(name, "") for name in columns] for each in found])
@@ -278,7 +286,7 @@ async def node(as_json: bool) -> None:
     """Show the host."""
     found = await client_of().get_node()
     if as_json:
-        render.json_line(found)
+        json_line(found)
         return
     told = msgspec.to_builtins(found)
     told |= {name: size_text(told.get(name, 0)) for name in ("total_memory_bytes", "free_memory_bytes")}

@@ -7,7 +7,7 @@ import click
 from leasehold.events.errors import InvalidInputError
 from leasehold.services.cli import render
 from leasehold.services.cli.common import asynchronous
-from leasehold.services.cli.xendparts import as_json_option, client_of, domain_argument, words
+from leasehold.services.cli.xendparts import as_json_option, client_of, domain_argument, json_line, words
 from leasehold.services.xend.devices import CONNECTION_STATES, PciFunction, UsbController, Vbd, Vif, VirtualDevice
 
 _force = click.option("--force", is_flag=True, help="Do not wait for the guest to let go of it.")
@@ -23,7 +23,7 @@ async def devices(as_json: bool, domain: str, kind: str) -> None:
     found = await client_of().virtual_devices(domain, kind)
     if as_json:
         for each in found:
-            render.json_line(each)
+            json_line(each)
         return
     render.table(("type", "ref", "state", "attributes"), [_device_cells(each) for each in found])
 
@@ -137,7 +137,7 @@ async def pci_assignable(as_json: bool) -> None:
     """List the PCI functions that may be given to domains and are not. Over XML-RPC only."""
     for each in await client_of().pci_assignable():
         if as_json:
-            render.json_line({"address": each})
+            json_line({"address": each})
         else:
             render.line(each)
 

@@ -4,6 +4,9 @@ import re
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
+import msgspec
+
+from leasehold.services.cli import render
 
 if TYPE_CHECKING:
     from leasehold.services.xend.client import XendClient
@@ -20,6 +23,11 @@ domain_argument = click.argument("domain")
 def client_of() -> "XendClient":
     """The client that the group made."""
     return cast("XendClient", click.get_current_context().obj)
+
+
+def json_line(value: Any) -> None:
+    """One object, one line. Names in JSON are text, and ports of USB are numbers here."""
+    render.json_line(msgspec.to_builtins(value, str_keys=True))
 
 
 class Size(click.ParamType[int]):
@@ -49,4 +57,4 @@ def words(value: Any) -> str:
     """A field for people; one that holds others as `name=value name=value`."""
     if isinstance(value, dict):
         return " ".join(f"{name}={words(each)}" for name, each in value.items() if each not in ("", {}))
-    return str(value)
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

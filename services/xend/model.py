@@ -296,7 +296,7 @@ def mib(value_bytes: int, field_name: str) -> int:
         raise InvalidInputError(f"{value_bytes} is not from 1 MiB to 1 PiB", field=field_name)
     whole, rest = divmod(value_bytes, MIB)
     if rest:
-        near = f"{max(whole, 1) * MIB} or {(whole + 1) * MIB}"
+        near = f"{whole * MIB} or {(whole + 1) * MIB}" if whole else str(MIB)
         raise InvalidInputError(f"{value_bytes} bytes are no whole number of MiB, as {near} would be", field=field_name)
     return whole
 
