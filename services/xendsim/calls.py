@@ -121,7 +121,7 @@ class Xend:
         if domain.domid <= 0:
             raise XendSimError(f"Domain '{domain.name}' is not started")
         paused = domain.paused
-        self.host.destroy(domain)
+        self.host.destroy(domain, dies=False)
         if domain not in self.host.state.domains:
             self.host.state.domains.append(domain)
         self.host.start(domain)

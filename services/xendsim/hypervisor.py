@@ -215,7 +215,11 @@ class Host:
         if domain not in self.state.domains:
             domain.hidden = True
             self.state.domains.append(domain)
-        self._later(domain, "starting", self.state.timing.gap_ms)
+        # It is started again when Xen has let go of what it had.
+        self._later(domain, "starting", max(self.state.timing.gap_ms, self._dying_ms(domain)))
+
+    def _dying_ms(self, domain: Domain) -> int:
+        return self.state.timing.dying_ms if domain.dying_ms is None else domain.dying_ms
 
     def _start_again(self, domain: Domain) -> None:
         domain.hidden = False
@@ -345,11 +349,13 @@ class Host:
         assigned = self.assigned()
         return (each for each, driver in sorted(self.state.pci.items()) if driver in _OWNERS and each not in assigned)
 
-    def destroy(self, domain: Domain) -> None:
-        """End a domain at once. xend forgets it, or shows it as halted; Xen holds its PCI functions for a while."""
+    def destroy(self, domain: Domain, *, dies: bool = True) -> None:
+        """End a domain at once. xend forgets it, or shows it as halted; if it `dies`, Xen holds its PCI functions for a
+        while.
+        """
         held = [each.address for each in _live_functions(domain)]
-        after_ms = self.state.timing.dying_ms if domain.dying_ms is None else domain.dying_ms
-        if after_ms:
+        after_ms = self._dying_ms(domain)
+        if after_ms and dies:
             due_ms = self.now_ms + after_ms if after_ms > 0 else -1
             self.state.dying.append(
                 Dying(domid=domain.domid, uuid=domain.uuid, name=domain.name, functions=held, due_ms=due_ms)

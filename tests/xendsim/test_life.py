@@ -81,6 +81,18 @@ def test_reboot(bench: Bench) -> None:
     assert (again.uuid, again.domid > domid, bench.names("running")) == (uuid, True, ["Domain-0", "web1"])
 
 
+def test_reboot_with_devices(bench: Bench) -> None:
+    """What a domain has it has again after a reboot, however long Xen holds it in between."""
+    bench.run("gpu", PCI)
+    bench.order("linger", "gpu", "5000")
+    bench.order("reboot", "gpu")
+    bench.wait(4_000)
+    assert bench.names() == ["Domain-0"]
+    bench.wait(4_000)
+    assert bench.names("running") == ["Domain-0", "gpu"]
+    assert bench.host.assigned() == {"0000:03:00.0": bench.host.find("gpu").domid}
+
+
 def test_reboot_too_fast(bench: Bench) -> None:
     """Who ran for less than a minute is not started again; a managed one stays as halted."""
     bench.run("young", for_ms=1_000)
