@@ -20,7 +20,7 @@ WORDS_MAX: Final = 16
 HELP: Final = {
     "crash DOM": "the guest crashes; what follows is its on_crash",
     "reboot DOM": "the guest reboots by itself: the same uuid, another number",
-    "poweroff DOM": "the guest shuts down by itself",
+    "poweroff DOM": "the guest shuts down by itself; also `halt DOM`, and `suspend DOM`, which xend takes no note of",
     "hang DOM": "the guest does not hear what it is asked for; `unhang DOM`",
     "vanish DOM": "it ends right after the next list that names it: the GET that follows finds nothing",
     "kill DOM": "it ends at once, as by `xl destroy` behind xend's back",
