@@ -12,9 +12,10 @@ from collections.abc import Callable
 from typing import Final
 
 from leasehold.events import codec, limits
+from leasehold.events.domains import Use
 from leasehold.events.errors import InvalidInputError
-from leasehold.events.identities import HostName, device_id
-from leasehold.events.inputs import DeviceSeen, Observed
+from leasehold.events.identities import DomainId, HostName, device_id, domain_id
+from leasehold.events.inputs import POLLER, DeviceSeen, DeviceUsed, DomainSeen, Observed
 from leasehold.events.subjects import Subjects
 from leasehold.projections.sequencer import Sequencer
 from leasehold.projections.state import State
@@ -64,6 +65,27 @@ def surplus(state: State, message: Observed) -> int:
         return 0
     unknown = sum(device_id(message.host, key) not in state.devices for key in keys)
     return max(0, row.device_count + unknown - limits.DEVICES_PER_HOST_MAX)
+
+
+def surplus_of_domains(state: State, message: Observed) -> int:
+    """How many domains, and devices that domains use, find no place, by the bounds of a host and of a domain.
+
+    What the same message lets go before is not counted in: it is for a warning.
+    """
+    if message.agent != POLLER:
+        return 0
+    seen = {domain_id(message.host, each.domain.key) for each in message.observations if isinstance(each, DomainSeen)}
+    known = state.indexes.domains.get(message.host, ())
+    found = max(0, len(seen.union(known)) - limits.DOMAINS_PER_HOST_MAX)
+    uses: dict[DomainId, set[Use]] = {}
+    for each in message.observations:
+        if isinstance(each, DeviceUsed):
+            uses.setdefault(domain_id(message.host, each.domain), set()).add(Use(each.device, each.use))
+    for domain, some in uses.items():
+        row = state.domains.get(domain)
+        used = some.union(row.uses) if row is not None else some
+        found += max(0, len(used) - limits.USES_PER_DOMAIN_MAX)
+    return found
 
 
 class Inbox:
@@ -135,4 +157,7 @@ class Inbox:
         if left_out:
             said = "%s has %d devices, as many as it may: %d more are left out"
             self.dropped.tell(said, host, limits.DEVICES_PER_HOST_MAX, left_out)
+        left_out = surplus_of_domains(self._sequencer.state, message)
+        if left_out:
+            self.dropped.tell("%s has as many domains, or devices in use, as it may: %d are left out", host, left_out)
         return message

@@ -8,11 +8,12 @@ from leasehold.events.identities import DeviceKey, Holder
 from leasehold.projections.history import index_rows
 from leasehold.projections.replay import Replay
 from leasehold.projections.snapshots import encode_state
+from tests.projections.domains import OTHER, UUID, Polled, described, key, unused, used
 from tests.projections.ledger import SECOND, B, Ledger, ledger_with_hosts
 
 
 def play() -> Ledger:
-    """Leases, refusals, an expiry, a replaced device and a gap, with many names in each record."""
+    """Leases, refusals, an expiry, a replaced device, a gap, domains and what they use, with many names in a record."""
     ledger = ledger_with_hosts()
     ledger.granted("01:00.0", "02:00.0", "02:00.1", "2-1.1")
     for number in range(8):
@@ -26,11 +27,24 @@ def play() -> Ledger:
     ledger.change("0a:00.0", product_id="1572")
     ledger.observe(inputs.DeviceGone(DeviceKey("pci/0000:03:10.0")), inputs.DeviceGone(DeviceKey("pci/0000:07:00.0")))
     ledger.release(lease, B)
+    _play_domains(ledger)
     ledger.observe(inputs.StillHere(), skip=2)
     ledger.tick(3_600)
     ledger.now_ns += 26 * 3_600 * SECOND
     ledger.lease("01:00.0")
     return ledger
+
+
+def _play_domains(ledger: Ledger) -> None:
+    poller = Polled(ledger)
+    for number in range(8):
+        ledger.lease("0a:00.0", "05:00.0", domain=UUID, holder=Holder(f"vm{number}"))
+    words = [f"pci/0000:{number:02x}:00.0" for number in range(2, 14)]
+    poller.say(inputs.DomainSeen(described()), *map(used, words), *(used(word, use="configured") for word in words))
+    poller.say(inputs.DomainSeen(described(OTHER, name=UUID)), *(used(word, OTHER) for word in reversed(words)))
+    ledger.lease("02:00.0")
+    poller.say(*map(unused, words[:6]), inputs.DomainGone(key(OTHER)))
+    ledger.tick(3_600)
 
 
 def main() -> int:
