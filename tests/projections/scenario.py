@@ -38,12 +38,12 @@ def play() -> Ledger:
 def _play_domains(ledger: Ledger) -> None:
     poller = Polled(ledger)
     for number in range(8):
-        ledger.lease("0a:00.0", "05:00.0", domain=UUID, holder=Holder(f"vm{number}"))
+        ledger.lease("2-2", domain=UUID, gone_ms=1_000, holder=Holder(f"vm{number}"))
     words = [f"pci/0000:{number:02x}:00.0" for number in range(2, 14)]
     poller.say(inputs.DomainSeen(described()), *map(used, words), *(used(word, use="configured") for word in words))
     poller.say(inputs.DomainSeen(described(OTHER, name=UUID)), *(used(word, OTHER) for word in reversed(words)))
     ledger.lease("02:00.0")
-    poller.say(*map(unused, words[:6]), inputs.DomainGone(key(OTHER)))
+    poller.say(*map(unused, words[:6]), inputs.DomainGone(key(OTHER)), inputs.DomainSeen(described(domid=-1)))
     ledger.tick(3_600)
 
 
