@@ -6,6 +6,7 @@ Nothing else is. A device that a domain uses without a lease is seen as such, an
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from queue import Queue
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ import pytest_asyncio
 
 from leasehold.events.identities import uuid_of
 from tests.poller.xenstage import XenProcess
-from tests.support.running import RunningUp, leasehold, running_up, watching
+from tests.support.running import HOST, RunningUp, leasehold, running_up, watching
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 WAIT_S: Final = 60.0
@@ -195,3 +196,17 @@ async def test_a_device_that_is_used_without_a_lease(xen: XenProcess, up: Runnin
     await told.next("attachment_gone", "attachment_gone", "domain_vanished", "lease_outlived", "device_freed")
     assert leasehold(up.data, "device", key, "--json").object["state"] == "free"
     assert told.rest() == []
+
+
+async def test_a_poller_that_sees_nothing_and_does_not_come_back(tmp_path: Path) -> None:
+    """`up` is ready all the same and says what it means; an operator can say that no poller will come back."""
+    with running_up(tmp_path / "data", "--xend", f"xmlrpc:{tmp_path}/nowhere") as up:
+        assert "is granted for now: poller: " in up.text
+        assert "nowhere cannot be reached" in up.text
+    with running_up(tmp_path / "data") as up:
+        assert "is granted for now: poller: it was stopped" in up.text
+        assert f"leasehold retire {HOST} poller" in up.text
+        retired = leasehold(up.data, "retire", HOST, "poller", "--reason", "it is another host's")
+        assert retired.code == 0, retired.err
+        (host,) = leasehold(up.data, "hosts", "--json").objects
+        assert host["stale"] == ""

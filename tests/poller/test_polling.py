@@ -110,6 +110,14 @@ def test_two_seconds_alone_are_not_enough() -> None:
     assert course.look(step_ms=1_000_000) == []
 
 
+def test_what_only_the_log_has_was_missing_in_no_look_yet() -> None:
+    """However long ago the log was asked, the first look that misses a domain is the first one."""
+    course = Course()
+    course.polling.sync(picture(domain(1)), course.now_ms)
+    assert course.look(step_ms=1_000_000) == []
+    assert course.look() == [DomainGone(KEYS[1])]
+
+
 def test_uses_end_before_domains_go() -> None:
     """So that the log can follow; a device that another has by now is taken from the one before it."""
     course = Course(picture(domain(1, HAS_GPU, CLAIMS_GPU)))
