@@ -15,7 +15,7 @@ try:
 except ImportError:
     not_run("libvirt-python is not installed: pip install '.[libvirt]', with libvirt-dev and gcc")
 
-_SLOWLY: Final = "libvirt lists what dies as running until its devices are given back"
+_SLOWLY: Final = "libvirt has no word for a domain that dies slowly"
 _RENAME: Final = "libvirt renames only what is halted"
 
 
