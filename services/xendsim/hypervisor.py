@@ -66,7 +66,7 @@ class Host:
         self.empty_until_ms = 0
         """Until then xend, which has just been started again, shows nothing but Domain-0."""
         if not state.domains:
-            state.domains.append(_dom0(state))
+            state.domains.append(_dom0(state, now_ms))
             state.dmesg = DMESG
 
     # --- finding ----------------------------------------------------------------------------------------------------
@@ -448,11 +448,12 @@ def _boot_entry(function: PciFunction) -> list[Parsed]:
     return [function.domain, function.bus, function.slot, function.func, function.vdevfn, opts]
 
 
-def _dom0(state: State) -> Domain:
+def _dom0(state: State, now_ms: int) -> Domain:
     return Domain(
         uuid=ZERO_UUID,
         name="Domain-0",
         domid=0,
+        cpu_at_ms=now_ms,
         vcpus=state.cpus,
         memory_mib=4_096,
         maxmem_mib=16_777_215,

@@ -185,6 +185,17 @@ def test_any_call(name: str, values: list[Any], domain: bool) -> None:
         assert fault.faultCode in {1, 2, 3}, fault
 
 
+@given(value=RPC_VALUES)
+@example(value=[True, {"a": [1.5, "<&>"]}, -3, [], ""])
+def test_written(value: Any) -> None:
+    """Values are written to the byte as Python's own XML-RPC writes them, which the genuine one does, too."""
+    try:
+        expected = xmlrpc.client.dumps((value,), methodresponse=True)
+    except OverflowError:
+        return
+    assert f"<params>\n<param>\n{rpc.written(value)}</param>\n</params>\n" in expected
+
+
 @settings(deadline=None)
 @given(body=st.binary(max_size=200))
 def test_any_xml(body: bytes) -> None:
