@@ -5,10 +5,12 @@ in a thread of its own, which whoever gives the look up leaves behind. Keep-aliv
 that hangs. The connection may only read.
 
 Not told by libvirt's events, and seen at the next look at everything: devices that are put into a configuration alone,
-and CPUs that are plugged in. libvirt has no word for a domain that dies slowly: while it takes devices back it keeps the
-domain locked, for which a look waits, so what no domain has by its live XML is not held. A guest that restarts by itself stays the
-same incarnation, with its devices; one that is stopped and started is another. (libvirtd counts from 1 again if it is
-started while no guest runs: one that is stopped before and started after that between two looks may seem the same.)
+and CPUs that are plugged in. libvirt has no word for a domain that dies slowly: while it takes devices back it keeps
+the domain locked, for which a look waits, so what no domain has by its live XML is not held.
+
+A guest that restarts by itself stays the same incarnation, with its devices; one that is stopped and started is
+another. (libvirtd counts from 1 again if it is started while no guest runs: one that is stopped before and started
+after that between two looks may seem the same.)
 """
 
 import asyncio
