@@ -12,7 +12,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 CONSTRAINED := --quiet --constraint deploy/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check format lint types layers tidy sim soak day cluster compare-libvirt test-vm bench test-vm schemas clean
+.PHONY: help install run test check format lint types layers tidy sim soak day cluster compare-libvirt test-vm bench test-xen schemas clean
 
 help: ## Show what can be done
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 17
@@ -79,6 +79,9 @@ bench: $(STAMP) ## Measure beside what the parts and others can do; OUT=docs/ben
 
 test-vm: $(STAMP) ## Plug real devices in and out of a guest under QEMU, and see them in the ledger; ARGS=names of scenarios
 	@$(PY) -m tests.vm $(ARGS)
+
+test-xen: $(STAMP) ## Start domains on a real Xen under QEMU, give them cards, and see them in the ledger; ARGS=names of scenarios
+	@$(PY) -m tests.xen $(ARGS)
 
 schemas: $(STAMP) ## Write docs/asyncapi.json and docs/schemas/ anew from the types, unless that breaks what was published
 	$(PY) -m tests.schemas.published
