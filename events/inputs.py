@@ -38,8 +38,8 @@ class LeaseRequest(
     force: bool = False
     """Take it although the host itself lives on it."""
     domain: str = ""
-    """The uuid of the domain that it is for, which need not exist yet. While that domain is there, the lease does not
-    expire; once it was seen and then gone for `gone_ms`, the lease ends."""
+    """The uuid of the domain that it is for, which need not exist yet. Until that domain was seen there, the lease
+    expires as any other; from then on it ends when the domain has been gone for `gone_ms`, and not by time."""
     gone_ms: int = GONE_MS
     """0: at once. It counts only while the pictures of the hosts of these devices are up to date."""
     keep: bool = False
