@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 from leasehold.services.xend.address import HTTP, Address
@@ -84,8 +84,19 @@ class Replay:
         self.asked: list[Asked] = []
         self.connections = 0
         self.address = Address(HTTP)
+        self._open: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
+
+    async def hang_up(self) -> None:
+        """End all connections."""
+        for writer in self._open.values():
+            writer.transport.abort()
+        await asyncio.gather(*self._open)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._open[task] = writer
+        task.add_done_callback(lambda done: self._open.pop(done, None))
         number = self.connections
         self.connections += 1
         try:
@@ -120,4 +131,5 @@ async def replaying(
         yield replay
     finally:
         server.close()
+        await replay.hang_up()
         await server.wait_closed()
