@@ -4,6 +4,7 @@ That the imitation and the reading are right: `test_xltext.py`, on recordings, a
 """
 
 import asyncio
+import itertools
 import json
 import os
 import shutil
@@ -290,13 +291,26 @@ async def test_tools_that_are_not_there(xen: FakeXen, source: LibxlSource) -> No
         await source.look(frozenset())
 
 
-async def test_tools_that_do_not_end(xen: FakeXen, source: LibxlSource) -> None:
-    """A look that is given up ends its children, and the next one is whole."""
+@pytest.mark.parametrize("all_run", [False, True])
+async def test_tools_that_do_not_end(
+    xen: FakeXen, source: LibxlSource, monkeypatch: pytest.MonkeyPatch, *, all_run: bool
+) -> None:
+    """A look that is given up ends its children, those that it is just starting, too; and the next one is whole."""
+    read, streams, all_read = libxl._read, itertools.count(1), asyncio.Event()
+
+    async def reading(stream: asyncio.StreamReader | None, command: Sequence[str]) -> str:
+        if command[0] == "xl" and next(streams) == 2 * 3:
+            all_read.set()
+        return await read(stream, command)
+
+    monkeypatch.setattr(libxl, "_read", reading)
     os.mkfifo(xen.tools / "hangs")
     look = asyncio.create_task(source.look(frozenset()))
     # Each that hangs tells its pid there first.
     pids = (await asyncio.to_thread((xen.tools / "hangs").read_text)).split()
     assert pids
+    if all_run:
+        await all_read.wait()
     look.cancel()
     await asyncio.gather(look, return_exceptions=True)
     async with asyncio.timeout(10):
