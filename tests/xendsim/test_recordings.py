@@ -175,5 +175,5 @@ async def replay(tmp_path: Path) -> AsyncIterator[Replay]:
 async def test_recordings(replay: Replay, steps: tuple[Step, ...]) -> None:
     """The same requests in the same order get the same status, reason, headers, body and end of the connection."""
     differing = [found for step in steps if (found := await replay.take(step))]
-    expected = OTHERWISE.keys() & set(steps)
+    expected = OTHERWISE.keys() & {each for each in steps if isinstance(each, str)}
     assert {each.split()[0] for each in differing} == expected, "\n".join(differing)
