@@ -241,4 +241,5 @@ def answered(answer: Answer, *, as_json: bool) -> None:
     elif answer.outcome in ("granted", "renewed"):
         granted(answer)
     else:
-        line(f"{answer.outcome}: {', '.join(answer.devices)} ({answer.state or 'done'})")
+        devices_text = f": {', '.join(answer.devices)}" if answer.devices else ""
+        line(f"{answer.outcome}{devices_text} ({answer.state or 'done'})")

@@ -31,6 +31,8 @@ def check(words: list[str]) -> None:
     """Raises what click raises if it would not take these words; nothing is run."""
     command: click.Command = cli
     while isinstance(command, click.Group):
+        if command.invoke_without_command and (not words or words[0].startswith("-")):
+            break
         name, *words = words
         command = command.commands[name]
     command.make_context(command.name, words)

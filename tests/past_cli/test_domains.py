@@ -189,7 +189,7 @@ def test_an_agent_that_is_gone_is_retired(story: Story, commands: Commands) -> N
     story.poller.stop()
     until(commands, "hosts", host=HOST, stale="poller: it was stopped")
     assert len(commands.objects("domains")) == 3
-    assert commands.out("retire", HOST, "poller", "--reason", "dismantled").startswith("retired")
+    assert commands.out("retire", HOST, "poller", "--reason", "dismantled") == "retired (done)\n"
     until(commands, "hosts", host=HOST, stale="")
     assert commands.objects("domains") == []
     assert "will not come back (dismantled)" in commands.out("history", HOST, "--kind", "host")
