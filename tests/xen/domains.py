@@ -234,8 +234,7 @@ async def refused(stage: Stage) -> None:
     assert all(isinstance(event, DomainChanged) for event in told.events()), told.events()
     assert not [event for event in thief.events() if isinstance(event, AttachmentSeen)], thief.events()
     await _is_foreign(stage, CARDS[0], "gpu")
-    last = text.splitlines()[0] if text else ""
-    stage.show(f"xl said: {last[:140]}")
+    stage.show(f"xl said: {next(line for line in text.splitlines() if 'not assignable' in line)[:140]}")
     stage.show(
         f"xl then {'offered' if offered else 'did not offer'} the card that gpu had; in the ledger it stayed gpu's; "
         f"of the other: {[type(event).__name__ for event in thief.events()]}"
