@@ -61,25 +61,24 @@ class Wire:
 
     def http(self, port: int) -> Served:
         """Serves HTTP; `port`: what the server believes to be its own."""
-        return lambda reader, writer: self._begin(self._serve_http((reader, writer), port), writer)
+        return lambda reader, writer: self._begin(lambda: self._serve_http((reader, writer), port), writer)
 
     def xmlrpc(self) -> Served:
         """Serves XML-RPC."""
-        return lambda reader, writer: self._begin(self._serve_rpc((reader, writer)), writer)
+        return lambda reader, writer: self._begin(lambda: self._serve_rpc((reader, writer)), writer)
 
-    def _begin(self, serving: Coroutine[Any, Any, None], writer: asyncio.StreamWriter) -> None:
+    def _begin(self, serve: Callable[[], Coroutine[Any, Any, None]], writer: asyncio.StreamWriter) -> None:
         if len(self._open) >= CONNECTIONS_MAX:
-            serving.close()
             writer.close()
             return
-        task = asyncio.ensure_future(self._serve(serving, writer))
+        task = asyncio.ensure_future(self._serve(serve, writer))
         self._open.add(task)
         task.add_done_callback(self._open.discard)
 
     @staticmethod
-    async def _serve(serving: Coroutine[Any, Any, None], writer: asyncio.StreamWriter) -> None:
+    async def _serve(serve: Callable[[], Coroutine[Any, Any, None]], writer: asyncio.StreamWriter) -> None:
         try:
-            await serving
+            await serve()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
             pass
         finally:
