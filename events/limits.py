@@ -60,6 +60,10 @@ USES_PER_DOMAIN_MAX: Final = 256
 """Devices that one domain is known to claim or to have, each of the two counted."""
 DEVICES_MEANT_MAX: Final = 16
 """How many of the devices that a hypervisor's word may mean one event names."""
+USERS_SHOWN_MAX: Final = 32
+"""How many uses of one device by domains are shown: any number of domains may claim it."""
+USERS_TOLD_MAX: Final = 4
+"""How many of the domains that have a device are named in a sentence, which may stand in the log."""
 DOMAIN_NAME_CHARS_MAX: Final = 255
 DOMAIN_KIND_CHARS_MAX: Final = 32
 GONE_MS_MAX: Final = 30 * 24 * 3_600_000

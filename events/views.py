@@ -70,7 +70,7 @@ class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
     lower: str = ""
     """The interface that a VLAN is on, by name."""
     used_by: tuple[UserView, ...] = ()
-    """The domains that have it or claim it."""
+    """The domains that have it or claim it, at most `limits.USERS_SHOWN_MAX`; those that have it come first."""
     flaps: int = 0
     """How often it was seen to go away, or to lose its driver or link, and to come back at once."""
 
@@ -104,7 +104,8 @@ class UsedView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     said: str
     use: str
     devices: tuple[DeviceId, ...] = ()
-    """The known devices that this means; several where two of a kind are plugged in, none where none is known."""
+    """The known devices that this means; several where two of a kind are plugged in (at most
+    `limits.DEVICES_MEANT_MAX`), none where none is known."""
     lease: str = ""
     """The lease that holds it."""
     foreign: bool = False

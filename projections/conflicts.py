@@ -32,7 +32,7 @@ from leasehold.events.identities import (
 )
 from leasehold.events.position import lease_id_text
 from leasehold.events.refusals import Blocker, RefusalCode
-from leasehold.projections.domains import user_names
+from leasehold.projections.domains import named
 from leasehold.projections.state import DeviceState, State
 from leasehold.projections.tables import Table
 
@@ -247,12 +247,12 @@ def users_of(state: State, row: DeviceState) -> tuple[str, ...]:
     """Who has a device: domains to which it is attached, and whoever is seen on the host."""
     if not state.indexes.users:
         return row.description.in_use_by
-    return (*user_names(state, row), *row.description.in_use_by)
+    return (*named(state, state.attached_to(row)), *row.description.in_use_by)
 
 
 def users_seen(state: State, row: DeviceState) -> tuple[str, ...]:
     """As `users_of`; of what is not there nobody is seen on the host, but a domain may hold its place."""
-    return tuple(user_names(state, row)) if row.missing else users_of(state, row)
+    return tuple(named(state, state.attached_to(row))) if row.missing else users_of(state, row)
 
 
 def _orders_on(state: State, device: DeviceId, other: DeviceId) -> Iterator[Blocker]:

@@ -1,7 +1,7 @@
 """Domains: what events make of them, and how they are shown. What agents say of them is judged in `domainwords`."""
 
 from bisect import bisect_right, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final
 
@@ -101,21 +101,22 @@ def seen_domains(state: State, host: HostName, agent: str) -> list[SeenDomain]:
 
 
 def user_views(state: State, device: DeviceState) -> tuple[UserView, ...]:
-    """Who uses a device, those that have it first."""
+    """Who uses a device, those that have it first; at most `limits.USERS_SHOWN_MAX`."""
     users = sorted(state.users_of(device), key=lambda each: (each[1].use, each[0], each[1].device))
     return tuple(
         UserView(domain=domain, name=state.domains[domain].description.name, use=use.use, said=use.device)
-        for domain, use in users
+        for domain, use in users[: limits.USERS_SHOWN_MAX]
     )
 
 
-def user_names(state: State, device: DeviceState) -> list[str]:
-    """The domains to which a device is attached, as people are told of them."""
+def named(state: State, domains: Sequence[DomainId]) -> list[str]:
+    """Domains as people are told of them: the first ones, and how many there are more."""
     names = []
-    for domain in state.attached_to(device):
+    for domain in domains[: limits.USERS_TOLD_MAX]:
         name = state.domains[domain].description.name
         names.append(f"domain {name} ({domain})" if name else f"domain {domain}")
-    return names
+    more = len(domains) - limits.USERS_TOLD_MAX
+    return [*names, f"{more} more domains"] if more > 0 else names
 
 
 def domain_view(state: State, domain: DomainId) -> DomainView:
@@ -161,7 +162,7 @@ def _used_view(state: State, host: HostName, uuid: str, use: Use) -> UsedView:
     return UsedView(
         said=use.device,
         use=use.use,
-        devices=devices,
+        devices=devices[: limits.DEVICES_MEANT_MAX],
         lease=lease_id_text(leases[0]) if leases else "",
         foreign=use.use == "attached" and not any(may_use(state, lease, uuid) for lease in leases),
     )

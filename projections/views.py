@@ -57,13 +57,13 @@ def _held_word(state: State, row: DeviceState) -> tuple[str, str]:
 def _misused_text(state: State, row: DeviceState) -> str:
     """Which domain has a device that is leased for another one; mostly empty."""
     others = [
-        name
-        for domain, name in zip(state.attached_to(row), domains.user_names(state, row), strict=True)
+        domain
+        for domain in state.attached_to(row)
         if not domains.may_use(state, row.lease, uuid_of(split_domain_id(domain)[1]))
     ]
     if not others or row.ending:
         return ""
-    return f"is attached to {', '.join(others)}, for which it was not leased"
+    return f"is attached to {', '.join(domains.named(state, others))}, for which it was not leased"
 
 
 def _shared_text(state: State, device: DeviceId) -> str:

@@ -227,6 +227,18 @@ def test_an_attached_device_is_foreign(word: str, devices: list[DeviceId]) -> No
         assert device_word(ledger.state, each)[0] == "free"
 
 
+def test_a_device_that_many_have_is_told_of_in_few_words() -> None:
+    """However many domains may have a device, a refusal that stands in the log names the first ones."""
+    ledger, poller = polled_ledger()
+    uuids = [f"c0ffee00-0000-4000-8000-{number:012x}" for number in range(100)]
+    poller.say(*(inputs.DomainSeen(described(uuid, name="x" * 255)) for uuid in uuids))
+    poller.say(*(used("usb-id/0529:0001", uuid) for uuid in uuids))
+    refusal = refusal_of(ledger.ask(ledger.request(f"{H1}/{STICK.key}")))
+    assert refusal.message.endswith(", 96 more domains")
+    assert len(refusal.message) < 2_000
+    assert len(device_view(ledger.state, DeviceId(f"{H1}/{STICK.key}")).used_by) == limits.USERS_SHOWN_MAX
+
+
 def test_a_configured_device_is_granted() -> None:
     """What a configuration claims is shown, and keeps nothing from being granted."""
     ledger, poller = polled_ledger()
