@@ -25,7 +25,7 @@ _replace: Final = msgspec.structs.replace
 
 def foreign_device_granted() -> AbstractContextManager[Any]:
     """It does not matter to a lease which domain has a device."""
-    return patch.object(conflicts, "user_names", lambda _state, _row: [])
+    return patch.object(conflicts, "named", lambda _state, _domains: [])
 
 
 def foreign_relative_ignored() -> AbstractContextManager[Any]:
