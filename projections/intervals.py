@@ -21,6 +21,7 @@ from leasehold.projections.domainrows import DomainEvent, DomainRows, names_of
 from leasehold.projections.modelrows import (
     Changes,
     DeviceRow,
+    DomainIdRow,
     DomainNameRow,
     DomainRow,
     Doubt,
@@ -196,6 +197,7 @@ class IntervalFold:
 
     def _put_domain(self, row: DomainRow) -> None:
         self._changes.domains.append(row)
+        self._changes.domain_ids[DomainIdRow(row.domain, row.host)] = None
         for text in names_of(row):
             self._changes.domain_names[DomainNameRow(text, row.domain)] = None
 

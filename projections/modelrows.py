@@ -131,6 +131,13 @@ class DomainRow(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A list of `Use`, in order."""
 
 
+class DomainIdRow(msgspec.Struct, frozen=True, gc=False):
+    """A domain that was ever known."""
+
+    domain: DomainId
+    host: HostName
+
+
 class DomainNameRow(msgspec.Struct, frozen=True, gc=False):
     """What a domain was called at some time: name, key or uuid."""
 
@@ -225,6 +232,7 @@ Row = (
     | OrderRow
     | NameRow
     | DomainRow
+    | DomainIdRow
     | DomainNameRow
 )
 
@@ -243,6 +251,7 @@ class Changes:
         self.orders: dict[int, OrderRow] = {}
         self.names: dict[NameRow, None] = {}
         self.domains: list[DomainRow] = []
+        self.domain_ids: dict[DomainIdRow, None] = {}
         self.domain_names: dict[DomainNameRow, None] = {}
         self.repeated: dict[int, int] = {}
         """How often the refusal at a position has been given again."""
@@ -253,5 +262,6 @@ class Changes:
         """All rows, one iterable for each kind; what is still open may change behind this."""
         return [
             self.devices.values(), self.versions, self.ownerships.values(), self.leases.values(), self.hosts,
-            self.requests, self.refusals, self.orders.values(), self.names, self.domains, self.domain_names,
+            self.requests, self.refusals, self.orders.values(), self.names, self.domains, self.domain_ids,
+            self.domain_names,
         ]  # fmt: skip

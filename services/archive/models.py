@@ -21,6 +21,7 @@ from leasehold.projections.modelrows import (
     MODELS_VERSION,
     Changes,
     DeviceRow,
+    DomainIdRow,
     DomainNameRow,
     DomainRow,
     HostRow,
@@ -56,13 +57,15 @@ _TABLES: Final[dict[type[Any], str]] = {
     OrderRow: "host_order",
     NameRow: "name",
     DomainRow: "domain",
+    DomainIdRow: "domain_id",
     DomainNameRow: "domain_name",
 }
 _LATE: Final = "UPDATE host_order SET late_position = ?, device = ? WHERE ordered = ?"
 _REPEATED: Final = "UPDATE refusal SET repeats = max(repeats, ?) WHERE position = ?"
 _LAST_OF_HOSTS: Final = "host WHERE from_position = (SELECT max(from_position) FROM host h WHERE h.host = host.host)"
 _LAST_OF_DOMAINS: Final = (
-    "domain WHERE NOT gone AND from_position = (SELECT max(from_position) FROM domain d WHERE d.domain = domain.domain)"
+    "domain_id i CROSS JOIN domain ON domain.domain = i.domain AND NOT gone AND from_position ="
+    " (SELECT max(from_position) FROM domain d WHERE d.domain = i.domain)"
 )
 _HELD: Final = "ownership JOIN device USING (device) WHERE lease != 0 AND from_position = lease"
 _OPEN: Final = "lease WHERE lease IN (SELECT lease FROM device WHERE lease != 0)"

@@ -155,6 +155,12 @@ CREATE TABLE domain (
     PRIMARY KEY (domain, from_position)
 ) STRICT, WITHOUT ROWID;
 
+-- Every domain that was ever known.
+CREATE TABLE domain_id (
+    domain TEXT PRIMARY KEY,
+    host TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
 -- What domains were called at any time: name, key, uuid.
 CREATE TABLE domain_name (
     text TEXT NOT NULL,

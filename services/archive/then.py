@@ -57,27 +57,26 @@ _COUNT: Final = f"SELECT count(*) {_WANTED}"
 _SIZES: Final = """
 SELECT value AS host,
     (SELECT count(*) FROM device WHERE device >= value || '/' AND device < value || '0')
-    + (SELECT count(DISTINCT domain) FROM domain WHERE domain >= value || '/' AND domain < value || '0') AS size
+    + (SELECT count(*) FROM domain_id WHERE domain >= value || '/' AND domain < value || '0') AS size
 FROM json_each(:hosts)
 """
 _LAST_OF_DOMAIN: Final = """
-d.from_position = (SELECT max(x.from_position) FROM domain x WHERE x.domain = d.domain AND x.from_position <= :at)
-    AND NOT d.gone
+CROSS JOIN domain d ON d.domain = i.domain AND NOT d.gone AND d.from_position =
+    (SELECT max(x.from_position) FROM domain x WHERE x.domain = i.domain AND x.from_position <= :at)
 """
 _DOMAINS: Final = f"""
-SELECT d.domain, d.host, d.agent, d.since_position, d.since_ns, d.body, d.uses FROM domain d
-WHERE d.domain >= :low AND d.domain < :high AND d.host IN (SELECT value FROM json_each(:hosts)) AND {_LAST_OF_DOMAIN}
+SELECT d.domain, d.host, d.agent, d.since_position, d.since_ns, d.body, d.uses FROM domain_id i {_LAST_OF_DOMAIN}
+WHERE i.domain >= :low AND i.domain < :high AND i.host IN (SELECT value FROM json_each(:hosts))
 """  # noqa: S608 - all ours
 _DOMAIN_PAGE: Final = f"""
-SELECT d.domain, d.host FROM domain d
-WHERE d.domain > :after AND d.domain >= :low AND d.domain < :high AND :state IN ('', d.state) AND {_LAST_OF_DOMAIN}
-ORDER BY d.domain LIMIT :limit
+SELECT i.domain, i.host FROM domain_id i {_LAST_OF_DOMAIN}
+WHERE i.domain > :after AND i.domain >= :low AND i.domain < :high AND :state IN ('', d.state)
+ORDER BY i.domain LIMIT :limit
 """  # noqa: S608 - all ours
 _DOMAINS_NAMED: Final = f"""
 SELECT d.domain, d.host, d.agent, d.since_position, d.since_ns, d.body, d.uses
-FROM domain_name n CROSS JOIN domain d ON d.domain = n.domain
-WHERE n.text IN (SELECT value FROM json_each(:texts)) AND d.domain >= :low AND d.domain < :high AND {_LAST_OF_DOMAIN}
-LIMIT :limit
+FROM (SELECT DISTINCT domain FROM domain_name WHERE text IN (SELECT value FROM json_each(:texts))) i {_LAST_OF_DOMAIN}
+WHERE i.domain >= :low AND i.domain < :high LIMIT :limit
 """  # noqa: S608 - all ours
 _HOSTS: Final = """
 SELECT host, mode, sources FROM host h WHERE host IN (SELECT value FROM json_each(:hosts))
