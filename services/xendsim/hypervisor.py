@@ -65,8 +65,8 @@ class Host:
         """Rises with each change: what there is must then be written down."""
         self.empty_until_ms = 0
         """Until then xend, which has just been started again, shows nothing but Domain-0."""
-        if not state.domains:
-            state.domains.append(_dom0(state, now_ms))
+        if not any(each.domid == 0 for each in state.domains):
+            state.domains.insert(0, _dom0(state, now_ms))
             state.dmesg = DMESG
 
     # --- finding ----------------------------------------------------------------------------------------------------

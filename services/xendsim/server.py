@@ -95,10 +95,6 @@ class Stand:
             control.make(self.host, options.domains)
             for order in orders:
                 control.act(self, order)
-        state.xend_starts += 1
-        self.host.changes += 1
-        self._turn()
-        self._save()
 
     @property
     def faults(self) -> Faults:
@@ -160,6 +156,10 @@ class Stand:
     async def listening(self) -> AsyncIterator[None]:
         """All sockets, and the clock, for as long as this lasts."""
         guard = await self._listen_unix(CONTROL_SOCKET, self._obey)
+        self.host.state.xend_starts += 1
+        self.host.changes += 1
+        self._turn()
+        self._save()
         clock = asyncio.ensure_future(self.run())
         try:
             await self._open()

@@ -132,9 +132,11 @@ async def test_down(stand: Stand, tmp_path: Path) -> None:
 async def test_two_in_one_directory(stand: Stand, tmp_path: Path) -> None:
     """A second one in the same directory does not start, and does not disturb the first."""
     whole = await ask(stand, GET)
+    file = (tmp_path / STATE_FILE).read_bytes()
     with pytest.raises(StoreInUseError):
         async with Stand(Options(directory=tmp_path)).listening():
             pass
+    assert (tmp_path / STATE_FILE).read_bytes() == file
     assert await ask(stand, GET) == whole
 
 
@@ -154,7 +156,6 @@ async def test_scenario(tmp_path: Path) -> None:
     assert [each.name for each in made.host.shown()] == ["Domain-0", "db1", "db2"]
     assert list(made.host.assignable()) == ["0000:41:00.0"]
     scenario.write_text('{"cpus": "many"}')
-    (tmp_path / STATE_FILE).unlink()
     with pytest.raises(InvalidInputError, match=r"scenario: .*\$\.cpus"):
         Stand(Options(directory=tmp_path, scenario=scenario))
 
