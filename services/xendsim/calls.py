@@ -19,7 +19,7 @@ from leasehold.services.xendsim.hypervisor import (
     Host,
 )
 from leasehold.services.xendsim.pictures import Printer
-from leasehold.services.xendsim.state import Device, Domain, Parsed, Tree
+from leasehold.services.xendsim.state import SAVED_MAX, Device, Domain, Parsed, Tree
 
 _NO_NUMBER: Final = "int() argument must be a string or a number, not 'NoneType'"
 _DYNAMIC: Final = "Invalid Configuration: memory_dynamic_max must be less than or equal to memory_static_max"
@@ -193,6 +193,8 @@ class Xend:
             raise XendSimError("Domain is not running")
         if path.rpartition("/")[0] not in self.host.state.directories:
             raise XendSimError(f"can't write guest state file {path}: No such file or directory")
+        if len(self.host.state.saved) >= SAVED_MAX:
+            raise XendSimError(f"can't write guest state file {path}: No space left on device")
         copied = copy.deepcopy(domain)
         self.host.destroy(domain)
         self.host.state.saved[path] = copied

@@ -14,7 +14,7 @@ from leasehold.services.xendsim.configuring import (
     ports_of,
 )
 from leasehold.services.xendsim.hypervisor import Host
-from leasehold.services.xendsim.state import Device, Domain, Parsed, Tree
+from leasehold.services.xendsim.state import DEVICES_MAX, Device, Domain, Parsed, Tree
 
 
 def create(host: Host, domain: Domain, tree: Parsed) -> Tree:
@@ -127,6 +127,8 @@ def _configure_pci(host: Host, domain: Domain, tree: Parsed) -> Tree:
             domain.devices = [each for each in domain.devices if each.kind != "pci"]
             device = Device(kind="pci", uuid=host.make.uuid())
             add(domain, device)
+        if len(device.functions) >= DEVICES_MAX:
+            raise XendSimError("Invalid Configuration: too many devices")
         device.functions.append(function)
         if domain.domid >= 0:
             host.bring_up(domain, device)

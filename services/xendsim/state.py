@@ -12,6 +12,8 @@ LOG_LINES_MAX: Final = 2_000
 DOMAINS_MAX: Final = 5_000
 DEVICES_MAX: Final = 64
 """Of one domain."""
+SAVED_MAX: Final = 256
+"""Files with domains."""
 _FIRST_DOMID_REUSED: Final = 0x7FF0
 """Xen numbers its domains up to here, and then looks for free numbers from the beginning."""
 
