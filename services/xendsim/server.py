@@ -29,7 +29,6 @@ STATE_FILE: Final = "hypervisor.json"
 HTTP_SOCKET: Final = "xend-socket"
 XMLRPC_SOCKET: Final = "xmlrpc.sock"
 CONTROL_SOCKET: Final = "control.sock"
-_LINE_BYTES_MAX: Final = 65_536
 _SOCKET_PATH_MAX: Final = 107
 _UNIX_PORT: Final = 8_080
 """The port that the genuine one puts into addresses when it listens on a Unix socket."""
