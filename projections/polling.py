@@ -221,12 +221,11 @@ class Polling:
             chance: 0 to 999, drawn for this call: no two pollers keep in step.
         """
         if self._failures:
+            # Who waits for an answer that does not come is no burden.
             pause = min(limits.POLL_MS_MIN << min(self._failures - 1, 8), RETRY_MS_MAX)
-        elif self._is_restless():
-            pause = limits.POLL_MS_MIN
         else:
-            pause = min(limits.POLL_MS_MIN << min(self._calm, 16), self._rest_ms)
-        pause = max(pause, took_ms * REST_FACTOR)
+            calm = 0 if self._is_restless() else min(self._calm, 16)
+            pause = max(min(limits.POLL_MS_MIN << calm, self._rest_ms), took_ms * REST_FACTOR)
         return pause - pause // 8 + pause * chance // 4_000
 
     def _is_restless(self) -> bool:

@@ -33,6 +33,8 @@ FIRST_LOOK_S: Final = 2.0
 """A report waits for the first look so long; if there is none, it says that nothing is seen."""
 GAP_S_MIN: Final = 0.1
 """Between two looks, however much there is that something has changed."""
+ALARM_LATE_S: Final = 0.01
+"""So that it is time by any rounding."""
 _CHANCES: Final = 1_000
 
 
@@ -78,7 +80,7 @@ class PollerAgent:
         while True:
             begun_s = time.monotonic()
             self._polling.asks(_now_ms())
-            self._set_alarm(limits.BLIND_MS / 1_000)
+            self._set_alarm(limits.BLIND_MS / 1_000 + ALARM_LATE_S)
             trouble = await self._look()
             self._looked.set()
             self._complain(trouble)
@@ -96,6 +98,7 @@ class PollerAgent:
         try:
             async with asyncio.timeout(limits.POLL_TIMEOUT_MS / 1_000):
                 look = await self._source.look(self._polling.watched)
+            self._polling.saw(look, _now_ms())
         except LeaseholdError as error:
             trouble = str(error)
         except TimeoutError:
@@ -104,7 +107,6 @@ class PollerAgent:
             _log.exception("the look at %s went wrong", self._source.title)
             trouble = f"the answer of {self._source.title} cannot be made sense of"
         else:
-            self._polling.saw(look, _now_ms())
             self._set_alarm(None)
             return ""
         self._polling.failed(trouble, _now_ms())

@@ -1,6 +1,8 @@
 """The poller as an agent: its looks at a source that is played, and what the log has of them, on a real bus."""
 
 import asyncio
+import contextlib
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 
 from leasehold.events import limits
 from leasehold.events.domains import DomainDescription, SeenDomain, Use
-from leasehold.events.errors import SourceUnavailableError
+from leasehold.events.errors import InvalidInputError, SourceUnavailableError
 from leasehold.events.event_types import DeviceFreed
 from leasehold.events.identities import DeviceId, DomainKey, HostName
 from leasehold.events.inputs import DomainSeen, PictureComplete, SourceBlind, SourceSees
@@ -24,10 +26,13 @@ from leasehold.services.connection import Connection
 from leasehold.services.feedevents import FeedEvent
 from leasehold.services.poller import agent as agent_module
 from leasehold.services.poller.agent import AGENT, PollerAgent
+from leasehold.services.poller.source import Source
+from leasehold.services.poller.xend import XendSource
 from leasehold.services.speaking import InLog
 from tests.bench.cluster import HOST, Bus, bus
+from tests.poller.xenstage import NO_SYSFS, XenProcess, XenStage
 
-WAIT_S: Final = 20.0
+WAIT_S: Final = 60.0
 POLL_S: Final = 0.02
 UUID: Final = "6a1f2c3d-0b1e-4c5d-8e9f-a0b1c2d3e4f5"
 KEY: Final = DomainKey(f"xen/{UUID}")
@@ -84,7 +89,11 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything goes twenty times as fast."""
     for module, name, value in (
         *((limits, name, value) for name, value in (("POLL_MS_MIN", 50), ("POLL_MS_MAX", 100), ("BLIND_MS", 400))),
-        *((polling, name, value) for name, value in (("MISSING_MS", 100), ("WARY_MS", 200), ("RETRY_MS_MAX", 100))),
+        *(
+            (polling, name, value)
+            for name, value in (("MISSING_MS", 100), ("WARY_MS", 200), ("RETRY_MS_MAX", 100), ("HELD_MS", 300))
+        ),
+        (limits, "POLL_TIMEOUT_MS", 1_000),
         (agent_module, "FIRST_LOOK_S", 0.3),
     ):
         monkeypatch.setattr(module, name, value)
@@ -111,7 +120,7 @@ async def client(found: Bus) -> AsyncIterator[Client]:
 
 
 @asynccontextmanager
-async def running(found: Bus, source: Played, *, says_goodbye: bool = True) -> AsyncIterator[PollerAgent]:
+async def running(found: Bus, source: Source, *, says_goodbye: bool = True) -> AsyncIterator[PollerAgent]:
     """A poller in this process. `says_goodbye`: it ends in good order."""
     async with found.connected("agent") as connection:
         agent = PollerAgent(connection, found.subjects, HOST, source, chance=lambda: 500)
@@ -266,3 +275,67 @@ async def test_what_catching_up_says() -> None:
         assert message.observations == (*seen, last, PictureComplete(since=1))
         task.cancel()
         await asyncio.wait({task})
+
+
+class Counted(XendSource):
+    """xend, with its looks counted."""
+
+    looks = 0
+
+    async def look(self, watched: frozenset[str]) -> Look:
+        """One more."""
+        self.looks += 1
+        return await super().look(watched)
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_whatever_happens_the_log_ends_with_what_is_there(found: Bus, client: Client, tmp_path: Path) -> None:
+    """Guests start, reboot, crash, get other names and cards, and go, by chance; xend is away, or lists nothing for a
+    while; pollers are killed.
+    """
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    stage = XenProcess(tmp_path, chance.choice(("xmlrpc", "unix")), seed=seed)
+    await stage.open()
+    try:
+        await stage.order("make", "12")
+        for _ in range(3):
+            source = Counted(stage.url, sysfs=NO_SYSFS)
+            async with running(found, source, says_goodbye=chance.random() < 0.5):
+                for _ in range(3):
+                    await happens(stage, chance)
+                    looks = source.looks
+                    await until(lambda source=source, looks=looks: source.looks > looks + 1)  # type: ignore[misc]
+        async with running(found, stage.source()):
+            await until(lambda: is_true(stage, client))
+    finally:
+        await stage.close()
+
+
+async def happens(stage: XenStage, chance: random.Random) -> None:
+    """Something does."""
+    match chance.randrange(4):
+        case 0:
+            await stage.lose()
+            await stage.find()
+        case 1:
+            # It may be so busy with the one before that it refuses.
+            with contextlib.suppress(InvalidInputError):
+                await stage.order("restart", "20", "150")
+        case _:
+            await stage.order("churn", "6")
+
+
+async def is_true(stage: XenStage, client: Client) -> bool:
+    """Whether the log has the domains that are there, in their incarnations, with their cards."""
+    shown = await stage.order("show")
+    there = {
+        (row["uuid"], row["name"], row["domid"], tuple(sorted(f"pci/{each}" for each in row["pci"])))
+        for row in shown["domains"]
+    }
+    rows = await client.domains()
+    known = {
+        (row.uuid, row.name, row.domid, tuple(use.said for use in row.uses if use.use == "attached")) for row in rows
+    }
+    return there == known

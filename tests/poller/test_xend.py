@@ -18,11 +18,10 @@ from leasehold.services.xend import answers, http, rpc, sxp
 from leasehold.services.xend.address import Address
 from leasehold.services.xend.http import Reply, Request
 from tests.poller.conformance import SourceSuite, Watch
-from tests.poller.xenstage import XenStage
+from tests.poller.xenstage import NO_SYSFS, XenStage
 from tests.xend.replay import recordings, replaying
 
 GPU = "pci/0000:03:00.0"
-NO_SYSFS = Path("/nonexistent")
 
 
 @pytest.fixture(params=["xmlrpc", "unix"])

@@ -6,7 +6,7 @@ import uuid as uuids
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from leasehold.events.identities import parse_pci_address
@@ -29,7 +29,7 @@ SOON: Final = {
     "restart_after_ms": 0,
 }
 """How long things take here."""
-_NO_SYSFS: Final = Path("/nonexistent")
+NO_SYSFS: Final = Path("/nonexistent")
 
 
 class XenStage:
@@ -39,9 +39,9 @@ class XenStage:
     pci: Sequence[str] = ("pci/0000:03:00.0", "pci/0000:06:00.0")
     usb: Sequence[str] = ("usb-port/1-1", "usb-port/2-1.4")
 
-    def __init__(self, directory: Path, protocol: str, *, domains: int = 0) -> None:
-        """`protocol`: of the sources, `unix` (HTTP) or `xmlrpc`; `domains`: so many to begin with."""
-        self._options = Options(directory=directory, seed=1, domains=domains)
+    def __init__(self, directory: Path, protocol: str, *, domains: int = 0, seed: int = 1) -> None:
+        """`protocol`: of the sources, `unix` (HTTP) or `xmlrpc`; `domains`: so many to begin with; `seed`: chance."""
+        self._options = Options(directory=directory, seed=seed, domains=domains)
         self.socket = directory / HTTP_SOCKET
         self.http = Address("http", path=str(self.socket))
         socket = {"unix": HTTP_SOCKET, "xmlrpc": XMLRPC_SOCKET}[protocol]
@@ -55,13 +55,13 @@ class XenStage:
         for name, ms in SOON.items():
             await self.order("timing", name, str(ms))
 
-    async def order(self, *words: str) -> None:
-        """Have something happen that no protocol asks for."""
-        await give_order(self._options.directory, list(words))
+    async def order(self, *words: str) -> Any:
+        """Have something happen that no protocol asks for; what is said of it."""
+        return await give_order(self._options.directory, list(words))
 
     def source(self) -> XendSource:
         """One that has looked at nothing yet."""
-        return XendSource(self.url, sysfs=_NO_SYSFS)
+        return XendSource(self.url, sysfs=NO_SYSFS)
 
     async def start(self, name: str, *, devices: Sequence[str] = (), managed: bool = False) -> str:
         """Start a guest, and let it run."""
