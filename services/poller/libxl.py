@@ -21,7 +21,7 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -190,7 +190,12 @@ class LibxlSource:
                 self._running.discard(process)
         return code, said.result(), complaint.result()
 
-    async def _start(self, program: str, *words: str, stderr: int) -> asyncio.subprocess.Process:
+    async def _start(
+        self, program: str, *words: str, stderr: int, tie: Callable[[], None] | None = None
+    ) -> asyncio.subprocess.Process:
+        """Start a tool. `tie`: for one that does not end by itself. Without it nothing of us is copied for the child,
+        which takes long in dom0, where each page's entry is a matter for the hypervisor.
+        """
         self._running = {each for each in self._running if each.returncode is None}
         starting = asyncio.ensure_future(
             asyncio.create_subprocess_exec(
@@ -199,7 +204,7 @@ class LibxlSource:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=stderr,
                 env=self._environment,
-                preexec_fn=tied_to_us(),
+                preexec_fn=tie,
             )
         )
         try:
@@ -266,7 +271,9 @@ class LibxlSource:
             await asyncio.get_running_loop().create_future()
             return
         try:
-            process = self._watcher = await self._start(program, *WATCHES, stderr=asyncio.subprocess.DEVNULL)
+            process = self._watcher = await self._start(
+                program, *WATCHES, stderr=asyncio.subprocess.DEVNULL, tie=tied_to_us()
+            )
         except SourceUnavailableError as error:
             _log.warning("%s", error)
             return

@@ -16,7 +16,7 @@ from tests.vm.stage import Stage
 
 EXIT_NOT_RUN: Final = 77
 """As automake has it for tests that cannot run."""
-SCENARIO_S: Final = 600.0
+SCENARIO_S: Final = 900.0
 """An emulated guest on a machine that does other things, too, may be ten times as slow as alone."""
 
 Scenario = Callable[[Stage], Awaitable[None]]

@@ -27,7 +27,7 @@ from tests.xen.xl import MEMORY_MB, Xl
 
 POLLER: Final = "poller"
 _MIB: Final = 1024 * 1024
-_WAIT_S: Final = 150.0
+_WAIT_S: Final = 240.0
 """For what domains do under emulation, on a machine that does other things, too."""
 _uuids: Final = (f"5eed0000-0000-4000-8000-{number:012x}" for number in itertools.count(1))
 
