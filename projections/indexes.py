@@ -144,7 +144,7 @@ class Indexes:
         if before == after:
             return []
         was, now = set(before), set(after)
-        changed = {use.device for use in was ^ now}
+        changed = {use.device for use in sorted(was ^ now)}
         words_before, words_after = {use.device for use in was}, {use.device for use in now}
         host, _ = split_domain_id(domain)
         for word in sorted(changed):
