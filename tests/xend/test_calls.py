@@ -14,7 +14,7 @@ from leasehold.events.errors import (
     XendNotFoundError,
     XendUnsupportedError,
 )
-from leasehold.services.xend import address, calls, sxp
+from leasehold.services.xend import address, calls, devices, sxp
 from leasehold.services.xend.client import XendClient
 from leasehold.services.xend.devices import IoPorts, PciFunction, UsbController, Vbd, Vif, VirtualDevice
 from leasehold.services.xend.model import MIB, DomainConfig, Image, Live
@@ -244,6 +244,8 @@ async def test_over_xmlrpc(tmp_path: Path) -> None:
     assert gpu.pci[1].options == {"msitranslate": "1"}
     found = await over_rpc(200, lambda x: x.ask(calls.devices_of("gpu-hvm", "pci")))
     assert [sxp.text(sxp.child(each, "key")) for each in found] == ["03:00.0", "06:00.0"]
+    functions = [devices.pci_function_of(each) for each in found]
+    assert [each.options for each in functions if each is not None] == [{}, {"msitranslate": "1"}]
     assert await over_rpc(202, lambda x: x.pci_assignable()) == ["0000:03:00.1", "0000:07:00.0"]
     assert await over_rpc(205, lambda x: x.dmesg()) == b""
 

@@ -168,6 +168,13 @@ def test_a_changed_description_is_read_or_refused(number: int, data: st.DataObje
         return
 
 
+def test_numbers() -> None:
+    """As xend writes them; what is none, or does not fit into 64 bits, is as if not told."""
+    told = {b"16": 16, b"0x10": 16, b"16.9": 16, b"-1": -1, b"": 7, b"1e30": 7, b"9" * 30: 7, b"nan": 7, b"x": 7}
+    assert {text: devices.number(text, 7) for text in told} == told
+    assert devices.number(None, 7) == devices.number([b"1"], 7) == 7
+
+
 def test_memory_is_whole_mib() -> None:
     """What is no whole number is refused with what would be near; so is nothing, and more than there is."""
     assert model.mib(512 * MIB, "memory_bytes") == 512

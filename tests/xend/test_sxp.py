@@ -173,6 +173,7 @@ class Machine:
 @given(TEXTS)
 @example(b"(a 'b\\18' \"\\x4f\")#")
 @example(b"(a b)(c #d")
+@example(b"'\\377\\400'")
 @settings(max_examples=700, deadline=None)
 def test_any_text_is_read_as_by_a_second_reader(data: bytes) -> None:
     """Whatever the bytes, both readers give the same values, or both an error; ours within the text, and no other."""
