@@ -12,6 +12,10 @@ That a device is in `xl pci-assignable-list` is no evidence that it is free: a r
 by which libxl 4.17 knows the owner, and then the list offers a device that is in use. So a device counts as held if
 any of these says so.
 
+What it cannot tell: domains that do not run, since libxl forgets them, and so what their files of configuration claim
+(`configured` is what a running domain would have after a reboot); domains whose builder gave them no uuid; at once that
+one is paused; whether a USB device is held by a domain that is not listed any more.
+
 The tools come with Xen and fit it; they take no lock for reading. pyxs, the client library for xenstore, has had no
 release since 2016, and what it could save is one child that waits.
 """
