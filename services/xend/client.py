@@ -82,7 +82,7 @@ class XendClient:
             XendUnavailableError: no xend answers at any of the usual ones.
         """
         if self._address is None:
-            self._address = await find(timeout_s=self._timeout_s)
+            self._address = await find(timeout_s=min(self._timeout_s, http.CONNECT_TIMEOUT_S))
         return self._address
 
     # --- domains ----------------------------------------------------------------------------------------------------
@@ -398,7 +398,7 @@ class XendClient:
         return str(found.domid)
 
 
-async def find(usual: tuple[Address, ...] = addresses.USUAL, *, timeout_s: float = TIMEOUT_S) -> Address:
+async def find(usual: tuple[Address, ...] = addresses.USUAL, *, timeout_s: float = http.CONNECT_TIMEOUT_S) -> Address:
     """The first of these addresses at which a xend tells of its host.
 
     Raises:
