@@ -18,11 +18,11 @@ def test_what_finds_no_place_is_counted(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(limits, "DOMAINS_PER_HOST_MAX", 2)
     monkeypatch.setattr(limits, "USES_PER_DOMAIN_MAX", 2)
     ledger, poller = polled_ledger()
-    first = [inputs.DomainSeen(described()), used("pci/0000:01:00.0"), used("pci/0000:01:00.1")]
+    first: list[Observation] = [inputs.DomainSeen(described()), used("pci/0000:01:00.0"), used("pci/0000:01:00.1")]
     assert surplus_of_domains(ledger.state, _message(*first)) == 0
     poller.say(*first)
     assert surplus_of_domains(ledger.state, _message(*first)) == 0
-    more = [used("pci/0000:01:00.2"), used("pci/0000:01:00.3"), inputs.DomainSeen(described(OTHER))]
+    more: list[Observation] = [used("pci/0000:01:00.2"), used("pci/0000:01:00.3"), inputs.DomainSeen(described(OTHER))]
     more += [inputs.DomainSeen(described(f"c0ffee00-0000-4000-8000-00000000000{number}")) for number in (3, 4)]
     assert surplus_of_domains(ledger.state, _message(*more)) == 2 + 2
     assert surplus_of_domains(ledger.state, _message(*more, agent="watcher")) == 0
