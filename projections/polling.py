@@ -44,7 +44,6 @@ RETRY_MS_MAX: Final = 5_000
 REST_FACTOR: Final = 4
 """A look is followed by a pause of this many times what it took, at least."""
 REASON_CHARS_MAX: Final = 200
-KIND_CHARS_MAX: Final = 32
 DOMID_MAX: Final = 2**31 - 1
 VCPUS_MAX: Final = 65_535
 _RESTLESS: Final = frozenset({"dying", "shutting_down"})
@@ -304,7 +303,7 @@ def _tidied(domain: DomainDescription) -> DomainDescription:
     return msgspec.structs.replace(
         domain,
         name=_text(domain.name, limits.DOMAIN_NAME_CHARS_MAX),
-        kind=_text(domain.kind, KIND_CHARS_MAX),
+        kind=_text(domain.kind, limits.DOMAIN_KIND_CHARS_MAX),
         state=domain.state if domain.state in STATES else "unknown",
         domid=domain.domid if 0 <= domain.domid <= DOMID_MAX else -1,
         memory_bytes=min(max(domain.memory_bytes, 0), _INT_MAX),
