@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from leasehold.events import inputs
 from leasehold.events.answers import Answer
-from leasehold.events.identities import Holder, RequestId, split_device_id
+from leasehold.events.identities import DeviceId, Holder, RequestId, split_device_id
 from leasehold.events.inputs import Request
 from tests.sim.beliefs import check_one_owner
 from tests.sim.clocks import margin_ns
@@ -90,8 +90,7 @@ class SimHolder:
 
     def _lease(self) -> None:
         rng = self.sim.rng
-        host = rng.choice(self.sim.hosts)
-        devices = tuple(rng.sample(host.ids(), rng.choice((1, 1, 1, 2))))
+        devices = self._choice()
         request = inputs.LeaseRequest(
             request_id=self._id(),
             issued_at_ns=self.sim.now_ns + self.skew_ns,
@@ -103,6 +102,12 @@ class SimHolder:
         operation = Operation("acquire", devices, self.sim.now_ns, ttl_ns=_counted_ns(request.ttl_ms))
         self.sim.history.append(operation)
         self._send(request, operation)
+
+    def _choice(self) -> tuple[DeviceId, ...]:
+        """What to ask for."""
+        rng = self.sim.rng
+        host = rng.choice(self.sim.hosts)
+        return tuple(rng.sample(host.ids(), rng.choice((1, 1, 1, 2))))
 
     def _purpose(self) -> dict[str, Any]:
         """More fields of a request for a lease: what it is for."""
@@ -259,7 +264,8 @@ class SimHolder:
         """Give everything back, and let go of what is over."""
         for held in self.held:
             if held.is_over and self._is_orphan(held) and all(sent.answer for sent in self.sent.values()):
-                # Nothing else ends it: its token may have been an old one when it was released.
+                # Nothing else ends it: its token may have been an old one when it was released, or its clock wrong.
+                self.skew_ns = self.sim.reader.head.decided_at_ns - self.sim.now_ns
                 self.sim.submit(self, held.request)
                 self.release(held)
             elif not held.is_over and self._gives_back(held):

@@ -80,6 +80,7 @@ def one_name_ordered_twice() -> Iterator[None]:
 def granted_while_ordered() -> AbstractContextManager[Any]:
     """A device is granted while its host makes something on it, or takes it away."""
     original = conflicts.blockers
+
     def blockers(*words: Any, **how: Any) -> Iterator[Any]:
         return (each for each in original(*words, **how) if each.rule != "ordered")
 

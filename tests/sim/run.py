@@ -365,11 +365,7 @@ class Simulation:
         ordered = [order for order, row in self.oracle.orders.items() if row.state == "waiting"]
         ordered += [order for creator in self.creators for order in (*creator.tasks, *creator.results)]
         leased = [device for device, row in self.reader.devices.items() if row.lease]
-        unseen = [
-            creator.host.name
-            for creator in self.creators
-            if picture_of(self.reader, creator.host.name) != creator.host.picture()
-        ]
+        unseen = [host.name for host in self.hosts if picture_of(self.reader, host.name) != host.picture()]
         stale = [host for host, row in self.reader.hosts.items() if row.stale]
         return ", ".join(
             f"{what}: {which}"

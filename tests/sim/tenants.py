@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from leasehold.events import inputs
-from leasehold.events.identities import split_device_id
+from leasehold.events.identities import DeviceId, split_device_id
 from leasehold.events.inputs import POLLER
 from tests.sim.holders import Held, SimHolder
 from tests.sim.hypervisors import UUIDS, SimHypervisor
@@ -26,7 +26,7 @@ class SimTenant(SimHolder):
         held = rng.choice(bound)
         uuid, device = held.request.domain, rng.choice(held.devices)
         hypervisor = self._hypervisor(device)
-        match rng.choice(("start", "attach", "attach", "attach", "detach", "stop")):
+        match rng.choice(("start", "attach", "attach", "attach", "detach", "stop", "stop")):
             case "start":
                 hypervisor.start(uuid)
             case "attach":
@@ -36,12 +36,22 @@ class SimTenant(SimHolder):
             case "stop" if rng.random() < 0.3:
                 hypervisor.stop(uuid, self.sim.now_ns)
 
+    def _choice(self) -> tuple[DeviceId, ...]:
+        rng = self.sim.domain_rng
+        if rng.random() < 0.8:
+            return super()._choice()
+        # Its domain may be on either host.
+        return tuple(rng.choice(host.ids()) for host in self.sim.hosts)
+
     def _purpose(self) -> dict[str, Any]:
         rng = self.sim.domain_rng
-        if rng.random() < 0.2:
+        if rng.random() < 0.1:
             return {}
         gone_ms = rng.choice((0, 1_000, 5_000, 20_000))
-        return {"domain": rng.choice(UUIDS), "gone_ms": gone_ms, "keep": rng.random() < 0.15}
+        hypervisors = [poller.hypervisor for poller in self.sim.pollers]
+        there = [uuid for each in hypervisors for uuid, domain in each.domains.items() if domain.runs]
+        uuid = rng.choice(there) if there and rng.random() < 0.7 else rng.choice(UUIDS)
+        return {"domain": uuid, "gone_ms": gone_ms, "keep": rng.random() < 0.15}
 
     def _hypervisor(self, device: str) -> SimHypervisor:
         host = device.partition("/")[0]
