@@ -129,6 +129,8 @@ class Polling:
 
     def saw(self, look: Look, now_ms: int) -> None:
         """Take in a look that has ended now."""
+        if not self._answers:
+            self._miss_from_now_on()
         if not self._answers or self._failures or look.generation != self._generation:
             # What has just begun, or begun to answer, may not know everything yet.
             self._answers, self._found_ms = 0, now_ms
@@ -141,6 +143,12 @@ class Polling:
             self._take(key, seen)
         for key in [key for key in self._known if key not in look.domains]:
             self._lack(key, self._known[key])
+
+    def _miss_from_now_on(self) -> None:
+        """What the log has was not missing before anybody looked."""
+        for known in self._known.values():
+            known.missing = None
+            known.uses = dict.fromkeys(known.uses)
 
     def stir(self) -> None:
         """Something is likely to change: look often for a while."""

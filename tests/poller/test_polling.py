@@ -240,6 +240,19 @@ def test_a_run_that_never_saw_anything() -> None:
     assert polling.news(2) == [SourceSees()]
 
 
+def test_what_the_log_has_is_missing_from_the_first_look_on() -> None:
+    """However long a new run waits for its first look: only then it begins to count how long a device may be held."""
+    polling = Polling()
+    polling.sync(picture(domain(1, HAS_GPU)), 0)
+    now_ms = 2 * HELD_MS
+    for _ in range(2 * WARY_LOOKS):
+        now_ms += WARY_MS // WARY_LOOKS
+        polling.saw(Look(domains={}, held=None), now_ms)
+        assert DeviceUnused(KEYS[1], GPU, "attached") not in polling.news(now_ms)
+    polling.saw(Look(domains={}, held=None), now_ms + HELD_MS)
+    assert DeviceUnused(KEYS[1], GPU, "attached") in polling.news(now_ms + HELD_MS)
+
+
 def test_asked_for_a_report_again() -> None:
     """All that the log lacks is told anew, also that nothing is seen, or that something is again."""
     course = Course()
