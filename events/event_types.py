@@ -268,6 +268,8 @@ class AttachmentSeen(
     use: str
     devices: tuple[DeviceKey, ...] = ()
     """Which of the known devices that meant then; several, where two of a kind are plugged in."""
+    name: str = ""
+    """What the domain was called then."""
 
 
 class AttachmentGone(
@@ -280,6 +282,7 @@ class AttachmentGone(
     device: str
     use: str
     devices: tuple[DeviceKey, ...] = ()
+    name: str = ""
 
 
 class SharedPair(msgspec.Struct, frozen=True, gc=False):

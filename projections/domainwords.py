@@ -93,14 +93,16 @@ class DomainWords:
         if len(known.uses) >= limits.USES_PER_DOMAIN_MAX:
             return None
         known.uses.add(use)
-        return event_types.AttachmentSeen(self._host, word.domain, use.device, use.use, self._keys(use))
+        name, keys = known.description.name, self._keys(use)
+        return event_types.AttachmentSeen(self._host, word.domain, use.device, use.use, keys, name)
 
     def _unused(self, word: inputs.DeviceUnused) -> Event | None:
         known, use = self._domain(word.domain), Use(word.device, word.use)
         if known is None or use not in known.uses:
             return None
         known.uses.remove(use)
-        return event_types.AttachmentGone(self._host, word.domain, use.device, use.use, self._keys(use))
+        name, keys = known.description.name if known.description is not None else "", self._keys(use)
+        return event_types.AttachmentGone(self._host, word.domain, use.device, use.use, keys, name)
 
     def _keys(self, use: Use) -> tuple[DeviceKey, ...]:
         named = self._state.named(self._host, use.device)

@@ -275,12 +275,12 @@ def _domain_vanished(event: event_types.DomainVanished, _position: int, _state: 
 
 def _attachment_seen(event: event_types.AttachmentSeen, _position: int, state: State | None) -> str:
     how = "has" if event.use == "attached" else "is configured with"
-    return f"{_domain(event.host, event.domain, state)} {how} {_used(event)}"
+    return f"{_domain(event.host, event.domain, state, event.name)} {how} {_used(event)}"
 
 
 def _attachment_gone(event: event_types.AttachmentGone, _position: int, state: State | None) -> str:
     how = "does not have" if event.use == "attached" else "is not configured with"
-    return f"{_domain(event.host, event.domain, state)} {how} {_used(event)} any more"
+    return f"{_domain(event.host, event.domain, state, event.name)} {how} {_used(event)} any more"
 
 
 def _used(event: event_types.AttachmentSeen | event_types.AttachmentGone) -> str:

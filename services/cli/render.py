@@ -71,8 +71,10 @@ def devices(rows: list[DeviceView]) -> None:
 
 
 def _users(row: DeviceView) -> str:
-    """The domains that have a device or claim it, by name."""
-    return ", ".join(f"{user.name or user.domain} ({user.use})" for user in row.used_by)
+    """The domains that have a device or claim it, by name; who has it most often claims it, too."""
+    having = {user.domain for user in row.used_by if user.use == "attached"}
+    shown = (user for user in row.used_by if user.use == "attached" or user.domain not in having)
+    return ", ".join(f"{user.name or user.domain} ({user.use})" for user in shown)
 
 
 def _device_cells(row: DeviceView, depth: int) -> list[str]:

@@ -22,7 +22,10 @@ def domains(rows: list[DomainView]) -> None:
 
 
 def _cells(row: DomainView) -> list[str]:
-    uses = ", ".join(f"{use.said} ({_how(use)})" for use in row.uses)
+    # What it has, it most often claims, too.
+    has = {use.said for use in row.uses if use.use == "attached"}
+    shown = (use for use in row.uses if use.use == "attached" or use.said not in has)
+    uses = ", ".join(f"{use.said} ({_how(use)})" for use in shown)
     return [row.name or "-", row.state, _number(row), _memory(row.memory_bytes), str(row.vcpus or "-"), uses, row.uuid]
 
 

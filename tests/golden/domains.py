@@ -58,8 +58,8 @@ EVENTS: Final[tuple[Event, ...]] = (
     event_types.DomainChanged(HOST, _DESCRIPTION, ("name", "state"), {"name": "web", "state": "paused"}),
     event_types.DomainStarted(HOST, _DESCRIPTION, 6, ("domid",)),
     event_types.DomainVanished(HOST, _DOMAIN, "web", 7),
-    event_types.AttachmentSeen(HOST, _DOMAIN, _USED, "attached", _KEYS),
-    event_types.AttachmentGone(HOST, _DOMAIN, _USED, "attached", _KEYS),
+    event_types.AttachmentSeen(HOST, _DOMAIN, _USED, "attached", _KEYS, "web"),
+    event_types.AttachmentGone(HOST, _DOMAIN, _USED, "attached", _KEYS, "web"),
     event_types.LeaseOutlived(lease=512, domain=_UUID, gone_since_ns=NS - 90),
 )
 GROWN: Final[dict[Any, tuple[Any, ...]]] = {
