@@ -46,7 +46,7 @@ class Xl:
             "uuid": uuid,
             "kernel": f"/{DOMAINS_FILES}/vmlinuz",
             "ramdisk": f"/{DOMAINS_FILES}/initrd.gz",
-            "extra": "console=hvc0 iommu=soft panic=0",
+            "extra": "console=hvc0 iommu=soft sysrq_always_enabled panic=0",
             "memory": MEMORY_MB,
             "vcpus": 1,
             "on_crash": on_crash,
