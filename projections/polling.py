@@ -106,6 +106,8 @@ class Polling:
         """Looks since something changed."""
         self._now_ms = 0
         self._look = Look(domains={})
+        self._unclear_names: Collection[str] = ()
+        """Of the look that is being taken in, as the log has names."""
         self._attached: Collection[str] = ()
         """The device words that domains have by the look that is being taken in."""
 
@@ -139,6 +141,7 @@ class Polling:
         self._calm += 1
         attached = {use.device for seen in look.domains.values() for use in seen.uses if use.use == "attached"}
         self._now_ms, self._look, self._attached = now_ms, look, attached
+        self._unclear_names = {_text(name, limits.DOMAIN_NAME_CHARS_MAX) for name in look.unclear_names}
         for key, seen in look.domains.items():
             self._take(key, seen)
         for key in [key for key in self._known if key not in look.domains]:
@@ -171,7 +174,7 @@ class Polling:
     def _take_uses(self, known: _Known, uses: Collection[Use]) -> None:
         for use in sorted(uses, key=lambda each: each.use):
             if use not in known.uses:
-                if len(known.uses) >= limits.USES_PER_DOMAIN_MAX:
+                if len(known.uses) >= limits.USES_PER_DOMAIN_MAX and not (use.use == "attached" and _make_room(known)):
                     continue
                 self._calm = 0
             known.uses[use] = None
@@ -182,7 +185,7 @@ class Polling:
     def _lack(self, key: DomainKey, known: _Known) -> None:
         """This domain is not among those of which everything is known."""
         look, domain = self._look, known.domain
-        if domain.name in look.unclear_names or domain.domid in look.unclear_domids:
+        if domain.name in self._unclear_names or domain.domid in look.unclear_domids:
             state = look.unclear_domids.get(domain.domid) or domain.state
             self._calm = self._calm if state == domain.state else 0
             known.domain, known.missing = msgspec.structs.replace(domain, state=state), None
@@ -299,6 +302,14 @@ def differences(before: DomainPicture, after: DomainPicture) -> list[Observation
         elif was is None or was.domain != now.domain:
             seen.append(DomainSeen(now.domain))
     return [*unused, *gone, *seen, *used]
+
+
+def _make_room(known: _Known) -> bool:
+    """Whether a claim was dropped for what a domain has: only that keeps a device from being leased."""
+    claim = max((use for use in known.uses if use.use == "configured"), default=None)
+    if claim is not None:
+        del known.uses[claim]
+    return claim is not None
 
 
 def _but_memory(domain: DomainDescription) -> DomainDescription:

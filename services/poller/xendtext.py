@@ -39,12 +39,21 @@ def _words(domain: Domain) -> Iterator[str]:
     yield from (f"pci/{function.address}" for function in domain.pci)
     for controller in domain.usb:
         yield from (f"usb-port/{port}" for port in controller.ports.values() if port)
-    for told in domain.usb_host:
-        # `host:0529:0001` or `host:1.3`; `tablet` and the like are no devices of the host.
-        how, _, rest = told.partition(":")
-        vendor, colon, product = rest.partition(":")
-        if how == "host":
-            yield f"usb-id/{vendor:0>4}:{product:0>4}" if colon else f"usb-address/{rest}"
+    yield from filter(None, map(_usb_word, domain.usb_host))
+
+
+def _usb_word(told: str) -> str:
+    """Of `host:529:1` or `host:001.003` (as lsusb writes it); empty: `tablet`, `host:1.*` and the like."""
+    how, _, rest = told.partition(":")
+    if how != "host":
+        return ""
+    try:
+        if ":" in rest:
+            return "usb-id/{:04x}:{:04x}".format(*(int(each, 16) for each in rest.split(":")[:2]))
+        bus, address = map(int, rest.split("."))
+    except ValueError:
+        return ""
+    return f"usb-address/{bus}.{address}"
 
 
 def free_pci_words(answer: Sxp) -> frozenset[str]:

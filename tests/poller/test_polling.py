@@ -419,3 +419,24 @@ def test_differences_lead_from_one_to_the_other() -> None:
     before = picture(domain(0, HAS_GPU), domain(1, CLAIMS_GPU))
     after = picture(domain(1, HAS_GPU, name="other"), domain(2, Use(NIC, "attached")))
     assert followed(before, differences(before, after)) == after
+
+
+def test_a_name_that_the_log_cannot_have_is_the_same_name_where_the_domain_is_unclear() -> None:
+    """It is listed under its own name, and known under what the log takes of that: it is there."""
+    for name in ("x" * (limits.DOMAIN_NAME_CHARS_MAX + 1), "a\tb"):
+        course = Course()
+        course.look(domain(1, HAS_GPU, name=name))
+        for _ in range(2 * LOOKS):
+            assert course.look(unclear_names=frozenset({name})) == []
+
+
+def test_what_a_domain_has_is_told_before_what_it_claims() -> None:
+    """Only what it has keeps a device from being leased: claims make room for that, whichever was there first."""
+    words = [f"pci/0000:{bus:02x}:{slot:02x}.0" for bus in range(10) for slot in range(20)]
+    claims, has = [Use(word, "configured") for word in words], [Use(word, "attached") for word in words]
+    course = Course()
+    log = followed({}, course.look(domain(1, *claims, domid=-1, state="halted")))
+    for _ in range(3):
+        log = followed(log, course.look(domain(1, *claims, *has)))
+        assert set(has) < set(log[KEYS[1]].uses)
+        assert len(log[KEYS[1]].uses) == limits.USES_PER_DOMAIN_MAX

@@ -302,7 +302,9 @@ def test_recorded_lists() -> None:
 
 def test_usb_in_qemus_words() -> None:
     """By vendor and product or by address; a tablet is no device of the host."""
-    image = b"(image (hvm (usbdevice host:529:1) (usbdevice host:1.3) (usbdevice tablet) (usbdevice host:auto:1.3)))"
+    told = b"host:529:1", b"host:1.3", b"host:002.010", b"host:0x5AC:0x12", b"tablet", b"host:auto:1.3", b"host:1.*"
+    image = b"(image (hvm %b))" % b" ".join(b"(usbdevice %b)" % each for each in told)
     seen = xendtext.read_domain(sxp.read(b"(domain (uuid %b) (domid 4) %b)" % (UUID.encode(), image)))
     assert seen is not None
-    assert {use.device for use in seen.uses} == {"usb-id/0529:0001", "usb-address/1.3"}
+    words = {use.device for use in seen.uses}
+    assert words == {"usb-id/0529:0001", "usb-address/1.3", "usb-address/2.10", "usb-id/05ac:0012"}
