@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from leasehold.events import limits
-from leasehold.events.errors import InvalidInputError
+from leasehold.events.errors import InvalidInputError, SxpError
 from leasehold.services.cli import render, xenddevices
 from leasehold.services.cli.common import asynchronous
 from leasehold.services.cli.values import Duration, duration_text
@@ -156,7 +156,16 @@ async def define(file: Path) -> None:
 def _config(file: Path) -> DomainConfig | Printable:
     raw = sys.stdin.buffer.read(limits.SXP_BYTES_MAX + 1) if str(file) == "-" else file.read_bytes()
     if not raw.lstrip().startswith(b"{"):
-        return sxp.read(raw)
+        try:
+            values = sxp.read_all(raw)
+        except SxpError as error:
+            raise InvalidInputError(str(error), field="file") from error
+        if len(values) != 1 or not isinstance(values[0], list):
+            # As xend takes it; what stands behind a list that was closed too early would be lost.
+            raise InvalidInputError(
+                f"one list such as (vm …) is wanted, and {len(values)} values are here", field="file"
+            )
+        return values[0]
     try:
         return msgspec.json.decode(raw, type=DomainConfig)
     except msgspec.DecodeError as error:

@@ -14,6 +14,7 @@ it holds is told by what is not free).
 import asyncio
 import os
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
 from urllib.parse import quote
@@ -181,7 +182,7 @@ def _read_all(described: Sxp) -> tuple[DomainPicture, set[str]]:
     """Domains from a list of their expressions; and the names of those that cannot be read."""
     domains: DomainPicture = {}
     unclear = set()
-    for expression in described if isinstance(described, list) else ():
+    for expression in xendtext.listed(described):
         seen = xendtext.read_domain(expression)
         if seen is None:
             unclear.add(xendtext.name_of(expression))
@@ -204,10 +205,10 @@ def _generation(address: Address) -> str:
 
 
 async def _call(address: Address, method: str, *params: Param) -> Sxp:
-    reply = await exchange(address, rpc.request_of(method, params), timeout_s=TIMEOUT_S)
+    reply = await exchange(address, rpc.request_of(method, params)._replace(only_asks=True), timeout_s=TIMEOUT_S)
     return await asyncio.to_thread(rpc.value_of, reply, method)
 
 
 async def _get(address: Address, rest: str) -> Sxp:
     reply = await exchange(address, Request("poll", "GET", f"/xend/domain{rest}"), timeout_s=TIMEOUT_S)
-    return await asyncio.to_thread(answers.value_of, reply, "poll")
+    return await asyncio.to_thread(partial(answers.value_of, reply, "poll", may_be_empty=False))

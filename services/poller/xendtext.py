@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from leasehold.events import identities
 from leasehold.events.domains import DomainDescription, SeenDomain
-from leasehold.events.errors import InvalidInputError
+from leasehold.events.errors import InvalidInputError, XendReplyError
 from leasehold.services.poller.source import XEN, uses_of
 from leasehold.services.xend import devices, model, sxp
 from leasehold.services.xend.model import Domain
@@ -58,7 +58,7 @@ def _usb_word(told: str) -> str:
 
 def free_pci_words(answer: Sxp) -> frozenset[str]:
     """From `xend.node.pciinfo`: functions that may be given to domains, and that no domain has."""
-    found = map(devices.pci_function_of, answer if isinstance(answer, list) else [])
+    found = map(devices.pci_function_of, listed(answer))
     return frozenset(f"pci/{function.address}" for function in found if function is not None)
 
 
@@ -68,5 +68,20 @@ def name_of(expression: Sxp) -> str:
 
 
 def names(answer: Sxp) -> list[str]:
-    """A list of names."""
-    return [sxp.text(each) for each in answer] if isinstance(answer, list) else []
+    """A list of names.
+
+    Raises:
+        XendReplyError: it is none.
+    """
+    return [sxp.text(each) for each in listed(answer)]
+
+
+def listed(answer: Sxp) -> list[Sxp]:
+    """An answer that is a list; anything else is not "none".
+
+    Raises:
+        XendReplyError: it is none.
+    """
+    if not isinstance(answer, list):
+        raise XendReplyError(f"not a list: {answer[:80]!r}", op="poll")
+    return answer

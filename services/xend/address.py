@@ -65,7 +65,8 @@ def parse(text: str) -> Address:
 def _on_network(protocol: str, text: str) -> Address:
     try:
         parts = urlsplit(text)
-        host, port = parts.hostname or "", parts.port or _PORTS.get(protocol, 0)
+        # What has no name in the DNS would be an error of Python's own later.
+        host, port = (parts.hostname or "").encode("idna").decode(), parts.port or _PORTS.get(protocol, 0)
     except ValueError as error:
         raise InvalidInputError(f"{text[:80]!r} is none ({error}): {_FORMS}", field="address") from error
     if not protocol or not host or parts.path.strip("/") or parts.query or parts.fragment or parts.username:

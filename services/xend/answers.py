@@ -18,15 +18,20 @@ _SHOWN_CHARS_MAX: Final = 500
 NO_SUCH_DOMAIN: Final = "there is no domain %r; it may have gone, or have another name by now"
 
 
-def value_of(reply: Reply, op: str) -> Sxp:
+def value_of(reply: Reply, op: str, *, may_be_empty: bool = True) -> Sxp:
     """What xend answered to `op`; an answer without a body is `[]`, which is also SXP's nil.
+
+    Args:
+        may_be_empty: False for what was asked, which xend never answers with nothing: an empty list is `()`.
 
     Raises:
         XendError: it is an error, in whatever way xend says so, or cannot be read.
     """
     _check_status(reply, op)
     if not reply.body:
-        return []
+        if may_be_empty:
+            return []
+        raise XendReplyError("the answer is empty", op=op, status=reply.status)
     if reply.content_type != SXP_TYPE:
         raise XendReplyError(_not_sxp(reply), op=op, status=reply.status)
     try:

@@ -19,6 +19,8 @@ DOMAINS: Final = "/xend/domain"
 NODE: Final = "/xend/node"
 _NAME_CHARS_MAX: Final = 255
 _PATH_CHARS_MAX: Final = 4_096
+_QUESTIONS: Final = ("devices", "pci_assignable")
+"""What only asks, besides all that is a GET."""
 
 
 class Call(NamedTuple):
@@ -39,6 +41,11 @@ class Call(NamedTuple):
     is_text: bool = False
     """The answer is a log."""
 
+    @property
+    def only_asks(self) -> bool:
+        """Nothing changes by it."""
+        return self.method == "GET" or self.op in _QUESTIONS
+
 
 def http_request(call: Call) -> Request:
     """A call as HTTP.
@@ -57,7 +64,7 @@ def http_request(call: Call) -> Request:
             f"{len(form)} bytes in the encoding of forms; xend takes {limits.XEND_POST_BYTES_MAX} over HTTP",
             field=call.fields[-1][0],
         )
-    return Request(call.op, "POST", call.path, form.encode())
+    return Request(call.op, "POST", call.path, form.encode(), only_asks=call.only_asks)
 
 
 def rpc_request(call: Call) -> Request:
@@ -69,7 +76,7 @@ def rpc_request(call: Call) -> Request:
     """
     if not call.rpc:
         raise XendUnsupportedError("xend offers this over HTTP only", op=call.op)
-    return rpc.request_of(call.rpc, call.params)._replace(op=call.op)
+    return rpc.request_of(call.rpc, call.params)._replace(op=call.op, only_asks=call.only_asks)
 
 
 # --- domains --------------------------------------------------------------------------------------------------------

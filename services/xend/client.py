@@ -1,8 +1,9 @@
 """A client of xend: what libxend's header and the proposal for virtual devices offered, PCI and USB, and some more.
 
-Nothing is kept between calls but which address was found; each call is a request on a connection of its own, and any
-number may be under way. What xend refuses or fails at is an exception (`XendError` and those derived from it), never an
-empty answer. `docs/xend.md` has a table of all calls with what they send, and what the genuine server cannot do.
+Nothing is kept between calls but which address was found; each call is a request on a connection of its own. Any number
+may be made at once: a few are sent, the others wait, since xend's queue of connections has five places. What xend
+refuses or fails at is an exception (`XendError` and those derived from it), never an empty answer. `docs/xend.md` has a
+table of all calls with what they send, and what the genuine server cannot do.
 
     xend = XendClient("xmlrpc:")
     for name in await xend.get_domains("all"):
@@ -59,6 +60,8 @@ class XendClient:
         self._timeout_s = timeout_s
         self._long_timeout_s = long_timeout_s
         self._clock = clock
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._room = asyncio.Semaphore(0)
 
     async def ask(self, call: Call) -> Sxp:
         """Ask anything of `leasehold.services.xend.calls`, and give the answer as it is read.
@@ -68,12 +71,26 @@ class XendClient:
             InvalidInputError: it cannot be sent.
         """
         address = await self.address()
-        timeout_s = self._long_timeout_s if call.is_long else self._timeout_s
+        if call.is_long:
+            return await self._asked(address, call, self._long_timeout_s)
+        async with self._turn():
+            return await self._asked(address, call, self._timeout_s)
+
+    def _turn(self) -> asyncio.Semaphore:
+        """What short requests wait for: connections that find no place in xend's queue may wait for very long."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop, self._room = loop, asyncio.Semaphore(limits.POLL_REQUESTS_MAX)
+        return self._room
+
+    async def _asked(self, address: Address, call: Call, timeout_s: float) -> Sxp:
         if address.protocol == addresses.XMLRPC:
             reply = await http.exchange(address, calls.rpc_request(call), timeout_s=timeout_s)
             return rpc.value_of(reply, call.op)
         reply = await http.exchange(address, calls.http_request(call), timeout_s=timeout_s)
-        return answers.text_of(reply, call.op) if call.is_text else answers.value_of(reply, call.op)
+        if call.is_text:
+            return answers.text_of(reply, call.op)
+        return answers.value_of(reply, call.op, may_be_empty=call.method != "GET")
 
     async def address(self) -> Address:
         """The address that is spoken to; the first time, it is looked for if none was given.
@@ -118,14 +135,12 @@ class XendClient:
 
     async def _each(self, names: list[str]) -> list[Domain]:
         """The domains with these names, but for those that have gone since."""
-        places = asyncio.Semaphore(limits.POLL_REQUESTS_MAX)
 
         async def got(name: str) -> Domain | None:
-            async with places:
-                try:
-                    return await self.get_domain(name)
-                except XendNotFoundError:
-                    return None
+            try:
+                return await self.get_domain(name)
+            except XendNotFoundError:
+                return None
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -298,13 +313,13 @@ class XendClient:
                 for each in (sxp.children(device, "dev") if name == kind else ())
                 if (function := devices.pci_function_of(each)) is not None
             ]
-        found = list(devices.listed(await self.ask(calls.devices_of(domain, kind)), kind))
+        found = list(devices.listed(_list(await self.ask(calls.devices_of(domain, kind)), "devices"), kind))
         names: dict[str, str] = {}
         for each in found:
             backend = each.attributes.pop("backend-id", "")
             if backend:
                 if backend not in names:
-                    names[backend] = await self._name_of(backend)
+                    names[backend] = await self._name_of(backend) if backend.isdecimal() else ""
                 each.attributes["bkdom-name"] = names[backend]
         return found
 

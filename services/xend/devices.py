@@ -267,8 +267,8 @@ def ioports_sxp(ports: IoPorts) -> list[Printable]:
     Raises:
         InvalidInputError: it is no range of ports.
     """
-    if not 0 < ports.first <= ports.last <= 0xFFFF:
-        raise InvalidInputError(f"{ports.first}-{ports.last} is no range from 1 to 65535", field="ioports")
+    if not 0 <= ports.first <= ports.last <= 0xFFFF:
+        raise InvalidInputError(f"{ports.first}-{ports.last} is no range from 0 to 65535", field="ioports")
     return ["ioports", *_pairs(**{"from": str(ports.first), "to": str(ports.last)})]
 
 

@@ -10,6 +10,8 @@ bounds) is here.
 """
 
 import asyncio
+import random
+import socket
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -20,6 +22,8 @@ from leasehold.events.errors import XendNoReplyError, XendReplyError, XendUnavai
 from leasehold.services.xend.address import Address
 
 CONNECT_TIMEOUT_S: Final = 5.0
+_QUEUE_FULL_S: Final = 0.02
+"""How long to wait, on average, before a full queue is tried again."""
 _READ_BYTES: Final = 256 * 1024
 _HEAD_BYTES_MAX: Final = 64 * 1024
 _INFORMATIONAL_MAX: Final = 8
@@ -35,6 +39,8 @@ class Request(NamedTuple):
     content_type: str = "application/x-www-form-urlencoded"
     accept: str = "application/sxp"
     """Who has a User-Agent and accepts anything gets pages for browsers. We send the one header and not the other."""
+    only_asks: bool = False
+    """Nothing changes by it, whatever its method; XML-RPC has but one."""
 
 
 class Reply(NamedTuple):
@@ -86,13 +92,33 @@ async def exchange(address: Address, request: Request, *, timeout_s: float) -> R
 
 
 def _outcome(request: Request) -> str:
-    return "" if request.method == "GET" else "; what was asked may have been done"
+    return "" if request.only_asks or request.method == "GET" else "; what was asked may have been done"
 
 
 async def _connected(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    if address.path:
-        return await asyncio.open_unix_connection(address.path)
-    return await asyncio.open_connection(address.host, address.port)
+    if not address.path:
+        return await asyncio.open_connection(address.host, address.port)
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.setblocking(False)
+        await _connect_unix(connection, address.path)
+        return await asyncio.open_unix_connection(sock=connection)
+    except BaseException:
+        connection.close()
+        raise
+
+
+async def _connect_unix(connection: socket.socket, path: str) -> None:
+    """Connect, also where the server's queue, which at xend has five places, is full: asyncio takes that for a
+    connection that is on its way, and then for one that broke after something was sent.
+    """
+    while True:
+        try:
+            connection.connect(path)
+        except BlockingIOError:
+            await asyncio.sleep(_QUEUE_FULL_S * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+        else:
+            return
 
 
 def _written(connection: h11.Connection, address: Address, request: Request) -> bytes:
@@ -133,7 +159,11 @@ async def _answer(connection: h11.Connection, reader: asyncio.StreamReader, op: 
         match event:
             case h11.Response():
                 head = event
-                if int(dict(event.headers).get(b"content-length", b"0")) > limits.XEND_REPLY_BYTES_MAX:
+                headers = dict(event.headers)
+                if not headers.keys() & {b"content-length", b"transfer-encoding"}:
+                    # It would end where the connection does, wherever that broke.
+                    raise XendReplyError("what came back does not say how long it is", op=op)
+                if int(headers.get(b"content-length", b"0")) > limits.XEND_REPLY_BYTES_MAX:
                     raise _too_long(op)
             case h11.Data():
                 body += event.data

@@ -7,8 +7,8 @@ Calls are written by Python's own library, answers are read through its XML read
 
 Facts from xend 4.4 (`xen/util/xmlrpclib2.py`, `xen/xend/server/XMLRPCServer.py`) that a client has to know:
 
-- Fault 3: no such domain. Fault 2: every other error, with the text of the exception, also for a method that xend does
-  not have.
+- Fault 3: no such domain. Fault 2: what xend says of every other error. Fault 1: what Python says where xend says
+  nothing, also for a method that xend does not have.
 - An answer that is one text comes with its line ends, quotes, and all that XML cannot hold written as in a Python
   string (`\n`, `\xc3`); text within lists does not, and if XML cannot hold it the answer is not readable.
 - `vcpu_avail` is left out of domains.
@@ -81,9 +81,12 @@ def value_of(reply: Reply, op: str) -> Sxp:
             op=op,
             status=reply.status,
         )
+    if not reply.body.startswith(b"<") or b"<!" in reply.body or b"\0" in reply.body:
+        # In UTF-8, and without definitions, by which a little text would become much.
+        raise XendReplyError("the answer is not XML as xend writes it", op=op, status=reply.status)
     with uncollected():
         try:
-            root = ET.fromstring(reply.body)  # noqa: S314 - bounded, and expat bounds what entities make of it
+            root = ET.fromstring(reply.body)  # noqa: S314 - bounded, and without entities
             value = _read(root)
         except (ET.ParseError, IndexError, ValueError, LookupError) as error:
             raise XendReplyError(f"the answer cannot be read: {error}", op=op, status=reply.status) from error

@@ -226,6 +226,25 @@ def test_a_failure_is_one_line(command: str, commands: Commands, tmp_path: Path)
     assert expected in err
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("(vm (name web1)", "file: byte 0: unexpected EOF"),
+        ("(vm (name web1)) (device (vif))", "file: one list such as (vm …) is wanted, and 2 values are here"),
+        ("vm", "file: one list such as"),
+        ("", "file: one list such as (vm …) is wanted, and 0 values are here"),
+    ],
+)
+def test_a_file_is_one_list(text: str, expected: str, commands: Commands, tmp_path: Path) -> None:
+    """What stands behind a list that was closed too early is not dropped; nothing is sent, and it is bad input."""
+    file = tmp_path / "web1.sxp"
+    file.write_text(text, encoding="utf-8")
+    with served(tmp_path, 5) as replay:
+        code, out, err = run(commands, replay, "create", str(file))
+        assert (code, out, replay.asked) == (2, "", [])
+    assert expected in err
+
+
 def test_no_xend_is_unavailable(commands: Commands, tmp_path: Path) -> None:
     """Exit code 4, and the address that was tried; an address that is none is bad input."""
     code, _, err = commands.run("xend", "--address", f"unix:{tmp_path}/none.sock", "list")

@@ -144,9 +144,11 @@ async def test_statuses_of_errors(tmp_path: Path) -> None:
 
 
 async def test_an_answer_without_an_end_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a length, what comes is counted."""
+    """In chunks, what comes is counted."""
     monkeypatch.setattr(limits, "XEND_REPLY_BYTES_MAX", 100_000)
-    async with replaying(tmp_path, b"HTTP/1.1 200 OK\r\n\r\n" + b"(" * 200_000) as replay:
+    async with replaying(
+        tmp_path, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n30d40\r\n" + b"(" * 200_000
+    ) as replay:
         with pytest.raises(XendReplyError, match="longer than 100000 bytes"):
             await XendClient(replay.address).get_domains()
 
