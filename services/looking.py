@@ -136,6 +136,8 @@ def the_one(name: str, rows: list[DomainView]) -> DomainView:
     Raises:
         InvalidInputError: none is, or several are.
     """
+    if not name:
+        raise InvalidInputError("'' is no domain's: say its name, uuid, key or id", field="name")
     if len(rows) == 1:
         return rows[0]
     if not rows:

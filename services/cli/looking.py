@@ -19,7 +19,7 @@ from leasehold.services.cli.values import time_text
 from leasehold.services.client import Client
 from leasehold.services.past import Past
 
-_KINDS: Final = ("device", "domain", "lease", "holder", "host", "principal")
+_KINDS: Final = ("device", "lease", "host", "domain", "holder", "principal")
 
 
 @click.command()

@@ -16,7 +16,8 @@ SYNC_ROWS_MAX: Final = 200
 AFTER_CHARS_MAX: Final = limits.NAME_CHARS_MAX + 1 + limits.KEY_CHARS_MAX
 DOMAIN_TEXT_CHARS_MAX: Final = limits.DOMAIN_NAME_CHARS_MAX
 """Longer than any id of a domain."""
-KINDS: Final = ("device", "domain", "lease", "holder", "host", "principal")
+KINDS: Final = ("device", "lease", "host", "domain", "holder", "principal")
+"""In the order in which a name is looked for: a domain is called whatever its owner likes, `node1` or `L3584`, too."""
 """What a history may be of, in the order in which a bare name is tried."""
 USED_BY: Final = ("device", "holder")
 EVERY_NS_MIN: Final = 10**9

@@ -170,6 +170,17 @@ async def test_histories(running: Running, pollers: Pollers) -> None:
     assert (unknown.outcome, unknown.message) == ("not_found", "nothing is known of domain nobody")
 
 
+async def test_a_domain_called_like_something_else(running: Running, pollers: Pollers) -> None:
+    """It takes the name of no host and of no lease; whoever means the domain says so."""
+    grower = running.grower
+    granted = await grower.ask("alice", grower.lease(f"h1/{CARD}", holder="w"))
+    for name, kind in (("h1", "host"), (f"L{granted.lease}", "lease")):
+        await pollers.see("h1", domain(UUIDS[1], name=name))
+        assert (await running.ok(History(name=name))).subject == f"{kind} {name}"
+        reading = await running.ok(History(name=name, kind="domain"))
+        assert reading.subject == f"domain h1/xen/{UUIDS[1]}"
+
+
 def _types(reading: Reading) -> list[str]:
     return [row.type.rpartition(".")[0] for row in reading.history]
 

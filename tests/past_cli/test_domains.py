@@ -130,6 +130,9 @@ def test_one_domain_by_each_of_its_names(story: Story, commands: Commands) -> No
         assert WEB in shown and "domid 5" in shown and "attached, foreign" in shown
     code, _, err = commands.run("domain", "nobody")
     assert (code, err) == (2, "leasehold: name: no domain nobody is known\n")
+    for past in ((), ("--at", "now")):
+        code, _, err = commands.run("domain", "", *past)
+        assert (code, err) == (2, "leasehold: name: '' is no domain's: say its name, uuid, key or id\n")
     code, _, err = commands.run("domain", "web", "--at", "0")
     assert code == 2 and "no domain web is known" in err
 
