@@ -60,6 +60,8 @@ USES_PER_DOMAIN_MAX: Final = 256
 """Devices that one domain is known to claim or to have, each of the two counted."""
 DEVICES_MEANT_MAX: Final = 16
 """How many of the devices that a hypervisor's word may mean one event names."""
+DEVICES_MEANT_PER_MESSAGE_MAX: Final = 1_024
+"""The same for all words of one message: what follows from a message is to fit into a record."""
 USERS_SHOWN_MAX: Final = 32
 """How many uses of one device by domains are shown: any number of domains may claim it."""
 USERS_TOLD_MAX: Final = 4

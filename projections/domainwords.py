@@ -34,6 +34,7 @@ class DomainWords:
         self._agent = agent
         self._domains: dict[DomainKey, _Domain] = {}
         self._room = limits.DOMAINS_PER_HOST_MAX - len(state.indexes.domains.get(host, ()))
+        self._keys_room = limits.DEVICES_MEANT_PER_MESSAGE_MAX
 
     def take(self, word: Any) -> Event | None:
         """What follows from the next word, one of `inputs.WORDS_OF_DOMAINS`; `None` if nothing does."""
@@ -106,7 +107,9 @@ class DomainWords:
 
     def _keys(self, use: Use) -> tuple[DeviceKey, ...]:
         named = self._state.named(self._host, use.device)
-        return tuple(split_device_id(device)[1] for device in named[: limits.DEVICES_MEANT_MAX])
+        told = named[: min(limits.DEVICES_MEANT_MAX, self._keys_room)]
+        self._keys_room -= len(told)
+        return tuple(split_device_id(device)[1] for device in told)
 
 
 _FIELDS: Final = tuple(sorted(set(DomainDescription.__struct_fields__) - {"key"}))
