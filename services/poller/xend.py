@@ -99,7 +99,7 @@ class XendSource:
     async def _by_rpc(self, address: Address, watched: frozenset[str]) -> Look:
         # A domain that xend fails to describe is missing in the list of descriptions, and not among the names.
         generation = _generation(address)
-        names = xendtext.names(await _call(address, "xend.domains_with_state", False, "all", False))
+        names = xendtext.all_names(await _call(address, "xend.domains_with_state", False, "all", False))
         described = await _call(address, "xend.domains_with_state", True, "all", True)
         domains, unclear = _read_all(described)
         found = {seen.domain.name for seen in domains.values()}
@@ -133,7 +133,7 @@ class XendSource:
 
     async def _by_http(self, address: Address, _watched: frozenset[str]) -> Look:
         generation = _generation(address)
-        names = xendtext.names(await _get(address, "?state=all"))
+        names = xendtext.all_names(await _get(address, "?state=all"))
         domains, unclear = _read_all(await _get(address, "?detail=1"))
         running = {seen.domain.name for seen in domains.values()} | unclear
         others = [name for name in names if name not in running]

@@ -76,6 +76,18 @@ def names(answer: Sxp) -> list[str]:
     return [sxp.text(each) for each in listed(answer)]
 
 
+def all_names(answer: Sxp) -> list[str]:
+    """The names of all domains. There is always Domain-0: a list without any is not what there is.
+
+    Raises:
+        XendReplyError: it is none.
+    """
+    found = names(answer)
+    if not found:
+        raise XendReplyError("not even Domain-0 is listed", op="poll")
+    return found
+
+
 def listed(answer: Sxp) -> list[Sxp]:
     """An answer that is a list; anything else is not "none".
 

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from urllib.parse import quote, urlencode
 
 from leasehold.events import limits
-from leasehold.events.errors import InvalidInputError, XendUnsupportedError
+from leasehold.events.errors import InvalidInputError, SxpError, XendUnsupportedError
 from leasehold.services.xend import devices, model, rpc, sxp
 from leasehold.services.xend.http import Request
 from leasehold.services.xend.rpc import Param
@@ -56,7 +56,10 @@ def http_request(call: Call) -> Request:
     """
     if not call.method:
         raise XendUnsupportedError("xend offers this over XML-RPC only", op=call.op)
-    form = urlencode(call.fields)
+    try:
+        form = urlencode(call.fields)
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(f"{str(error.object)[:80]!r} is no Unicode text", field="text") from error
     if call.method == "GET":
         return Request(call.op, "GET", f"{call.path}?{form}" if form else call.path)
     if len(form) > limits.XEND_POST_BYTES_MAX:
@@ -279,14 +282,17 @@ def log() -> Call:
 
 
 def _with_config(name: str, path: str, op: str, config: Printable, *, rpc: str, ref: tuple[str, ...] = ()) -> Call:
-    fields: Sequence[tuple[str, str | bytes]] = (("op", op), ("config", sxp.write(config)))
-    params = (*ref, _param(config))
-    return Call(name, "POST", path, tuple(fields), rpc, params, is_long=True)
+    try:
+        written = sxp.write(config)
+    except SxpError as error:
+        raise InvalidInputError(str(error), field="config") from error
+    fields: Sequence[tuple[str, str | bytes]] = (("op", op), ("config", written))
+    return Call(name, "POST", path, tuple(fields), rpc, (*ref, _param(written)), is_long=True)
 
 
-def _param(config: Printable) -> Param:
+def _param(written: bytes) -> Param:
     """As a reader of SXP would have it: lists, and text."""
-    return rpc.plain(sxp.read(sxp.write(config)))
+    return rpc.plain(sxp.read(written))
 
 
 def _at(ref: str) -> str:

@@ -65,8 +65,8 @@ def _check(params: Sequence[Param]) -> None:
 
 
 def plain(value: Sxp) -> Param:
-    """What was written as SXP, as a parameter."""
-    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else [plain(each) for each in value]
+    """What was written as SXP, as a parameter; bytes that are no UTF-8 cannot be sent, see `request_of`."""
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else [plain(each) for each in value]
 
 
 def value_of(reply: Reply, op: str) -> Sxp:

@@ -209,7 +209,10 @@ def _written(value: Printable, quoted: Callable[[bytes], bytes]) -> bytes:
 def _leaf(value: Printable, quoted: Callable[[bytes], bytes]) -> bytes:
     match value:
         case bytes() | str():
-            raw = value.encode() if isinstance(value, str) else value
+            try:
+                raw = value.encode() if isinstance(value, str) else value
+            except UnicodeEncodeError as error:
+                raise SxpError(f"{value[:40]!r} is no Unicode text", position=0) from error
             return raw if _BARE.fullmatch(raw) else quoted(raw)
         case None:
             return b"'None'"

@@ -154,7 +154,7 @@ class _Turn:
         try:
             domain = self._xend.host.find(name)
         except XendSimError:
-            return f"<Fault 3: {name!r}>"
+            return f"<Fault 3: {name!a}>"
         while self._left:
             part = self._left.pop(0)
             self._passed.append(part)
@@ -293,7 +293,7 @@ class _Turn:
         self._error(error)
 
     def _error(self, error: XendSimError) -> None:
-        said = f"<Fault 3: {str(error)!r}>" if error.kind == "missing" else str(error)
+        said = f"<Fault 3: {str(error)!a}>" if error.kind == "missing" else str(error)
         if self._request.wants_sxp:
             self._value(["xend.err", said])
         else:

@@ -19,9 +19,9 @@ from leasehold.services.poller.xend import XendSource
 from leasehold.services.xend import address, sxp
 from leasehold.services.xend.address import HTTP, XMLRPC
 from leasehold.services.xend.client import XendClient
-from leasehold.services.xend.devices import IoPorts, ioports_sxp
+from leasehold.services.xend.devices import IoPorts, Vbd, ioports_sxp
 from leasehold.services.xendsim.server import Options, Stand
-from tests.xend.replay import replaying
+from tests.xend.replay import recordings, replaying
 
 AT_ONCE = 200
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -91,6 +91,15 @@ async def test_an_empty_answer_to_a_question_is_none(tmp_path: Path) -> None:
             await x.get_domains("all")
         with pytest.raises(SourceUnavailableError):
             await XendSource(str(replay.address)).look(frozenset())
+
+
+async def test_a_host_without_any_domain_is_none(tmp_path: Path) -> None:
+    """xend always lists Domain-0: an empty list would be believed after a while, and every attachment gone."""
+    sxp_answer = OK + b"Content-type: application/sxp\r\nContent-length: 2\r\n\r\n()"
+    for protocol, answer in ((XMLRPC, xml(b"<array><data></data></array>")), (HTTP, sxp_answer)):
+        async with replaying(tmp_path, answer, protocol=protocol) as replay:
+            with pytest.raises(SourceUnavailableError, match="not even Domain-0 is listed"):
+                await XendSource(str(replay.address)).look(frozenset())
 
 
 @pytest.mark.parametrize("value", [b"oops", b"<int>0</int>", b"<string></string>", b"<boolean>0</boolean>"])
@@ -175,3 +184,37 @@ def test_usb_devices_as_people_write_them(told: str, word: str) -> None:
 def test_bound() -> None:
     """No more at once than find a place in xend's queue."""
     assert limits.POLL_REQUESTS_MAX < 5
+
+
+async def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    """HTTP takes any bytes in SXP. XML-RPC cannot, and what it cannot send is refused, not sent otherwise."""
+    config: sxp.Printable = ["vm", ["name", "web1"], ["description", b"\xff"]]
+    async with replaying(tmp_path, OK + b"Content-length: 0\r\n\r\n") as replay:
+        await XendClient(replay.address).define(config)
+        assert b"%FF" in replay.asked[0].body
+    async with replaying(tmp_path, xml(b"<int>0</int>"), protocol=XMLRPC) as replay:
+        with pytest.raises(InvalidInputError, match="XML-RPC cannot send"):
+            await XendClient(replay.address).define(config)
+        assert not replay.asked
+
+
+@pytest.mark.parametrize("protocol", [HTTP, XMLRPC])
+async def test_text_that_is_none(tmp_path: Path, protocol: str) -> None:
+    """A shell hands on bytes that are no text as lone surrogates. They are bad input, for every field."""
+    odd = "/srv/\udcff"
+    async with replaying(tmp_path, recordings()[11].answer, protocol=protocol) as replay:
+        x = XendClient(replay.address)
+        for call in (
+            x.dump("web1", odd),
+            x.restore(odd),
+            x.get_domain(odd),
+            x.rename("web1", odd),
+            x.usb_add("web1", odd) if protocol == XMLRPC else x.restore(odd),
+            x.vbd_create("web1", Vbd(uname=odd, dev="xvdb")),
+            x.vbd_destroy("web1", odd),
+            x.virtual_device_create("web1", "vbd", {"uname": odd}),
+            x.create(["vm", ["name", odd]]),
+        ):
+            with pytest.raises(InvalidInputError):
+                await call
+        assert not replay.asked

@@ -82,6 +82,12 @@ async def test_requests(stand: Stand, request_: bytes, begins: bytes) -> None:
     assert (await ask(stand, request_)).startswith(begins)
 
 
+async def test_names_that_are_not_ascii(stand: Stand) -> None:
+    """Of a domain that there is not, the name is shown as Python 2 shows bytes."""
+    reply = await ask(stand, b"GET /xend/domain/x%C3%A9 HTTP/1.1\r\n\r\n")
+    assert reply.endswith(rb"<Fault 3: 'x\xc3\xa9'>")
+
+
 async def test_too_large(stand: Stand) -> None:
     """A body of more than 10,000 bytes is refused before it is read, and the connection is reset."""
     reader, writer = await connect(stand)
