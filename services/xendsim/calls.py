@@ -7,7 +7,7 @@ import msgspec
 
 from leasehold.events.errors import XendSimError
 from leasehold.services.xendsim import hotplug
-from leasehold.services.xendsim.configuring import DEVICE_TYPES, check_name, check_vcpus, domain_of
+from leasehold.services.xendsim.configuring import DEVICE_TYPES, check_memory, check_name, check_vcpus, domain_of
 from leasehold.services.xendsim.hypervisor import (
     CRASHED,
     HALTED,
@@ -243,9 +243,7 @@ class Xend:
 
     def set_memory(self, domain: Domain, memory_mib: int) -> None:
         """What it is to have now; the guest follows at once."""
-        if memory_mib <= 0:
-            raise XendSimError("Invalid memory size")
-        if memory_mib > domain.maxmem_mib:
+        if check_memory(memory_mib) > domain.maxmem_mib:
             raise XendSimError(_DYNAMIC)
         domain.memory_mib = memory_mib
         self.host.changes += 1

@@ -66,6 +66,15 @@ def children(tree: Parsed, name: str) -> list[list[Parsed]]:
     return [each for each in tree if isinstance(each, list) and each[:1] == [name]] if isinstance(tree, list) else []
 
 
+def check_memory(memory_mib: int) -> int:
+    """What a domain is to have; xend checks it in this order."""
+    if memory_mib < 0:
+        raise XendSimError("Invalid Configuration: memory_static_min must be less than or equal to memory_dynamic_min")
+    if memory_mib == 0:
+        raise XendSimError("Invalid Configuration: memory_dynamic_max must be greater than zero")
+    return memory_mib
+
+
 def check_vcpus(vcpus: int) -> None:
     """Raises XendSimError if no domain can have so many."""
     if vcpus < 1:
@@ -116,7 +125,7 @@ def domain_of(tree: Parsed, maker: Maker) -> Domain:
             raise XendSimError(f"'{key}'", kind="python")
     words = {key: value for key, value in scalars.items() if isinstance(value, str)}
     check_name(words["name"])
-    memory_mib = number(words["memory"])
+    memory_mib = check_memory(number(words["memory"]))
     domain = Domain(
         uuid=words.get("uuid") or maker.uuid(),
         name=words["name"],

@@ -31,7 +31,7 @@ def answer(xend: Xend, body: bytes) -> RpcReply:
     """What xend answers to a call."""
     try:
         params, method = xmlrpc.client.loads(body.decode("utf-8", "replace"))
-    except (ExpatError, xmlrpc.client.Error, ValueError, TypeError, KeyError, IndexError) as error:
+    except (ExpatError, xmlrpc.client.Error, ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
         return RpcReply(body=_fault(_INTERNAL, str(error)))
     function = METHODS.get(method or "")
     if function is None:
@@ -40,8 +40,8 @@ def answer(xend: Xend, body: bytes) -> RpcReply:
         value = function(xend, *params)
     except XendSimError as error:
         return RpcReply(body=_failed(error))
-    except (TypeError, ValueError, AttributeError) as error:
-        # Too many arguments, or others than these: whatever Python says is told, as there.
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
+        # Too many arguments, or others than these, or too deep in one another: whatever Python says is told, as there.
         return RpcReply(body=_fault(_INTERNAL, str(error)))
     if isinstance(value, Stuck):
         stuck = value

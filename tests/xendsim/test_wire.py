@@ -5,6 +5,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
@@ -80,6 +81,33 @@ async def test_no_reply(stand: Stand) -> None:
 async def test_requests(stand: Stand, request_: bytes, begins: bytes) -> None:
     """What a request may look like, and how the reply begins."""
     assert (await ask(stand, request_)).startswith(begins)
+
+
+async def test_lists_too_deep_for_it(stand: Stand, tmp_path: Path) -> None:
+    """A configuration in XML-RPC that is deeper than Python goes is a fault, as any other error of Python's."""
+    deep = b"<value><array><data>" * 3_000 + b"</data></array></value>" * 3_000
+    body = b"<methodCall><methodName>xend.domain.new</methodName><params><param>%s</param></params></methodCall>" % deep
+    reader, writer = await asyncio.open_unix_connection(tmp_path / XMLRPC_SOCKET)
+    async with asyncio.timeout(WAIT_S):
+        writer.write(b"POST /RPC2 HTTP/1.1\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s" % (len(body), body))
+        assert b"<fault>" in await reader.read()
+    writer.close()
+
+
+@pytest.mark.parametrize(("memory", "said"), [("-5", "memory_static_min must be less"), ("0", "greater than zero")])
+async def test_memory_that_is_none(stand: Stand, memory: str, said: str) -> None:
+    """Neither a new domain nor one that runs can have it."""
+    config = f"(vm (name a) (memory {memory}) (vcpus 1))"
+    for path, fields in (
+        ("/xend/domain", {"op": "create", "config": config}),
+        ("/xend/domain", {"op": "new", "config": config}),
+        ("/xend/domain/guest1", {"op": "mem_target_set", "target": memory}),
+    ):
+        head = f"POST {path}?{urlencode(fields)} HTTP/1.1\r\nContent-Length: 0\r\n\r\n"
+        stand.host.state.timing.linger_ms = 0
+        reply = await ask(stand, head.encode())
+        assert reply.startswith(b"HTTP/1.1 500 Request failed: ") and said.encode() in reply
+    assert [each.name for each in stand.host.shown()] == ["Domain-0", "guest1", "guest2"]
 
 
 async def test_names_that_are_not_ascii(stand: Stand) -> None:
