@@ -168,7 +168,7 @@ def test_what_the_subjects_of_domains_name() -> None:
         return EventSubject(host=host, kind=kind, device=device, lease=name, tenant=tenant)
 
     for kind in (event_types.AttachmentSeen, event_types.AttachmentGone):
-        name = kind.__struct_config__.tag.rpartition(".")[0]
+        name = str(kind.__struct_config__.tag).rpartition(".")[0]
         assert subjects_of(ledger, kind) == [
             [row(name, words[0], lease)], [row(name, stick) for stick in domains.STICKS], [row(name)],
         ]  # fmt: skip
