@@ -12,6 +12,11 @@ That a device is in `xl pci-assignable-list` is no evidence that it is free: a r
 by which libxl 4.17 knows the owner, and then the list offers a device that is in use. So a device counts as held if
 any of these says so.
 
+One trace is no sign: when a domain is destroyed that cannot give its device back, as one that has crashed, the
+backend's folder stays in xenstore, while `xl` gives the device to the next domain that wants it. Such a folder is
+passed over where Xen does not list the domain any more (it takes all devices back before it forgets a domain), the
+folder's state is closed, and dom0's kernel serves no such backend.
+
 What it cannot tell: domains that do not run, since libxl forgets them, and so what their files of configuration claim
 (`configured` is what a running domain would have after a reboot); domains whose builder gave them no uuid; at once that
 one is paused; whether a USB device is held by a domain that is not listed any more.
@@ -39,12 +44,14 @@ from leasehold.projections.polling import Look
 from leasehold.services.lifeline import tied_to_us
 from leasehold.services.poller import xltext
 from leasehold.services.poller.source import XEN, picture, uses_of
-from leasehold.services.poller.xltext import Detail, Row
+from leasehold.services.poller.xltext import Backend, Detail, Row
 
 _log: Final = logging.getLogger(__name__)
 
 BACKENDS: Final = "/local/domain/0/backend/pci"
 PCIBACK: Final = Path("/sys/bus/pci/drivers/pciback")
+SERVED: Final = Path("/sys/bus/xen-backend/devices")
+"""What dom0's kernel does for domains, `pci-<domid>-<number>` among it."""
 WATCHES: Final = ("@introduceDomain", "@releaseDomain", BACKENDS, "/libxl", "/vm")
 """Domains that begin and end or stop; PCI devices; devices of any kind, as libxl keeps them; names. Nothing in
 xenstore tells that a domain is paused."""
@@ -65,7 +72,7 @@ class _Seen(NamedTuple):
     rows: list[Row]
     details: dict[int, Detail]
     backends: Mapping[int, frozenset[str]] | None
-    """`None`: there is no tool to ask."""
+    """By domid, also of domids that are not listed. `None`: there is no tool to ask."""
     withheld: frozenset[str]
     """Devices at pciback that libxl does not give away."""
 
@@ -73,11 +80,12 @@ class _Seen(NamedTuple):
 class LibxlSource:
     """This host's libxl. It is used in dom0, as root."""
 
-    def __init__(self, *, path: str = "", pciback: Path = PCIBACK) -> None:
+    def __init__(self, *, path: str = "", pciback: Path = PCIBACK, served: Path = SERVED) -> None:
         """`path`: folders, with colons, in which the tools are looked for before `PATH`."""
         search = os.pathsep.join(each for each in (path, os.environ.get("PATH", os.defpath)) if each)
         self._environment = {**os.environ, "LC_ALL": "C", "PATH": search}
         self._pciback = pciback
+        self._served = served
         self._running: set[asyncio.subprocess.Process] = set()
         """Children that have not ended, of a look that may have been given up."""
         self._before: dict[_Incarnation, SeenDomain] = {}
@@ -135,28 +143,24 @@ class LibxlSource:
             backends = tasks.create_task(self._backends())
             free = tasks.create_task(self._said("xl", "pci-assignable-list")) if at_pciback else None
         withheld = at_pciback - xltext.read_assignable(free.result()) if free is not None else frozenset()
+        listed, backend = xltext.read_rows(rows.result()), backends.result()
         return _Seen(
-            rows=xltext.read_rows(rows.result()),
+            rows=listed,
             details=xltext.read_details(details.result()),
-            backends=backends.result(),
+            # The kernel is asked last: it is done before it says in xenstore that it is.
+            backends=None if backend is None else _had(backend, listed, _names(self._served)),
             withheld=withheld,
         )
 
     def _at_pciback(self) -> frozenset[str]:
         """Device words of what is bound to Xen's own driver; none where there is no such driver."""
-        try:
-            names = [entry.name for entry in os.scandir(self._pciback) if entry.is_symlink()]
-        except FileNotFoundError:
-            return frozenset()
-        except OSError as error:
-            raise SourceUnavailableError(f"{self._pciback} cannot be read: {error.strerror}") from error
         words = set()
-        for name in names:
+        for name in _names(self._pciback):
             with contextlib.suppress(InvalidInputError):
                 words.add(pci_key(parse_pci_address(name)))
         return frozenset(words)
 
-    async def _backends(self) -> Mapping[int, frozenset[str]] | None:
+    async def _backends(self) -> list[Backend] | None:
         if self._tool("xenstore-ls") is None:
             return None
         code, said, complaint = await self._run("xenstore-ls", "-f", BACKENDS)
@@ -312,6 +316,16 @@ async def _read(stream: asyncio.StreamReader | None, command: Iterable[str]) -> 
     return b"".join(chunks).decode(errors="replace")
 
 
+def _names(folder: Path) -> frozenset[str]:
+    """What is in a folder; nothing if there is none."""
+    try:
+        return frozenset(os.listdir(folder))
+    except FileNotFoundError:
+        return frozenset()
+    except OSError as error:
+        raise SourceUnavailableError(f"{folder} cannot be read: {error.strerror}") from error
+
+
 def _failed(command: Iterable[str], code: int, complaint: str) -> SourceUnavailableError:
     lines = complaint.strip().splitlines()
     said = lines[-1][:_SAID_CHARS] if lines else "it does not say why"
@@ -339,6 +353,17 @@ def _seen_domain(
         kind=detail.kind if detail else last.kind,
     )
     return SeenDomain(domain, uses_of(configured, attached))
+
+
+def _had(backends: Iterable[Backend], rows: Iterable[Row], served: frozenset[str]) -> Mapping[int, frozenset[str]]:
+    """The devices of each domid, but for folders that were left behind."""
+    listed = {row.domid for row in rows}
+    had: dict[int, frozenset[str]] = {}
+    for each in backends:
+        is_served = f"pci-{each.domid}-{each.number}" in served
+        if each.domid in listed or is_served or not each.is_closed:
+            had[each.domid] = had.get(each.domid, frozenset()) | each.devices
+    return had
 
 
 def _has_devices(seen: _Seen, domid: int) -> bool:

@@ -5,7 +5,6 @@ what is zero, false or a default is left out.
 """
 
 import re
-from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import msgspec
@@ -24,7 +23,11 @@ _ROW: Final = re.compile(
     r"(?P<state>[r-][b-][p-][s-][a-zA-Z?-][d-])\s+\d+\.\d+\s*"
     r"(?P<uuid>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})?(?:\s.*)?"
 )
-_BACKEND: Final = re.compile(r'/local/domain/\d+/backend/pci/(?P<domid>\d+)/\d+/dev-\d+ = "(?P<address>[^"]*)"')
+_BACKEND: Final = re.compile(
+    r'/local/domain/\d+/backend/pci/(?P<domid>\d+)/(?P<number>\d+)/(?P<entry>state|dev-\d+) = "(?P<value>[^"]*)"'
+)
+_CLOSED: Final = "6"
+"""XenbusStateClosed of `xen/io/xenbus.h`."""
 
 
 class Row(NamedTuple):
@@ -52,6 +55,17 @@ class Detail(NamedTuple):
     vcpus: int
     devices: tuple[str, ...]
     """Device words: `pci/…` and `usb-address/…`."""
+
+
+class Backend(NamedTuple):
+    """The PCI devices that dom0's backend has for a domain. libxl makes one for each, number 0."""
+
+    domid: int
+    number: int
+    is_closed: bool
+    """By its state: nothing is done through it any more."""
+    devices: frozenset[str]
+    """Device words."""
 
 
 # The part of libxl's `libxl_domain_config` that is read. Its names are libxl's.
@@ -178,10 +192,16 @@ def read_assignable(text: str) -> frozenset[str]:
     return frozenset(pci_key(parse_pci_address(line.split()[0])) for line in text.splitlines() if line.strip())
 
 
-def read_backends(text: str) -> Mapping[int, frozenset[str]]:
-    """The device words of each domid for which dom0's backend has PCI devices, from `xenstore-ls -f`."""
-    found: dict[int, set[str]] = {}
+def read_backends(text: str) -> list[Backend]:
+    """What dom0's backend has for domains, whether they are there or not, from `xenstore-ls -f`."""
+    devices: dict[tuple[int, int], set[str]] = {}
+    closed: set[tuple[int, int]] = set()
     for line in text.splitlines():
-        if (entry := _BACKEND.fullmatch(line)) is not None:
-            found.setdefault(int(entry["domid"]), set()).add(pci_key(parse_pci_address(entry["address"])))
-    return {domid: frozenset(words) for domid, words in found.items()}
+        if (found := _BACKEND.fullmatch(line)) is None:
+            continue
+        backend = (int(found["domid"]), int(found["number"]))
+        if found["entry"] != "state":
+            devices.setdefault(backend, set()).add(pci_key(parse_pci_address(found["value"])))
+        elif found["value"] == _CLOSED:
+            closed.add(backend)
+    return [Backend(*backend, backend in closed, frozenset(words)) for backend, words in devices.items()]

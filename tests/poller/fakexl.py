@@ -116,6 +116,8 @@ class FakeXen:
         """`pci`: the words of devices that are bound to pciback."""
         self.tools = folder / "tools"
         self._pciback = folder / "pciback"
+        self.served = folder / "served"
+        """The folder of what dom0's kernel does for domains."""
         self._pci = list(pci)
         self._domids = itertools.count(1)
         self._uuids = itertools.count(1)
@@ -126,6 +128,7 @@ class FakeXen:
         """Devices that libxl offers although somebody has them."""
         self.tools.mkdir(parents=True)
         self._pciback.mkdir()
+        self.served.mkdir()
         for word in pci:
             (self._pciback / word.removeprefix("pci/")).symlink_to("nowhere")
         for name, text in (("xl", _XL), ("xenstore-ls", _STORE), ("xenstore-watch", _WATCH)):
@@ -140,7 +143,7 @@ class FakeXen:
 
     def source(self) -> LibxlSource:
         """A source that asks these tools."""
-        return LibxlSource(path=str(self.tools), pciback=self._pciback)
+        return LibxlSource(path=str(self.tools), pciback=self._pciback, served=self.served)
 
     def add(self, name: str, devices: Sequence[str] = (), uuid: str = "") -> FakeDomain:
         """A domain begins."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from leasehold.events.domains import STATES
 from leasehold.events.errors import InvalidInputError
 from leasehold.services.poller import xltext
-from leasehold.services.poller.xltext import Detail, Row
+from leasehold.services.poller.xltext import Backend, Detail, Row
 from tests.poller.fakexl import DOMAIN_0, HEADINGS, FakeXen
 from tests.support.tree import ROOT
 
@@ -87,10 +87,10 @@ def test_configurations_as_xl_prints_them(kind: str, devices: tuple[str, ...]) -
 def test_backends_and_lists_of_free_devices_that_were_recorded() -> None:
     """`dev-0` of each backend is a device of its domain; an older xend's xenstore is read, too."""
     backends = [xltext.read_backends(printed) for _, printed in _all("xenstore-ls -f /local/domain/0/backend/pci")]
-    assert backends == [{}, {1: frozenset({"pci/0000:01:00.0"})}]
-    assert xltext.read_backends((_DATA / "xenstore-dump-example.txt").read_text()) == {
-        2: frozenset({"pci/0000:03:00.0", "pci/0000:06:00.0"})
-    }
+    assert backends == [[], [Backend(1, 0, False, frozenset({"pci/0000:01:00.0"}))]]
+    assert xltext.read_backends((_DATA / "xenstore-dump-example.txt").read_text()) == [
+        Backend(2, 0, False, frozenset({"pci/0000:03:00.0", "pci/0000:06:00.0"}))
+    ]
     free = [sorted(xltext.read_assignable(printed)) for _, printed in _all("xl pci-assignable-list")]
     both, other = ["pci/0000:00:07.0", "pci/0000:01:00.0"], ["pci/0000:00:07.0"]
     assert free == [[], both, both, both, other, both, other, other, both]

@@ -20,6 +20,8 @@ from leasehold.events.event_types import (
 from leasehold.events.identities import uuid_of
 from leasehold.events.views import DomainView
 from leasehold.services.cli.common import EXIT_REFUSED
+from leasehold.services.poller import xltext
+from leasehold.services.poller.libxl import BACKENDS
 from tests.vm.stage import Stage
 from tests.vm.watched import HOST, Heard
 from tests.xen.guest import CARDS
@@ -174,19 +176,27 @@ async def reboots(stage: Stage) -> None:
 
 
 async def crashes(stage: Stage) -> None:
-    """A domain that has crashed and is preserved is shown as crashed, and has its device."""
+    """A domain that has crashed and is preserved is shown as crashed, and has its card until it is destroyed."""
     uuid, told = await _begun(stage, "gpu", cards=CARDS[:1], on_crash="preserve")
     await Xl(stage.guest).do("sysrq", "gpu", "c")
     await _shown(stage, uuid, lambda row: row.state == "crashed")
     assert not [event for event in told.events() if not isinstance(event, DomainChanged)], told.events()
     await _is_as_xl_says(stage, uuid)
+    await _is_foreign(stage, CARDS[0], "gpu")
     await _ended(stage, "gpu", told, cards=CARDS[:1])
+    # It could not give its card back: xenstore still has that as its own, and xl gives it to the next one.
+    left = xltext.read_backends(await stage.guest.run("xenstore-ls", "-f", BACKENDS))
+    assert CARDS[0] in await Xl(stage.guest).offered()
+    await _is_leased(stage, CARDS[0])
+    _uuid, told = await _begun(stage, "next", cards=CARDS[:1])
+    await _ended(stage, "next", told, cards=CARDS[:1])
     stage.show("crashed and preserved, it kept its card until it was destroyed")
+    stage.show(f"xenstore then had {list(map(tuple, left))}; the card was leased, and the next domain had it")
 
 
 async def devices(stage: Stage) -> None:
     """Cards that are given to a domain at its start and later are told, are foreign, and are not granted."""
-    xl, watched = Xl(stage.guest), stage.watched
+    xl = Xl(stage.guest)
     uuid, told = await _begun(stage, "gpu", cards=CARDS[:1])
     await _is_foreign(stage, CARDS[0], "gpu")
     code, text = await xl.run("pci-attach", "gpu", CARDS[1])
@@ -199,13 +209,19 @@ async def devices(stage: Stage) -> None:
     assert code == 0, text
     await told.until(AttachmentGone, _has(CARDS[1]))
     assert all(getattr(event, "device", "") == f"pci/{CARDS[1]}" for event in told.events()), told.events()
-    done = await watched.cli("lease", f"pci/{CARDS[1]}", "--host", HOST, "--for", "tester", "--ttl", "10m", "--json")
+    await _is_leased(stage, CARDS[1])
+    await _ended(stage, "gpu", told, cards=CARDS[:1])
+    stage.show("one card from the start, one plugged in and out: foreign while it had them, then one could be leased")
+
+
+async def _is_leased(stage: Stage, card: str) -> None:
+    """A card that no domain has is granted, and given back."""
+    watched = stage.watched
+    done = await watched.cli("lease", f"pci/{card}", "--host", HOST, "--for", "tester", "--ttl", "10m", "--json")
     assert done.code == 0, done.out + done.err
     lease = done.object
     done = await watched.cli("release", str(lease["lease"]), "--token", str(lease["token"]))
     assert done.code == 0, done.err
-    await _ended(stage, "gpu", told, cards=CARDS[:1])
-    stage.show("one card from the start, one plugged in and out: foreign while it had them, then one could be leased")
 
 
 async def _is_foreign(stage: Stage, card: str, name: str) -> None:
