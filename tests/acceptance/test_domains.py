@@ -4,8 +4,10 @@ Nothing else is. A device that a domain uses without a lease is seen as such, an
 """
 
 import asyncio
+import contextlib
+import json
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 from queue import Queue
 from typing import Any, Final
@@ -13,9 +15,10 @@ from typing import Any, Final
 import pytest
 import pytest_asyncio
 
+from leasehold.events.errors import SourceUnavailableError
 from leasehold.events.identities import uuid_of
 from tests.poller.xenstage import XenProcess
-from tests.support.running import HOST, RunningUp, leasehold, running_up, watching
+from tests.support.running import HOST, RunningUp, leasehold, running_up, watch_process
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 WAIT_S: Final = 60.0
@@ -32,12 +35,12 @@ EVENTS: Final = frozenset(
 class Told:
     """What the feed tells of domains, in order."""
 
-    def __init__(self, up: RunningUp) -> None:
+    def __init__(self) -> None:
         self._events: Queue[tuple[str, Any]] = Queue()
-        threading.Thread(target=self._read, args=(up,), daemon=True).start()
 
-    def _read(self, up: RunningUp) -> None:
-        for row in watching(up, since=0, timeout_s=600):
+    def read(self, lines: Iterable[bytes]) -> None:
+        """Take in what `leasehold watch` prints, to its end."""
+        for row in map(json.loads, lines):
             name = row["type"].partition(".")[0]
             if name in EVENTS:
                 self._events.put((name, row["event"]))
@@ -77,12 +80,20 @@ def up(tmp_path_factory: pytest.TempPathFactory, xen: XenProcess) -> Iterator[Ru
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def told(up: RunningUp) -> Told:
+async def told(up: RunningUp) -> AsyncIterator[Told]:
     """What is told from the beginning, behind Domain-0."""
-    told = Told(up)
-    (event,) = await told.next("domain_appeared")
-    assert event["domain"]["name"] == "Domain-0"
-    return told
+    told = Told()
+    with watch_process(up, since=0) as process:
+        assert process.stdout is not None
+        reader = threading.Thread(target=told.read, args=(process.stdout,))
+        reader.start()
+        try:
+            (event,) = await told.next("domain_appeared")
+            assert event["domain"]["name"] == "Domain-0"
+            yield told
+        finally:
+            process.kill()
+            reader.join()
 
 
 async def test_each_thing_that_happens_is_told_as_that(xen: XenProcess, up: RunningUp, told: Told) -> None:
@@ -155,9 +166,11 @@ async def shown(xen: XenProcess, uuid: str) -> None:
     """Wait until xend lists this domain again."""
     async with asyncio.timeout(WAIT_S):
         while True:
-            look = await xen.source().look(frozenset())
-            if uuid in map(uuid_of, look.domains):
-                return
+            with contextlib.suppress(SourceUnavailableError):
+                # It may not have begun to listen everywhere.
+                look = await xen.source().look(frozenset())
+                if uuid in map(uuid_of, look.domains):
+                    return
             await asyncio.sleep(POLL_S)
 
 

@@ -148,25 +148,35 @@ def leasehold(data: Path | None, *arguments: str, timeout_s: float = 60, **envir
     return Done(done)
 
 
-def watching(up: RunningUp, *, since: int, timeout_s: float = 90) -> Iterator[dict[str, Any]]:
-    """The events behind `since` as they come, from `leasehold watch`; it is ended when nobody wants more of them."""
+@contextmanager
+def watch_process(up: RunningUp, *, since: int) -> Iterator["subprocess.Popen[bytes]"]:
+    """`leasehold watch` of the events behind `since`, one JSON object a line; it is ended at the end."""
     process = subprocess.Popen(
         [sys.executable, "-m", "leasehold", "watch", "--json", "--since", str(since)],
         stdout=subprocess.PIPE,
         env=_environment(up.data),
     )
     assert process.stdout is not None
-    ender = threading.Timer(timeout_s, process.kill)
-    ender.start()
     try:
-        for line in process.stdout:
-            yield json.loads(line)
-        raise AssertionError(f"watch ended with code {process.wait()} (or after {timeout_s} s)")
+        yield process
     finally:
-        ender.cancel()
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def watching(up: RunningUp, *, since: int, timeout_s: float = 90) -> Iterator[dict[str, Any]]:
+    """The events behind `since` as they come, from `leasehold watch`; it is ended when nobody wants more of them."""
+    with watch_process(up, since=since) as process:
+        assert process.stdout is not None
+        ender = threading.Timer(timeout_s, process.kill)
+        ender.start()
+        try:
+            for line in process.stdout:
+                yield json.loads(line)
+            raise AssertionError(f"watch ended with code {process.wait()} (or after {timeout_s} s)")
+        finally:
+            ender.cancel()
 
 
 def _environment(data: Path | None) -> dict[str, str]:
