@@ -105,7 +105,7 @@ class UsedView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     use: str
     devices: tuple[DeviceId, ...] = ()
     """The known devices that this means; several where two of a kind are plugged in (at most
-    `limits.DEVICES_MEANT_MAX`), none where none is known."""
+    `limits.DEVICES_MEANT_MAX`, of all that a domain uses `DEVICES_MEANT_PER_MESSAGE_MAX`), none where none is known."""
     lease: str = ""
     """The lease that holds it."""
     foreign: bool = False

@@ -124,6 +124,11 @@ def domain_view(state: State, domain: DomainId) -> DomainView:
     row = state.domains[domain]
     description = row.description
     hypervisor, _, uuid = description.key.partition("/")
+    uses: list[UsedView] = []
+    room = limits.DEVICES_MEANT_PER_MESSAGE_MAX
+    for use in row.uses:
+        uses.append(_used_view(state, row.host, uuid, use, most=min(room, limits.DEVICES_MEANT_MAX)))
+        room -= len(uses[-1].devices)
     return DomainView(
         domain=domain,
         host=row.host,
@@ -138,7 +143,7 @@ def domain_view(state: State, domain: DomainId) -> DomainView:
         vcpus=description.vcpus,
         agent=row.agent,
         stale=_doubt(state, row),
-        uses=tuple(_used_view(state, row.host, uuid, use) for use in row.uses),
+        uses=tuple(uses),
         leases=tuple(lease_id_text(lease) for lease in leases_for(state, row.host, uuid)),
         since_position=row.since_position,
         since_ns=row.since_ns,
@@ -156,13 +161,13 @@ def leases_for(state: State, host: HostName, uuid: str) -> list[int]:
     return [lease for lease in state.indexes.bonds.get(uuid, ()) if host in state.leases[lease].hosts]
 
 
-def _used_view(state: State, host: HostName, uuid: str, use: Use) -> UsedView:
+def _used_view(state: State, host: HostName, uuid: str, use: Use, *, most: int) -> UsedView:
     devices = state.named(host, use.device)
     leases = sorted({state.devices[device].lease for device in devices} - {0})
     return UsedView(
         said=use.device,
         use=use.use,
-        devices=devices[: limits.DEVICES_MEANT_MAX],
+        devices=devices[:most],
         lease=lease_id_text(leases[0]) if leases else "",
         foreign=use.use == "attached" and not any(may_use(state, lease, uuid) for lease in leases),
     )
