@@ -61,7 +61,7 @@ def holdings(events: Iterable[At]) -> list[Held]:
                 for device in event.devices:
                     tenant = tenant_of(event.request.principal)
                     found[device, position] = Held(device, position, event.holder, tenant, ns, (0, 0), (0, 0))
-            case event_types.LeaseReleased() | event_types.LeaseExpired():
+            case event_types.LeaseReleased() | event_types.LeaseExpired() | event_types.LeaseOutlived():
                 for key in [key for key in found if key[1] == event.lease]:
                     found[key] = found[key]._replace(ended=(position, ns))
             case event_types.DeviceFreed():
