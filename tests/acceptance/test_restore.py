@@ -63,11 +63,12 @@ class Place:
                 await ledger.close()
 
     def wait_for_archive(self) -> None:
-        """All of the log is archived."""
+        """All of the log is archived, and its read models go as far."""
         give_up_s = time.monotonic() + PATIENCE_S
         while True:
             status = leasehold(self.data, "status", "--json").object
-            if status["archive"] and status["archive"]["sequence"] >= status["sequence"]:
+            archive = status["archive"]
+            if archive and min(archive["sequence"], archive["modelled"]) >= status["sequence"]:
                 return
             assert time.monotonic() < give_up_s, status
 
