@@ -11,7 +11,7 @@ import msgspec
 
 from leasehold.events import codec, event_types
 from leasehold.events.domains import Use
-from leasehold.events.identities import DomainId, HostName, domain_id, split_domain_id, uuid_of
+from leasehold.events.identities import DomainId, HostName, domain_id
 from leasehold.projections.bonds import has_devices
 from leasehold.projections.modelrows import DomainRow
 
@@ -89,9 +89,3 @@ class DomainRows:
         row = _replace(self._moved(domain, position, at_ns), gone=True, there=False, uses=codec.encode(()))
         del self._rows[domain]
         return row
-
-
-def names_of(row: DomainRow) -> tuple[str, ...]:
-    """By what a domain is looked up, beside its id: its name, if it has one, its key and its uuid."""
-    _, key = split_domain_id(row.domain)
-    return tuple(filter(None, (row.name, key, uuid_of(key))))

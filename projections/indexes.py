@@ -23,6 +23,7 @@ from leasehold.events.identities import (
     DeviceId,
     DeviceKey,
     DomainId,
+    DomainKey,
     HostName,
     device_id,
     physical_key,
@@ -133,7 +134,8 @@ class Indexes:
         elif before.name == after.name:
             return
         # It may be called as its uuid or key is, which stay when it is called otherwise.
-        was, now = _names(before), _names(after)
+        was = names_of_domain(before.key, before.name) if before is not None else frozenset()
+        now = names_of_domain(after.key, after.name) if after is not None else frozenset()
         for name in sorted(was - now):
             _remove(self.domain_names, name, domain)
         for name in sorted(now - was):
@@ -160,9 +162,9 @@ class Indexes:
             change(self.bonded, host, lease)
 
 
-def _names(domain: DomainDescription | None) -> set[str]:
-    """By what a domain is found, beside its id."""
-    return {domain.key, uuid_of(domain.key), domain.name} - {""} if domain is not None else set()
+def names_of_domain(key: DomainKey, name: str) -> frozenset[str]:
+    """By what a domain is found, beside its id: its key, its uuid, and its name if it has one."""
+    return frozenset((key, uuid_of(key), name)) - {""}
 
 
 def _entries(device: DeviceId, host: HostName, description: DeviceDescription) -> list[tuple[str, object]]:

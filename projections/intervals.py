@@ -13,11 +13,12 @@ from leasehold.events import codec, event_types, limits
 from leasehold.events.devices import DeviceDescription, Sighting
 from leasehold.events.errors import CorruptLedgerError
 from leasehold.events.event_types import Event, RequestRef
-from leasehold.events.identities import DeviceId, DeviceKey, HostName, device_id
+from leasehold.events.identities import DeviceId, DeviceKey, HostName, device_id, split_domain_id
 from leasehold.events.position import index_of, position_of
 from leasehold.events.record import Record, chain_hash, event_count
 from leasehold.projections import nodedev
-from leasehold.projections.domainrows import DomainEvent, DomainRows, names_of
+from leasehold.projections.domainrows import DomainEvent, DomainRows
+from leasehold.projections.indexes import names_of_domain
 from leasehold.projections.modelrows import (
     Changes,
     DeviceRow,
@@ -198,7 +199,7 @@ class IntervalFold:
     def _put_domain(self, row: DomainRow) -> None:
         self._changes.domains.append(row)
         self._changes.domain_ids[DomainIdRow(row.domain, row.host)] = None
-        for text in names_of(row):
+        for text in sorted(names_of_domain(split_domain_id(row.domain)[1], row.name)):
             self._changes.domain_names[DomainNameRow(text, row.domain)] = None
 
     # --- devices --------------------------------------------------------------------------------------------------

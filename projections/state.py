@@ -379,11 +379,9 @@ class State:
                 self._note_ending(device, row, was_ending=False)
         self.expiries.fill(self.leases.items())
         self.deadlines.fill(self.orders.items())
-        self.outlivings.fill(self.leases.items())
         for lease, lease_row in sorted(self.leases.items()):
-            if lease_row.bond is not None and not lease_row.ended:
-                hosts = lease_row.hosts if lease_row.is_bound else ()
-                self.indexes.note_bond(lease, lease_row.bond.uuid, hosts, is_living=True)
+            if lease_row.bond is not None:
+                self._note_bond(lease, None, lease_row)
         for order, order_row in sorted(self.orders.items()):
             self.indexes.list_order(order, order_row.host)
             if order_row.is_open:

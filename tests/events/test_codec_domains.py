@@ -88,7 +88,9 @@ def test_any_name_of_a_domain_is_taken(name: str) -> None:
 @pytest.mark.parametrize("state", STATES)
 def test_every_state_is_taken(state: str) -> None:
     """All states of the vocabulary can be told."""
-    codec.decode_observed(_message("domain_seen.v1", state=state))
+    (said,) = codec.decode_observed(_message("domain_seen.v1", state=state)).observations
+    assert isinstance(said, inputs.DomainSeen)
+    assert said.domain.state == state
 
 
 @pytest.mark.parametrize("word", WORDS)
