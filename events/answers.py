@@ -9,9 +9,9 @@ from leasehold.events.refusals import Refusal
 class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     """The answer to a request.
 
-    `outcome`: `granted`, `renewed`, `released`, `freed`, `ordered`, `retired`, `refused`; or, with nothing in the log,
-    `invalid` (the request cannot be read: `field`, `message`), `unavailable` (not decided, nothing done) or
-    `outcome_unknown` (the append has no answer yet: ask again with the same id).
+    `outcome`: `granted`, `renewed`, `released`, `freed`, `ordered`, `retired`, `revoked`, `declared_dead`, `refused`; or,
+    with nothing in the log, `invalid` (the request cannot be read: `field`, `message`), `unavailable` (not decided,
+    nothing done) or `outcome_unknown` (the append has no answer yet: ask again with the same id).
     """
 
     outcome: str
@@ -34,7 +34,12 @@ class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=
     what: Order | None = None
     """What that order says, with the names that were made up for it; for as long as the order is remembered."""
     ended: str = ""
-    """How it ended: `released`, `expired` or `outlived` (its domain was there, and has gone)."""
+    """How it ended: `released`, `expired`, `outlived` (its domain was there, and has gone), `failed` (a device of it could
+    not be prepared: `message` says why) or `revoked`."""
+    prepared: str = ""
+    """Of the lease: `preparing`, `prepared`, `taking_back`; empty: nobody hands over on its hosts, or it is over."""
+    leases: tuple[int, ...] = ()
+    """Which were released, where it was asked for all of a domain."""
     ttl_ms: int = 0
     expires_at_ns: int = 0
     refusal: Refusal | None = None

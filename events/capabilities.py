@@ -312,7 +312,16 @@ class NewMdev(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only
     uuid: str = ""
 
 
-NewDevice = NewVport | NewMdev
+class NewVirtualFunctions(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True, tag_field="type", tag="virtual_functions"
+):
+    """That the physical function `parent` (any name of it) has `count` virtual functions: 0 takes them away."""
+
+    parent: str
+    count: int
+
+
+NewDevice = NewVport | NewMdev | NewVirtualFunctions
 
 
 class CreateVport(
@@ -356,10 +365,55 @@ class DestroyMdev(
     uuid: str
 
 
-Order = CreateVport | DestroyVport | CreateMdev | DestroyMdev
+class SetVirtualFunctions(
+    msgspec.Struct,
+    frozen=True,
+    gc=False,
+    omit_defaults=True,
+    kw_only=True,
+    tag_field="type",
+    tag="set_virtual_functions",
+):
+    """Let the physical function `parent` have `count` virtual functions."""
+
+    parent: DeviceKey
+    count: int
+
+
+class DetachDevice(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True, tag_field="type", tag="detach_device"
+):
+    """Take this device from its host driver. `driver`: the stub to bind it to (one of `hostdevs.STUBS`); empty: the
+    binder's choice, and none for USB.
+    """
+
+    device: DeviceKey
+    driver: str = ""
+
+
+class ReattachDevice(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True, tag_field="type", tag="reattach_device"
+):
+    """Give this device to its host driver."""
+
+    device: DeviceKey
+
+
+class ResetDevice(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True, tag_field="type", tag="reset_device"
+):
+    """Reset this device."""
+
+    device: DeviceKey
+
+
+OrderToBinder = DetachDevice | ReattachDevice | ResetDevice
+Order = CreateVport | DestroyVport | CreateMdev | DestroyMdev | SetVirtualFunctions | OrderToBinder
 """What an agent of a host is told to do there."""
 
 
 def keys_of(order: Order) -> tuple[DeviceKey, ...]:
     """What an order is about: what is to be taken away, if anything is; then what it is, or is to be, a part of."""
-    return (order.device, order.parent) if isinstance(order, DestroyVport | DestroyMdev) else (order.parent,)
+    if isinstance(order, DestroyVport | DestroyMdev):
+        return (order.device, order.parent)
+    return (order.device,) if isinstance(order, OrderToBinder) else (order.parent,)

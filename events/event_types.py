@@ -9,17 +9,10 @@ import msgspec
 from leasehold.events.capabilities import Order
 from leasehold.events.devices import DeviceDescription, Sighting
 from leasehold.events.domains import DomainDescription
-from leasehold.events.identities import DeviceId, DeviceKey, DomainKey, Holder, HostName, Principal, RequestId
+from leasehold.events.hostdev_events import HostdevEvent
+from leasehold.events.hostdevs import Handover
+from leasehold.events.identities import DeviceId, DeviceKey, DomainKey, Holder, HostName, Principal, RequestRef
 from leasehold.events.refusals import Refusal
-
-
-class RequestRef(msgspec.Struct, frozen=True, gc=False):
-    """Which request an event answers. `body_hash`: 32 hex digits over the body without its time of issue."""
-
-    principal: Principal
-    request_id: RequestId
-    body_hash: str
-    issued_at_ns: int
 
 
 class LedgerStarted(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="ledger_started.v1"):
@@ -331,6 +324,8 @@ class LeaseGranted(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_fiel
     forced: bool = False
     bond: DomainBond | msgspec.UnsetType = msgspec.UNSET
     """For which domain, if it was said; written only then, as records from before there was any are decided again."""
+    handover: Handover | msgspec.UnsetType = msgspec.UNSET
+    """How its devices are handed over, if that was said."""
 
 
 class LeaseGrantedV1(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="lease_granted.v1"):
@@ -489,6 +484,7 @@ Event = (
     | HostOrdered
     | OrderCarriedOut
     | OrderFailed
+    | HostdevEvent
 )
 
 OldEvent = LeaseGrantedV1

@@ -61,6 +61,15 @@ NAME_PATTERNS: Final = {
 """What a name matches as a whole, for those who describe it to others."""
 
 
+class RequestRef(msgspec.Struct, frozen=True, gc=False):
+    """Which request an event answers. `body_hash`: 32 hex digits over the body without its time of issue."""
+
+    principal: Principal
+    request_id: RequestId
+    body_hash: str
+    issued_at_ns: int
+
+
 class PciAddress(msgspec.Struct, frozen=True, gc=False, order=True):
     """A PCI function: domain (up to 32 bits: VMD numbers its own), bus, slot, function."""
 
@@ -222,9 +231,7 @@ def parse_uuid(text: str, field: str = "uuid") -> str:
     if len(digits) == 32:
         digits = "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
     if not _UUID.fullmatch(digits):
-        raise InvalidInputError(
-            f"{text[:80]!r} is not a uuid, like c0ffee00-0000-4000-8000-000000000001", field=field
-        )
+        raise InvalidInputError(f"{text[:80]!r} is not a uuid, like c0ffee00-0000-4000-8000-000000000001", field=field)
     return digits
 
 

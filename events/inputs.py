@@ -16,6 +16,8 @@ POLLER: Final = "poller"
 """The agent that tells of a host's domains."""
 CREATOR: Final = "creator"
 """The agent that makes and destroys devices. It acts on a host and tells no picture of it."""
+BINDER: Final = "binder"
+"""The agent that hands devices over and takes them back. It tells how far it is, and no picture of the host."""
 GONE_MS: Final = 60_000
 """For how long a domain may be gone, unless another time is said: longer than a reboot takes."""
 
@@ -44,6 +46,10 @@ class LeaseRequest(
     """0: at once. It counts only while the pictures of the hosts of these devices are up to date."""
     keep: bool = False
     """The domain is only named: the lease expires, or is released, as any other."""
+    driver: str = ""
+    """Where a binder hands over: which stub PCI functions are bound to (`hostdevs.STUBS`); empty: its own choice."""
+    unmanaged: bool = False
+    """They are bound to a stub already, by hand, and are to stay so: nothing is bound, only reset and checked."""
 
 
 class RenewRequest(
@@ -123,6 +129,89 @@ class RetireAgentRequest(
     reason: str
 
 
+class PrepareRequest(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True, tag_field="type", tag="prepare.v1"
+):
+    """Lease for a domain all devices that its configuration claims, all or none; the fields as of `LeaseRequest`.
+
+    Those that living leases hold for this domain already are left out.
+    """
+
+    request_id: RequestId
+    issued_at_ns: int
+    domain: str
+    """By name, uuid, key or id."""
+    holder: Holder
+    ttl_ms: int
+    host: str = ""
+    bus: str = ""
+    """One of `hostdevs.BUSES`; empty: both."""
+    force: bool = False
+    gone_ms: int = GONE_MS
+    keep: bool = False
+    driver: str = ""
+    unmanaged: bool = False
+
+
+class ReattachRequest(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True, tag_field="type", tag="reattach.v1"
+):
+    """Release all of the asker's leases that are for this domain, or those of one bus.
+
+    Refused where a lease holds devices of both buses and only one is asked for.
+    """
+
+    request_id: RequestId
+    issued_at_ns: int
+    domain: str
+    """Its uuid; or by name, key or id while it is known."""
+    host: str = ""
+    bus: str = ""
+
+
+class OperateDeviceRequest(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True, tag_field="type", tag="operate_device.v1"
+):
+    """Have a host's binder unbind a device for use by others (`detach`), rebind it (`reattach`), or reset it.
+
+    Refused while it is leased; one whose lease has ended, and that is in quarantine, can be reattached.
+    """
+
+    request_id: RequestId
+    issued_at_ns: int
+    device: str
+    operation: str
+    """One of `hostdevs.OPERATIONS`."""
+    host: str = ""
+    driver: str = ""
+    """Of `detach`: the stub (`hostdevs.STUBS`); empty: the binder's choice."""
+    timeout_ms: int = 60_000
+
+
+class RevokeRequest(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True, tag_field="type", tag="revoke.v1"
+):
+    """An operator takes a lease away, whoever holds it."""
+
+    request_id: RequestId
+    issued_at_ns: int
+    lease: int
+    reason: str
+    force: bool = False
+    """Take its devices even from a domain that still has them."""
+
+
+class DeclareDeadRequest(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True, tag_field="type", tag="declare_dead.v1"
+):
+    """An operator says that a host is off, so that nobody waits for it any more. Refused while it is heard."""
+
+    request_id: RequestId
+    issued_at_ns: int
+    host: str
+    reason: str
+
+
 Request = (
     LeaseRequest
     | RenewRequest
@@ -131,6 +220,11 @@ Request = (
     | CreateDeviceRequest
     | DestroyDeviceRequest
     | RetireAgentRequest
+    | PrepareRequest
+    | ReattachRequest
+    | OperateDeviceRequest
+    | RevokeRequest
+    | DeclareDeadRequest
 )
 
 
@@ -227,6 +321,52 @@ WORDS_OF_DOMAINS: Final = (DomainSeen, DomainGone, DeviceUsed, DeviceUnused)
 """Only the poller says them."""
 
 
+class Prepared(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="type", tag="prepared.v1"):
+    """The device is ready for the holder of this lease. The other fields as of the event `DevicePrepared`."""
+
+    key: DeviceKey
+    lease: int
+    driver: str = ""
+    was_driver: str = ""
+    reset: str = ""
+
+
+class NotPrepared(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="not_prepared.v1"):
+    """It cannot be handed over, and so nothing of this lease is on this host."""
+
+    key: DeviceKey
+    lease: int
+    reason: str
+
+
+class GivenBack(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="type", tag="given_back.v1"):
+    """The device is the host's again, and nothing of what this lease had done to it is left."""
+
+    key: DeviceKey
+    lease: int
+    """0: of one that the binder does not know any more."""
+    driver: str = ""
+
+
+class Stuck(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="stuck.v1"):
+    """The binder cannot bring it into the state that it should have. Fields as of the event `DeviceQuarantined`."""
+
+    key: DeviceKey
+    lease: int
+    reason: str
+    help: str
+
+
+class LetGo(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="let_go.v1"):
+    """The domain that this lease is for has stopped, and the host's policy is that its devices come back at once."""
+
+    lease: int
+
+
+WORDS_OF_BINDERS: Final = (Prepared, NotPrepared, GivenBack, Stuck, LetGo)
+"""Only the binder says them."""
+
+
 class SourceBlind(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="source_blind.v1"):
     """What the agent looks at does not answer, so it cannot tell what is there; what it told may be out of date."""
 
@@ -264,6 +404,11 @@ Observation = (
     | DomainGone
     | DeviceUsed
     | DeviceUnused
+    | Prepared
+    | NotPrepared
+    | GivenBack
+    | Stuck
+    | LetGo
     | SourceBlind
     | SourceSees
     | PictureComplete

@@ -183,3 +183,24 @@ XEND_REPLY_BYTES_MAX: Final = 64 * 1024 * 1024
 """All of `DOMAINS_PER_HOST_MAX` domains over XML-RPC, where one takes 15 kB; as SXP it takes 2 kB."""
 XEND_POST_BYTES_MAX: Final = 10_000
 """xend refuses a longer body (413) and resets."""
+
+# --- handing devices over and taking them back --------------------------------------------------------------------
+PREPARE_TIMEOUT_MS: Final = 60_000
+"""What is not prepared so long after it was begun has failed."""
+GIVE_BACK_TIMEOUT_MS: Final = 60_000
+"""What is not given back so long after nobody has it any more goes into quarantine; it is tried again all the same."""
+GIVE_BACK_AGAIN_MS: Final = 30_000
+"""How often that is."""
+CUT_OFF_MS: Final = 15_000
+"""A binder that has not heard the log for so long prepares nothing, and vouches for no token; what it began, and what
+has ended, it brings to its end."""
+DRIFT_MS: Final = 5_000
+"""For so long witnesses may differ about a device before it is told: their words arrive at different times."""
+LEASES_REATTACHED_MAX: Final = 64
+"""So many leases of a domain end by one request."""
+VIRTUAL_FUNCTIONS_MAX: Final = 256
+DOOR_REQUEST_BYTES_MAX: Final = 64 * 1024
+DOOR_TIMEOUT_MS: Final = 10_000
+"""A hook gets its answer by then, whatever happens."""
+DOOR_CALLERS_MAX: Final = 64
+"""Hooks and helpers that are heard at a time."""

@@ -11,6 +11,7 @@ import msgspec
 from leasehold.events.answers import Answer
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.domains import SeenDomain
+from leasehold.events.hostdevs import Hold
 from leasehold.events.identities import HostName
 from leasehold.events.refusals import Blocker
 from leasehold.events.views import (
@@ -18,7 +19,9 @@ from leasehold.events.views import (
     ChangeView,
     DeviceView,
     DomainView,
+    DriftView,
     HistoryRow,
+    HostdevView,
     HostView,
     LeaseView,
     OrderView,
@@ -126,6 +129,31 @@ class ListDomains(Question, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     host: str = ""
     domain: str = ""
     state: str = ""
+    after: str = ""
+    limit: int = 1_000
+
+
+class ListHostdevs(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Devices that are in use, or held ready to be, in the order of their ids, from behind `after`.
+
+    `bus`: one of `hostdevs.BUSES`; `state`: `active` or `inactive`; `domain`: only those that this domain uses, by name,
+    uuid, key or id (a uuid that no domain has is taken for one that leases are for).
+    """
+
+    host: str = ""
+    bus: str = ""
+    state: str = ""
+    domain: str = ""
+    after: str = ""
+    limit: int = 1_000
+
+
+class ListDrifts(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Devices about which ledger, hypervisors and host do not agree, in the order of their ids, from behind `after`."""
+
+    host: str = ""
+    device: str = ""
+    """Only this one, by any name."""
     after: str = ""
     limit: int = 1_000
 
@@ -261,6 +289,8 @@ QUESTIONS: Final[dict[str, type[Question]]] = {
     "list_hosts": ListHosts,
     "list_orders": ListOrders,
     "list_domains": ListDomains,
+    "list_hostdevs": ListHostdevs,
+    "list_drifts": ListDrifts,
     "show": Show,
     "history": History,
     "explain": Explain,
@@ -286,6 +316,8 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     hosts: list[HostView] = []
     orders: list[OrderView] = []
     domains: list[DomainView] = []
+    hostdevs: list[HostdevView] = []
+    drifts: list[DriftView] = []
     count: int = 0
     """How many there are, where only that was asked."""
     history: list[HistoryRow] = []
@@ -295,6 +327,9 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of `sync`: the devices that are known to be there."""
     seen_domains: list[SeenDomain] = []
     """Of `sync`: the domains that the agent has told of."""
+    holds: list[Hold] = []
+    """Of `sync` by a binder: the devices of its host that are leased, being given back or in quarantine, and those
+    whose floors are not the lowest."""
     source_run: int = 0
     source_counter: int = 0
     blockers: list[Blocker] = []

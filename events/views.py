@@ -3,6 +3,7 @@
 import msgspec
 
 from leasehold.events.capabilities import Capability, Order
+from leasehold.events.hostdevs import Truth
 from leasehold.events.identities import DeviceId, DomainId, HostName
 
 
@@ -17,12 +18,30 @@ class UserView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """As the hypervisor names the device (see `events.domains`)."""
 
 
+class BindingView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How far the handing over of a leased device is.
+
+    `state`: `preparing`, `prepared`, `giving_back` (the lease has ended), `given_back` or `quarantined` (`reason` says
+    why, `help` what to do).
+    """
+
+    state: str
+    driver: str = ""
+    was_driver: str = ""
+    reset: str = ""
+    reason: str = ""
+    help: str = ""
+    since_position: int = 0
+    since_ns: int = 0
+
+
 class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
     """A device as people see it.
 
     `state`: `free`, `leased`, `ending` (its lease has ended, nothing shows yet that it is free), `lost` (leased, but
-    missing or replaced), `foreign` (used without a lease), `protected`, `missing`, `unleasable`, `stale`, `blocked` (by
-    what it cannot be owned apart from); for a functional child, the state of its physical parent. `reason` says why.
+    missing or replaced), `foreign` (used without a lease), `protected`, `missing`, `unleasable`, `stale`, `quarantined`
+    (its host could not take it back), `blocked` (by what it cannot be owned apart from); for a functional child, the
+    state of its physical parent. `reason` says why.
     """
 
     name: str
@@ -73,6 +92,10 @@ class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
     """The domains that have it or claim it, at most `limits.USERS_SHOWN_MAX`; those that have it come first."""
     flaps: int = 0
     """How often it was seen to go away, or to lose its driver or link, and to come back at once."""
+    binding: BindingView | None = None
+    """How far it is handed over, or taken back; `None`: it is not, or nobody does so on its host."""
+    drift: str = ""
+    """How the three witnesses differ about it, if they do: one of `hostdevs.DRIFTS`."""
 
 
 class LeaseView(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +119,9 @@ class LeaseView(msgspec.Struct, frozen=True, kw_only=True):
     """So long after that domain was seen gone it ends; -1: its going does not end it."""
     gone_since_ns: int = 0
     """Since when that domain has been gone, as far as it counts; 0: it is there, or was not seen yet."""
+    prepared: str = ""
+    """`preparing`, `prepared` (all its devices are handed over) or `taking_back`; empty: nobody hands over on its
+    hosts, or it is over."""
 
 
 class UsedView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -134,6 +160,47 @@ class DomainView(msgspec.Struct, frozen=True, kw_only=True):
     since_position: int
     """Of the event since which it is in this incarnation."""
     since_ns: int
+
+
+class HostdevView(msgspec.Struct, frozen=True, kw_only=True):
+    """A device as libvirt's host device lists would show it.
+
+    `state`: `active` (a living lease holds it, or a domain has it) or `inactive` (nobody has it, and it is bound to a
+    stub).
+    """
+
+    device: DeviceId
+    name: str
+    """Its node-device name."""
+    bus: str
+    state: str
+    lease: str = ""
+    holder: str = ""
+    hypervisor: str = ""
+    """With `domain` and `domain_name`, who uses it: the domain that has it, or else the one that its lease is for."""
+    domain: str = ""
+    """A uuid."""
+    domain_name: str = ""
+    attached: bool = False
+    """The hypervisor says that the domain has it."""
+    driver: str = ""
+    was_driver: str = ""
+    """What it was bound to before it was handed over."""
+    prepared: bool = False
+
+
+class DriftView(msgspec.Struct, frozen=True, kw_only=True):
+    """A device about which the three witnesses do not agree. `kind`: one of `DRIFTS`."""
+
+    device: DeviceId
+    kind: str
+    since_position: int
+    since_ns: int
+    leased: Truth
+    attached: Truth
+    bound: Truth
+    help: str
+    """What to do."""
 
 
 class HostView(msgspec.Struct, frozen=True, kw_only=True):
@@ -191,7 +258,8 @@ class OwnerView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     from_position: int
     from_ns: int
     ended: str = ""
-    """`released`, `expired` or `outlived` (its domain was there, and has gone)."""
+    """`released`, `expired`, `outlived` (its domain was there, and has gone), `failed` (it could not be prepared) or
+    `revoked`."""
     ended_position: int = 0
     ended_ns: int = 0
     freed_position: int = 0

@@ -21,8 +21,8 @@ import msgspec
 from leasehold.events import codec, event_types
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.errors import CorruptLedgerError
-from leasehold.events.event_types import Event, RequestRef
-from leasehold.events.identities import DeviceId, DeviceKey, HostName, device_id
+from leasehold.events.event_types import Event
+from leasehold.events.identities import DeviceId, DeviceKey, HostName, RequestRef, device_id
 from leasehold.events.inputs import Asked, Input, LeaseRequest, ReleaseRequest, RenewRequest
 from leasehold.events.position import lease_id_text, position_of, sequence_of, token_of
 from leasehold.events.record import Record

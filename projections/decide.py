@@ -11,8 +11,8 @@ from typing import Any, Final
 import msgspec
 
 from leasehold.events import codec, event_types, inputs, limits
-from leasehold.events.event_types import Event, RequestRef
-from leasehold.events.identities import DeviceId, HostName, request_key, tenant_of
+from leasehold.events.event_types import Event
+from leasehold.events.identities import DeviceId, HostName, RequestRef, request_key, tenant_of
 from leasehold.events.inputs import Asked, Input, Request
 from leasehold.events.position import era_of_token, lease_id_text
 from leasehold.events.record import ledger_id_of

@@ -12,8 +12,8 @@ import msgspec
 from leasehold.events import codec, event_types, limits
 from leasehold.events.devices import DeviceDescription, Sighting
 from leasehold.events.errors import CorruptLedgerError
-from leasehold.events.event_types import Event, RequestRef
-from leasehold.events.identities import DeviceId, DeviceKey, HostName, device_id, split_domain_id
+from leasehold.events.event_types import Event
+from leasehold.events.identities import DeviceId, DeviceKey, HostName, RequestRef, device_id, split_domain_id
 from leasehold.events.position import index_of, position_of
 from leasehold.events.record import Record, chain_hash, event_count
 from leasehold.projections import nodedev

@@ -26,8 +26,8 @@ from leasehold.events.capabilities import (
     Pci,
     ScsiHost,
 )
-from leasehold.events.event_types import Event, HostOrdered, RequestRef
-from leasehold.events.identities import DeviceId, DeviceKey, HostName, device_id, parse_wwn
+from leasehold.events.event_types import Event, HostOrdered
+from leasehold.events.identities import DeviceId, DeviceKey, HostName, RequestRef, device_id, parse_wwn
 from leasehold.events.inputs import CREATOR, Observed
 from leasehold.events.refusals import Refusal, RefusalCode
 from leasehold.projections import conflicts

@@ -5,8 +5,7 @@ from typing import Final
 import msgspec
 
 from leasehold.events import event_types, limits
-from leasehold.events.event_types import RequestRef
-from leasehold.events.identities import Principal, RequestKey, request_key
+from leasehold.events.identities import Principal, RequestKey, RequestRef, request_key
 from leasehold.events.refusals import Refusal
 from leasehold.projections.state import AnswerState, Fading, PrincipalState, RecentRefusal, State
 

@@ -18,8 +18,8 @@ from leasehold.events.capabilities import (
 )
 from leasehold.events.devices import DeviceDescription, Sighting, field_of
 from leasehold.events.domains import DomainDescription
-from leasehold.events.event_types import DomainBond, Event, RequestRef
-from leasehold.events.identities import DomainKey, HostName, domain_id
+from leasehold.events.event_types import DomainBond, Event
+from leasehold.events.identities import DomainKey, HostName, RequestRef, domain_id
 from leasehold.events.inputs import CREATOR
 from leasehold.events.position import lease_id_text
 from leasehold.projections.state import State

@@ -10,8 +10,8 @@ import pytest
 from leasehold.events import codec, event_types
 from leasehold.events.capabilities import CreateMdev
 from leasehold.events.cloudevents import Attributes, header_lines
-from leasehold.events.event_types import Event, RequestRef
-from leasehold.events.identities import DeviceKey, HostName, Principal, RequestId
+from leasehold.events.event_types import Event
+from leasehold.events.identities import DeviceKey, HostName, Principal, RequestId, RequestRef
 from leasehold.events.inputs import CREATOR
 from leasehold.events.subjects import Subjects
 from leasehold.events.views import OrderView

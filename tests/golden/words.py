@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Final
 
 from leasehold.events.devices import DeviceDescription
-from leasehold.events.event_types import RequestRef
-from leasehold.events.identities import DeviceId, DeviceKey, Holder, HostName, Principal, RequestId
+from leasehold.events.identities import DeviceId, DeviceKey, Holder, HostName, Principal, RequestId, RequestRef
 from leasehold.events.refusals import Blocker, Refusal, RefusalCode
 
 FOLDER: Final = Path(__file__).parent

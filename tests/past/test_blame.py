@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from leasehold.events.event_types import RequestRef
+from leasehold.events.identities import RequestRef
 from leasehold.events.position import sequence_of
 from leasehold.events.questions import Blame, Reading
 from leasehold.services.archive.blame import CAUSES_MAX

@@ -200,7 +200,7 @@ def _retired_unasked() -> list[Record]:
         request_id=ledger.new_id(), issued_at_ns=1, host=H1, agent="watcher", reason="gone for good"
     )
     given = inputs.Asked(A, request)
-    ref = event_types.RequestRef(given.principal, request.request_id, codec.body_hash(request), 1)
+    ref = identities.RequestRef(given.principal, request.request_id, codec.body_hash(request), 1)
     return _then(ledger, given, event_types.AgentRetired(request=ref, host=H1, agent="poller", reason="x"))
 
 
