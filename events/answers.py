@@ -9,8 +9,8 @@ from leasehold.events.refusals import Refusal
 class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     """The answer to a request.
 
-    `outcome`: `granted`, `renewed`, `released`, `freed`, `ordered`, `retired`, `revoked`, `declared_dead`, `refused`; or,
-    with nothing in the log, `invalid` (the request cannot be read: `field`, `message`), `unavailable` (not decided,
+    `outcome`: `granted`, `renewed`, `released`, `freed`, `ordered`, `retired`, `revoked`, `declared_dead`, `refused`;
+    or, with nothing in the log, `invalid` (the request cannot be read: `field`, `message`), `unavailable` (not decided,
     nothing done) or `outcome_unknown` (the append has no answer yet: ask again with the same id).
     """
 
@@ -34,7 +34,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=
     what: Order | None = None
     """What that order says, with the names that were made up for it; for as long as the order is remembered."""
     ended: str = ""
-    """How it ended: `released`, `expired`, `outlived` (its domain was there, and has gone), `failed` (a device of it could
+    """How it ended: `released`, `expired`, `outlived` (its domain was there, and has gone), `failed` (a device could
     not be prepared: `message` says why) or `revoked`."""
     prepared: str = ""
     """Of the lease: `preparing`, `prepared`, `taking_back`; empty: nobody hands over on its hosts, or it is over."""

@@ -136,8 +136,8 @@ class ListDomains(Question, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class ListHostdevs(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Devices that are in use, or held ready to be, in the order of their ids, from behind `after`.
 
-    `bus`: one of `hostdevs.BUSES`; `state`: `active` or `inactive`; `domain`: only those that this domain uses, by name,
-    uuid, key or id (a uuid that no domain has is taken for one that leases are for).
+    `bus`: one of `hostdevs.BUSES`; `state`: `active` or `inactive`; `domain`: only those that this domain uses, by
+    name, uuid, key or id (a uuid that no domain has is taken for one that leases are for).
     """
 
     host: str = ""

@@ -9,7 +9,7 @@ import pytest
 from leasehold.events import codec, event_types, inputs
 from leasehold.events.errors import CorruptLedgerError
 from leasehold.events.event_types import Event, LeaseGranted
-from leasehold.events.identities import DeviceId, Holder, Principal, RequestId
+from leasehold.events.identities import DeviceId, Holder, Principal, RequestId, RequestRef
 from leasehold.events.record import Record, Step
 from leasehold.projections.auditing import Audit
 from tests.projections.ledger import A, B, Ledger, device, ledger_with_hosts
@@ -67,7 +67,7 @@ def _event(records: list[Record], **fields: Any) -> None:
 def _another_grant(ledger: Ledger, records: list[Record], *devices: DeviceId, principal: Principal = B) -> None:
     """Behind the log, a record in which `devices` are granted as if nobody had anything."""
     request = ledger.request(*devices, holder=Holder("thief"))
-    ref = identities.RequestRef(principal, request.request_id, codec.body_hash(request), request.issued_at_ns)
+    ref = RequestRef(principal, request.request_id, codec.body_hash(request), request.issued_at_ns)
     granted = next(event for record in records for event in _events(record) if isinstance(event, LeaseGranted))
     event = _replace(granted, request=ref, holder=request.holder, devices=devices, ttl_ms=request.ttl_ms)
     records.append(_replace(records[-1], steps=(Step(inputs.Asked(principal, request), (event,)),)))
@@ -135,7 +135,7 @@ def _released(*, principal: Principal = A, **fields: Any) -> Change:
         request = inputs.ReleaseRequest(
             **{"request_id": ledger.new_id(), "issued_at_ns": ledger.now_ns, "lease": lease, "token": lease, **fields}
         )
-        ref = identities.RequestRef(principal, request.request_id, codec.body_hash(request), request.issued_at_ns)
+        ref = RequestRef(principal, request.request_id, codec.body_hash(request), request.issued_at_ns)
         step = Step(inputs.Asked(principal, request), (event_types.LeaseReleased(request=ref, lease=lease),))
         records.append(_replace(records[-1], steps=(step,)))
 

@@ -8,6 +8,7 @@ import pytest
 from leasehold.events import codec, event_types, inputs
 from leasehold.events.errors import CorruptLedgerError
 from leasehold.events.event_types import DomainBond, Event, LeaseOutlived
+from leasehold.events.identities import RequestRef
 from leasehold.events.inputs import Observed
 from leasehold.events.record import Record, Step
 from leasehold.projections.auditing import Audit
@@ -200,7 +201,7 @@ def _retired_unasked() -> list[Record]:
         request_id=ledger.new_id(), issued_at_ns=1, host=H1, agent="watcher", reason="gone for good"
     )
     given = inputs.Asked(A, request)
-    ref = identities.RequestRef(given.principal, request.request_id, codec.body_hash(request), 1)
+    ref = RequestRef(given.principal, request.request_id, codec.body_hash(request), 1)
     return _then(ledger, given, event_types.AgentRetired(request=ref, host=H1, agent="poller", reason="x"))
 
 
