@@ -46,9 +46,13 @@ ROLES: Final = {
 """The name of the one that tries, by its role."""
 OWN: Final = {role: f"agent-{name}" if role == "agent" else name for role, name in ROLES.items()}
 
-REQUESTS: Final = ("lease", "renew", "release")
-OPERATORS: Final = ("confirm_free", "create_device", "destroy_device", "retire_agent")
-LISTS: Final = ("list_devices", "list_leases", "list_hosts", "list_orders", "list_domains")
+REQUESTS: Final = ("lease", "renew", "release", "prepare", "reattach")
+MAKING: Final = ("create_device", "destroy_device", "operate_device")
+OPERATORS: Final = ("confirm_free", *MAKING, "retire_agent", "revoke", "declare_dead")
+LISTS: Final = (
+    *("list_devices", "list_leases", "list_hosts", "list_orders", "list_domains"),
+    *("list_hostdevs", "list_drifts"),
+)
 QUESTIONS: Final = (*LISTS, "show", "history", "explain", "status", "sync")
 PAST_QUESTIONS: Final = ("owners", "devices_at", "domains_at", "diff", "who", "blame", "utilisation", "archived")
 CLIENTS: Final = {"scheduler", "operator", "auditor", "subscriber"}
@@ -76,9 +80,12 @@ PUBLISH: Final[dict[str, set[str]]] = {
     "leasehold.test.alive.h1.creator": {"agent"},
     "leasehold.test.obs.h1.poller": {"agent"},
     "leasehold.test.alive.h1.poller": {"agent"},
+    "leasehold.test.obs.h1.binder": {"agent"},
+    "leasehold.test.alive.h1.binder": {"agent"},
     "leasehold.test.obs.h2.watcher": set(),
     "leasehold.test.obs.h2.poller": set(),
     "leasehold.test.obs.h2.creator": set(),
+    "leasehold.test.obs.h2.binder": set(),
     "leasehold.test.alive.h2.watcher": set(),
     "leasehold.other.obs.h1.watcher": set(),
     # Room on a server's disk.
