@@ -6,6 +6,7 @@ from typing import Final
 
 from leasehold.events import identities, inputs
 from leasehold.events.capabilities import NewDevice
+from leasehold.events.hostdevs import parse_stub
 from leasehold.events.identities import Holder, RequestId
 from leasehold.events.inputs import GONE_MS
 
@@ -32,12 +33,14 @@ def lease_request(
     domain: str = "",
     gone_ms: int = GONE_MS,
     keep: bool = False,
+    driver: str = "",
+    unmanaged: bool = False,
     request_id: str | None = None,
 ) -> inputs.LeaseRequest:
     """Lease `devices` (names, keys, addresses or paths), all or none; for `domain` (a uuid), if one is named.
 
     Raises:
-        InvalidInputError: `domain` is no uuid.
+        InvalidInputError: `domain` is no uuid, or `driver` no stub driver.
     """
     return inputs.LeaseRequest(
         request_id=_named(request_id),
@@ -50,6 +53,8 @@ def lease_request(
         domain=identities.parse_uuid(domain, "domain") if domain else "",
         gone_ms=gone_ms,
         keep=keep,
+        driver=parse_stub(driver) if driver else "",
+        unmanaged=unmanaged,
     )
 
 
@@ -98,4 +103,89 @@ def destroy_device_request(
     """Have its host take away a device that was made, within `timeout_ms`."""
     return inputs.DestroyDeviceRequest(
         request_id=_named(request_id), issued_at_ns=time.time_ns(), device=device, host=host, timeout_ms=timeout_ms
+    )
+
+
+def prepare_request(
+    domain: str,
+    *,
+    holder: str,
+    ttl_ms: int,
+    host: str = "",
+    bus: str = "",
+    force: bool = False,
+    gone_ms: int = GONE_MS,
+    keep: bool = False,
+    driver: str = "",
+    unmanaged: bool = False,
+    request_id: str | None = None,
+) -> inputs.PrepareRequest:
+    """Lease for `domain` (its name, uuid, key or id) what its configuration claims, of one `bus` or of both.
+
+    Raises:
+        InvalidInputError: `driver` is no stub driver.
+    """
+    return inputs.PrepareRequest(
+        request_id=_named(request_id),
+        issued_at_ns=time.time_ns(),
+        domain=domain,
+        holder=Holder(holder),
+        ttl_ms=ttl_ms,
+        host=host,
+        bus=bus,
+        force=force,
+        gone_ms=gone_ms,
+        keep=keep,
+        driver=parse_stub(driver) if driver else "",
+        unmanaged=unmanaged,
+    )
+
+
+def reattach_request(
+    domain: str, *, host: str = "", bus: str = "", request_id: str | None = None
+) -> inputs.ReattachRequest:
+    """Release all of the asker's leases that are for `domain`, of one `bus` or of both."""
+    return inputs.ReattachRequest(
+        request_id=_named(request_id), issued_at_ns=time.time_ns(), domain=domain, host=host, bus=bus
+    )
+
+
+def operate_device_request(
+    device: str,
+    operation: str,
+    *,
+    host: str = "",
+    driver: str = "",
+    timeout_ms: int = ORDER_TIMEOUT_MS,
+    request_id: str | None = None,
+) -> inputs.OperateDeviceRequest:
+    """Have its host do one of `hostdevs.OPERATIONS` to a device that nobody has leased.
+
+    Raises:
+        InvalidInputError: `driver` is no stub driver.
+    """
+    return inputs.OperateDeviceRequest(
+        request_id=_named(request_id),
+        issued_at_ns=time.time_ns(),
+        device=device,
+        operation=operation,
+        host=host,
+        driver=parse_stub(driver) if driver else "",
+        timeout_ms=timeout_ms,
+    )
+
+
+def revoke_request(
+    lease: int, reason: str, *, force: bool = False, request_id: str | None = None
+) -> inputs.RevokeRequest:
+    """Take `lease` away; with `force` its devices are taken even from a domain that still has them."""
+    return inputs.RevokeRequest(
+        request_id=_named(request_id), issued_at_ns=time.time_ns(), lease=lease, reason=reason, force=force
+    )
+
+
+def declare_dead_request(host: str, reason: str, *, request_id: str | None = None) -> inputs.DeclareDeadRequest:
+    """Say by name that `host` is off."""
+    return inputs.DeclareDeadRequest(
+        request_id=_named(request_id), issued_at_ns=time.time_ns(), host=host, reason=reason
     )

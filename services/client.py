@@ -24,27 +24,17 @@ import msgspec
 
 from leasehold.events import codec, limits
 from leasehold.events.answers import Answer
-from leasehold.events.capabilities import NewDevice
 from leasehold.events.errors import InvalidInputError, OutcomeUnknownError, RefusedError, UnavailableError
 from leasehold.events.identities import Principal
-from leasehold.events.inputs import GONE_MS, CreateDeviceRequest, DestroyDeviceRequest, Request
+from leasehold.events.inputs import Request
 from leasehold.events.position import end_of_record
 from leasehold.events.questions import PAST_QUESTIONS, Question, Reading, Status
 from leasehold.events.subjects import EVENTS_STREAM, LEDGER_STREAM, Subjects
 from leasehold.services import home
-from leasehold.services.asking import (
-    confirm_free_request,
-    create_device_request,
-    destroy_device_request,
-    lease_request,
-    release_request,
-    renew_request,
-    retire_agent_request,
-)
+from leasehold.services.acting import Acting
 from leasehold.services.connection import Connection, connect, disconnect
 from leasehold.services.credentials import Credential, own_credential, read_credential
 from leasehold.services.feedevents import FeedEvent, Log, Snapshot, wanted
-from leasehold.services.holding import Lease
 from leasehold.services.ledger.direct import DirectTail
 from leasehold.services.ledger.jetstream import JetStreamLedger
 from leasehold.services.looking import Looking
@@ -55,11 +45,9 @@ ATTEMPT_TIMEOUT_S: Final = limits.REQUEST_TIMEOUT_MS / 1_000 + 0.2
 PATIENCE_S: Final = 10.0
 PAUSE_S: Final = 0.05
 PAUSE_S_MAX: Final = 1.0
-ORDER_PAUSE_S: Final = 0.2
-"""How often it is asked how an order to a host stands."""
 
 
-class Client(Looking):
+class Client(Looking, Acting):
     """A connection to one cluster, as one principal. Positions seen here are never un-seen by its later questions."""
 
     def __init__(
@@ -175,80 +163,6 @@ class Client(Looking):
         return self._subjects
 
     # --- requests ---------------------------------------------------------------------------------------------------
-
-    def lease(
-        self,
-        *devices: str,
-        holder: str,
-        ttl_ms: int = 60_000,
-        host: str = "",
-        force: bool = False,
-        domain: str = "",
-        gone_ms: int = GONE_MS,
-        keep: bool = False,
-        request_id: str | None = None,
-    ) -> Lease:
-        """A lease of `devices` (names, keys, addresses or paths), to be entered with `async with`.
-
-        `domain`: the uuid of the domain that it is for, which need not exist yet. While that is there, the lease does
-        not expire; `gone_ms` after it was seen gone, the lease ends. `keep`: the domain is only named.
-        """
-        request = lease_request(
-            devices,
-            holder=holder,
-            ttl_ms=ttl_ms,
-            host=host,
-            force=force,
-            domain=domain,
-            gone_ms=gone_ms,
-            keep=keep,
-            request_id=request_id,
-        )
-        return Lease(self, request)
-
-    async def renew(self, lease: int, token: int, *, ttl_ms: int = 0, request_id: str | None = None) -> Answer:
-        """Keep a lease for `ttl_ms` from now; 0: for as long as before. Raises as `ask` does."""
-        return await self.ask(renew_request(lease, token, ttl_ms=ttl_ms, request_id=request_id))
-
-    async def release(self, lease: int, token: int, *, request_id: str | None = None) -> Answer:
-        """Give a lease back. Raises as `ask` does."""
-        return await self.ask(release_request(lease, token, request_id=request_id))
-
-    async def confirm_free(self, device: str, reason: str, *, host: str = "", request_id: str | None = None) -> Answer:
-        """Say by name that nobody uses a device whose lease has ended. Raises as `ask` does."""
-        return await self.ask(confirm_free_request(device, reason, host=host, request_id=request_id))
-
-    async def retire_agent(self, host: str, agent: str, reason: str, *, request_id: str | None = None) -> Answer:
-        """Say by name that this agent of a host will not come back: what only it told of is forgotten. Raises as `ask`
-        does.
-        """
-        return await self.ask(retire_agent_request(host, agent, reason, request_id=request_id))
-
-    async def create_device(
-        self, device: NewDevice, *, host: str = "", request_id: str | None = None, wait: bool = True
-    ) -> Answer:
-        """Have a host make a device, and wait until it is over: `state` is then `done` (`devices` names what was made),
-        `failed` or `timed_out` (`message` says why). Without `wait` it may still be `waiting`. Raises as `ask` does.
-        """
-        return await self.order(create_device_request(device, host=host, request_id=request_id), wait=wait)
-
-    async def destroy_device(
-        self, device: str, *, host: str = "", request_id: str | None = None, wait: bool = True
-    ) -> Answer:
-        """Have its host take away a device that was made; as `create_device`."""
-        return await self.order(destroy_device_request(device, host=host, request_id=request_id), wait=wait)
-
-    async def order(self, request: CreateDeviceRequest | DestroyDeviceRequest, *, wait: bool = True) -> Answer:
-        """Have a host do something. Asked again it answers how it stands, so that is how it is waited for.
-
-        It ends by itself: what is not done in time is `timed_out`, unless no allocator decides. Raises as `ask` does.
-        """
-        answer = await self.ask(request)
-        deadline_s = time.monotonic() + request.timeout_ms / 1_000 + self._patience_s
-        while wait and answer.state == "waiting" and time.monotonic() < deadline_s:
-            await asyncio.sleep(ORDER_PAUSE_S)
-            answer = await self.ask(request)
-        return answer
 
     async def ask(self, request: Request) -> Answer:
         """Ask until there is an answer, under the request's one id.

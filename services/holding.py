@@ -19,6 +19,11 @@ from leasehold.events.errors import (
 from leasehold.events.refusals import RefusalCode
 
 _log: Final = logging.getLogger(__name__)
+PREPARED_S_MAX: Final = limits.PREPARE_TIMEOUT_MS / 1_000 + limits.CUT_OFF_MS / 1_000
+"""A binder says within the first that it could not, once it has heard; it hears within the second, or is known to be
+cut off."""
+PREPARED_PAUSE_S: Final = 0.1
+"""How often it is asked how far that is."""
 
 
 class Asker(Protocol):
@@ -37,6 +42,23 @@ class Asker(Protocol):
         ...
 
 
+async def until_prepared(asker: Asker, request: inputs.LeaseRequest | inputs.PrepareRequest, answer: Answer) -> Answer:
+    """The answer to a request that was granted, as soon as no device of the lease is still to be prepared.
+
+    Asked again it says how it stands, so that is how it is waited for. Raises as `Client.ask` does, and:
+
+    Raises:
+        UnavailableError: that takes too long; the lease is granted, and goes on.
+    """
+    give_up_s = time.monotonic() + PREPARED_S_MAX
+    while answer.state == "living" and answer.prepared == "preparing":
+        if time.monotonic() > give_up_s:
+            raise UnavailableError(f"L{answer.lease} is granted, but not prepared after {PREPARED_S_MAX:g} s")
+        await asyncio.sleep(PREPARED_PAUSE_S)
+        answer = await asker.ask(request)
+    return answer
+
+
 def counted_s(ttl_ms: int) -> float:
     """How long a holder may count on a lease from the moment he sent for it: less than its time, because the ledger's
     clock may run a little faster than ours, drawn to its server's, and allocators' clocks agree so far and no more.
@@ -47,9 +69,10 @@ def counted_s(ttl_ms: int) -> float:
 class Lease:
     """A lease that renews itself while it is held, and is released at the end of its `async with`."""
 
-    def __init__(self, client: Asker, request: inputs.LeaseRequest) -> None:
+    def __init__(self, client: Asker, request: inputs.LeaseRequest, *, wait_prepared: bool = False) -> None:
         self._client = client
         self._request = request
+        self._wait_prepared = wait_prepared
         self._answer = Answer(outcome="")
         self._renewing: asyncio.Task[None] | None = None
         self._valid_until_s = 0.0
@@ -87,11 +110,25 @@ class Lease:
         sent_s = time.monotonic()
         answer = await self._client.ask(self._request)
         if answer.state != "living":
-            raise LeaseLostError(f"lease L{answer.lease} of this request was ended ({answer.ended})")
+            raise LeaseLostError(_ended_text(answer))
         self._answer = answer
         self._valid_until_s = sent_s + counted_s(self._request.ttl_ms)
         self._renewing = asyncio.create_task(self._keep_renewing())
+        if self._wait_prepared:
+            try:
+                await self._until_prepared()
+            except BaseException as error:
+                # It was not entered, so nobody else lets go of it.
+                await self.__aexit__(type(error), error, error.__traceback__)
+                raise
         return self
+
+    async def _until_prepared(self) -> None:
+        answer = await until_prepared(self._client, self._request, self._answer)
+        if answer.state != "living":
+            self._lose(_ended_text(answer))
+            raise LeaseLostError(self.why_lost)
+        self._answer = answer
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -166,3 +203,8 @@ class Lease:
     def _lose(self, why: str) -> None:
         self.why_lost = why
         self.lost.set()
+
+
+def _ended_text(answer: Answer) -> str:
+    why = f": {answer.message}" if answer.message else ""
+    return f"lease L{answer.lease} of this request was ended ({answer.ended}{why})"

@@ -23,8 +23,12 @@ if not (Path(__file__).parent / "events").is_dir():  # pragma: no cover - only w
 
 def __getattr__(name: str) -> object:
     """`Client` and `Lease`, imported when they are first used: who only reads the vocabulary needs no network code."""
-    if name in ("Client", "Lease"):
-        from leasehold.services import client
+    if name == "Client":
+        from leasehold.services.client import Client
 
-        return getattr(client, name)
+        return Client
+    if name == "Lease":
+        from leasehold.services.holding import Lease
+
+        return Lease
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
