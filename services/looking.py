@@ -11,6 +11,8 @@ from leasehold.events.questions import (
     History,
     ListDevices,
     ListDomains,
+    ListDrifts,
+    ListHostdevs,
     ListHosts,
     ListLeases,
     ListOrders,
@@ -20,13 +22,22 @@ from leasehold.events.questions import (
     Status,
     StatusView,
 )
-from leasehold.events.views import DeviceView, DomainView, HistoryRow, HostView, LeaseView, OrderView
+from leasehold.events.views import (
+    DeviceView,
+    DomainView,
+    DriftView,
+    HistoryRow,
+    HostdevView,
+    HostView,
+    LeaseView,
+    OrderView,
+)
 
 PAGES_MAX: Final = 10_000
 NAMED_MAX: Final = 8
 """So many domains are named where a name could mean any of them."""
 
-Row = TypeVar("Row", DeviceView, LeaseView, HostView, OrderView, DomainView)
+Row = TypeVar("Row", DeviceView, LeaseView, HostView, OrderView, DomainView, HostdevView, DriftView)
 
 
 class Looking:
@@ -77,6 +88,30 @@ class Looking:
             InvalidInputError: there is none, or there are several: name one of these by its id, or the host.
         """
         return the_one(name, await self.domains(host=host, domain=name))
+
+    async def hostdevs(self, *, host: str = "", bus: str = "", state: str = "", domain: str = "") -> list[HostdevView]:
+        """Devices that are in use (`state`: `active`) or bound to a stub and nobody's (`inactive`), in the order of
+        their ids: all, of one `bus` (`pci`, `usb`), or only those that `domain` (its name, uuid, key or id) uses.
+        """
+        question = ListHostdevs(host=host, bus=bus, state=state, domain=domain)
+        return await self._all("list_hostdevs", question, lambda page: page.hostdevs, lambda row: row.device)
+
+    async def active_pci(self, *, host: str = "", domain: str = "") -> list[HostdevView]:
+        """PCI devices that are in use; as `hostdevs`."""
+        return await self.hostdevs(host=host, bus="pci", state="active", domain=domain)
+
+    async def inactive_pci(self, *, host: str = "") -> list[HostdevView]:
+        """PCI devices that are bound to a stub, and that nobody has."""
+        return await self.hostdevs(host=host, bus="pci", state="inactive")
+
+    async def active_usb(self, *, host: str = "", domain: str = "") -> list[HostdevView]:
+        """USB devices that are in use; as `hostdevs`."""
+        return await self.hostdevs(host=host, bus="usb", state="active", domain=domain)
+
+    async def drifts(self, *, host: str = "", device: str = "") -> list[DriftView]:
+        """Devices about which the ledger, the hypervisors and the host do not agree, or one of them by any name."""
+        question = ListDrifts(host=host, device=device)
+        return await self._all("list_drifts", question, lambda page: page.drifts, lambda row: row.device)
 
     async def hosts(self) -> list[HostView]:
         """All hosts."""

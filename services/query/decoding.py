@@ -6,9 +6,9 @@ from typing import Any, Final
 
 import msgspec
 
-from leasehold.events import codec, domains, identities, limits
+from leasehold.events import codec, domains, hostdevs, identities, limits
 from leasehold.events.errors import InvalidInputError
-from leasehold.events.questions import PAST_QUESTIONS, QUESTIONS, History, Moment, Question, Sync, Who
+from leasehold.events.questions import PAST_QUESTIONS, QUESTIONS, History, ListHostdevs, Moment, Question, Sync, Who
 from leasehold.projections import nodedev
 
 SYNC_ROWS_MAX: Final = 200
@@ -20,6 +20,7 @@ KINDS: Final = ("device", "lease", "host", "domain", "holder", "principal")
 """In the order in which a name is looked for: a domain is called whatever its owner likes, `node1` or `L3584`, too."""
 """What a history may be of, in the order in which a bare name is tried."""
 USED_BY: Final = ("device", "holder")
+HOSTDEV_STATES: Final = ("active", "inactive")
 EVERY_NS_MIN: Final = 10**9
 DEPTH_MAX: Final = 32
 _POSITION_MAX: Final = 2**53 - 1
@@ -70,9 +71,10 @@ def _check_cap(_question: Question, cap: str) -> None:
             raise InvalidInputError(f"{word[:40]!r} is none of {', '.join(nodedev.CAPABILITY_TYPES)}", field="cap")
 
 
-def _check_bus(_question: Question, bus: str) -> None:
-    if bus and bus not in nodedev.BUSES:
-        raise InvalidInputError(f"{bus[:40]!r} is none of {', '.join(nodedev.BUSES)}", field="bus")
+def _check_bus(question: Question, bus: str) -> None:
+    known = hostdevs.BUSES if isinstance(question, ListHostdevs) else nodedev.BUSES
+    if bus and bus not in known:
+        raise InvalidInputError(f"{bus[:40]!r} is none of {', '.join(known)}", field="bus")
 
 
 def _check_limit(question: Question, limit: int) -> None:
@@ -109,9 +111,10 @@ def _check_domain(_question: Question, domain: str) -> None:
     _check_text(domain, "domain", 0, DOMAIN_TEXT_CHARS_MAX)
 
 
-def _check_state(_question: Question, state: str) -> None:
-    if state and state not in domains.STATES:
-        raise InvalidInputError(f"{state[:40]!r} is none of {', '.join(domains.STATES)}", field="state")
+def _check_state(question: Question, state: str) -> None:
+    known = HOSTDEV_STATES if isinstance(question, ListHostdevs) else domains.STATES
+    if state and state not in known:
+        raise InvalidInputError(f"{state[:40]!r} is none of {', '.join(known)}", field="state")
 
 
 def _check_moment(moment: Moment, field: str) -> None:
