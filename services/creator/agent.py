@@ -22,7 +22,7 @@ import msgspec
 
 from leasehold.events import limits
 from leasehold.events.answers import Heard
-from leasehold.events.capabilities import Order
+from leasehold.events.capabilities import Order, keys_of
 from leasehold.events.event_types import HostOrdered, LedgerRestored, OrderCarriedOut, OrderFailed, SourceStarted
 from leasehold.events.identities import DeviceKey, HostName
 from leasehold.events.inputs import CREATOR, Observed, OrderDone, OrderNotDone
@@ -223,7 +223,7 @@ class CreatorAgent:
 
     async def _do(self, task: _Task) -> None:
         try:
-            async with self._parents.setdefault(task.order.parent, asyncio.Lock()):
+            async with self._parents.setdefault(keys_of(task.order)[-1], asyncio.Lock()):
                 attempt = Attempt(
                     self._root,
                     lambda: (task.give_up_ns - self._clock.now_ns()) / 1e9,

@@ -2,15 +2,23 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from leasehold.events import limits
-from leasehold.events.capabilities import CreateMdev, CreateVport, DestroyMdev, DestroyVport, Order
+from leasehold.events.capabilities import (
+    CreateMdev,
+    CreateVport,
+    DestroyMdev,
+    DestroyVport,
+    Order,
+    OrderToBinder,
+    SetVirtualFunctions,
+)
 from leasehold.events.identities import DeviceKey
 from leasehold.events.inputs import OrderDone, OrderNotDone
 from leasehold.projections.reporting import Picture
-from leasehold.services.creator import mdevs, vports
+from leasehold.services.creator import mdevs, sriov, vports
 from leasehold.services.creator.attempt import Attempt, Done, NotDone, Outcome
 from leasehold.services.watcher.picture import take_picture
 from leasehold.services.watcher.places import find_places
@@ -38,13 +46,15 @@ def carry_out(
         return None
     if isinstance(order, CreateVport | CreateMdev):
         return OrderDone(number, _key_at(attempt.root, outcome.path))
-    return OrderDone(number, order.device)
+    return OrderDone(number, order.parent if isinstance(order, SetVirtualFunctions) else order.device)
 
 
 def _carry_out(attempt: Attempt, order: Order, look: Look) -> Outcome:
     if isinstance(order, CreateMdev | DestroyMdev) and not _UUID.fullmatch(order.uuid):
         # It becomes a part of a path, and for what is to be taken away nobody but a watcher has said it.
         return NotDone(f"{order.uuid!r} is not a UUID")
+    if isinstance(order, OrderToBinder):
+        return NotDone("this is for the host's binder")
     parent = _path_of(attempt.root, order.parent)
     match order:
         case CreateVport() | CreateMdev() if not parent:
@@ -58,16 +68,24 @@ def _carry_out(attempt: Attempt, order: Order, look: Look) -> Outcome:
             return Done()
         case DestroyVport():
             path = vports.host_of(attempt.root, parent, order.wwnn, order.wwpn)
-            return _in_use(attempt.root, path, look) or vports.destroy(attempt, parent, order.wwnn, order.wwpn)
+            return _in_use(attempt.root, [path], look) or vports.destroy(attempt, parent, order.wwnn, order.wwpn)
         case DestroyMdev():
-            return _in_use(attempt.root, f"{parent}/{order.uuid}", look) or mdevs.destroy(attempt, parent, order.uuid)
+            path = f"{parent}/{order.uuid}"
+            return _in_use(attempt.root, [path], look) or mdevs.destroy(attempt, parent, order.uuid)
+        case SetVirtualFunctions() if not parent:
+            return NotDone(f"{order.parent} is not there") if order.count else Done()
+        case SetVirtualFunctions():
+            # From one number to another, those that are there go first.
+            goes = [] if sriov.has(parent, order.count) else sriov.members(parent)
+            return _in_use(attempt.root, goes, look) or sriov.set_number(attempt, parent, order.count)
 
 
-def _in_use(root: HostRoot, path: str, look: Look) -> NotDone | None:
-    """Why it cannot be taken away now: since it was decided, somebody may have begun to use what is at or below it."""
-    if not path or not os.path.isdir(path):
+def _in_use(root: HostRoot, paths: Sequence[str], look: Look) -> NotDone | None:
+    """Why these cannot be taken away now: since it was decided, somebody may have begun to use what is at or below."""
+    there = tuple(f"{path}/" for path in paths if path and os.path.isdir(path))
+    if not there:
         return None
-    below = {place.key for each, place in find_places(root).items() if each == path or each.startswith(f"{path}/")}
+    below = {place.key for each, place in find_places(root).items() if f"{each}/".startswith(there)}
     picture = look(root)
     for device in (picture[key] for key in sorted(below) if key in picture):
         if reasons := (*device.in_use_by, *device.protections):

@@ -1,8 +1,9 @@
 """An imitated machine whose kernel is played: what is written to it makes and removes devices, or is refused.
 
-It has a Fibre Channel HBA (`host5`, below 0000:00:05.0), and a GPU (0000:00:06.0) that offers mediated devices. It is
-written to by `Kernel.write`, which can refuse as a kernel does, or, by other processes, through FIFOs that stand where
-the attributes do.
+It has a Fibre Channel HBA (`host5`, below 0000:00:05.0), a GPU (0000:00:06.0) that offers mediated devices, and a
+network card (0000:00:07.0) that can have virtual functions. It is written to by `Kernel.write`, which can refuse as a
+kernel does, or, by other processes, through FIFOs that stand where the attributes do; not for virtual functions, whose
+number is read and written in one place.
 """
 
 import errno
@@ -25,6 +26,13 @@ FABRIC: Final = "100000051ea1b2c3"
 TYPE: Final = "i915-GVTg_V5_4"
 MDEV_GROUP: Final = 12
 OTHER_TYPE: Final = "i915-GVTg_V5_8"
+NIC: Final = "pci0000:00/0000:00:07.0"
+FUNCTIONS_MAX: Final = 4
+
+
+def function_at(number: int) -> str:
+    """Address of the network card's virtual function."""
+    return f"0000:00:10.{number}"
 
 
 class Kernel:
@@ -63,6 +71,7 @@ class Kernel:
         tree.mdev_types(GPU, **{TYPE: 2, OTHER_TYPE: 2})
         for name in (TYPE, OTHER_TYPE):
             self._fifo(tree.devices / GPU / "mdev_supported_types" / name / "create")
+        tree.pci(NIC, "igb", group=7, sriov_totalvfs=str(FUNCTIONS_MAX), sriov_numvfs="0")
 
     def path(self, below: str) -> str:
         """Where a device is."""
@@ -98,6 +107,8 @@ class Kernel:
                 self._later(self.goes, lambda: self.remove_vport(wwpn))
             case "create":
                 self._make_mdev(folder, text)
+            case "sriov_numvfs":
+                self._set_functions(int(text))
             case "remove":
                 self._later(self.goes, lambda: self.remove_mdev(os.path.basename(folder)))
 
@@ -178,6 +189,37 @@ class Kernel:
                     self._selector.unregister(key.fd)
                     os.close(key.fd)
             shutil.rmtree(path, ignore_errors=True)
+
+    def _set_functions(self, count: int) -> None:
+        with self._lock:
+            there = int((self.tree.devices / NIC / "sriov_numvfs").read_text())
+            if count > FUNCTIONS_MAX:
+                raise OSError(errno.ERANGE, os.strerror(errno.ERANGE))
+            if there and count and there != count:
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+            self.tree.write(NIC, "sriov_numvfs", str(count))
+        if count and not there:
+            self._later(self.hosts_come, lambda: self._functions_come(count))
+        elif not count:
+            self._later(self.goes, self.remove_functions)
+
+    def _functions_come(self, count: int) -> None:
+        with self._lock:
+            # They, or the whole card, may have been taken away meanwhile.
+            told = self.tree.devices / NIC / "sriov_numvfs"
+            for number in range(count if told.exists() and int(told.read_text()) else 0):
+                path = self.tree.pci(f"pci0000:00/{function_at(number)}", "igbvf", group=20 + number)
+                self.tree.link(self.tree.devices / path / "physfn", self.tree.devices / NIC)
+                self.tree.link(self.tree.devices / NIC / f"virtfn{number}", self.tree.devices / path)
+
+    def remove_functions(self) -> None:
+        """All virtual functions go away."""
+        with self._lock:
+            for link in (self.tree.devices / NIC).glob("virtfn*"):
+                device = Path(os.path.realpath(link))
+                (self.root.sys / "bus/pci/devices" / device.name).unlink()
+                link.unlink()
+                shutil.rmtree(device)
 
     # --- other processes ----------------------------------------------------------------------------------------------
 
