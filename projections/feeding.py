@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
-from leasehold.events import cloudevents, codec, event_types, limits
+from leasehold.events import cloudevents, codec, event_types, hostdev_events, limits
 from leasehold.events.capabilities import keys_of
 from leasehold.events.cloudevents import Attributes
 from leasehold.events.errors import CorruptLedgerError, CorruptSnapshotError, InvalidInputError
@@ -41,7 +41,7 @@ from leasehold.events.subjects import NONE, device_word
 from leasehold.projections.evolve import check_follows
 from leasehold.projections.state import Head
 
-FEED_VERSION: Final = 3
+FEED_VERSION: Final = 4
 """Raised when the same log would be told otherwise; snapshots of another version are built anew."""
 
 
@@ -230,6 +230,10 @@ def _freed(fold: Feeding, _position: int, _at_ns: int, event: event_types.Device
     return parts
 
 
+def _drifted(fold: Feeding, _position: int, _at_ns: int, event: Any) -> list[Part]:
+    return [_held(fold, event.device)]
+
+
 def _attachment(fold: Feeding, _position: int, _at_ns: int, event: Any) -> list[Part]:
     """Of each device that is meant; what means none that is known is told of the host alone."""
     return [_held(fold, device_id(event.host, key)) for key in event.devices] or [Part(event.host)]
@@ -353,6 +357,13 @@ _MOVES: Final[dict[type[Any], Callable[[Feeding, int, int, Any], list[Part]]]] =
     event_types.HostOrdered: _ordered,
     event_types.OrderCarriedOut: _carried_out,
     event_types.OrderFailed: _failed,
+    hostdev_events.DevicePrepared: _of_key,
+    hostdev_events.PrepareFailed: _of_its_lease,
+    hostdev_events.DeviceGivenBack: _of_key,
+    hostdev_events.DeviceQuarantined: _of_key,
+    hostdev_events.LeaseRevoked: _of_its_lease,
+    hostdev_events.DriftDetected: _drifted,
+    hostdev_events.DriftResolved: _drifted,
 }
 """What an event tells of; of the host alone where it is not named here."""
 

@@ -7,7 +7,7 @@ uuid and name, by which one that has vanished is still known; of leases that are
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from leasehold.events import event_types
+from leasehold.events import event_types, hostdev_events
 from leasehold.events.errors import InvalidInputError
 from leasehold.events.event_types import Event
 from leasehold.events.identities import (
@@ -51,13 +51,19 @@ def _granted(state: State, position: int, event: event_types.LeaseGranted) -> _N
     return [("principal", event.request.principal), *_of_lease(state, position, event.devices)]
 
 
-def _renewed(state: State, _position: int, event: event_types.LeaseRenewed | event_types.LeaseReleased) -> _Named:
+def _renewed(
+    state: State,
+    _position: int,
+    event: event_types.LeaseRenewed | event_types.LeaseReleased | hostdev_events.LeaseRevoked,
+) -> _Named:
     devices = state.leases[event.lease].devices
     return [("principal", event.request.principal), *_of_lease(state, event.lease, devices)]
 
 
 def _expired(
-    state: State, _position: int, event: event_types.LeaseExpired | event_types.LeaseOutlived
+    state: State,
+    _position: int,
+    event: event_types.LeaseExpired | event_types.LeaseOutlived | hostdev_events.PrepareFailed,
 ) -> _Named:
     return _of_lease(state, event.lease, state.leases[event.lease].devices)
 
@@ -84,9 +90,7 @@ def _ordered(state: State, position: int, event: event_types.HostOrdered) -> _Na
     return [("principal", event.request.principal), *_of_order(state, event.host, position)]
 
 
-def _over(
-    state: State, _position: int, event: event_types.OrderCarriedOut | event_types.OrderFailed
-) -> _Named:
+def _over(state: State, _position: int, event: event_types.OrderCarriedOut | event_types.OrderFailed) -> _Named:
     made = getattr(event, "device", "")
     named = _of_devices([device_id(event.host, DeviceKey(made))] if made else ())
     return named + _of_order(state, event.host, event.order)
@@ -141,15 +145,31 @@ def _vanished(_state: State, _position: int, event: event_types.DomainVanished) 
     return _of_domain(event.host, event.key, event.name)
 
 
-def _attached(
-    state: State, _position: int, event: event_types.AttachmentSeen | event_types.AttachmentGone
-) -> _Named:
+def _attached(state: State, _position: int, event: event_types.AttachmentSeen | event_types.AttachmentGone) -> _Named:
     row = state.domains[domain_id(event.host, event.domain)]
     devices = [device_id(event.host, key) for key in event.devices]
     return [*_of_domain(event.host, event.domain, row.description.name), *_of_devices(devices)]
 
 
-def _retired(_state: State, _position: int, event: event_types.AgentRetired) -> _Named:
+def _handed(
+    state: State,
+    _position: int,
+    event: hostdev_events.DevicePrepared | hostdev_events.DeviceGivenBack | hostdev_events.DeviceQuarantined,
+) -> _Named:
+    device = device_id(event.host, event.key)
+    return _of_lease(state, event.lease, (device,)) if event.lease else _of_devices((device,))
+
+
+def _drifted(
+    state: State, _position: int, event: hostdev_events.DriftDetected | hostdev_events.DriftResolved
+) -> _Named:
+    row = state.devices.get(event.device)
+    return _of_lease(state, row.lease, (event.device,)) if row and row.lease else _of_devices((event.device,))
+
+
+def _retired(
+    _state: State, _position: int, event: event_types.AgentRetired | hostdev_events.HostDeclaredDead
+) -> _Named:
     return [("principal", event.request.principal), ("host", event.host)]
 
 
@@ -227,5 +247,13 @@ _SUBJECTS: Final[dict[type[Any], Callable[[State, int, Any], _Named]]] = {
     event_types.HostOrdered: _ordered,
     event_types.OrderCarriedOut: _over,
     event_types.OrderFailed: _over,
+    hostdev_events.DevicePrepared: _handed,
+    hostdev_events.PrepareFailed: _expired,
+    hostdev_events.DeviceGivenBack: _handed,
+    hostdev_events.DeviceQuarantined: _handed,
+    hostdev_events.LeaseRevoked: _renewed,
+    hostdev_events.HostDeclaredDead: _retired,
+    hostdev_events.DriftDetected: _drifted,
+    hostdev_events.DriftResolved: _drifted,
 }
 """What an event tells of; of the host alone where it is not named here."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from leasehold.events import codec, event_types, limits
+from leasehold.events import codec, event_types, hostdev_events, limits
 from leasehold.events.devices import DeviceDescription, Sighting
 from leasehold.events.errors import CorruptLedgerError
 from leasehold.events.event_types import Event
@@ -313,6 +313,15 @@ class IntervalFold:
         """Its domain had been gone for too long."""
         self._end(position, at_ns, event.lease, "outlived")
 
+    def prepare_failed(self, position: int, at_ns: int, event: hostdev_events.PrepareFailed) -> None:
+        """One of its devices could not be handed over."""
+        self._end(position, at_ns, event.lease, "failed")
+
+    def revoked(self, position: int, at_ns: int, event: hostdev_events.LeaseRevoked) -> None:
+        """An operator took it away."""
+        self._ask(position, event.request)
+        self._end(position, at_ns, event.lease, "revoked")
+
     def _end(self, position: int, at_ns: int, lease: int, how: str) -> None:
         row = self._leases[lease]
         assert not row.ended, f"L{lease} has ended before"
@@ -441,5 +450,7 @@ _HANDLERS: Final[dict[type[Event], Callable[[IntervalFold, int, int, Any], None]
     event_types.HostOrdered: IntervalFold.ordered,
     event_types.OrderCarriedOut: IntervalFold.carried_out,
     event_types.OrderFailed: IntervalFold.failed,
+    hostdev_events.PrepareFailed: IntervalFold.prepare_failed,
+    hostdev_events.LeaseRevoked: IntervalFold.revoked,
 }
 """What moves a row; the other events say nothing that is asked of the past."""

@@ -11,18 +11,26 @@ from leasehold.events.capabilities import (
     CreateVport,
     DestroyMdev,
     DestroyVport,
+    DetachDevice,
     Mdev,
     Net,
     Order,
+    ReattachDevice,
+    ResetDevice,
+    SetVirtualFunctions,
     Storage,
 )
 from leasehold.events.devices import DeviceDescription, Sighting, field_of
 from leasehold.events.domains import DomainDescription
 from leasehold.events.event_types import DomainBond, Event
-from leasehold.events.identities import DomainKey, HostName, RequestRef, domain_id
+from leasehold.events.hostdevs import Handover
+from leasehold.events.identities import DomainKey, HostName, domain_id
 from leasehold.events.inputs import CREATOR
 from leasehold.events.position import lease_id_text
+from leasehold.projections import hostdevtelling
+from leasehold.projections.hostdevtelling import handover_text
 from leasehold.projections.state import State
+from leasehold.projections.wording import asked_text, lease_text, span_text
 
 TEXT_CHARS_MAX: Final = 1_000
 _WITHOUT_EVENT: Final = {
@@ -32,7 +40,6 @@ _WITHOUT_EVENT: Final = {
 }
 _SIZES: Final = {"memory_bytes": "memory", "max_memory_bytes": "memory at most"}
 _MIB: Final = 1024 * 1024
-_UNITS: Final = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1_000, "s"))
 
 
 def tell(event: Event, position: int, state: State | None = None) -> str:
@@ -43,23 +50,6 @@ def tell(event: Event, position: int, state: State | None = None) -> str:
         # Agents pass on what devices say of themselves; none of it may end the line or steer a terminal.
         text = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
     return text if len(text) <= TEXT_CHARS_MAX else f"{text[: TEXT_CHARS_MAX - 1]}…"
-
-
-def span_text(ms: int) -> str:
-    """A time span in the largest units that say it exactly: `90 s`, `2 min`, `1500 ms`."""
-    for size, unit in _UNITS:
-        if ms >= size and ms % size == 0:
-            return f"{ms // size} {unit}"
-    return f"{ms} ms"
-
-
-def _asked(ref: RequestRef) -> str:
-    return f"asked by {ref.principal}, request {ref.request_id}"
-
-
-def _lease(lease: int, state: State | None) -> str:
-    row = state.leases.get(lease) if state is not None else None
-    return f"{lease_id_text(lease)} of {row.holder}" if row else lease_id_text(lease)
 
 
 # --- the ledger and its hosts -------------------------------------------------------------------------------------
@@ -81,7 +71,7 @@ def _grace_started(event: event_types.GraceStarted, _position: int, _state: Stat
 
 
 def _host_registered(event: event_types.HostRegistered, _position: int, _state: State | None) -> str:
-    how = "managed: a binder acts on it" if event.mode == "managed" else "watched: nobody acts on it"
+    how = "managed: a binder hands its devices over" if event.mode == "managed" else "watched: nobody acts on it"
     return f"host {event.host} is {how}"
 
 
@@ -130,7 +120,7 @@ def _source_sees_again(event: event_types.SourceSeesAgain, _position: int, _stat
 def _agent_retired(event: event_types.AgentRetired, _position: int, _state: State | None) -> str:
     return (
         f"{event.agent} on {event.host} will not come back ({event.reason}), and what only it told of is forgotten "
-        f"({_asked(event.request)})"
+        f"({asked_text(event.request)})"
     )
 
 
@@ -211,7 +201,7 @@ def _device_reappeared(event: event_types.DeviceReappeared, _position: int, _sta
 
 def _sharing_found(event: event_types.SharingFound, _position: int, state: State | None) -> str:
     pairs = "; ".join(
-        f"{pair.device} ({_lease(pair.lease, state)}) and {pair.other} ({_lease(pair.other_lease, state)})"
+        f"{pair.device} ({lease_text(pair.lease, state)}) and {pair.other} ({lease_text(pair.other_lease, state)})"
         for pair in event.pairs
     )
     more = f" and {event.count - len(event.pairs)} more pairs" if event.count > len(event.pairs) else ""
@@ -295,9 +285,10 @@ def _used(event: event_types.AttachmentSeen | event_types.AttachmentGone) -> str
 def _lease_granted(event: event_types.LeaseGranted, position: int, _state: State | None) -> str:
     forced = ", although the host itself needs it (forced)" if event.forced else ""
     bond = f", {bond_text(event.bond)}" if isinstance(event.bond, DomainBond) else ""
+    how = handover_text(event.handover) if isinstance(event.handover, Handover) else ""
     return (
         f"granted to {event.holder} as {lease_id_text(position)}: {', '.join(event.devices)}, "
-        f"for {span_text(event.ttl_ms)}{bond}{forced} ({_asked(event.request)})"
+        f"for {span_text(event.ttl_ms)}{bond}{f', {how}' if how else ''}{forced} ({asked_text(event.request)})"
     )
 
 
@@ -309,19 +300,21 @@ def bond_text(bond: DomainBond) -> str:
 
 
 def _lease_renewed(event: event_types.LeaseRenewed, _position: int, state: State | None) -> str:
-    return f"{_lease(event.lease, state)} renewed for {span_text(event.ttl_ms)} ({_asked(event.request)})"
+    return f"{lease_text(event.lease, state)} renewed for {span_text(event.ttl_ms)} ({asked_text(event.request)})"
 
 
 def _lease_released(event: event_types.LeaseReleased, _position: int, state: State | None) -> str:
-    return f"{_lease(event.lease, state)} released ({_asked(event.request)})"
+    return f"{lease_text(event.lease, state)} released ({asked_text(event.request)})"
 
 
 def _lease_expired(event: event_types.LeaseExpired, _position: int, state: State | None) -> str:
-    return f"{_lease(event.lease, state)} expired: its time was over and no renewal had come"
+    return f"{lease_text(event.lease, state)} expired: its time was over and no renewal had come"
 
 
 def _lease_outlived(event: event_types.LeaseOutlived, _position: int, state: State | None) -> str:
-    return f"{_lease(event.lease, state)} ended: its domain {event.domain} was there, and has been gone for too long"
+    return (
+        f"{lease_text(event.lease, state)} ended: its domain {event.domain} was there, and has been gone for too long"
+    )
 
 
 def _device_freed(event: event_types.DeviceFreed, _position: int, _state: State | None) -> str:
@@ -331,12 +324,12 @@ def _device_freed(event: event_types.DeviceFreed, _position: int, _state: State 
 
 def _request_refused(event: event_types.RequestRefused, _position: int, _state: State | None) -> str:
     whom = event.holder or event.request.principal
-    return f"{event.verb} refused to {whom}: {event.refusal.message} ({_asked(event.request)})"
+    return f"{event.verb} refused to {whom}: {event.refusal.message} ({asked_text(event.request)})"
 
 
 def _refusals_repeated(event: event_types.RefusalsRepeated, _position: int, _state: State | None) -> str:
     times = "once more" if event.count == 1 else f"{event.count} times more by now"
-    return f"refused as at position {event.first}, {times} ({_asked(event.request)})"
+    return f"refused as at position {event.first}, {times} ({asked_text(event.request)})"
 
 
 def _device_flapped(event: event_types.DeviceFlapped, _position: int, _state: State | None) -> str:
@@ -358,7 +351,7 @@ def _times(count: int) -> str:
 
 def _host_ordered(event: event_types.HostOrdered, position: int, _state: State | None) -> str:
     what = order_text(event.order)
-    return f"{event.agent} on {event.host} is told to {what}, order {position} ({_asked(event.request)})"
+    return f"{event.agent} on {event.host} is told to {what}, order {position} ({asked_text(event.request)})"
 
 
 def order_text(order: Order) -> str:
@@ -372,6 +365,14 @@ def order_text(order: Order) -> str:
             return f"make the mediated device {order.uuid} of type {order.mdev_type} on {order.parent}"
         case DestroyMdev():
             return f"take away the mediated device {order.uuid} ({order.device})"
+        case SetVirtualFunctions():
+            return f"let {order.parent} have {order.count or 'no'} virtual function{'' if order.count == 1 else 's'}"
+        case DetachDevice():
+            return f"take {order.device} from its driver{f', to {order.driver}' if order.driver else ''}"
+        case ReattachDevice():
+            return f"give {order.device} to its driver again"
+        case ResetDevice():
+            return f"reset {order.device}"
 
 
 def _order_carried_out(event: event_types.OrderCarriedOut, _position: int, _state: State | None) -> str:
@@ -425,4 +426,5 @@ _TELLERS: Final[dict[type[Any], Callable[[Any, int, State | None], str]]] = {
     event_types.HostOrdered: _host_ordered,
     event_types.OrderCarriedOut: _order_carried_out,
     event_types.OrderFailed: _order_failed,
+    **hostdevtelling.TELLERS,
 }

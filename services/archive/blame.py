@@ -35,7 +35,8 @@ from leasehold.events.refusals import Blocker, RefusalCode
 from leasehold.events.views import CauseView
 from leasehold.projections.modelrows import LeaseRow
 from leasehold.projections.state import LeaseState, State
-from leasehold.projections.telling import bond_text, span_text, tell
+from leasehold.projections.telling import bond_text, tell
+from leasehold.projections.wording import span_text
 from leasehold.services.archive.lookup import Lookup
 
 CAUSES_MAX: Final = 256
@@ -247,7 +248,7 @@ class _Chain:
         if blocker.rule == "ordered":
             return await self._orders_on(device, position)
         name, table = (device, "device") if blocker.rule != "host_stale" else (split_device_id(device)[0], "host")
-        sql = f"""SELECT max(from_position) FROM {'version' if table == 'device' else table}
+        sql = f"""SELECT max(from_position) FROM {"version" if table == "device" else table}
             WHERE {table} = :name AND from_position < :at"""  # noqa: S608 - all ours
         return await self._one("reported by", sql, name, at=position)
 
