@@ -11,8 +11,8 @@ from typing import Final
 
 import pytest
 
-from tests.guard.plugin import guard_of
 from tests.guard.children import sitecustomize
+from tests.guard.plugin import guard_of
 from tests.support.not_run import not_run
 
 ROOT: Final = Path(__file__).parents[2]
