@@ -4,11 +4,13 @@
 - At no grant was a device held that cannot be owned apart from the granted one, as far as the log tells: what is above
   or below it (a physical function, the hubs and the controller of a USB device), and, under another holder, what its
   IOMMU group ties to it. What came to be shared later, by what a host did to its devices, is no fault.
-- A lease is renewed and ended by its own principal with its token, or by time when that is over, never in a grace time;
-  it ends once, and a device becomes free behind the end of the lease that held it.
+- A lease is renewed and ended by its own principal with its token, or with all of the principal's for one domain; by
+  time when that is over, never in a grace time; by a binder that cannot hand it over, or by an operator. It ends once,
+  and a device becomes free behind the end of the lease that held it.
 - Whatever answers a request stands in the step of that request: same principal, same id, same body.
 - Orders to hosts are what was asked for, and end once (`orderaudit`).
 - Leases for domains end with them, and what a domain has is nobody else's (`domainaudit`).
+- What binders and operators say of devices that are handed out is what follows from it (`hostdevaudit`).
 
 Written apart from `conflicts` and `evolve`, so that a mistake there is not made here, too. Where the order of two
 grants matters to these rules, the milder reading is taken: what is found here is wrong by all of them.
@@ -18,18 +20,28 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from leasehold.events import codec, event_types
+from leasehold.events import codec, event_types, hostdev_events
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.errors import CorruptLedgerError
 from leasehold.events.event_types import Event
 from leasehold.events.identities import DeviceId, DeviceKey, HostName, RequestRef, device_id
-from leasehold.events.inputs import Asked, Input, LeaseRequest, ReleaseRequest, RenewRequest
+from leasehold.events.inputs import (
+    Asked,
+    Input,
+    LeaseRequest,
+    PrepareRequest,
+    ReattachRequest,
+    ReleaseRequest,
+    RenewRequest,
+)
 from leasehold.events.position import lease_id_text, position_of, sequence_of, token_of
 from leasehold.events.record import Record
 from leasehold.projections.domainaudit import DomainAudit
+from leasehold.projections.hostdevaudit import HeldBy, HostdevAudit
 from leasehold.projections.orderaudit import Holding, OrderAudit
 
 _LINEAGE_MAX: Final = 64
+_ACT_ON_LEASES = RenewRequest | ReleaseRequest | ReattachRequest
 
 K = TypeVar("K")
 Group = tuple[HostName, int]
@@ -74,6 +86,7 @@ class Audit:
         """How many leases were granted so far."""
         self.answered = 0
         """How many events answered a request."""
+        self.hostdevs = HostdevAudit(self._held_by)
         self.orders = OrderAudit(self._holding, self._carriers)
         self._domains = DomainAudit()
         self._ties: dict[DeviceId, _Ties] = {}
@@ -107,6 +120,10 @@ class Audit:
             wrong = self._domains.take(position, self._at_ns, given, event, grace_until_ns=self._grace_until_ns)
             if wrong:
                 raise _wrong(position, wrong)
+        if type(event) in HostdevAudit.TYPES:
+            wrong = self.hostdevs.take(position, given, event)
+            if wrong:
+                raise _wrong(position, wrong)
         match event:
             case (
                 event_types.DeviceAppeared()
@@ -125,7 +142,11 @@ class Audit:
             case event_types.LeaseExpired():
                 self._expire(position, event)
             case event_types.LeaseOutlived():
-                self._outlived(position, event)
+                self._end(position, event.lease, "ends with its domain")
+            case hostdev_events.PrepareFailed():
+                self._end(position, event.lease, "fails")
+            case hostdev_events.LeaseRevoked():
+                self._end(position, event.lease, "is revoked")
             case event_types.DeviceFreed():
                 self._free(position, event)
             case event_types.GraceStarted() | event_types.LedgerRestored():
@@ -138,7 +159,12 @@ class Audit:
     def _holding(self, device: DeviceId) -> Holding | None:
         hold = self._holds.get(device)
         lease = self._leases[hold.lease] if hold is not None else None
-        return Holding(lease.principal, lease.has_ended) if lease is not None else None
+        is_stuck = self.hostdevs.is_quarantined(device)
+        return Holding(lease.principal, lease.has_ended, is_stuck) if lease is not None else None
+
+    def _held_by(self, device: DeviceId) -> HeldBy | None:
+        hold = self._holds.get(device)
+        return HeldBy(hold.lease, self._leases[hold.lease].has_ended) if hold is not None else None
 
     # --- requests -------------------------------------------------------------------------------------------------
 
@@ -162,7 +188,8 @@ class Audit:
     def _grant(self, position: int, given: Input, event: event_types.LeaseGranted) -> None:
         self.granted += 1
         request = given.request if isinstance(given, Asked) else None
-        if not isinstance(request, LeaseRequest) or (request.holder, request.ttl_ms) != (event.holder, event.ttl_ms):
+        asked = (request.holder, request.ttl_ms) if isinstance(request, LeaseRequest | PrepareRequest) else None
+        if asked != (event.holder, event.ttl_ms):
             raise _wrong(position, f"a lease for {event.holder} is granted, but not as it was asked for")
         if not event.devices or len(set(event.devices)) != len(event.devices):
             raise _wrong(position, f"a lease of the devices {event.devices} is granted")
@@ -208,10 +235,12 @@ class Audit:
         row, name = self._leases.get(lease), lease_id_text(lease)
         if row is None or row.has_ended:
             raise _wrong(position, f"lease {name} is renewed or released, but does not live")
-        if not isinstance(given, Asked) or not isinstance(given.request, RenewRequest | ReleaseRequest):
+        if not isinstance(given, Asked) or not isinstance(given.request, _ACT_ON_LEASES):
             raise _wrong(position, f"lease {name} is renewed or released, but nobody asked for that")
         if given.principal != row.principal:
             raise _wrong(position, f"{given.principal} acts on lease {name}, which is {row.principal}'s")
+        if isinstance(given.request, ReattachRequest):
+            return row  # for which domain it is, is looked at with the domains
         if (given.request.lease, given.request.token) != (lease, token_of(self._era, lease)):
             raise _wrong(position, f"lease {name} is renewed or released with token {given.request.token}")
         return row
@@ -224,10 +253,10 @@ class Audit:
             raise _wrong(position, f"lease {lease_id_text(event.lease)} expires before its time, or in a grace time")
         row.has_ended = True
 
-    def _outlived(self, position: int, event: event_types.LeaseOutlived) -> None:
-        row = self._leases.get(event.lease)
+    def _end(self, position: int, lease: int, how: str) -> None:
+        row = self._leases.get(lease)
         if row is None or row.has_ended:
-            raise _wrong(position, f"lease {lease_id_text(event.lease)} ends with its domain, but does not live")
+            raise _wrong(position, f"lease {lease_id_text(lease)} {how}, but does not live")
         row.has_ended = True
 
     def _free(self, position: int, event: event_types.DeviceFreed) -> None:

@@ -3,7 +3,9 @@
 - A domain uses nothing any more when it vanishes, and nothing is told of one that is not known.
 - A lease is for the domain that was asked for. Once that was there on a host of the lease, the lease does not expire.
 - It ends with its domain only when that was there, and is not, and all hosts of the lease have shown that for the
-  grace time which was asked for: their pollers and whoever tells of their devices were not in doubt meanwhile.
+  grace time which was asked for: their pollers and whoever tells of their devices were not in doubt meanwhile. Or the
+  binder of the one host of the lease says that the domain has let go of it.
+- With all of a domain's leases, only those end that are for it.
 - A PCI function that is attached to a domain is not granted, and becomes free by nobody's word but an operator's.
 
 Written apart from `bonds` and `domains`, so that a mistake there is not made here, too.
@@ -17,8 +19,9 @@ import msgspec
 from leasehold.events import event_types, inputs
 from leasehold.events.domains import DomainDescription
 from leasehold.events.event_types import DomainBond, Event
+from leasehold.events.hostdev_events import HostDeclaredDead, LeaseRevoked, PrepareFailed
 from leasehold.events.identities import DeviceId, HostName, split_device_id
-from leasehold.events.inputs import Asked, Input, LeaseRequest
+from leasehold.events.inputs import BINDER, Asked, Input, LeaseRequest, Observed, PrepareRequest, ReattachRequest
 
 _NS_PER_MS: Final = 1_000_000
 
@@ -28,6 +31,7 @@ class _Domain(msgspec.Struct):
 
     agent: str
     uuid: str
+    name: str
     is_there: bool
     uses: set[tuple[str, str]]
 
@@ -46,7 +50,7 @@ class _Host(msgspec.Struct):
     def shows(self) -> bool:
         """Whether it is known which domains are there."""
         agents = [agent for agent in self.doubted if agent != inputs.CREATOR]
-        is_whole = inputs.POLLER in agents and any(agent != inputs.POLLER for agent in agents)
+        is_whole = inputs.POLLER in agents and any(agent not in (inputs.POLLER, BINDER) for agent in agents)
         return is_whole and not any(self.doubted[agent] or agent in self.blind for agent in agents)
 
     def has(self, uuid: str) -> bool:
@@ -55,7 +59,7 @@ class _Host(msgspec.Struct):
 
 
 class _Bond(msgspec.Struct):
-    """A living lease that ends with a domain."""
+    """A living lease for a domain; it ends with that unless it only names it."""
 
     bond: DomainBond
     hosts: tuple[HostName, ...]
@@ -71,6 +75,9 @@ class DomainAudit:
             event_types.LeaseReleased,
             event_types.LeaseExpired,
             event_types.LeaseOutlived,
+            PrepareFailed,
+            LeaseRevoked,
+            HostDeclaredDead,
             event_types.DeviceFreed,
             event_types.LedgerRestored,
             event_types.HostWentStale,
@@ -96,7 +103,7 @@ class DomainAudit:
         self._hosts: dict[str, _Host] = {}
         self._bonds: dict[int, _Bond] = {}
         self._leases: dict[str, dict[int, None]] = {}
-        """By the uuid of the domain that they are for."""
+        """By the uuid of the domain that they end with."""
 
     def take(self, position: int, at_ns: int, given: Input, event: Event, *, grace_until_ns: int) -> str:
         """Look at the next event: what is wrong with it; empty: nothing."""
@@ -106,18 +113,23 @@ class DomainAudit:
             case event_types.LeaseGranted():
                 wrong = self._grant(position, given, event)
             case event_types.LeaseReleased():
+                wrong = self._release(given, event.lease)
+            case PrepareFailed() | LeaseRevoked():
                 self._end(event.lease)
             case event_types.LeaseExpired():
                 bond = self._end(event.lease)
                 wrong = "a lease expires although its domain was seen" if bond is not None and bond.is_seen else ""
             case event_types.LeaseOutlived():
-                wrong = self._outlive(at_ns, event, grace_until_ns)
+                wrong = self._outlive(at_ns, given, event, grace_until_ns)
             case event_types.DeviceFreed() if event.request is None:
                 wrong = self._attached((event.device,))
             case event_types.LedgerRestored():
                 for each in self._hosts.values():
                     each.doubted = dict.fromkeys(each.doubted, True)
                     each.shown_ns = 0
+            case HostDeclaredDead() if host is not None:
+                host.doubted = dict.fromkeys(host.doubted, True)
+                host.shown_ns = 0
             case event_types.SourceStarted() if host is None:
                 self._hosts[event.host] = _Host({event.agent: True}, set(), {}, {})
             case _ if host is not None:
@@ -159,7 +171,9 @@ class DomainAudit:
                 if event.domain.key in host.domains:
                     return f"domain {event.domain.key} appears, but is known"
                 uuid = event.domain.key.partition("/")[2]
-                host.domains[event.domain.key] = _Domain(event.agent, uuid, _is_there(event.domain), set())
+                host.domains[event.domain.key] = _Domain(
+                    event.agent, uuid, event.domain.name, _is_there(event.domain), set()
+                )
                 self._see(event.host, host, uuid)
             case event_types.DomainChanged() | event_types.DomainStarted():
                 known = host.domains.get(event.domain.key)
@@ -167,7 +181,7 @@ class DomainAudit:
                     return f"domain {event.domain.key} is otherwise, but is not known"
                 if known.is_there:
                     host.left_ns[known.uuid] = at_ns
-                known.is_there = _is_there(event.domain)
+                known.is_there, known.name = _is_there(event.domain), event.domain.name
                 self._see(event.host, host, known.uuid)
             case event_types.DomainVanished():
                 known = host.domains.pop(event.key, None)
@@ -197,25 +211,46 @@ class DomainAudit:
         asked = None
         if isinstance(request, LeaseRequest) and request.domain:
             asked = DomainBond(uuid=request.domain, gone_ms=request.gone_ms, keep=request.keep)
-        if bond != asked:
+        elif isinstance(request, PrepareRequest) and bond is not None and self._means(request.domain, bond.uuid):
+            asked = DomainBond(uuid=bond.uuid, gone_ms=request.gone_ms, keep=request.keep)
+        if bond != asked or (asked is None and isinstance(request, PrepareRequest)):
             return f"a lease for {event.holder} is granted, but not for the domain that was asked for"
-        if bond is not None and not bond.keep:
+        if bond is not None:
             hosts = tuple(dict.fromkeys(split_device_id(device)[0] for device in event.devices))
             is_seen = any(host in self._hosts and self._hosts[host].has(bond.uuid) for host in hosts)
-            self._bonds[position] = _Bond(bond, hosts, is_seen)
-            self._leases.setdefault(bond.uuid, {})[position] = None
+            self._bonds[position] = _Bond(bond, hosts, is_seen and not bond.keep)
+            if not bond.keep:
+                self._leases.setdefault(bond.uuid, {})[position] = None
         return self._attached(event.devices)
+
+    def _means(self, text: str, uuid: str) -> bool:
+        """Whether a domain of this uuid is meant: by that, by a key or id that ends with it, or by its name."""
+        if text.rpartition("/")[2] == uuid:
+            return True
+        known = (domain for host in self._hosts.values() for domain in host.domains.values())
+        return any((each.name, each.uuid) == (text, uuid) for each in known)
 
     def _end(self, lease: int) -> _Bond | None:
         bond = self._bonds.pop(lease, None)
-        if bond is not None:
+        if bond is not None and not bond.bond.keep:
             del self._leases[bond.bond.uuid][lease]
         return bond
 
-    def _outlive(self, at_ns: int, event: event_types.LeaseOutlived, grace_until_ns: int) -> str:
+    def _release(self, given: Input, lease: int) -> str:
+        bond, request = self._end(lease), given.request if isinstance(given, Asked) else None
+        if not isinstance(request, ReattachRequest):
+            return ""
+        is_its = bond is not None and self._means(request.domain, bond.bond.uuid)
+        return "" if is_its else f"a lease is released with domain {request.domain}, which it is not for"
+
+    def _outlive(self, at_ns: int, given: Input, event: event_types.LeaseOutlived, grace_until_ns: int) -> str:
         bond = self._end(event.lease)
-        if bond is None or bond.bond.uuid != event.domain:
+        if bond is None or bond.bond.keep or bond.bond.uuid != event.domain:
             return "a lease ends with a domain that it is not for, or does not live"
+        if isinstance(given, Observed):
+            has_let_go = given.agent == BINDER and inputs.LetGo(event.lease) in given.observations
+            is_its = has_let_go and bond.hosts == (given.host,)
+            return "" if is_its else "a lease ends with its domain by the word of another than the binder of its host"
         if not bond.is_seen or any(self._hosts[host].has(event.domain) for host in bond.hosts):
             return f"a lease ends with domain {event.domain}, which was not seen yet, or is there"
         hosts = [self._hosts[host] for host in bond.hosts]

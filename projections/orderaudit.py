@@ -1,7 +1,8 @@
 """What must hold of orders in any log, by whichever rules they were decided: a part of the audit.
 
 - An order is given in the step of the request that asks for it, for what that names and until its time is over; never
-  for what an order that is open is for already, nor of a device that is another's or is not free yet, or a part of one.
+  for what an order that is open is for already, nor of a device that is another's or is not free yet, or a part of one;
+  to the binder, of none that is held at all, but that one in quarantine is brought back.
 - It ends once: by a word of the agent that was told, or by time behind its deadline. What time has ended may be
   carried out late; nothing else is said of an order that is over.
 
@@ -19,15 +20,27 @@ from leasehold.events.capabilities import (
     CreateVport,
     DestroyMdev,
     DestroyVport,
+    DetachDevice,
     NewMdev,
+    NewVirtualFunctions,
     NewVport,
     Order,
+    OrderToBinder,
+    ReattachDevice,
+    ResetDevice,
+    SetVirtualFunctions,
     keys_of,
 )
 from leasehold.events.identities import DeviceId, HostName, device_id, parse_wwn, physical_key
 from leasehold.events.inputs import Asked, Input, Observed
 
 _NS_PER_MS: Final = 1_000_000
+_Asking = inputs.CreateDeviceRequest | inputs.DestroyDeviceRequest | inputs.OperateDeviceRequest
+_BY_OPERATION: Final[dict[str, type[Order]]] = {
+    "detach": DetachDevice,
+    "reattach": ReattachDevice,
+    "reset": ResetDevice,
+}
 _Told = event_types.HostOrdered | event_types.OrderCarriedOut | event_types.OrderFailed
 
 
@@ -36,6 +49,7 @@ class Holding(msgspec.Struct, frozen=True):
 
     principal: str
     has_ended: bool
+    is_quarantined: bool = False
 
 
 class _Given(msgspec.Struct, frozen=True):
@@ -77,8 +91,10 @@ class OrderAudit:
     def _order(self, position: int, at_ns: int, given: Input, event: event_types.HostOrdered) -> str:
         self.given += 1
         order, request = event.order, given.request if isinstance(given, Asked) else None
-        if not isinstance(request, inputs.CreateDeviceRequest | inputs.DestroyDeviceRequest):
+        if not isinstance(request, _Asking):
             return f"{event.host} is told to do something, but not asked for"
+        if event.agent != (inputs.BINDER if isinstance(order, OrderToBinder) else inputs.CREATOR):
+            return f"{event.agent} on {event.host} is told to do what is not its work"
         if not _is_asked(request, order) or request.host not in ("", event.host):
             return f"{event.host} is told to do something else than was asked for"
         if event.deadline_ns != at_ns + request.timeout_ms * _NS_PER_MS:
@@ -90,8 +106,7 @@ class OrderAudit:
         near = [device_id(event.host, each) for each in (*keys, *map(physical_key, keys))]
         for each in dict.fromkeys((*near, *(whole for device in near for whole in self._wholes(device)))):
             holding = self._held(each)
-            is_destroyed = isinstance(order, DestroyMdev | DestroyVport) and each == near[0]
-            if holding and (is_destroyed or holding.has_ended or holding.principal != event.request.principal):
+            if holding and not _may_be_held(order, holding, event.request.principal, is_itself=each == near[0]):
                 return f"order {position} is given although {each} is held by {holding.principal}"
         self._orders[position] = _Given(event.host, event.agent, event.deadline_ns, thing)
         self._things[thing] = position
@@ -129,16 +144,29 @@ class OrderAudit:
             del self._things[row.thing]
 
 
-def _is_asked(request: inputs.CreateDeviceRequest | inputs.DestroyDeviceRequest, order: Order) -> bool:
+def _may_be_held(order: Order, holding: Holding, principal: str, *, is_itself: bool) -> bool:
+    """Whether an order may be given although this device is held: `is_itself`: it is for the device, not near it."""
+    if isinstance(order, ReattachDevice) and is_itself:
+        return holding.has_ended and holding.is_quarantined
+    if isinstance(order, DestroyMdev | DestroyVport | OrderToBinder) and is_itself:
+        return False
+    return isinstance(order, OrderToBinder) or (not holding.has_ended and holding.principal == principal)
+
+
+def _is_asked(request: _Asking, order: Order) -> bool:
     """Whether it is what the request names; what the request leaves open may be anything."""
     if isinstance(request, inputs.DestroyDeviceRequest):
         return isinstance(order, DestroyVport | DestroyMdev)
+    if isinstance(request, inputs.OperateDeviceRequest):
+        return isinstance(order, _BY_OPERATION[request.operation])
     match request.device, order:
         case NewVport() as new, CreateVport():
             pairs = ((new.wwnn, order.wwnn), (new.wwpn, order.wwpn))
             return all(not asked or parse_wwn(asked) == told for asked, told in pairs)
         case NewMdev() as new, CreateMdev():
             return new.mdev_type == order.mdev_type and new.uuid in ("", order.uuid)
+        case NewVirtualFunctions() as new, SetVirtualFunctions():
+            return new.count == order.count
     return False
 
 
@@ -149,6 +177,8 @@ def _thing(host: HostName, order: Order) -> tuple[str, ...]:
             return ("wwpn", order.wwpn)
         case CreateMdev():
             return ("uuid", host, order.uuid)
+        case SetVirtualFunctions():
+            return ("functions", host, order.parent)
         case _:
             return ("device", host, order.device)
 
