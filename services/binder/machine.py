@@ -16,7 +16,7 @@ from leasehold.services.creator.attempt import Write, write_attribute
 from leasehold.services.watcher.sysfs import THIS_MACHINE, HostRoot
 
 Note = Callable[[Sequence[Before]], None]
-"""Makes durable what devices were before; called once, before the first write. Raises OSError: nothing is written then."""
+"""Makes durable what devices were before, before the first write. Raises OSError: then nothing is written."""
 Run = Callable[[Sequence[str]], str]
 """Runs one of the host's own tools (`ip`, `modprobe`, `xenstore-ls`), and gives what it wrote. Raises OSError."""
 
