@@ -1,4 +1,4 @@
-"""`leasehold nodedev`: devices that hosts make and take away when they are told to, and what became of such orders."""
+"""`leasehold nodedev`: what hosts do with devices when they are told to, and what became of such orders."""
 
 import asyncio
 import sys
@@ -10,12 +10,15 @@ from typing import Any, Final
 import click
 
 from leasehold.events.answers import Answer
-from leasehold.events.capabilities import NewDevice, NewMdev, NewVport
+from leasehold.events.capabilities import NewDevice, NewMdev, NewVirtualFunctions, NewVport
 from leasehold.events.errors import InvalidInputError
-from leasehold.events.inputs import CreateDeviceRequest, DestroyDeviceRequest
+from leasehold.events.hostdevs import STUBS
+from leasehold.events.inputs import CreateDeviceRequest, OperateDeviceRequest
+from leasehold.events.limits import VIRTUAL_FUNCTIONS_MAX
 from leasehold.events.views import DeviceView, OrderView
 from leasehold.projections.telling import order_text
-from leasehold.services.asking import create_device_request, destroy_device_request
+from leasehold.services.acting import Ordering
+from leasehold.services.asking import create_device_request, destroy_device_request, operate_device_request
 from leasehold.services.cli import render
 from leasehold.services.cli.common import (
     EXIT_FAILED,
@@ -35,11 +38,12 @@ from leasehold.services.nodedev.newdevice import XML_BYTES_MAX, parse_new_device
 SEEN_S: Final = 5.0
 """So long a device that was made may take until the host's watcher has told of it."""
 PAUSE_S: Final = 0.05
+_OPERATED: Final = {"detach": "detached", "reattach": "reattached", "reset": "reset"}
 
 
 @click.group()
 def nodedev() -> None:
-    """Have hosts make and destroy virtual HBAs and mediated devices."""
+    """Have hosts make and destroy devices; and detach, reattach and reset those that nobody has leased."""
 
 
 def _ordering(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -92,9 +96,7 @@ async def create_vport(
 @click.option("--uuid", default="", help="Of the new one; by default one is made up.")
 @_ordering
 @asynchronous
-async def create_mdev(
-    data: str | None, as_json: bool, parent: str, mdev_type: str, uuid: str, **how: Any
-) -> None:
+async def create_mdev(data: str | None, as_json: bool, parent: str, mdev_type: str, uuid: str, **how: Any) -> None:
     """Make a mediated device of a TYPE that PARENT offers."""
     device = NewMdev(parent=parent, mdev_type=mdev_type, uuid=uuid.lower())
     await _create(data, device, as_json=as_json, **how)
@@ -119,6 +121,44 @@ async def destroy(
     """Take away a virtual HBA or a mediated device."""
     request = destroy_device_request(device, host=host, timeout_ms=timeout_ms, request_id=request_id)
     await _order(data, request, as_json=as_json, no_wait=no_wait)
+
+
+@nodedev.command()
+@click.argument("device", shell_complete=complete_device)
+@click.argument("count", type=click.IntRange(0, VIRTUAL_FUNCTIONS_MAX))
+@_ordering
+@asynchronous
+async def vfs(data: str | None, as_json: bool, device: str, count: int, **how: Any) -> None:
+    """Let DEVICE, a physical function, have COUNT virtual functions; 0 takes them away."""
+    await _create(data, NewVirtualFunctions(parent=device, count=count), as_json=as_json, **how)
+
+
+@nodedev.command()
+@click.argument("device", shell_complete=complete_device)
+@click.option("--driver", default="", metavar="STUB", help=f"Bind it to this one: {', '.join(STUBS)}.")
+@_ordering
+@asynchronous
+async def detach(data: str | None, as_json: bool, device: str, driver: str, **how: Any) -> None:
+    """Take a device that nobody has leased from its driver, and bind it to a stub, as `virsh nodedev-detach` does."""
+    await _operate(data, device, "detach", as_json=as_json, driver=driver, **how)
+
+
+@nodedev.command()
+@click.argument("device", shell_complete=complete_device)
+@_ordering
+@asynchronous
+async def reattach(data: str | None, as_json: bool, device: str, **how: Any) -> None:
+    """Give a device to its own driver again, as `virsh nodedev-reattach` does; also one that is in quarantine."""
+    await _operate(data, device, "reattach", as_json=as_json, **how)
+
+
+@nodedev.command()
+@click.argument("device", shell_complete=complete_device)
+@_ordering
+@asynchronous
+async def reset(data: str | None, as_json: bool, device: str, **how: Any) -> None:
+    """Reset a device that nobody has leased, as `virsh nodedev-reset` does."""
+    await _operate(data, device, "reset", as_json=as_json, **how)
 
 
 @nodedev.command()
@@ -168,24 +208,44 @@ async def _create(
     await _order(data, request, as_json=as_json, no_wait=no_wait)
 
 
-async def _order(
-    data: str | None, request: CreateDeviceRequest | DestroyDeviceRequest, *, as_json: bool, no_wait: bool
-) -> None:
+async def _operate(data: str | None, device: str, operation: str, *, as_json: bool, no_wait: bool, **said: Any) -> None:
+    await _order(data, operate_device_request(device, operation, **said), as_json=as_json, no_wait=no_wait)
+
+
+async def _order(data: str | None, request: Ordering, *, as_json: bool, no_wait: bool) -> None:
     async with client_of(data) as client:
         answer = await client.answer_to(request)
         made = None
         if answer.outcome == "ordered" and not no_wait:
             answer = await client.order(request)
-            made = await _made(client, answer) if isinstance(request, CreateDeviceRequest) else None
+            made = await _made(client, answer) if _makes(request) else None
     if answer.outcome != "ordered":
         render.answered(answer, as_json=as_json)
         sys.exit(EXIT_REFUSED if answer.outcome == "refused" else EXIT_USAGE)
     if as_json:
         render.json_line(_answer_object(answer, made))
     else:
-        _tell(answer, made, is_new=isinstance(request, CreateDeviceRequest))
+        _tell(answer, _done_text(request, answer, made))
     if answer.state in ("failed", "timed_out"):
         sys.exit(EXIT_FAILED)
+
+
+def _makes(request: Ordering) -> bool:
+    """Whether there is one device more behind it."""
+    return isinstance(request, CreateDeviceRequest) and not isinstance(request.device, NewVirtualFunctions)
+
+
+def _done_text(request: Ordering, answer: Answer, made: DeviceView | None) -> str:
+    """What is so when it is done."""
+    named = ", ".join(answer.devices)
+    match request:
+        case CreateDeviceRequest(device=NewVirtualFunctions(parent=parent, count=count)):
+            return f"{parent} has {count or 'no'} virtual function{'' if count == 1 else 's'} now"
+        case CreateDeviceRequest():
+            return f"{made.name} was made ({named})" if made else f"made: {named or 'what was asked for'}"
+        case OperateDeviceRequest():
+            return f"{_OPERATED[request.operation]}: {named or request.device}"
+    return f"destroyed: {named}"
 
 
 async def _made(client: Client, answer: Answer) -> DeviceView | None:
@@ -219,13 +279,10 @@ def _answer_object(answer: Answer, made: DeviceView | None) -> dict[str, object]
     }
 
 
-def _tell(answer: Answer, made: DeviceView | None, *, is_new: bool) -> None:
-    named = ", ".join(answer.devices)
+def _tell(answer: Answer, done_text: str) -> None:
     match answer.state:
-        case "done" if is_new:
-            render.line(f"{made.name} was made ({named})" if made else f"made: {named or 'what was asked for'}")
         case "done":
-            render.line(f"destroyed: {named}")
+            render.line(done_text)
         case "waiting":
             render.line(f"order {answer.order}: the host is told; how it goes: leasehold nodedev orders --all")
         case _:

@@ -13,14 +13,17 @@ from rich.text import Text
 from leasehold.events import codec
 from leasehold.events.answers import Answer
 from leasehold.events.capabilities import Capability
+from leasehold.events.hostdevs import DRIFTS
 from leasehold.events.position import lease_id_text
-from leasehold.events.views import DeviceView, HistoryRow, HostView, LeaseView
+from leasehold.events.views import BindingView, DeviceView, HistoryRow, HostView, LeaseView
+from leasehold.projections.hostdevtelling import reset_text
 from leasehold.services.cli.values import duration_text, time_text
 from leasehold.services.nodedev.tree import tree
 
 _STYLES: Final = {
     "free": "green", "leased": "cyan", "ending": "yellow", "lost": "red", "foreign": "magenta", "protected": "dim",
     "missing": "red", "unleasable": "dim", "stale": "yellow", "blocked": "yellow", "living": "cyan", "ended": "dim",
+    "quarantined": "red", "active": "cyan", "inactive": "yellow",
 }  # fmt: skip
 _PIPE_COLUMNS: Final = 10_000
 _FOLDED: Final = ("reason", "devices", "value", "picture", "before", "after", "how", "used by")
@@ -67,7 +70,16 @@ def devices(rows: list[DeviceView]) -> None:
     if any(row.used_by for row in rows):
         columns.append("used by")
         cells = [[*each, _users(row)] for each, (row, _) in zip(cells, placed, strict=True)]
+    if any(row.binding or row.drift for row in rows):
+        columns.append("handed over")
+        cells = [[*each, _handed(row)] for each, (row, _) in zip(cells, placed, strict=True)]
     table(columns, cells)
+
+
+def _handed(row: DeviceView) -> str:
+    """How far a device is handed over, in a word or two, and whether the witnesses differ about it."""
+    words = [row.binding.state.replace("_", " ")] if row.binding else []
+    return ", ".join([*words, f"drift: {row.drift}"] if row.drift else words)
 
 
 def _users(row: DeviceView) -> str:
@@ -111,12 +123,29 @@ def device(row: DeviceView) -> None:
     fields = {name: getattr(row, name) for name in row.__struct_fields__ if name not in ("attributes", "capability")}
     fields["since_ns"] = time_text(row.since_ns) if row.since_ns else ""
     fields["flaps"] = row.flaps or ""
+    fields["binding"] = _binding_text(row.binding) if row.binding else ""
+    fields["drift"] = f"{row.drift}: {DRIFTS.get(row.drift, '')}" if row.drift else ""
     fields["used_by"] = tuple(f"{user.name} {user.domain} ({user.use}, as {user.said})".strip() for user in row.used_by)
     told = {name.removesuffix("_ns"): _plain(value) for name, value in fields.items() if value not in _UNSAID}
     kind = row.capabilities[0] if row.capabilities else row.kind
     table(
         ("field", "value"), [*told.items(), *_capability_fields(row.capability, kind).items(), *row.attributes.items()]
     )
+
+
+def _binding_text(row: BindingView) -> str:
+    """How far a device is handed over, in a line."""
+    facts = [row.state.replace("_", " ")]
+    if row.driver:
+        facts.append(f"bound to {row.driver}")
+    if row.was_driver:
+        facts.append(f"was {row.was_driver}")
+    if row.reset:
+        facts.append(f"reset by {reset_text(row.reset)}")
+    if row.since_ns:
+        facts.append(f"since {time_text(row.since_ns)} (position {row.since_position})")
+    text = ", ".join(facts)
+    return text + (f": {row.reason}" if row.reason else "") + (f" (what helps: {row.help})" if row.help else "")
 
 
 def lease(row: LeaseView) -> None:
@@ -132,6 +161,7 @@ def lease(row: LeaseView) -> None:
         ("expires", _expiry(row)),
         ("ttl", duration_text(row.ttl_ms)),
         ("domain", _bond(row)),
+        ("handed over", row.prepared.replace("_", " ")),
         ("reason", row.reason),
     ]
     table(("field", "value"), [cell for cell in cells if cell[1]])
@@ -153,7 +183,12 @@ def _plain(value: object) -> str:
 
 def leases(rows: list[LeaseView]) -> None:
     """Leases, one a line."""
-    table(("lease", "state", "holder", "devices", "expires", "principal"), map(_lease_cells, rows))
+    columns = ["lease", "state", "holder", "devices", "expires", "principal"]
+    cells = [_lease_cells(row) for row in rows]
+    if any(row.prepared for row in rows):
+        columns.append("handed over")
+        cells = [[*each, row.prepared.replace("_", " ") or "-"] for each, row in zip(cells, rows, strict=True)]
+    table(columns, cells)
 
 
 def _lease_cells(row: LeaseView) -> list[str]:
@@ -187,6 +222,10 @@ def lease_object(answer: Answer) -> dict[str, object]:
         "holder": answer.holder,
         "devices": answer.devices,
         "state": answer.state,
+        "ended": answer.ended,
+        "prepared": answer.prepared,
+        "leases": [lease_id_text(lease) for lease in answer.leases],
+        "message": answer.message,
         "ttl_ms": answer.ttl_ms,
         "expires_at_ns": answer.expires_at_ns,
         "position": answer.position,
@@ -196,7 +235,13 @@ def lease_object(answer: Answer) -> dict[str, object]:
 
 def granted(answer: Answer) -> None:
     """A granted lease for people."""
-    line(f"lease {lease_id_text(answer.lease)}  token {answer.token}  {answer.state}")
+    if answer.ended:
+        why = f": {answer.message}" if answer.message else ""
+        line(f"lease {lease_id_text(answer.lease)} was granted, and has ended ({answer.ended}){why}", err=True)
+        line(f"  {', '.join(answer.devices)} for {answer.holder} ({answer.state})", err=True)
+        return
+    prepared = f", {answer.prepared}" if answer.prepared else ""
+    line(f"lease {lease_id_text(answer.lease)}  token {answer.token}  {answer.state}{prepared}")
     line(f"  {', '.join(answer.devices)} for {answer.holder}")
     line(f"  until {time_text(answer.expires_at_ns)} unless renewed (ttl {duration_text(answer.ttl_ms)})")
 
@@ -243,5 +288,7 @@ def answered(answer: Answer, *, as_json: bool) -> None:
     elif answer.outcome in ("granted", "renewed"):
         granted(answer)
     else:
+        leases_text = "".join(f" {lease_id_text(lease)}" for lease in answer.leases)
         devices_text = f": {', '.join(answer.devices)}" if answer.devices else ""
-        line(f"{answer.outcome}{devices_text} ({answer.state or 'done'})")
+        state = ", ".join(filter(None, (answer.state or "done", answer.prepared.replace("_", " "))))
+        line(f"{answer.outcome.replace('_', ' ')}{leases_text}{devices_text} ({state})")

@@ -44,9 +44,7 @@ def _process(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def _run(
-    role: str, data: str | None, nats: str, credentials: str, host: str, name: str, source: str = ""
-) -> None:
+def _run(role: str, data: str | None, nats: str, credentials: str, host: str, name: str, source: str = "") -> None:
     from leasehold.services import processes
 
     if nats and not credentials:
