@@ -72,6 +72,13 @@ class Pci(_Capability, frozen=True, tag="pci"):
     link_now: PciLink | None = None
     mdev_types: tuple[MdevType, ...] = ()
     vpd: Vpd | None = None
+    resets: tuple[str, ...] | None = None
+    """The ways to reset it, in the order in which the kernel tries them and in its words (`flr`, `pm`, `bus`, …);
+    `None`: it was not told by an agent that tells this."""
+    isolation: str = ""
+    """Of a bridge: `acs` (what is behind it reaches nothing but by way of the IOMMU), `no_acs` (it reaches others),
+    `conventional` (all behind it looks to the IOMMU like one device), `upstream` (that is for the ports above and below
+    to say); empty: not known."""
 
 
 class UsbDevice(_Capability, frozen=True, tag="usb_device"):
@@ -86,6 +93,8 @@ class UsbDevice(_Capability, frozen=True, tag="usb_device"):
     manufacturer: str = ""
     product: str = ""
     authorized: bool = True
+    peer: str = ""
+    """The key of whatever is plugged into the other half (USB 2, USB 3) of its socket."""
 
 
 class UsbInterface(_Capability, frozen=True, tag="usb"):

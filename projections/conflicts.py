@@ -4,19 +4,23 @@
 |---|---|
 | `same_device` | it is leased, or its last lease has ended and nobody has shown yet that it is free |
 | `iommu_group` | a device of its IOMMU group, or carried by one, is another holder's, the host's own, or in use |
+| `acs`, `slot`, `usb_ports` | the same for what else it shares with others: `ties` has the table |
 | `physical_function` | a part of a device (virtual function, mediated device) lives and dies with it: one side only |
+| `carried` | functions behind another that is no bridge (a storage controller with disks of its own) go with it |
 | `usb_tree` | who resets a controller or a hub takes away what is plugged below |
+| `usb_ports` | the two halves of a USB 3 hub or socket are one thing |
 | `bridge` | a PCI bridge or a USB root hub carries others and is nobody's |
 | `not_physical` | the host itself, and what is neither on PCI nor on USB, cannot be handed out |
 | `ordered` | its host is told to make something on it, or to take it away |
+| `quarantined` | its host could not take it back |
 | `protected` | the host itself lives on it |
 | `missing`, `in_use`, `host_stale` | it is not there, used without a lease, or its host's picture is out of date |
 
 A functional child (NIC, disk, HBA) stands for its physical parent before any of these are looked at.
 """
 
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
 from typing import Final
 
 from leasehold.events import limits
@@ -24,7 +28,6 @@ from leasehold.events.identities import (
     COMPUTER,
     DeviceId,
     DeviceKey,
-    HostName,
     device_id,
     is_physical,
     physical_key,
@@ -32,9 +35,10 @@ from leasehold.events.identities import (
 )
 from leasehold.events.position import lease_id_text
 from leasehold.events.refusals import Blocker, RefusalCode
+from leasehold.projections import ties
 from leasehold.projections.domains import named
 from leasehold.projections.state import DeviceState, State
-from leasehold.projections.tables import Table
+from leasehold.projections.ties import Tie, carries_others, lineage
 
 CODE_OF_RULE: Final = {
     "bridge": RefusalCode.DEVICE_UNLEASABLE,
@@ -42,18 +46,19 @@ CODE_OF_RULE: Final = {
     "protected": RefusalCode.DEVICE_PROTECTED,
     "missing": RefusalCode.DEVICE_MISSING,
     "host_stale": RefusalCode.HOST_STALE,
+    "quarantined": RefusalCode.DEVICE_QUARANTINED,
     "same_device": RefusalCode.DEVICE_HELD,
     "iommu_group": RefusalCode.DEVICE_HELD,
+    "acs": RefusalCode.DEVICE_HELD,
+    "slot": RefusalCode.DEVICE_HELD,
     "physical_function": RefusalCode.DEVICE_HELD,
+    "carried": RefusalCode.DEVICE_HELD,
     "usb_tree": RefusalCode.DEVICE_HELD,
+    "usb_ports": RefusalCode.DEVICE_HELD,
     "in_use": RefusalCode.DEVICE_IN_USE,
     "ordered": RefusalCode.DEVICE_IN_USE,
 }
 """The refusal that each rule leads to; where several stand in the way, the first one here names it."""
-
-_LINEAGE_MAX: Final = 64
-_RELATED_MAX: Final = 4_096
-
 
 def physical_device(device: DeviceId) -> DeviceId:
     """The device that `device` stands for when it is leased: itself, or the physical parent of a functional child.
@@ -64,43 +69,14 @@ def physical_device(device: DeviceId) -> DeviceId:
     return device_id(host, physical_key(key))
 
 
-def lineage(state: State, device: DeviceId) -> Iterator[DeviceId]:
-    """The known devices above, nearest first."""
-    for _ in range(_LINEAGE_MAX):
-        row = state.devices.get(device)
-        if row is None or not row.description.parent:
-            return
-        device = device_id(row.host, DeviceKey(row.description.parent))
-        yield device
-
-
 def descendants(state: State, device: DeviceId) -> Iterator[DeviceId]:
     """The known devices below, breadth first, each once."""
-    return _below(state.indexes.children, device, _RELATED_MAX)
-
-
-def _below(children: Table[DeviceId, tuple[DeviceId, ...]], device: DeviceId, limit: int) -> Iterator[DeviceId]:
-    if device not in children:
-        return
-    waiting, seen = [device], {device}
-    while waiting and len(seen) < limit:
-        for child in children.get(waiting.pop(0), ()):
-            if child not in seen:
-                seen.add(child)
-                waiting.append(child)
-                yield child
+    return ties.below(state, device, state.indexes.children)
 
 
 def is_unleasable(row: DeviceState) -> bool:
     """Whether it is nobody's, whatever is asked: it carries others, or there is nothing of it to hand out."""
     return carries_others(row) or not is_physical(row.description.key)
-
-
-def carries_others(row: DeviceState) -> bool:
-    """Whether it is a PCI bridge or a USB root hub."""
-    description = row.description
-    is_root_hub = description.kind == "usb_device" and description.key.endswith("-0")
-    return description.bridge or is_root_hub
 
 
 def usb_above(state: State, device: DeviceId) -> Iterator[DeviceId]:
@@ -113,25 +89,41 @@ def usb_above(state: State, device: DeviceId) -> Iterator[DeviceId]:
 
 
 def usb_below(state: State, device: DeviceId) -> Iterator[DeviceId]:
-    """The USB devices behind a controller or a hub."""
-    for below in descendants(state, device):
+    """The USB devices behind a controller or a hub, but not behind another controller."""
+    for below in ties.below(state, device, state.indexes.children, but_kind="pci"):
         if state.devices[below].description.kind == "usb_device":
             yield below
 
 
+def peers_above(state: State, device: DeviceId) -> Iterator[DeviceId]:
+    """The other halves of the hubs that a USB device hangs on."""
+    if state.devices[device].description.kind == "usb_device":
+        for above in usb_above(state, device):
+            if above in state.devices:
+                yield from ties.peers_of(state, above)
+
+
+def peers_below(state: State, device: DeviceId) -> Iterator[DeviceId]:
+    """The other half of a USB device, or of the socket it is plugged into, and what is plugged below that."""
+    for peer in ties.peers_of(state, device):
+        yield peer
+        yield from usb_below(state, peer)
+
+
 def physical_function_of(state: State, device: DeviceId) -> Iterator[DeviceId]:
     """What a virtual function, or a mediated device, is a part of, nearest first: the one may be of the other."""
-    for _ in range(_LINEAGE_MAX):
-        row = state.devices.get(device)
-        if row is None or not row.description.physical_function:
-            return
+    seen = {device}
+    while (row := state.devices.get(device)) is not None and row.description.physical_function:
         device = device_id(row.host, DeviceKey(row.description.physical_function))
+        if device in seen:
+            return
+        seen.add(device)
         yield device
 
 
 def virtual_functions_of(state: State, device: DeviceId) -> Iterator[DeviceId]:
     """The virtual functions of a physical one and the mediated devices of either, breadth first, each once."""
-    return _below(state.indexes.virtual_functions, device, limits.DEVICES_PER_HOST_MAX)
+    return ties.below(state, device, state.indexes.virtual_functions)
 
 
 def group_mates(state: State, device: DeviceId) -> Iterator[DeviceId]:
@@ -144,26 +136,88 @@ def group_mates(state: State, device: DeviceId) -> Iterator[DeviceId]:
             yield mate
 
 
-def group_relatives(state: State, device: DeviceId) -> Iterator[DeviceId]:
-    """Whatever the IOMMU group ties to `device`.
+def mates(state: State, device: DeviceId, tie: Tie) -> Iterator[DeviceId]:
+    """The other devices that share a group, a slot, a bridge or ports with `device`; bridges are nobody's."""
+    return group_mates(state, device) if tie[0] == "iommu_group" else ties.mates_of(state, device, tie)
 
-    To hand out a group its members leave the host's drivers: so a mate takes along what it carries (virtual functions,
-    USB devices), and what is carried by a member cannot be had while another member is handed out.
+
+class Around:
+    """What stands around the ties of devices that are looked at together: each tie is walked through once, and only as
+    far as it is asked for.
     """
-    for mate in group_mates(state, device):
-        yield mate
-        yield from virtual_functions_of(state, mate)
-        yield from usb_below(state, mate)
-    yield from carriers_mates(state, device)
+
+    __slots__ = ("_found", "_state")
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._found: dict[object, _Kept] = {}
+
+    def burdened(self, device: DeviceId, tie: Tie) -> Iterator[tuple[DeviceId, DeviceId]]:
+        """Those tied to `device` that are leased, needed by the host or used, each with the mate that carries it.
+
+        To hand out one of a group its members leave the host's drivers, and what resets a slot resets all of it: so a
+        mate takes along what it carries (virtual functions, USB devices).
+        """
+        key = (tie, device) if tie[0] == "slot" else tie  # who shares a slot need not be tied to all in it
+        kept = self._found.get(key)
+        if kept is None:
+            kept = self._found[key] = _Kept(self._walk(device, tie))
+        return ((mate, other) for mate, other in kept if mate != device)
+
+    def _walk(self, device: DeviceId, tie: Tie) -> Iterator[tuple[DeviceId, DeviceId]]:
+        state = self._state
+        members = list(mates(state, device, tie))
+        if not members:
+            return
+        if not is_unleasable(state.devices[device]):
+            members.append(device)
+            members.sort()
+        for mate in members:
+            for other in (mate, *virtual_functions_of(state, mate), *usb_below(state, mate)):
+                row = state.devices[other]
+                if row.lease or row.quarantine or row.description.protections or users_seen(state, row):
+                    yield mate, other
 
 
-def carriers_mates(state: State, device: DeviceId) -> Iterator[DeviceId]:
-    """The leased mates of what carries `device`: its physical function, its USB controller."""
+class _Kept:
+    """What an iterator gives, kept as far as it was asked for."""
+
+    __slots__ = ("_found", "_source")
+
+    def __init__(self, source: Iterator[tuple[DeviceId, DeviceId]]) -> None:
+        self._source = source
+        self._found: list[tuple[DeviceId, DeviceId]] = []
+
+    def __iter__(self) -> Iterator[tuple[DeviceId, DeviceId]]:
+        yield from self._found
+        for each in self._source:
+            self._found.append(each)
+            yield each
+
+
+def _carriers_mates(state: State, device: DeviceId, around: Around) -> Iterator[tuple[str, DeviceId]]:
+    """The leased mates of what carries `device` (its physical function, its USB controller), and what ties them: what
+    is carried by a member cannot be had while another member is handed out.
+    """
     for carrier in (*physical_function_of(state, device), *usb_above(state, device)):
         if carrier in state.devices:
-            for mate in group_mates(state, carrier):
-                if mate != device and state.devices[mate].lease:
-                    yield mate
+            for tie in ties.ties_of(state, carrier):
+                for mate, other in around.burdened(carrier, tie):
+                    if mate == other and mate != device and state.devices[mate].lease:
+                        yield tie[0], mate
+
+
+Related = Callable[[State, DeviceId], Iterator[DeviceId]]
+
+
+def _relations() -> tuple[tuple[str, Related, Related], ...]:
+    """Rule, what is above, what is below: of these no two are had apart, not even by one holder in two leases."""
+    return (
+        ("physical_function", physical_function_of, virtual_functions_of),
+        ("usb_tree", usb_above, usb_below),
+        ("usb_ports", peers_above, peers_below),
+        ("carried", ties.functions_above, ties.functions_below),
+    )
 
 
 def blockers(
@@ -173,35 +227,29 @@ def blockers(
     owner: tuple[str, str],
     together: frozenset[DeviceId],
     force: bool,
-    is_group_clear: bool = False,
+    around: Around | None = None,
 ) -> Iterator[Blocker]:
     """Everything that keeps `device` from being leased by `owner` (principal, holder) along with `together`.
 
-    `is_group_clear`: nothing stood in the way of a group mate that is among `together`, so the group need not be walked
-    through again; what that mate itself carries was looked at by stricter rules.
+    `around`: of the request; what was found there for others of `together` is not looked for again.
     """
     row = state.devices[device]
     yield from _own_blockers(state, device, row, force=force)
     if row.lease:
         yield held(state, device, device, "same_device")
-    for rule, above, below in (
-        ("physical_function", physical_function_of, virtual_functions_of),
-        ("usb_tree", usb_above, usb_below),
-    ):
+    for rule, above, below in _relations():
         for other in above(state, device):
             # What the host needs of a physical function or a controller, it may need without this part of it.
             yield from _relative_blockers(state, device, other, rule, together=together, force=True)
         for other in below(state, device):
             yield from _relative_blockers(state, device, other, rule, together=together, force=force)
             yield from _orders_on(state, device, other)
-    relatives = carriers_mates if is_group_clear else group_relatives
-    for mate in relatives(state, device):
-        other_row = state.devices[mate]
-        if not (other_row.lease or other_row.description.protections or users_seen(state, other_row)):
-            continue  # as most are, and groups may be large
-        lease = state.leases.get(other_row.lease)
+    around = around or Around(state)
+    tied = ((tie[0], other) for tie in ties.ties_of(state, device) for _, other in around.burdened(device, tie))
+    for rule, other in chain(tied, _carriers_mates(state, device, around)):
+        lease = state.leases.get(state.devices[other].lease)
         if lease is None or (lease.principal, lease.holder) != owner:
-            yield from _relative_blockers(state, device, mate, "iommu_group", together=together, force=force)
+            yield from _relative_blockers(state, device, other, rule, together=together, force=force)
 
 
 def _relative_blockers(
@@ -212,6 +260,9 @@ def _relative_blockers(
         return
     if row.lease:
         yield held(state, device, other, rule)
+    elif row.quarantine is not None:
+        why = f"{_apart(state, device, other, rule)}: the host of {other} could not take it back"
+        yield Blocker(device=device, rule="quarantined", why=why, because_of=other, help=row.quarantine.help)
     elif row.description.protections and not row.missing and not force:
         needs = f"the host itself needs {other} ({', '.join(row.description.protections)})"
         why = f"{_apart(state, device, other, rule)}: {needs}"
@@ -230,6 +281,9 @@ def _own_blockers(state: State, device: DeviceId, row: DeviceState, *, force: bo
     if row.description.protections and not force:
         why = f"the host itself needs it: {', '.join(row.description.protections)}"
         yield Blocker(device=device, rule="protected", why=why, help="choose another device, or ask with force")
+    if row.quarantine is not None:
+        why = f"its host could not take it back: {row.quarantine.reason}"
+        yield Blocker(device=device, rule="quarantined", why=why, help=row.quarantine.help)
     if row.missing:
         yield Blocker(device=device, rule="missing", why="it is not there", help="plug it in again")
     stale = state.hosts[row.host].stale
@@ -301,6 +355,10 @@ _APART: Final = {
     "iommu_group": "a device of its IOMMU group is not this holder's",
     "physical_function": "a physical function and its virtual functions cannot be owned apart",
     "usb_tree": "a USB controller or hub and what is plugged below cannot be owned apart",
+    "usb_ports": "they share USB ports and cannot be owned apart",
+    "carried": "a device and the functions behind it cannot be owned apart",
+    "acs": "a device that is not kept apart from it by the bridges above is not this holder's",
+    "slot": "a function of its slot, which is reset with it, is not this holder's",
 }
 
 
@@ -318,15 +376,10 @@ def first_blockers(
     """What stands in the way of a lease of all `devices`, up to a bound for each, gravest rule first."""
     together = frozenset(devices)
     found: list[Blocker] = []
-    clear: set[tuple[HostName, int]] = set()
+    around = Around(state)
     for device in devices:
-        row = state.devices[device]
-        group = (row.host, row.description.iommu_group)
-        those = blockers(state, device, owner=owner, together=together, force=force, is_group_clear=group in clear)
-        before = len(found)
+        those = blockers(state, device, owner=owner, together=together, force=force, around=around)
         found += islice(those, limits.BLOCKERS_PER_REFUSAL_MAX)
-        if len(found) == before:
-            clear.add(group)
     ranks = list(CODE_OF_RULE)
     found.sort(key=lambda blocker: (ranks.index(blocker.rule), blocker.device, blocker.because_of))
     return tuple(found[: limits.BLOCKERS_PER_REFUSAL_MAX])

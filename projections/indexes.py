@@ -12,6 +12,7 @@ from leasehold.events.capabilities import (
     Mdev,
     Net,
     Order,
+    Pci,
     ScsiHost,
     ScsiTarget,
     UsbDevice,
@@ -40,7 +41,9 @@ M = TypeVar("M", bound=Any)
 class Indexes:
     """The tables of what is derived. Each change goes through the journal of the rows."""
 
-    DESCRIBED: Final = ("lookup", "groups", "children", "virtual_functions", "members", "marks", "hbas", "words")
+    DESCRIBED: Final = (
+        "lookup", "groups", "children", "virtual_functions", "members", "marks", "hbas", "words", "slots", "peers",
+    )  # fmt: skip
     """Those that follow from descriptions alone."""
 
     def __init__(self, journal: Journal) -> None:
@@ -68,6 +71,10 @@ class Indexes:
         """Those of a host that can have virtual ones."""
         self.words: Table[tuple[HostName, str], tuple[DeviceId, ...]] = Table(journal)
         """What hypervisors may call the devices of a host, but for PCI functions, which they call as we do."""
+        self.slots: Table[tuple[HostName, str], tuple[DeviceId, ...]] = Table(journal)
+        """PCI functions by slot, where what they share matters: see `ties`."""
+        self.peers: Table[DeviceId, tuple[DeviceId, ...]] = Table(journal)
+        """What names a USB device as the one at the other half of its socket."""
         self.users: Table[tuple[HostName, str], tuple[DomainId, ...]] = Table(journal)
         """Word of a device -> the domains of its host that use it."""
         self.domains: Table[HostName, tuple[DomainId, ...]] = Table(journal)
@@ -189,6 +196,10 @@ def _entries(device: DeviceId, host: HostName, description: DeviceDescription) -
             entries.append(("marks", mark_of_wwn(name)))
         case Mdev(uuid=uuid):
             entries.append(("marks", mark_of_uuid(host, uuid)))
+        case UsbDevice(peer=peer) if peer:
+            entries.append(("peers", device_id(host, DeviceKey(peer))))
+        case Pci() if _slot_counts(description):
+            entries.append(("slots", (host, slot_of(description))))
     if description.kind != "pci":
         entries += (("words", (host, word)) for word in words_of(description))
     return entries
@@ -207,7 +218,36 @@ def _listed(description: DeviceDescription) -> tuple[object, ...]:
         description.vendor_id,
         description.product_id,
         capability if isinstance(capability, Net | ScsiHost | ScsiTarget | Mdev | UsbDevice) else None,
+        _slot_counts(description),
     )
+
+
+COMPANIONS: Final = frozenset({0x0C0300, 0x0C0310, 0x0C0320})
+"""UHCI, OHCI, EHCI: in one slot they have the same sockets, and each device goes to the one that is fast enough."""
+_OPEN: Final = frozenset({"conventional", "no_acs"})
+
+
+def slot_of(description: DeviceDescription) -> str:
+    """The slot of a PCI function, with its bus: its key without the number of the function."""
+    return description.key.rpartition(".")[0]
+
+
+def tells_resets(description: DeviceDescription) -> bool:
+    """Whether an agent tells of it that knows what functions share: earlier ones did not tell how they are reset."""
+    return isinstance(description.capability, Pci) and description.capability.resets is not None
+
+
+def is_open(description: DeviceDescription) -> bool:
+    """Whether it is a bridge behind which devices reach each other."""
+    capability = description.capability
+    return description.bridge and isinstance(capability, Pci) and capability.isolation in _OPEN
+
+
+def _slot_counts(description: DeviceDescription) -> bool:
+    if not tells_resets(description):
+        return False
+    is_alone = description.iommu_group >= 0 or bool(description.physical_function)
+    return not is_alone or description.pci_class in COMPANIONS or is_open(description)
 
 
 def words_of(description: DeviceDescription) -> tuple[str, ...]:
@@ -259,6 +299,8 @@ def marks_of(host: HostName, order: Order) -> tuple[str, ...]:
             return (mark_of_wwn(order.wwpn),)
         case CreateMdev() | DestroyMdev():
             return (mark_of_uuid(host, order.uuid),)
+        case _:
+            return ()
 
 
 def _change(*, is_in: bool) -> Callable[[Table[Any, tuple[Any, ...]], Any, Any], None]:

@@ -3,11 +3,13 @@ turned out to be another's. What the host does to its devices cannot be refused,
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from itertools import chain
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from leasehold.events import limits
+from leasehold.events.capabilities import Pci, UsbDevice
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.event_types import (
     DeviceChanged,
@@ -26,14 +28,21 @@ from leasehold.projections.tables import Journal, Table
 K = TypeVar("K")
 V = TypeVar("V")
 
+_PAIRS_COUNTED_MAX: Final = 4_096
+"""Who opens a bridge with thousands of leased devices behind it is not to stop the log."""
 
-def shared(state: State, device: DeviceId) -> Iterator[Blocker]:
-    """For each device that another lease holds, though it cannot be owned apart from this leased one, what says so."""
+
+def shared(state: State, device: DeviceId, around: conflicts.Around | None = None) -> Iterator[Blocker]:
+    """For each device that another lease holds, though it cannot be owned apart from this leased one, what says so.
+
+    `around`: of several that are looked at on one state.
+    """
     lease = state.leases.get(state.devices[device].lease)
     if lease is None:
         return
     owner = (lease.principal, lease.holder)
-    for found in conflicts.blockers(state, device, owner=owner, together=frozenset(lease.devices), force=True):
+    together = frozenset(lease.devices)
+    for found in conflicts.blockers(state, device, owner=owner, together=together, force=True, around=around):
         if found.lease and found.because_of:
             yield found
 
@@ -50,20 +59,33 @@ def arisen(state: State, host: HostName, events: Iterable[Event]) -> SharingFoun
         return None
     later = _moved(state, host, moved)
     touched = _carried_by(later, moved)
-    before = {frozenset((found.device, found.because_of)) for device in touched for found in shared(state, device)}
+    around_now, around_later = conflicts.Around(state), conflicts.Around(later)
+    before = {_both(found) for device in touched for found in shared(state, device, around_now)}
     pairs: dict[frozenset[str], SharedPair] = {}
-    for device in touched:
-        for found in shared(later, device):
-            both = frozenset((found.device, found.because_of))
-            if both not in before and both not in pairs:
-                other = DeviceId(found.because_of)
-                pairs[both] = SharedPair(device, state.devices[device].lease, other, found.lease, found.rule)
+    for found in chain.from_iterable(shared(later, device, around_later) for device in touched):
+        both = _both(found)
+        if both not in before and both not in pairs:
+            mine, other = DeviceId(found.device), DeviceId(found.because_of)
+            pairs[both] = SharedPair(mine, state.devices[mine].lease, other, found.lease, found.rule)
+            if len(pairs) == _PAIRS_COUNTED_MAX:
+                break
     told = tuple(pairs.values())[: limits.SHARED_PAIRS_TOLD_MAX]
     return SharingFound(host, told, len(pairs)) if pairs else None
 
 
-def _ties(description: DeviceDescription) -> tuple[int, str, str]:
-    return description.iommu_group, description.physical_function, description.parent
+def _both(found: Blocker) -> frozenset[str]:
+    return frozenset((found.device, found.because_of))
+
+
+def _ties(description: DeviceDescription) -> tuple[object, ...]:
+    """All of a description that ties its device to others."""
+    tied: tuple[object, ...] = (description.iommu_group, description.physical_function, description.parent)
+    match description.capability:
+        case Pci(resets=resets, isolation=isolation):
+            return (*tied, resets, isolation, description.bridge, description.pci_class)
+        case UsbDevice(peer=peer):
+            return (*tied, peer)
+    return tied
 
 
 def _carried_by(state: State, devices: Iterable[DeviceId]) -> list[DeviceId]:
