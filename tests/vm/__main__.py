@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from tests.vm import described, functions, hotplug, identity, image, losses, networks, playing
+from tests.vm import described, functions, handed, hotplug, identity, image, losses, networks, playing
 from tests.vm.figures import Figures
 from tests.vm.guest import booted
 from tests.vm.playing import Scenario
@@ -31,6 +31,12 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "restart": losses.restart,
     "kernel": losses.kernel_as_source,
     "overflow": losses.overflow,
+    "handed": handed.handed_over,
+    "operated": handed.operated,
+    "functions": handed.ordered_functions,
+    "stick": handed.stick,
+    "killed": handed.killed,
+    "drift": handed.drift,
 }
 
 

@@ -168,6 +168,12 @@ class Inside:
         process.send_signal(number)
         return {"code": process.wait(timeout_s)}
 
+    def do_wait(self, name: str, timeout_s: float) -> dict[str, Any]:
+        """Wait until what was started has ended by itself."""
+        code = self._started[name].wait(timeout_s)
+        del self._started[name]
+        return {"code": code}
+
     def do_running(self) -> dict[str, Any]:
         """The names of what was started and has not been ended."""
         return {"names": sorted(self._started)}

@@ -28,6 +28,7 @@ from leasehold.events.event_types import (
     Event,
     PictureCompleted,
 )
+from leasehold.events.identities import DeviceId, split_device_id
 from leasehold.events.views import DeviceView
 from leasehold.services import home
 from leasehold.services.client import Client
@@ -102,9 +103,13 @@ class Watched:
 
     def _take(self, events: list[Event], now_ns: int) -> None:
         for event in events:
-            if getattr(event, "host", "") == HOST:
-                device = getattr(event, "device", None)
-                key = device.key if isinstance(device, DeviceDescription) else getattr(event, "key", "")
+            host, key = getattr(event, "host", ""), getattr(event, "key", "")
+            device = getattr(event, "device", None)
+            if isinstance(device, DeviceDescription):
+                key = device.key
+            elif not host and isinstance(device, str):
+                host, key = split_device_id(DeviceId(device))
+            if host == HOST:
                 self.heard.append(Heard(event, now_ns, key))
 
     async def event(
@@ -171,9 +176,17 @@ class Watched:
         for name in (await self.guest.ask("running"))["names"]:
             if name != _WAY:
                 await self.guest.ask("end", name=name)
+        await self.let_go()
         await self.guest.start_udevd()
         await self.start_watcher()
         await self.quiet()
+
+    async def let_go(self) -> None:
+        """Let nobody have a lease, and the log not wait for agents that do not come back."""
+        for lease in await self.client.leases():
+            await self.cli("revoke", lease.lease, "--reason", "the scenario is over", "--force")
+        for name in ("binder", "creator"):
+            await self.cli("retire", HOST, name, "--reason", "the scenario is over")
 
     @asynccontextmanager
     async def without_udevd(self, **how: Any) -> AsyncIterator[None]:

@@ -15,7 +15,7 @@ from tests.vm.image import Parts
 from tests.vm.playing import Scenario
 from tests.vm.stage import Stage
 from tests.vm.watched import watched
-from tests.xen import domains, image
+from tests.xen import domains, handed, image
 from tests.xen.guest import booted
 
 SCENARIOS: Final[dict[str, Scenario]] = {
@@ -25,6 +25,8 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "refused": domains.refused,
     "crashes": domains.crashes,
     "away": domains.away,
+    "handed": handed.handed_over,
+    "owner-key": handed.owner_key,
 }
 
 

@@ -79,9 +79,11 @@ class Told:
         assert found == list(kinds), self.events()
 
 
-async def _begun(stage: Stage, name: str, *, cards: Sequence[str] = (), on_crash: str = "destroy") -> tuple[str, Told]:
+async def begun(
+    stage: Stage, name: str, *, uuid: str = "", cards: Sequence[str] = (), on_crash: str = "destroy"
+) -> tuple[str, Told]:
     """Start a domain and wait until it is told as running, with its devices; its uuid."""
-    uuid = next(_uuids)
+    uuid = uuid or next(_uuids)
     told = Told(stage, uuid)
     code, text = await Xl(stage.guest).create(name, uuid, cards=cards, on_crash=on_crash)
     assert code == 0, text
@@ -126,7 +128,7 @@ async def _is_as_xl_says(stage: Stage, uuid: str) -> None:
     assert attached == await xl.cards(row.name)
 
 
-async def _ended(stage: Stage, name: str, told: Told, *, cards: Sequence[str] = ()) -> None:
+async def ended(stage: Stage, name: str, told: Told, *, cards: Sequence[str] = ()) -> None:
     """Destroy a domain; what it had goes before it does."""
     told.forget()
     await Xl(stage.guest).do("destroy", name)
@@ -142,7 +144,7 @@ async def _ended(stage: Stage, name: str, told: Told, *, cards: Sequence[str] = 
 async def lives(stage: Stage) -> None:
     """A domain that begins, is paused, renamed, given less memory and destroyed is told as just that."""
     xl = Xl(stage.guest)
-    uuid, told = await _begun(stage, "web1")
+    uuid, told = await begun(stage, "web1")
     for command, state in (("pause", "paused"), ("unpause", "running")):
         await xl.do(command, "web1")
         await told.only(DomainChanged)
@@ -157,7 +159,7 @@ async def lives(stage: Stage) -> None:
     row = await _shown(stage, uuid, lambda _row: True)
     assert (row.memory_bytes, row.max_memory_bytes) == (MEMORY_MB // 2 * _MIB, MEMORY_MB * _MIB), row
     await _is_as_xl_says(stage, uuid)
-    await _ended(stage, "web2", told)
+    await ended(stage, "web2", told)
     stage.show(
         "appeared, paused, went on, got another name and less memory, vanished: each told once, and nothing else"
     )
@@ -165,25 +167,25 @@ async def lives(stage: Stage) -> None:
 
 async def reboots(stage: Stage) -> None:
     """A reboot keeps the uuid and changes the incarnation; the domain has not gone meanwhile."""
-    uuid, told = await _begun(stage, "web1")
+    uuid, told = await begun(stage, "web1")
     before = await _shown(stage, uuid, lambda _row: True)
     await Xl(stage.guest).do("reboot", "web1")
     await told.until(DomainStarted)
     after = await _shown(stage, uuid, lambda row: row.state == "running" and row.domid != before.domid)
     assert not [event for event in told.events() if isinstance(event, DomainVanished | DomainAppeared)], told.events()
     stage.show(f"domid {before.domid} became {after.domid}: {[type(event).__name__ for event in told.events()]}")
-    await _ended(stage, "web1", told)
+    await ended(stage, "web1", told)
 
 
 async def crashes(stage: Stage) -> None:
     """A domain that has crashed and is preserved is shown as crashed, and has its card until it is destroyed."""
-    uuid, told = await _begun(stage, "gpu", cards=CARDS[:1], on_crash="preserve")
+    uuid, told = await begun(stage, "gpu", cards=CARDS[:1], on_crash="preserve")
     await Xl(stage.guest).do("sysrq", "gpu", "c")
     await _shown(stage, uuid, lambda row: row.state == "crashed")
     assert not [event for event in told.events() if not isinstance(event, DomainChanged)], told.events()
     await _is_as_xl_says(stage, uuid)
-    await _is_foreign(stage, CARDS[0], "gpu")
-    await _ended(stage, "gpu", told, cards=CARDS[:1])
+    await is_foreign(stage, CARDS[0], "gpu")
+    await ended(stage, "gpu", told, cards=CARDS[:1])
     # It could not give its card back: xenstore still has that as its own, and xl gives it to the next one, which is
     # that of the next scenario.
     left = xltext.read_backends(await stage.guest.run("xenstore-ls", "-f", BACKENDS))
@@ -196,12 +198,12 @@ async def crashes(stage: Stage) -> None:
 async def devices(stage: Stage) -> None:
     """Cards that are given to a domain at its start and later are told, are foreign, and are not granted."""
     xl = Xl(stage.guest)
-    uuid, told = await _begun(stage, "gpu", cards=CARDS[:1])
-    await _is_foreign(stage, CARDS[0], "gpu")
+    uuid, told = await begun(stage, "gpu", cards=CARDS[:1])
+    await is_foreign(stage, CARDS[0], "gpu")
     code, text = await xl.run("pci-attach", "gpu", CARDS[1])
     assert code == 0, text
     await told.until(AttachmentSeen, _has(CARDS[1]))
-    await _is_foreign(stage, CARDS[1], "gpu")
+    await is_foreign(stage, CARDS[1], "gpu")
     await _is_as_xl_says(stage, uuid)
     told.forget()
     code, text = await xl.run("pci-detach", "gpu", CARDS[1])
@@ -209,7 +211,7 @@ async def devices(stage: Stage) -> None:
     await told.until(AttachmentGone, _has(CARDS[1]))
     assert all(getattr(event, "device", "") == f"pci/{CARDS[1]}" for event in told.events()), told.events()
     await _is_leased(stage, CARDS[1])
-    await _ended(stage, "gpu", told, cards=CARDS[:1])
+    await ended(stage, "gpu", told, cards=CARDS[:1])
     stage.show("one card from the start, one plugged in and out: foreign while it had them, then one could be leased")
 
 
@@ -223,9 +225,10 @@ async def _is_leased(stage: Stage, card: str) -> None:
     assert done.code == 0, done.err
 
 
-async def _is_foreign(stage: Stage, card: str, name: str) -> None:
+async def is_foreign(stage: Stage, card: str, name: str, *, state: str = "foreign") -> None:
+    """A domain has the card, and nobody else gets it."""
     shown = await stage.watched.device(f"pci/{card}")
-    assert shown.state == "foreign", shown
+    assert shown.state == state, shown
     assert [(user.name, user.use) for user in shown.used_by if user.use == "attached"] == [(name, "attached")]
     refused = await stage.watched.cli("lease", f"pci/{card}", "--host", HOST, "--for", "another", "--ttl", "10m")
     assert refused.code == EXIT_REFUSED, refused.out + refused.err
@@ -235,7 +238,7 @@ async def _is_foreign(stage: Stage, card: str, name: str) -> None:
 async def refused(stage: Stage) -> None:
     """A creation that Xen refuses, as another has the card, takes nothing from the one that has it."""
     xl = Xl(stage.guest)
-    uuid, told = await _begun(stage, "gpu", cards=CARDS[:1])
+    uuid, told = await begun(stage, "gpu", cards=CARDS[:1])
     thief = Told(stage, next(_uuids))
     code, text = await xl.create("thief", thief.uuid, cards=CARDS[:1])
     assert code != 0, "two domains have one card"
@@ -248,34 +251,34 @@ async def refused(stage: Stage) -> None:
     await _shown(stage, uuid, lambda row: row.state == "running")
     assert all(isinstance(event, DomainChanged) for event in told.events()), told.events()
     assert not [event for event in thief.events() if isinstance(event, AttachmentSeen)], thief.events()
-    await _is_foreign(stage, CARDS[0], "gpu")
+    await is_foreign(stage, CARDS[0], "gpu")
     stage.show(f"xl said: {next(line for line in text.splitlines() if 'not assignable' in line)[:140]}")
     stage.show(
         f"xl then {'offered' if offered else 'did not offer'} the card that gpu had; in the ledger it stayed gpu's; "
         f"of the other: {[type(event).__name__ for event in thief.events()]}"
     )
-    await _ended(stage, "gpu", told, cards=CARDS[:1])
+    await ended(stage, "gpu", told, cards=CARDS[:1])
 
 
 async def away(stage: Stage) -> None:
     """A poller that is killed, and an xl that is not there for a while, let nothing vanish."""
     xl, watched = Xl(stage.guest), stage.watched
-    uuid, told = await _begun(stage, "gpu", cards=CARDS[:1])
-    begun = len(watched.heard)
+    uuid, told = await begun(stage, "gpu", cards=CARDS[:1])
+    mark = len(watched.heard)
     await stage.guest.ask("end", name=POLLER, number=9)
     await watched.start_agent(POLLER, "--libxl")
-    await _of_poller(stage, SourceStarted, begun)
+    await _of_poller(stage, SourceStarted, mark)
     await xl.hide()
     try:
-        await _of_poller(stage, SourceWentBlind, begun)
+        await _of_poller(stage, SourceWentBlind, mark)
         done = await watched.cli("lease", f"pci/{CARDS[1]}", "--host", HOST, "--for", "tester", "--ttl", "10m")
         assert done.code == EXIT_REFUSED, done.out + done.err
     finally:
         await xl.unhide()
-    await _of_poller(stage, SourceSeesAgain, begun)
+    await _of_poller(stage, SourceSeesAgain, mark)
     assert told.events() == []
     await _is_as_xl_says(stage, uuid)
-    await _ended(stage, "gpu", told, cards=CARDS[:1])
+    await ended(stage, "gpu", told, cards=CARDS[:1])
     stage.show("killed and started again, then blind and seeing again; nothing was told of the domain and its card")
 
 
