@@ -78,6 +78,8 @@ class Hold(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=Tr
     quarantined: bool = False
     revoked: bool = False
     """The lease was taken away by force: its devices are taken even from a running domain."""
+    forced: bool = False
+    """It was granted with force: the host itself may need what it holds."""
     mates: tuple[DeviceKey, ...] = ()
     """The other devices of the lease on this host: they are prepared together, or none of them."""
     attached: tuple[str, ...] = ()

@@ -191,6 +191,8 @@ GIVE_BACK_TIMEOUT_MS: Final = 60_000
 """What is not given back so long after nobody has it any more goes into quarantine; it is tried again all the same."""
 GIVE_BACK_AGAIN_MS: Final = 30_000
 """How often that is."""
+STILL_HELD_MS: Final = 300_000
+"""What a domain still has so long after its lease ended goes into quarantine, too, so that somebody looks at it."""
 CUT_OFF_MS: Final = 15_000
 """A binder that has not heard the log for so long prepares nothing, and vouches for no token; what it began, and what
 has ended, it brings to its end."""
