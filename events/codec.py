@@ -5,13 +5,11 @@ Sorted keys make equal values equal bytes, so a record that is decided again can
 
 import hashlib
 import re
-from typing import Any, Final
+from typing import Any, Final, Union, get_args
 
 import msgspec
 
-from leasehold.events import capabilities, event_types, identities, inputs, limits
-from leasehold.events.devices import SOURCES, WHYS, Sighting
-from leasehold.events.domains import STATES, USES, DomainDescription, parse_device_word
+from leasehold.events import capabilities, checks, event_types, identities, inputs, limits
 from leasehold.events.errors import CorruptLedgerError, InvalidInputError, UnknownFormatError
 from leasehold.events.event_types import Event, OldEvent
 from leasehold.events.inputs import Input, Observed, Request
@@ -22,69 +20,39 @@ _record_decoder: Final = msgspec.json.Decoder(Record)
 _observed_decoder: Final = msgspec.json.Decoder(Observed)
 
 
-class _StrictLease(inputs.LeaseRequest, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="lease.v1"):
-    pass
+def _strict(kind: type[Any], *fields: tuple[str, Any]) -> type[Any]:
+    """The same, but for fields that it does not know, which it refuses."""
+    tag = kind.__struct_config__.tag
+    return msgspec.defstruct(
+        f"_Strict{kind.__name__}",
+        fields,
+        bases=(kind,),
+        frozen=True,
+        kw_only=True,
+        omit_defaults=True,
+        forbid_unknown_fields=True,
+        tag=tag,
+    )
 
 
-class _StrictRenew(inputs.RenewRequest, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="renew.v1"):
-    pass
-
-
-class _StrictRelease(inputs.ReleaseRequest, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="release.v1"):
-    pass
-
-
-class _StrictConfirmFree(
-    inputs.ConfirmFreeRequest, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="confirm_free.v1"
-):
-    pass
-
-
-class _StrictVport(capabilities.NewVport, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="vport"):
-    pass
-
-
-class _StrictMdev(capabilities.NewMdev, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="mdev"):
-    pass
-
-
-class _StrictCreateDevice(
-    inputs.CreateDeviceRequest, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="create_device.v1"
-):
-    device: _StrictVport | _StrictMdev
-
-
-class _StrictDestroyDevice(
-    inputs.DestroyDeviceRequest, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="destroy_device.v1"
-):
-    pass
-
-
-class _StrictRetireAgent(
-    inputs.RetireAgentRequest, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="retire_agent.v1"
-):
-    pass
-
-
+_STRICT_NEW: Final = {kind: _strict(kind) for kind in get_args(capabilities.NewDevice)}
+_STRICT_NEWS: Final[Any] = Union[tuple(_STRICT_NEW.values())]  # noqa: UP007 (it is made, not written)
 _STRICT: Final[dict[str, type[Any]]] = {
-    "lease": _StrictLease,
-    "renew": _StrictRenew,
-    "release": _StrictRelease,
-    "confirm_free": _StrictConfirmFree,
-    "create_device": _StrictCreateDevice,
-    "destroy_device": _StrictDestroyDevice,
-    "retire_agent": _StrictRetireAgent,
+    "lease": _strict(inputs.LeaseRequest),
+    "renew": _strict(inputs.RenewRequest),
+    "release": _strict(inputs.ReleaseRequest),
+    "confirm_free": _strict(inputs.ConfirmFreeRequest),
+    "create_device": _strict(inputs.CreateDeviceRequest, ("device", _STRICT_NEWS)),
+    "destroy_device": _strict(inputs.DestroyDeviceRequest),
+    "retire_agent": _strict(inputs.RetireAgentRequest),
+    "prepare": _strict(inputs.PrepareRequest),
+    "reattach": _strict(inputs.ReattachRequest),
+    "operate_device": _strict(inputs.OperateDeviceRequest),
+    "revoke": _strict(inputs.RevokeRequest),
+    "declare_dead": _strict(inputs.DeclareDeadRequest),
 }
 _TOLERANT: Final[dict[type[Any], type[Any]]] = {
-    _StrictLease: inputs.LeaseRequest,
-    _StrictRenew: inputs.RenewRequest,
-    _StrictRelease: inputs.ReleaseRequest,
-    _StrictConfirmFree: inputs.ConfirmFreeRequest,
-    _StrictCreateDevice: inputs.CreateDeviceRequest,
-    _StrictDestroyDevice: inputs.DestroyDeviceRequest,
-    _StrictRetireAgent: inputs.RetireAgentRequest,
-    _StrictVport: capabilities.NewVport,
-    _StrictMdev: capabilities.NewMdev,
+    strict: strict.__bases__[0] for strict in (*_STRICT.values(), *_STRICT_NEW.values())
 }
 _VERB: Final[dict[type[Any], str]] = {_TOLERANT[strict]: verb for verb, strict in _STRICT.items()}
 _request_decoders: Final = {verb: msgspec.json.Decoder(kind) for verb, kind in _STRICT.items()}
@@ -224,115 +192,8 @@ def decode_observed(body: bytes) -> Observed:
     if len(body) > limits.OBSERVED_BYTES_MAX:
         raise InvalidInputError(f"{len(body)} bytes; at most {limits.OBSERVED_BYTES_MAX}", field="message")
     observed: Observed = decode_checked(_observed_decoder, body, what="message")
-    _check_observed(observed)
+    checks.check_observed(observed)
     return observed
-
-
-def _check_observed(observed: Observed) -> None:
-    identities.parse_host(observed.host)
-    _check_agent(observed.agent)
-    _check_range(observed.run, 1, 2**63 - 1, "run")
-    _check_range(observed.counter, 0, 2**53 - 1, "counter")
-    _check_range(len(observed.observations), 1, limits.OBSERVATIONS_PER_MESSAGE_MAX, "observations")
-    starts = any(isinstance(each, inputs.SourceStarts) for each in observed.observations)
-    if starts != (observed.counter == 0) or (starts and len(observed.observations) != 1):
-        raise InvalidInputError("a run's first message (counter 0) is source_starts, alone", field="observations")
-    for each in observed.observations:
-        _check_observation(each)
-        if isinstance(each, inputs.WORDS_OF_DOMAINS) and observed.agent != inputs.POLLER:
-            raise InvalidInputError(f"only the agent {inputs.POLLER} tells of domains", field="agent")
-
-
-def _check_agent(agent: str) -> None:
-    if not re.fullmatch(identities.AGENT_PATTERN, agent):
-        raise InvalidInputError(f"{agent[:80]!r} is not an agent's name, like watcher", field="agent")
-
-
-def _check_observation(given: inputs.Observation) -> None:
-    match given:
-        case inputs.DeviceSeen():
-            _check_description(given)
-        case inputs.DeviceGone() | inputs.DeviceFlaps():
-            _check_key(given.key, "key")
-        case inputs.MissedEvents():
-            _check_range(given.times, 1, 2**31 - 1, "times")
-        case inputs.OrderDone() | inputs.OrderNotDone():
-            _check_range(given.order, 1, 2**53 - 1, "order")
-        case inputs.DomainSeen():
-            _check_domain(given.domain)
-        case inputs.DomainGone():
-            _check_domain_key(given.key, "key")
-        case inputs.DeviceUsed() | inputs.DeviceUnused():
-            _check_domain_key(given.domain, "domain")
-            if parse_device_word(given.device) != given.device:
-                raise InvalidInputError(f"{given.device!r} is not in its one spelling (lower case)", field="device")
-            if given.use not in USES:
-                raise InvalidInputError(f"{given.use[:80]!r} is none of {', '.join(USES)}", field="use")
-        case inputs.SourceBlind():
-            _check_text(given.reason, "reason", limits.REASON_CHARS_MAX)
-    match given:
-        case inputs.DeviceSeen(how=Sighting()) | inputs.DeviceGone(how=Sighting()) | inputs.DeviceFlaps():
-            _check_sighting(given.how)
-        case inputs.OrderDone() if given.device:
-            _check_key(given.device, "device")
-        case inputs.OrderNotDone():
-            _check_text(given.reason, "reason", limits.REASON_CHARS_MAX)
-
-
-def _check_domain(domain: DomainDescription) -> None:
-    _check_domain_key(domain.key, "domain.key")
-    if domain.state not in STATES:
-        raise InvalidInputError(f"{domain.state[:80]!r} is none of {', '.join(STATES)}", field="domain.state")
-    _check_range(len(domain.name), 0, limits.DOMAIN_NAME_CHARS_MAX, "domain.name")
-    _check_range(len(domain.kind), 0, limits.DOMAIN_KIND_CHARS_MAX, "domain.kind")
-    _check_range(domain.domid, -1, 2**32 - 1, "domain.domid")
-    _check_range(domain.vcpus, 0, 2**31 - 1, "domain.vcpus")
-    for field in ("memory_bytes", "max_memory_bytes"):
-        _check_range(getattr(domain, field), 0, 2**63 - 1, f"domain.{field}")
-
-
-def _check_domain_key(key: str, field: str) -> None:
-    try:
-        spelled = identities.parse_domain_key(key)
-    except InvalidInputError as error:
-        raise InvalidInputError(str(error), field=field) from None
-    if spelled != key:
-        raise InvalidInputError(f"{key!r} is not in its one spelling (lower case, dashes)", field=field)
-
-
-def _check_sighting(how: Sighting | None) -> None:
-    assert how is not None
-    for field, known in (("why", WHYS), ("source", ("", *SOURCES))):
-        if getattr(how, field) not in known:
-            said = repr(getattr(how, field))[:80]
-            raise InvalidInputError(f"{said} is none of {', '.join(known)}", field=f"how.{field}")
-    _check_range(len(how.actions), 0, limits.ACTIONS_TOLD_MAX, "how.actions")
-    for action in how.actions:
-        _check_text(action, "how.actions", limits.NAME_CHARS_MAX)
-    _check_range(how.flaps, 0, 2**31 - 1, "how.flaps")
-    _check_range(how.heard_at_ns, 0, 2**63 - 1, "how.heard_at_ns")
-
-
-def _check_key(key: str, field: str) -> None:
-    if identities.parse_device_key(key) != key:
-        raise InvalidInputError(f"{key!r} is not in its one spelling (lower case)", field=field)
-
-
-def _check_description(seen: inputs.DeviceSeen) -> None:
-    device = seen.device
-    _check_key(device.key, "device.key")
-    for field in ("parent", "physical_function"):
-        if getattr(device, field):
-            _check_key(getattr(device, field), f"device.{field}")
-    if not re.fullmatch(r"[A-Za-z0-9_]{1,255}", device.name):
-        raise InvalidInputError(f"{device.name[:80]!r} is not a node-device name", field="device.name")
-    for field in ("pci_class", "iommu_group", "numa_node"):
-        _check_range(getattr(device, field), -1, 2**32 - 1, f"device.{field}")
-    _check_range(len(device.attributes), 0, limits.ATTRIBUTES_PER_DEVICE_MAX, "device.attributes")
-    _check_range(len(device.devnodes), 0, limits.DEVNODES_PER_DEVICE_MAX, "device.devnodes")
-    _check_range(len(device.protections), 0, limits.REASONS_PER_DEVICE_MAX, "device.protections")
-    _check_range(len(device.in_use_by), 0, limits.REASONS_PER_DEVICE_MAX, "device.in_use_by")
-    _check_range(len(encode(device)), 0, limits.DESCRIPTION_BYTES_MAX, "device")
 
 
 def decode_request(verb: str, body: bytes) -> Request:
@@ -347,7 +208,7 @@ def decode_request(verb: str, body: bytes) -> Request:
         raise InvalidInputError(f"{len(body)} bytes; at most {limits.REQUEST_BYTES_MAX}", field="request")
     strict = decode_checked(_request_decoders[verb], body, what="request")
     request: Request = _as_tolerant(strict)
-    check_request(request)
+    checks.check_request(request)
     return request
 
 
@@ -377,99 +238,6 @@ def decode_checked(decoder: msgspec.json.Decoder[Any], body: bytes, *, what: str
         raise InvalidInputError(f"not JSON ({error})", field=what) from error
 
 
-def check_request(request: Request) -> None:
-    """The bounds of a request's fields.
-
-    Raises:
-        InvalidInputError: with the field and what would be right.
-    """
-    identities.parse_request_id(request.request_id)
-    _check_range(request.issued_at_ns, 0, 2**63 - 1, "issued_at_ns")
-    if isinstance(request, inputs.LeaseRequest):
-        _check_lease(request)
-    elif isinstance(request, inputs.ConfirmFreeRequest):
-        _check_text(request.device, "device", limits.DEVICE_TEXT_CHARS_MAX)
-        _check_text(request.reason, "reason", limits.REASON_CHARS_MAX)
-        if request.host:
-            identities.parse_host(request.host)
-    elif isinstance(request, inputs.CreateDeviceRequest | inputs.DestroyDeviceRequest):
-        _check_order(request)
-    elif isinstance(request, inputs.RetireAgentRequest):
-        identities.parse_host(request.host)
-        _check_agent(request.agent)
-        _check_text(request.reason, "reason", limits.REASON_CHARS_MAX)
-    else:
-        _check_range(request.lease, 1, 2**53 - 1, "lease")
-        _check_range(request.token, 1, 2**53 - 1, "token")
-        if isinstance(request, inputs.RenewRequest) and request.ttl_ms:
-            _check_range(request.ttl_ms, limits.LEASE_TTL_MS_MIN, limits.LEASE_TTL_MS_MAX, "ttl_ms")
-
-
-def _check_lease(request: inputs.LeaseRequest) -> None:
-    identities.parse_holder(request.holder)
-    _check_range(request.ttl_ms, limits.LEASE_TTL_MS_MIN, limits.LEASE_TTL_MS_MAX, "ttl_ms")
-    _check_range(len(request.devices), 1, limits.DEVICES_PER_LEASE_MAX, "devices")
-    for device in request.devices:
-        _check_text(device, "devices", limits.DEVICE_TEXT_CHARS_MAX)
-    if request.host:
-        identities.parse_host(request.host)
-    if request.domain:
-        if identities.parse_uuid(request.domain, "domain") != request.domain:
-            raise InvalidInputError(
-                f"{request.domain!r} is not in its one spelling (lower case, dashes)", field="domain"
-            )
-        _check_range(request.gone_ms, 0, limits.GONE_MS_MAX, "gone_ms")
-    elif request.gone_ms != inputs.GONE_MS or request.keep:
-        field = "keep" if request.keep else "gone_ms"
-        raise InvalidInputError("it is about the domain that a lease is for, and none is named", field=field)
-
-
-def _check_order(request: inputs.CreateDeviceRequest | inputs.DestroyDeviceRequest) -> None:
-    if request.host:
-        identities.parse_host(request.host)
-    _check_range(request.timeout_ms, limits.ORDER_TIMEOUT_MS_MIN, limits.ORDER_TIMEOUT_MS_MAX, "timeout_ms")
-    if isinstance(request, inputs.DestroyDeviceRequest):
-        _check_text(request.device, "device", limits.DEVICE_TEXT_CHARS_MAX)
-    elif isinstance(request.device, capabilities.NewMdev):
-        _check_new_mdev(request.device)
-    else:
-        _check_new_vport(request.device, request.host)
-
-
-def _check_new_mdev(device: capabilities.NewMdev) -> None:
-    _check_text(device.parent, "device.parent", limits.DEVICE_TEXT_CHARS_MAX)
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", device.mdev_type):
-        raise InvalidInputError(
-            f"{device.mdev_type[:80]!r} is not a type of mediated device; one looks like i915-GVTg_V5_4",
-            field="device.mdev_type",
-        )
-    if device.uuid and not re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", device.uuid):
-        raise InvalidInputError(
-            f"{device.uuid[:80]!r} is not a UUID in lower case, like c2177883-f1bb-47f0-914d-32a22e3a8804",
-            field="device.uuid",
-        )
-
-
-def _check_new_vport(device: capabilities.NewVport, host: str) -> None:
-    if device.parent:
-        _check_text(device.parent, "device.parent", limits.DEVICE_TEXT_CHARS_MAX)
-    elif not (host or device.parent_wwnn or device.parent_wwpn):
-        raise InvalidInputError("say on which host, or on which parent", field="host")
-    for field in ("parent_wwnn", "parent_wwpn", "parent_fabric_wwn", "wwnn", "wwpn"):
-        if getattr(device, field):
-            identities.parse_wwn(getattr(device, field), f"device.{field}")
-
-
-def _check_text(text: str, field: str, chars_max: int) -> None:
-    if not 1 <= len(text) <= chars_max or not text.isprintable():
-        raise InvalidInputError(f"{text[:40]!r} is not a printable text of 1 to {chars_max} characters", field=field)
-
-
-def _check_range(value: int, low: int, high: int, field: str) -> None:
-    if not low <= value <= high:
-        raise InvalidInputError(f"{value} is not between {low} and {high}", field=field)
-
-
 def body_hash(request: Request) -> str:
     """32 hex digits over what is asked for, without when: the same words said again are the same request."""
     fields = msgspec.structs.asdict(request)
@@ -477,4 +245,7 @@ def body_hash(request: Request) -> str:
     if isinstance(request, inputs.LeaseRequest) and not request.domain:
         # As it was hashed before leases could be for a domain.
         del fields["domain"], fields["gone_ms"], fields["keep"]
+    if isinstance(request, inputs.LeaseRequest) and not request.driver and not request.unmanaged:
+        # As before it could be said how they are handed over.
+        del fields["driver"], fields["unmanaged"]
     return hashlib.sha256(_encoder.encode((verb_of(request), fields))).hexdigest()[:32]

@@ -363,6 +363,7 @@ class LetGo(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="let_go
     lease: int
 
 
+WordOfBinder = Prepared | NotPrepared | GivenBack | Stuck | LetGo
 WORDS_OF_BINDERS: Final = (Prepared, NotPrepared, GivenBack, Stuck, LetGo)
 """Only the binder says them."""
 

@@ -42,6 +42,8 @@ class RefusalCode(StrEnum):
     """No binder acts there."""
     HOST_ALIVE = "host_alive"
     """It is heard, so it is not dead."""
+    DEVICES_TOO_MANY = "devices_too_many"
+    """More than one lease may have."""
     DOMAIN_UNKNOWN = "domain_unknown"
     DOMAIN_AMBIGUOUS = "domain_ambiguous"
     NOTHING_TO_PREPARE = "nothing_to_prepare"

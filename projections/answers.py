@@ -5,6 +5,7 @@ from typing import Final
 from leasehold.events.answers import Answer, Heard
 from leasehold.events.identities import HostName, RequestKey
 from leasehold.events.position import end_of_record
+from leasehold.projections import bindings
 from leasehold.projections.orders import newest_open
 from leasehold.projections.state import AnswerState, LeaseState, State
 
@@ -16,6 +17,9 @@ _OUTCOME: Final = {
     "create_device": "ordered",
     "destroy_device": "ordered",
     "retire_agent": "retired",
+    "operate_device": "ordered",
+    "revoke": "revoked",
+    "declare_dead": "declared_dead",
 }
 
 
@@ -44,7 +48,7 @@ def answer_for(state: State, key: RequestKey) -> Answer | None:
     if lease is None:
         return Answer(
             outcome=_OUTCOME[known.verb], request_id=request_id, position=known.position, as_of=as_of,
-            lease=known.lease, devices=devices,
+            lease=known.lease, leases=known.leases, devices=devices,
         )  # fmt: skip
     return Answer(
         outcome=_OUTCOME[known.verb],
@@ -57,8 +61,11 @@ def answer_for(state: State, key: RequestKey) -> Answer | None:
         devices=devices or lease.devices,
         state=lease_word(lease),
         ended=lease.ended,
+        prepared=bindings.prepared_word(state, lease),
+        leases=known.leases,
         ttl_ms=lease.ttl_ms,
         expires_at_ns=lease.expires_at_ns,
+        message=lease.end_reason,
     )
 
 

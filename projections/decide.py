@@ -8,17 +8,18 @@ import heapq
 from collections.abc import Callable
 from typing import Any, Final
 
-import msgspec
-
 from leasehold.events import codec, event_types, inputs, limits
 from leasehold.events.event_types import Event
-from leasehold.events.identities import DeviceId, HostName, RequestRef, request_key, tenant_of
+from leasehold.events.hostdev_events import LeaseRevoked
+from leasehold.events.identities import DeviceId, HostName, RequestRef, request_key
 from leasehold.events.inputs import Asked, Input, Request
 from leasehold.events.position import era_of_token, lease_id_text
 from leasehold.events.record import ledger_id_of
 from leasehold.events.refusals import Refusal, RefusalCode
-from leasehold.projections import conflicts, observing, ordering
+from leasehold.projections import conflicts, hostdevs, observing, operating, ordering
+from leasehold.projections.declining import Declined
 from leasehold.projections.fencing import HELP_RESTORED
+from leasehold.projections.granting import grant
 from leasehold.projections.naming import Resolved, resolve, unresolved
 from leasehold.projections.remembering import refusal_fingerprint
 from leasehold.projections.state import LeaseState, State
@@ -137,7 +138,8 @@ def _outlived(state: State, now_ns: int, *, limit: int) -> list[Event]:
 
 
 def _ending(
-    state: State, end: event_types.LeaseReleased | event_types.LeaseExpired | event_types.LeaseOutlived
+    state: State,
+    end: event_types.LeaseReleased | event_types.LeaseExpired | event_types.LeaseOutlived | LeaseRevoked,
 ) -> list[Event]:
     """The end of a lease, and at once the freeing of what is known to be unused."""
     events: list[Event] = [end]
@@ -200,7 +202,7 @@ def _refuse(
     if first is not None and now_ns - state.refusals[first].at_ns <= limits.REFUSAL_WINDOW_NS:
         count = state.refusals[first].count + 1
         return [event_types.RefusalsRepeated(request=ref, first=first, count=count)]
-    holder = request.holder if isinstance(request, inputs.LeaseRequest) else ""
+    holder = request.holder if isinstance(request, inputs.LeaseRequest | inputs.PrepareRequest) else ""
     return [event_types.RequestRefused(request=ref, verb=verb, about=about, refusal=refusal, holder=holder)]
 
 
@@ -213,30 +215,7 @@ def _lease(state: State, ref: RequestRef, request: inputs.LeaseRequest, now_ns: 
     unknown = next((device for device in devices if device not in state.devices), None)
     if unknown is not None:
         return _refuse(state, ref, request, request.devices, unresolved(Resolved(unknown)), now_ns)
-    owner = (ref.principal, request.holder)
-    found = conflicts.first_blockers(state, devices, owner=owner, force=request.force)
-    if found:
-        refusal = Refusal(
-            code=conflicts.CODE_OF_RULE[found[0].rule],
-            message=f"{found[0].device}: {found[0].why}",
-            blockers=found,
-            help=found[0].help,
-        )
-        return _refuse(state, ref, request, devices, refusal, now_ns)
-    bond: event_types.DomainBond | msgspec.UnsetType = msgspec.UNSET
-    if request.domain:
-        bond = event_types.DomainBond(uuid=request.domain, gone_ms=request.gone_ms, keep=request.keep)
-    granted = event_types.LeaseGranted(
-        request=ref,
-        tenant=tenant_of(ref.principal),
-        holder=request.holder,
-        devices=devices,
-        ttl_ms=request.ttl_ms,
-        expires_at_ns=now_ns + request.ttl_ms * _NS_PER_MS,
-        forced=request.force and any(state.devices[device].description.protections for device in devices),
-        bond=bond,
-    )
-    return [granted]
+    return _done(state, ref, request, grant(state, ref, request, devices, uuid=request.domain, now_ns=now_ns), now_ns)
 
 
 def _of_lease(state: State, ref: RequestRef, request: inputs.RenewRequest | inputs.ReleaseRequest) -> Refusal | None:
@@ -294,11 +273,12 @@ def _confirm_free(state: State, ref: RequestRef, request: inputs.ConfirmFreeRequ
         return _refuse(state, ref, request, (request.device,), unresolved(resolved), now_ns)
     device: DeviceId = conflicts.physical_device(resolved.device)
     row = state.devices.get(device)
-    if row is None or not row.ending:
+    if row is None or not (row.ending or (row.quarantine is not None and not row.lease)):
         refusal = Refusal(
             code=RefusalCode.NOTHING_TO_CONFIRM,
             message=f"{device} is not waiting to become free",
-            help="only a device whose lease has ended, and which is not free yet, can be confirmed free",
+            help="only a device in quarantine, or whose lease has ended, and which is not free yet, "
+            "can be confirmed free",
         )
         return _refuse(state, ref, request, (device,), refusal, now_ns)
     evidence = f"{ref.principal} says so: {request.reason}"
@@ -309,9 +289,39 @@ def _order(
     state: State, ref: RequestRef, request: inputs.CreateDeviceRequest | inputs.DestroyDeviceRequest, now_ns: int
 ) -> Decision:
     given = ordering.order_for(state, ref, request, now_ns)
-    if isinstance(given, ordering.NotOrdered):
+    return _done(state, ref, request, given, now_ns)
+
+
+def _done(state: State, ref: RequestRef, request: Request, given: Event | Declined, now_ns: int) -> Decision:
+    if isinstance(given, Declined):
         return _refuse(state, ref, request, given.about, given.refusal, now_ns)
     return [given]
+
+
+def _operate(state: State, ref: RequestRef, request: inputs.OperateDeviceRequest, now_ns: int) -> Decision:
+    return _done(state, ref, request, operating.operate(state, ref, request, now_ns), now_ns)
+
+
+def _prepare(state: State, ref: RequestRef, request: inputs.PrepareRequest, now_ns: int) -> Decision:
+    return _done(state, ref, request, hostdevs.prepare(state, ref, request, now_ns), now_ns)
+
+
+def _reattach(state: State, ref: RequestRef, request: inputs.ReattachRequest, now_ns: int) -> Decision:
+    found = hostdevs.reattach(state, ref, request)
+    if isinstance(found, Declined):
+        return _refuse(state, ref, request, found.about, found.refusal, now_ns)
+    return hostdevs.released(state, ref, found)
+
+
+def _revoke(state: State, ref: RequestRef, request: inputs.RevokeRequest, now_ns: int) -> Decision:
+    found = hostdevs.revoke(state, ref, request)
+    if isinstance(found, Declined):
+        return _refuse(state, ref, request, found.about, found.refusal, now_ns)
+    return _ending(state, found)
+
+
+def _declare_dead(state: State, ref: RequestRef, request: inputs.DeclareDeadRequest, now_ns: int) -> Decision:
+    return _done(state, ref, request, hostdevs.declare_dead(state, ref, request), now_ns)
 
 
 def _retire(state: State, ref: RequestRef, request: inputs.RetireAgentRequest, now_ns: int) -> Decision:
@@ -349,6 +359,11 @@ _REQUEST_DECIDERS: Final[dict[type[Any], Callable[[State, RequestRef, Any, int],
     inputs.CreateDeviceRequest: _order,
     inputs.DestroyDeviceRequest: _order,
     inputs.RetireAgentRequest: _retire,
+    inputs.PrepareRequest: _prepare,
+    inputs.ReattachRequest: _reattach,
+    inputs.OperateDeviceRequest: _operate,
+    inputs.RevokeRequest: _revoke,
+    inputs.DeclareDeadRequest: _declare_dead,
 }
 _DECIDERS: Final[dict[type[Any], Callable[[State, Any, int], Decision]]] = {
     inputs.LedgerBegins: _ledger_begins,

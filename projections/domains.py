@@ -1,6 +1,6 @@
 """Domains: what events make of them, and how they are shown. What agents say of them is judged in `domainwords`."""
 
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final
@@ -11,6 +11,7 @@ from leasehold.events import event_types, identities, limits
 from leasehold.events.domains import SeenDomain, Use
 from leasehold.events.errors import InvalidInputError
 from leasehold.events.identities import DomainId, HostName, domain_id, split_domain_id, uuid_of
+from leasehold.events.inputs import BINDER
 from leasehold.events.position import lease_id_text
 from leasehold.events.views import DomainView, UsedView, UserView
 from leasehold.projections import bonds, remembering
@@ -58,14 +59,15 @@ def vanished(state: State, _position: int, at_ns: int, event: event_types.Domain
     bonds.look_at_domain(state, uuid_of(event.key), at_ns)
 
 
-def attachment_seen(state: State, _position: int, _at_ns: int, event: event_types.AttachmentSeen) -> None:
+def attachment_seen(state: State, position: int, _at_ns: int, event: event_types.AttachmentSeen) -> None:
     """It uses a device."""
     domain = domain_id(event.host, event.domain)
     row, use = state.domains[domain], Use(event.device, event.use)
     assert use not in row.uses, f"that {domain} uses {use.device} is known already"
-    uses = list(row.uses)
-    insort(uses, use)
-    state.put_domain(domain, _replace(row, uses=tuple(uses)))
+    at = bisect_left(row.uses, use)
+    uses = (*row.uses[:at], use, *row.uses[at:])
+    since = (*row.used_since[:at], position, *row.used_since[at:])
+    state.put_domain(domain, _replace(row, uses=uses, used_since=since))
 
 
 def attachment_gone(state: State, _position: int, _at_ns: int, event: event_types.AttachmentGone) -> None:
@@ -73,16 +75,24 @@ def attachment_gone(state: State, _position: int, _at_ns: int, event: event_type
     domain = domain_id(event.host, event.domain)
     row, use = state.domains[domain], Use(event.device, event.use)
     assert use in row.uses, f"that {domain} uses {use.device} is not known"
-    state.put_domain(domain, _replace(row, uses=tuple(each for each in row.uses if each != use)))
+    at = row.uses.index(use)
+    uses, since = row.uses, row.used_since
+    after = _replace(row, uses=uses[:at] + uses[at + 1 :], used_since=since[:at] + since[at + 1 :])
+    state.put_domain(domain, after)
 
 
 def agent_retired(state: State, position: int, at_ns: int, event: event_types.AgentRetired) -> None:
     """An agent is forgotten, with the domains that it told of: nobody says any more that they are there."""
     ref, host = event.request, state.hosts[event.host]
     assert event.agent in host.sources, f"there is no {event.agent} on {event.host}"
-    sources = {agent: source for agent, source in host.sources.items() if agent != event.agent}
+    after = _replace(host, sources={agent: each for agent, each in host.sources.items() if agent != event.agent})
+    if event.agent == BINDER:
+        # Nobody hands over there any more: who looks is believed, as on any host that is only watched.
+        after = _replace(after, mode="watched")
+    if after.dead and after.has_reported:
+        after = _replace(after, dead="")
     # First the host: that nobody looks any more is not to be taken for the domains' being gone.
-    bonds.put_host(state, at_ns, event.host, _replace(host, sources=sources))
+    bonds.put_host(state, at_ns, event.host, after)
     told = [each for each in state.indexes.domains.get(event.host, ()) if state.domains[each].agent == event.agent]
     for domain in told:
         state.drop_domain(domain)

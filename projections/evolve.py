@@ -8,23 +8,15 @@ from typing import Any, Final
 
 import msgspec
 
-from leasehold.events import codec, event_types, inputs, limits
+from leasehold.events import codec, event_types, hostdev_events, inputs, limits
 from leasehold.events.devices import Sighting
 from leasehold.events.errors import CorruptLedgerError
 from leasehold.events.event_types import Event
-from leasehold.events.identities import HostName, device_id, request_key
+from leasehold.events.identities import HostName, device_id
 from leasehold.events.position import index_of, position_of, position_of_token, sequence_of, token_of
 from leasehold.events.record import Record, chain_hash, event_count
-from leasehold.projections import bonds, domains, orders, remembering
-from leasehold.projections.state import (
-    AnswerState,
-    DeviceState,
-    Head,
-    HostState,
-    LeaseState,
-    SourceState,
-    State,
-)
+from leasehold.projections import bindings, bonds, domains, leasing, orders, remembering
+from leasehold.projections.state import DeviceState, Head, HostState, SourceState, State
 
 _replace: Final = msgspec.structs.replace
 
@@ -152,13 +144,12 @@ def _ledger_restored(state: State, _position: int, at_ns: int, event: event_type
         floor = token_of(era, position_of_token(device_row.floor))
         state.put_device(device, _replace(device_row, floor=floor))
     for host, host_row in list(state.hosts.items()):
-        sources = {agent: _as_restored(source) for agent, source in host_row.sources.items()}
+        # What was said in the lost records is told anew.
+        sources = {
+            agent: bindings.to_report_anew(source, "the ledger was restored")
+            for agent, source in host_row.sources.items()
+        }
         bonds.put_host(state, at_ns, host, _replace(host_row, sources=sources))
-
-
-def _as_restored(source: SourceState) -> SourceState:
-    # What it said in the lost records is told anew, in one report or in several: none that began before counts.
-    return _replace(source, gap=source.counter, complete=False, wants_report=True, stale="the ledger was restored")
 
 
 def _grace_started(state: State, _position: int, _at_ns: int, event: event_types.GraceStarted) -> None:
@@ -220,6 +211,9 @@ def _report_requested(state: State, _position: int, at_ns: int, event: event_typ
 
 def _picture_completed(state: State, _position: int, at_ns: int, event: event_types.PictureCompleted) -> None:
     _put_source(state, at_ns, event.host, event.agent, complete=True, wants_report=False, stale="")
+    row = state.hosts[event.host]
+    if row.dead and row.has_reported:
+        bonds.put_host(state, at_ns, event.host, _replace(row, dead=""))
 
 
 def _source_went_blind(state: State, _position: int, at_ns: int, event: event_types.SourceWentBlind) -> None:
@@ -245,13 +239,14 @@ def _device_appeared(state: State, position: int, at_ns: int, event: event_types
         floor=token_of(state.head.era, 0),
         since_position=position,
         since_ns=at_ns,
+        described_position=position,
     )
     state.put_device(device_id(event.host, event.device.key), row)
 
 
 def _device_changed(
     state: State,
-    _position: int,
+    position: int,
     _at_ns: int,
     event: event_types.DeviceChanged | event_types.DeviceReappeared,
 ) -> None:
@@ -259,9 +254,10 @@ def _device_changed(
     row = state.devices[device]
     serial = event.device.serial or row.serial
     flaps = row.flaps + _flaps(event.how)
-    state.put_device(
-        device, _replace(row, description=event.device, serial=serial, missing=False, flaps=flaps)
+    after = _replace(
+        row, description=event.device, serial=serial, missing=False, flaps=flaps, described_position=position
     )
+    state.put_device(device, after)
 
 
 def _device_replaced(state: State, position: int, _at_ns: int, event: event_types.DeviceReplaced) -> None:
@@ -277,14 +273,16 @@ def _device_replaced(state: State, position: int, _at_ns: int, event: event_type
         displaced=row.displaced or bool(row.lease),
         floor=floor,
         flaps=_flaps(event.how),
+        described_position=position,
     )
     state.put_device(device, after)
 
 
-def _device_missing(state: State, _position: int, _at_ns: int, event: event_types.DeviceMissing) -> None:
+def _device_missing(state: State, position: int, _at_ns: int, event: event_types.DeviceMissing) -> None:
     device = device_id(event.host, event.key)
     row = state.devices[device]
-    state.put_device(device, _replace(row, missing=True, flaps=row.flaps + _flaps(event.how)))
+    flaps = row.flaps + _flaps(event.how)
+    state.put_device(device, _replace(row, missing=True, flaps=flaps, described_position=position))
 
 
 def _device_flapped(state: State, _position: int, _at_ns: int, event: event_types.DeviceFlapped) -> None:
@@ -301,114 +299,6 @@ def _only_told(
     _state: State, _position: int, _at_ns: int, _event: event_types.SharingFound | event_types.EventsMissed
 ) -> None:
     """It says nothing that the rows do not say already, or that anything depends on."""
-
-
-def _device_freed(state: State, position: int, at_ns: int, event: event_types.DeviceFreed) -> None:
-    row = state.devices[event.device]
-    state.put_device(
-        event.device,
-        _replace(row, lease=0, ending=False, displaced=False, since_position=position, since_ns=at_ns),
-    )
-    lease = state.leases[event.lease]
-    granted = state.answers.get(lease.grant_key)
-    if lease.held == 1 and (granted is None or granted.lease != event.lease):
-        # Nobody can ask for its outcome any more.
-        state.leases.drop(event.lease)
-    else:
-        state.put_lease(event.lease, _replace(lease, held=lease.held - 1))
-    if event.request is not None:
-        remembering.remember_ended(state, at_ns, event.request, AnswerState(
-            body_hash=event.request.body_hash, verb="confirm_free", position=position,
-            issued_at_ns=event.request.issued_at_ns, lease=event.lease, device=event.device,
-        ))
-
-
-# --- leases -------------------------------------------------------------------------------------------------------
-
-
-def _lease_granted(state: State, position: int, at_ns: int, event: event_types.LeaseGranted) -> None:
-    ref = event.request
-    key = request_key(ref.principal, ref.request_id)
-    token = token_of(state.head.era, position)
-    row = LeaseState(
-        principal=ref.principal,
-        holder=event.holder,
-        devices=event.devices,
-        token=token,
-        ttl_ms=event.ttl_ms,
-        granted_at_ns=at_ns,
-        expires_at_ns=event.expires_at_ns,
-        forced=event.forced,
-        grant_key=key,
-        held=len(event.devices),
-        bond=event.bond or None,
-    )
-    state.put_lease(position, row)
-    if row.bond is not None:
-        bonds.look(state, position, at_ns)
-    for device in event.devices:
-        before = state.devices[device]
-        state.put_device(
-            device,
-            _replace(before, lease=position, ending=False, floor=token, since_position=position, since_ns=at_ns),
-        )
-    answer = AnswerState(
-        body_hash=ref.body_hash, verb="lease", position=position, issued_at_ns=ref.issued_at_ns, lease=position
-    )
-    state.answers.put(key, answer)
-
-
-def _lease_renewed(state: State, position: int, _at_ns: int, event: event_types.LeaseRenewed) -> None:
-    ref = event.request
-    key = request_key(ref.principal, ref.request_id)
-    row = state.leases[event.lease]
-    renewals, horizon_ns = (*row.renewals, key), row.renewal_horizon_ns
-    if len(renewals) > limits.RENEWALS_KEPT_PER_LEASE:
-        horizon_ns = max(horizon_ns, state.answers[renewals[0]].issued_at_ns)
-        state.answers.drop(renewals[0])
-        renewals = renewals[1:]
-    after = _replace(
-        row,
-        ttl_ms=event.ttl_ms,
-        expires_at_ns=event.expires_at_ns,
-        renewals=renewals,
-        renewal_horizon_ns=horizon_ns,
-    )
-    state.put_lease(event.lease, after)
-    answer = AnswerState(
-        body_hash=ref.body_hash, verb="renew", position=position, issued_at_ns=ref.issued_at_ns, lease=event.lease
-    )
-    state.answers.put(key, answer)
-
-
-def _lease_released(state: State, position: int, at_ns: int, event: event_types.LeaseReleased) -> None:
-    ref = event.request
-    _end(state, position, at_ns, event.lease, "released")
-    answer = AnswerState(
-        body_hash=ref.body_hash, verb="release", position=position, issued_at_ns=ref.issued_at_ns, lease=event.lease
-    )
-    remembering.remember_ended(state, at_ns, ref, answer)
-
-
-def _lease_expired(state: State, position: int, at_ns: int, event: event_types.LeaseExpired) -> None:
-    _end(state, position, at_ns, event.lease, "expired")
-
-
-def _lease_outlived(state: State, position: int, at_ns: int, event: event_types.LeaseOutlived) -> None:
-    _end(state, position, at_ns, event.lease, "outlived")
-
-
-def _end(state: State, position: int, at_ns: int, lease: int, how: str) -> None:
-    row = state.leases[lease]
-    floor = token_of(state.head.era, position)
-    state.put_lease(lease, _replace(row, ended=how, ended_at_ns=at_ns, ended_position=position, renewals=()))
-    for device in row.devices:
-        before = state.devices[device]
-        state.put_device(
-            device, _replace(before, ending=True, floor=floor, since_position=position, since_ns=at_ns)
-        )
-    for key in (row.grant_key, *row.renewals):
-        remembering.fade(state, at_ns, row.principal, key)
 
 
 _HANDLERS: Final[dict[type[Any], Callable[[State, int, int, Any], None]]] = {
@@ -440,15 +330,23 @@ _HANDLERS: Final[dict[type[Any], Callable[[State, int, int, Any], None]]] = {
     event_types.AttachmentSeen: domains.attachment_seen,
     event_types.AttachmentGone: domains.attachment_gone,
     event_types.SharingFound: _only_told,
-    event_types.LeaseGranted: _lease_granted,
-    event_types.LeaseRenewed: _lease_renewed,
-    event_types.LeaseReleased: _lease_released,
-    event_types.LeaseExpired: _lease_expired,
-    event_types.LeaseOutlived: _lease_outlived,
-    event_types.DeviceFreed: _device_freed,
+    event_types.LeaseGranted: leasing.granted,
+    event_types.LeaseRenewed: leasing.renewed,
+    event_types.LeaseReleased: leasing.released,
+    event_types.LeaseExpired: leasing.expired,
+    event_types.LeaseOutlived: leasing.outlived,
+    event_types.DeviceFreed: leasing.freed,
     event_types.RequestRefused: remembering.refused,
     event_types.RefusalsRepeated: remembering.repeated,
     event_types.HostOrdered: orders.ordered,
     event_types.OrderCarriedOut: orders.carried_out,
     event_types.OrderFailed: orders.failed,
+    hostdev_events.DevicePrepared: bindings.prepared,
+    hostdev_events.PrepareFailed: leasing.failed,
+    hostdev_events.DeviceGivenBack: bindings.given_back,
+    hostdev_events.DeviceQuarantined: bindings.quarantined,
+    hostdev_events.LeaseRevoked: leasing.revoked,
+    hostdev_events.HostDeclaredDead: bindings.declared_dead,
+    hostdev_events.DriftDetected: bindings.drift_detected,
+    hostdev_events.DriftResolved: bindings.drift_resolved,
 }

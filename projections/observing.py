@@ -8,7 +8,7 @@ from leasehold.events.devices import DeviceDescription
 from leasehold.events.event_types import Event
 from leasehold.events.identities import device_id
 from leasehold.events.inputs import HostHeard, Observed
-from leasehold.projections import domainwords, ordering, sharing
+from leasehold.projections import binderwords, domainwords, ordering, sharing
 from leasehold.projections.state import HostState, SourceState, State
 
 Decision = list[Event] | None
@@ -17,7 +17,7 @@ _TOLD_BEFORE: Final[tuple[str, ...]] = ("driver", "capability.link_state")
 _TOLD_CHARS_MAX: Final = 64
 
 
-def observed(state: State, given: Observed, _now_ns: int) -> Decision:
+def observed(state: State, given: Observed, now_ns: int) -> Decision:
     """Take a message of a source: nothing for old runs and old counters, a request to report again after a gap."""
     host = state.hosts.get(given.host)
     source = host.sources.get(given.agent) if host else None
@@ -33,10 +33,13 @@ def observed(state: State, given: Observed, _now_ns: int) -> Decision:
     # Words are absolute and all of one message meet the same state: of several about one device the last counts.
     last_words = {_key_of(observation) or place: observation for place, observation in enumerate(given.observations)}
     domains = domainwords.DomainWords(state, given.host, given.agent)
+    bindings = binderwords.BinderWords(state, given.host, given.agent, now_ns)
     room = limits.DEVICES_PER_HOST_MAX - state.hosts[given.host].device_count
     for observation in last_words.values():
         if isinstance(observation, inputs.WORDS_OF_DOMAINS):
             event = domains.take(observation)
+        elif isinstance(observation, inputs.WORDS_OF_BINDERS):
+            event = bindings.take(observation)
         else:
             handler: Callable[[State, Observed, Any], Event | None] = _HANDLERS[type(observation)]
             event = handler(state, given, observation)
@@ -53,8 +56,8 @@ def observed(state: State, given: Observed, _now_ns: int) -> Decision:
 
 
 def _key_of(observation: inputs.Observation) -> str:
-    """What it is about; empty for a word about domains, each of which counts."""
-    if isinstance(observation, inputs.WORDS_OF_DOMAINS):
+    """What it is about; empty for a word about domains, or of a binder, each of which counts."""
+    if isinstance(observation, inputs.WORDS_OF_DOMAINS + inputs.WORDS_OF_BINDERS):
         return ""
     if isinstance(observation, inputs.SourceBlind | inputs.SourceSees):
         return "sight"

@@ -8,8 +8,6 @@ import hashlib
 from collections.abc import Iterator
 from typing import Final
 
-import msgspec
-
 from leasehold.events import event_types, inputs, limits
 from leasehold.events.capabilities import (
     Ccw,
@@ -21,16 +19,19 @@ from leasehold.events.capabilities import (
     MdevParent,
     MdevType,
     NewMdev,
+    NewVirtualFunctions,
     NewVport,
     Order,
     Pci,
     ScsiHost,
+    SetVirtualFunctions,
 )
 from leasehold.events.event_types import Event, HostOrdered
 from leasehold.events.identities import DeviceId, DeviceKey, HostName, RequestRef, device_id, parse_wwn
 from leasehold.events.inputs import CREATOR, Observed
 from leasehold.events.refusals import Refusal, RefusalCode
 from leasehold.projections import conflicts
+from leasehold.projections.declining import Declined, declined
 from leasehold.projections.indexes import mark_of_uuid, mark_of_wwn, marks_of
 from leasehold.projections.naming import resolve, unresolved
 from leasehold.projections.state import OrderState, State
@@ -40,24 +41,19 @@ _NAA_AND_OUI: Final = "5525400"
 """Format 5 (IEEE registered) and the company id that virtual machines use; 36 bits of our own follow."""
 
 
-class NotOrdered(msgspec.Struct, frozen=True):
-    """Why a host is not told to. `about`: the devices that were asked for, by their ids where they are known."""
-
-    about: tuple[str, ...]
-    refusal: Refusal
-
-
 def order_for(
     state: State, ref: RequestRef, request: inputs.CreateDeviceRequest | inputs.DestroyDeviceRequest, now_ns: int
-) -> HostOrdered | NotOrdered:
+) -> HostOrdered | Declined:
     """What a host is told to do for this request."""
     if isinstance(request, inputs.DestroyDeviceRequest):
         found = _to_destroy(state, ref, request)
     elif isinstance(request.device, NewVport):
         found = _new_vport(state, ref, request.device, request.host)
+    elif isinstance(request.device, NewVirtualFunctions):
+        found = _new_virtual_functions(state, ref, request.device, request.host)
     else:
         found = _new_mdev(state, ref, request.device, request.host)
-    if isinstance(found, NotOrdered):
+    if isinstance(found, Declined):
         return found
     host, order = found
     deadline_ns = now_ns + request.timeout_ms * 1_000_000
@@ -101,32 +97,28 @@ def overdue(state: State, now_ns: int, *, limit: int) -> list[Event]:
 # --- hosts and parents --------------------------------------------------------------------------------------------
 
 
-def _no(about: tuple[str, ...], code: RefusalCode, message: str, help_text: str) -> NotOrdered:
-    return NotOrdered(about, Refusal(code=code, message=message, help=help_text))
-
-
-def _host_forbids(state: State, host: HostName, about: tuple[str, ...]) -> NotOrdered | None:
+def _host_forbids(state: State, host: HostName, about: tuple[str, ...]) -> Declined | None:
     """Why nothing can be asked of this host now."""
     row = state.hosts.get(host)
     if row is None:
-        return _no(about, RefusalCode.HOST_FORBIDS, f"no host {host} is known", "list the hosts")
+        return declined(about, RefusalCode.HOST_FORBIDS, f"no host {host} is known", "list the hosts")
     creator = row.sources.get(CREATOR)
     help_text = f"run the creator on {host} if devices may be made there"
     if creator is None:
-        return _no(about, RefusalCode.HOST_FORBIDS, f"no agent on {host} makes or destroys devices", help_text)
+        return declined(about, RefusalCode.HOST_FORBIDS, f"no agent on {host} makes or destroys devices", help_text)
     if creator.stale:
         text = f"the agent on {host} that makes and destroys devices cannot be relied on ({creator.stale})"
-        return _no(about, RefusalCode.HOST_FORBIDS, text, help_text)
+        return declined(about, RefusalCode.HOST_FORBIDS, text, help_text)
     if row.stale:
         text = f"what is known of host {host} may be out of date ({row.stale})"
-        return _no(about, RefusalCode.HOST_STALE, text, f"see that the agents on {host} run")
+        return declined(about, RefusalCode.HOST_STALE, text, f"see that the agents on {host} run")
     if len(state.indexes.open_orders.get(host, ())) >= limits.ORDERS_OPEN_PER_HOST_MAX:
         text = f"{limits.ORDERS_OPEN_PER_HOST_MAX} orders to {host} are not over yet"
-        return _no(about, RefusalCode.ORDERS_TOO_MANY, text, "wait until some are over")
+        return declined(about, RefusalCode.ORDERS_TOO_MANY, text, "wait until some are over")
     return None
 
 
-def _kept_from(state: State, ref: RequestRef, device: DeviceId, parent: DeviceId | None = None) -> NotOrdered | None:
+def _kept_from(state: State, ref: RequestRef, device: DeviceId, parent: DeviceId | None = None) -> Declined | None:
     """Why nothing is to be done to this device now: it is not there, another's, or used without a lease; or what it
     stands for is, or its parent, or what these are parts of.
     """
@@ -135,7 +127,7 @@ def _kept_from(state: State, ref: RequestRef, device: DeviceId, parent: DeviceId
     if forbidden is not None:
         return forbidden
     if row.missing:
-        return _no((device,), RefusalCode.DEVICE_MISSING, f"{device} is not there", "plug it in again")
+        return declined((device,), RefusalCode.DEVICE_MISSING, f"{device} is not there", "plug it in again")
     near = (device, conflicts.physical_device(device), parent or device)
     wholes = (whole for each in near for whole in conflicts.physical_function_of(state, each))
     for each in dict.fromkeys((*near, *wholes)):
@@ -150,16 +142,17 @@ def _kept_from(state: State, ref: RequestRef, device: DeviceId, parent: DeviceId
     return None
 
 
-def _held(state: State, device: DeviceId, other: DeviceId) -> NotOrdered:
+def _held(state: State, device: DeviceId, other: DeviceId) -> Declined:
     blocker = conflicts.held(state, other, other, "same_device")
     refusal = Refusal(
         code=RefusalCode.DEVICE_HELD, message=f"{other}: {blocker.why}", blockers=(blocker,), help=blocker.help
     )
-    return NotOrdered((device,), refusal)
+    return Declined((device,), refusal)
 
 
-def _used(device: DeviceId, other: DeviceId, users: tuple[str, ...]) -> NotOrdered:
-    return _no((device,), RefusalCode.DEVICE_IN_USE, f"{other} is used by {', '.join(users)}", "end that use first")
+def _used(device: DeviceId, other: DeviceId, users: tuple[str, ...]) -> Declined:
+    text = f"{other} is used by {', '.join(users)}"
+    return declined((device,), RefusalCode.DEVICE_IN_USE, text, "end that use first")
 
 
 def _open_orders_on(state: State, device: DeviceId) -> Iterator[Order]:
@@ -172,9 +165,9 @@ def _open_orders_on(state: State, device: DeviceId) -> Iterator[Order]:
 
 def _new_vport(
     state: State, ref: RequestRef, new: NewVport, host: str
-) -> tuple[HostName, Order] | NotOrdered:
+) -> tuple[HostName, Order] | Declined:
     parent = _parent_of_vport(state, ref, new, host)
-    if isinstance(parent, NotOrdered):
+    if isinstance(parent, Declined):
         return parent
     row = state.devices[parent]
     wwnn, wwpn = (parse_wwn(name) if name else "" for name in (new.wwnn, new.wwpn))
@@ -189,7 +182,7 @@ def _new_vport(
     return row.host, order
 
 
-def _taken(state: State, parent: DeviceId, mark: str, name: str) -> NotOrdered | None:
+def _taken(state: State, parent: DeviceId, mark: str, name: str) -> Declined | None:
     """Why nothing can be made that is called so: something is already, or an order about such a thing is not over."""
     bearers = [device for device in state.indexes.marks.get(mark, ()) if not state.devices[device].missing]
     if bearers:
@@ -198,7 +191,7 @@ def _taken(state: State, parent: DeviceId, mark: str, name: str) -> NotOrdered |
         text = f"order {order}, which is not over, is about what has {name}"
     else:
         return None
-    return _no((parent,), RefusalCode.DEVICE_EXISTS, text, "choose another, or none: then one is made up")
+    return declined((parent,), RefusalCode.DEVICE_EXISTS, text, "choose another, or none: then one is made up")
 
 
 def _made_up_wwn(state: State, ref: RequestRef, host: HostName, kind: str) -> str:
@@ -221,18 +214,18 @@ def _digest(state: State, ref: RequestRef, host: HostName, what: str) -> bytes:
     return hashlib.sha256("\n".join(words).encode()).digest()
 
 
-def _parent_of_vport(state: State, ref: RequestRef, new: NewVport, host: str) -> DeviceId | NotOrdered:
+def _parent_of_vport(state: State, ref: RequestRef, new: NewVport, host: str) -> DeviceId | Declined:
     """The HBA that is named, or else of those that fit the one with the most room; equal ones by their ids."""
     candidates = _named_hbas(state, new, host)
-    if isinstance(candidates, NotOrdered):
+    if isinstance(candidates, Declined):
         return candidates
     hosts = sorted({state.devices[device].host for device in candidates})
     if len(hosts) > 1:
         some = candidates[: limits.CANDIDATES_PER_REFUSAL_MAX]
         text = f"HBAs of several hosts fit: {', '.join(some)}"
-        return _no(some, RefusalCode.DEVICE_AMBIGUOUS, text, "name the host")
+        return declined(some, RefusalCode.DEVICE_AMBIGUOUS, text, "name the host")
     ranked = sorted(candidates, key=lambda device: (-_room_for_vports(state, device), device))
-    refused: NotOrdered | None = None
+    refused: Declined | None = None
     for device in ranked:
         why_not = _kept_from(state, ref, device) or _unfit_for_vport(state, device, is_named=bool(new.parent))
         if why_not is None:
@@ -242,7 +235,7 @@ def _parent_of_vport(state: State, ref: RequestRef, new: NewVport, host: str) ->
     return refused
 
 
-def _named_hbas(state: State, new: NewVport, host: str) -> tuple[DeviceId, ...] | NotOrdered:
+def _named_hbas(state: State, new: NewVport, host: str) -> tuple[DeviceId, ...] | Declined:
     """The HBAs that all words of the request fit, in the order of their ids: at least one."""
     wwnn, wwpn, fabric = (
         parse_wwn(name) if name else "" for name in (new.parent_wwnn, new.parent_wwpn, new.parent_fabric_wwn)
@@ -252,10 +245,10 @@ def _named_hbas(state: State, new: NewVport, host: str) -> tuple[DeviceId, ...] 
     if new.parent:
         resolved = resolve(state, new.parent, host)
         if resolved.device is None:
-            return NotOrdered((new.parent,), unresolved(resolved))
+            return Declined((new.parent,), unresolved(resolved))
         if words and not _bears(state, resolved.device, wwnn, wwpn, fabric):
             text = f"{resolved.device} is no HBA with {words}"
-            return _no((resolved.device,), RefusalCode.PARENT_UNSUITABLE, text, "name the parent in one way")
+            return declined((resolved.device,), RefusalCode.PARENT_UNSUITABLE, text, "name the parent in one way")
         return (resolved.device,)
     if wwnn or wwpn:
         some = state.indexes.marks.get(mark_of_wwn(wwpn or wwnn), ())
@@ -271,7 +264,7 @@ def _named_hbas(state: State, new: NewVport, host: str) -> tuple[DeviceId, ...] 
     where = f" of {host}" if host else ""
     text = f"no HBA{where} with {words} is known" if words else f"no HBA{where} can have virtual HBAs"
     code = RefusalCode.DEVICE_UNKNOWN if wwnn or wwpn else RefusalCode.PARENT_UNSUITABLE
-    return _no((), code, text, "list the devices with the capability vport_ops")
+    return declined((), code, text, "list the devices with the capability vport_ops")
 
 
 def _bears(state: State, device: DeviceId, wwnn: str, wwpn: str, fabric: str) -> bool:
@@ -284,19 +277,19 @@ def _bears(state: State, device: DeviceId, wwnn: str, wwpn: str, fabric: str) ->
     return all(not asked or asked == has for asked, has in pairs)
 
 
-def _unfit_for_vport(state: State, device: DeviceId, *, is_named: bool) -> NotOrdered | None:
+def _unfit_for_vport(state: State, device: DeviceId, *, is_named: bool) -> Declined | None:
     capability = state.devices[device].description.capability
     if not isinstance(capability, ScsiHost) or capability.vport_ops is None:
         text = f"{device} cannot have virtual HBAs"
         help_text = "list the devices with the capability vport_ops"
-        return _no((device,), RefusalCode.PARENT_UNSUITABLE, text, help_text)
+        return declined((device,), RefusalCode.PARENT_UNSUITABLE, text, help_text)
     port_state = capability.fc_host.port_state if capability.fc_host is not None else ""
     if not is_named and port_state not in ("", "Online"):
         text = f"{device} is not online ({port_state})"
-        return _no((device,), RefusalCode.PARENT_UNSUITABLE, text, "name the parent if that is meant")
+        return declined((device,), RefusalCode.PARENT_UNSUITABLE, text, "name the parent if that is meant")
     if _room_for_vports(state, device) == 0:
         text = f"{device} has no room for another virtual HBA ({capability.vport_ops.max_vports} at most)"
-        return _no((device,), RefusalCode.PARENT_UNSUITABLE, text, "destroy one first, or choose another parent")
+        return declined((device,), RefusalCode.PARENT_UNSUITABLE, text, "destroy one first, or choose another parent")
     return None
 
 
@@ -315,10 +308,10 @@ def _room_for_vports(state: State, device: DeviceId) -> int:
 
 def _new_mdev(
     state: State, ref: RequestRef, new: NewMdev, host: str
-) -> tuple[HostName, Order] | NotOrdered:
+) -> tuple[HostName, Order] | Declined:
     resolved = resolve(state, new.parent, host)
     if resolved.device is None:
-        return NotOrdered((new.parent,), unresolved(resolved))
+        return Declined((new.parent,), unresolved(resolved))
     parent = resolved.device
     row = state.devices[parent]
     why_not = _kept_from(state, ref, parent) or _unfit_for_mdev(state, parent, new.mdev_type)
@@ -331,20 +324,20 @@ def _new_mdev(
     return row.host, CreateMdev(parent=row.description.key, mdev_type=new.mdev_type, uuid=uuid)
 
 
-def _unfit_for_mdev(state: State, device: DeviceId, mdev_type: str) -> NotOrdered | None:
+def _unfit_for_mdev(state: State, device: DeviceId, mdev_type: str) -> Declined | None:
     types = _mdev_types(state, device)
     offered = next((each for each in types if each.id == mdev_type), None)
     if offered is None:
         names = ", ".join(each.id for each in types[: limits.CANDIDATES_PER_REFUSAL_MAX])
         text = f"{device} offers no mediated devices of the type {mdev_type}"
         help_text = f"it offers {names}" if names else "list the devices with the capability mdev_types"
-        return _no((device,), RefusalCode.PARENT_UNSUITABLE, text, help_text)
+        return declined((device,), RefusalCode.PARENT_UNSUITABLE, text, help_text)
     made = sum(
         isinstance(what, CreateMdev) and what.mdev_type == mdev_type for what in _open_orders_on(state, device)
     )
     if 0 <= offered.available_instances <= made:
         text = f"{device} has no room for another mediated device of the type {mdev_type}"
-        return _no((device,), RefusalCode.PARENT_UNSUITABLE, text, "destroy one first, or choose another parent")
+        return declined((device,), RefusalCode.PARENT_UNSUITABLE, text, "destroy one first, or choose another parent")
     return None
 
 
@@ -370,21 +363,58 @@ def _made_up_uuid(state: State, ref: RequestRef, host: HostName) -> str:
         counter += 1
 
 
+# --- virtual functions --------------------------------------------------------------------------------------------
+
+
+def _new_virtual_functions(
+    state: State, ref: RequestRef, new: NewVirtualFunctions, host: str
+) -> tuple[HostName, Order] | Declined:
+    """How many there are is set through none at all: so none that is there may be anybody's, or in use."""
+    resolved = resolve(state, new.parent, host)
+    if resolved.device is None:
+        return Declined((new.parent,), unresolved(resolved))
+    parent = resolved.device
+    row = state.devices[parent]
+    capability = row.description.capability
+    most = capability.virtual_functions_max if isinstance(capability, Pci) else 0
+    if not most:
+        help_text = "list the devices with the capability virt_functions"
+        return declined(
+            (parent,), RefusalCode.PARENT_UNSUITABLE, f"{parent} can have no virtual functions", help_text
+        )
+    if new.count > most:
+        text = f"{parent} can have {most} virtual functions at most"
+        return declined((parent,), RefusalCode.PARENT_UNSUITABLE, text, f"ask for 0 to {most}")
+    order = SetVirtualFunctions(parent=row.description.key, count=new.count)
+    parts = [each for each in conflicts.virtual_functions_of(state, parent) if not state.devices[each].missing]
+    why_not = _kept_from(state, ref, parent) or _ordered_on(state, parent, parts)
+    why_not = why_not or next(filter(None, (_needed(state, each) for each in (parent, *parts))), None)
+    return why_not or (row.host, order)
+
+
+def _ordered_on(state: State, parent: DeviceId, parts: list[DeviceId]) -> Declined | None:
+    for each in (parent, *parts):
+        for order in state.indexes.orders_on.get(each, ()):
+            text = f"order {order} about {each} is not over"
+            return declined((parent,), RefusalCode.DEVICE_IN_USE, text, "wait until it is")
+    return None
+
+
 # --- taking away --------------------------------------------------------------------------------------------------
 
 
 def _to_destroy(
     state: State, ref: RequestRef, request: inputs.DestroyDeviceRequest
-) -> tuple[HostName, Order] | NotOrdered:
+) -> tuple[HostName, Order] | Declined:
     resolved = resolve(state, request.device, request.host)
     if resolved.device is None:
-        return NotOrdered((request.device,), unresolved(resolved))
+        return Declined((request.device,), unresolved(resolved))
     device = resolved.device
     row = state.devices[device]
     order = _order_to_destroy(state, device)
     if order is None:
         text = f"{device} is neither a virtual HBA nor a mediated device"
-        return _no((device,), RefusalCode.NOT_DESTROYABLE, text, "only what was made can be destroyed")
+        return declined((device,), RefusalCode.NOT_DESTROYABLE, text, "only what was made can be destroyed")
     parent = device_id(row.host, order.parent)
     why_not = (
         _kept_from(state, ref, device, parent) or _needed(state, device) or _ordered_already(state, device, order)
@@ -392,16 +422,16 @@ def _to_destroy(
     return why_not or (row.host, order)
 
 
-def _ordered_already(state: State, device: DeviceId, order: Order) -> NotOrdered | None:
+def _ordered_already(state: State, device: DeviceId, order: Order) -> Declined | None:
     """Whether it is being taken away, or is still being made for all that is told."""
     for mark in marks_of(state.devices[device].host, order):
         for other in state.indexes.ordered_marks.get(mark, ()):
             text = f"order {other} about {device} is not over"
-            return _no((device,), RefusalCode.NOT_DESTROYABLE, text, "wait until it is")
+            return declined((device,), RefusalCode.NOT_DESTROYABLE, text, "wait until it is")
     return None
 
 
-def _order_to_destroy(state: State, device: DeviceId) -> Order | None:
+def _order_to_destroy(state: State, device: DeviceId) -> DestroyMdev | DestroyVport | None:
     description = state.devices[device].description
     capability = description.capability
     parent = DeviceKey(description.physical_function or description.parent)
@@ -413,7 +443,7 @@ def _order_to_destroy(state: State, device: DeviceId) -> Order | None:
     return None
 
 
-def _needed(state: State, device: DeviceId) -> NotOrdered | None:
+def _needed(state: State, device: DeviceId) -> Declined | None:
     """Why it must stay: it is leased, by whomever; used, or needed by the host, itself or what is below it."""
     row = state.devices[device]
     if row.lease:
@@ -424,7 +454,7 @@ def _needed(state: State, device: DeviceId) -> NotOrdered | None:
             continue
         if below.description.protections:
             text = f"the host itself needs {each} ({', '.join(below.description.protections)})"
-            return _no((device,), RefusalCode.DEVICE_PROTECTED, text, "free the host of it first")
+            return declined((device,), RefusalCode.DEVICE_PROTECTED, text, "free the host of it first")
         users = conflicts.users_of(state, below)
         if users:
             return _used(device, each, users)

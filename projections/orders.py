@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from leasehold.events import event_types, limits
-from leasehold.events.capabilities import CreateMdev, CreateVport
+from leasehold.events.capabilities import DestroyMdev, DestroyVport, Order, OrderToBinder
 from leasehold.events.identities import DeviceKey, HostName, Principal, RequestKey, device_id, request_key
 from leasehold.events.views import OrderView
 from leasehold.projections import remembering
@@ -36,7 +36,7 @@ def ordered(state: State, position: int, at_ns: int, event: event_types.HostOrde
     state.put_order(position, row)
     answer = AnswerState(
         body_hash=ref.body_hash,
-        verb="create_device" if isinstance(event.order, CreateVport | CreateMdev) else "destroy_device",
+        verb=_verb_of(event.order),
         position=position,
         issued_at_ns=ref.issued_at_ns,
         order=position,
@@ -48,6 +48,13 @@ def ordered(state: State, position: int, at_ns: int, event: event_types.HostOrde
         oldest = next((order for order in kept if not state.orders[order].is_open), None)
         if oldest is not None:
             state.drop_order(oldest)
+
+
+def _verb_of(order: Order) -> str:
+    """What was asked for to lead to it."""
+    if isinstance(order, OrderToBinder):
+        return "operate_device"
+    return "destroy_device" if isinstance(order, DestroyVport | DestroyMdev) else "create_device"
 
 
 def carried_out(state: State, _position: int, at_ns: int, event: event_types.OrderCarriedOut) -> None:

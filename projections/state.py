@@ -8,6 +8,7 @@ from leasehold.events.capabilities import Order
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.domains import DomainDescription, Use
 from leasehold.events.event_types import DomainBond
+from leasehold.events.hostdevs import Handover
 from leasehold.events.identities import (
     DeviceId,
     DeviceKey,
@@ -19,15 +20,18 @@ from leasehold.events.identities import (
     device_id,
     split_device_id,
 )
-from leasehold.events.inputs import CREATOR, POLLER
+from leasehold.events.inputs import BINDER, CREATOR, POLLER
 from leasehold.events.record import GENESIS_PREV
 from leasehold.events.refusals import Refusal
 from leasehold.projections.dues import Dues
 from leasehold.projections.indexes import Indexes, words_of
+from leasehold.projections.rows import Binding, Drift, Quarantine
 from leasehold.projections.tables import Cell, Journal, Table
 
-FOLD_VERSION: Final = 3
+FOLD_VERSION: Final = 4
 """Raised when the same log would fold to another state; snapshots of another version are built anew."""
+
+_GIVEN_BACK: Final = "the host's binder has given it back, and no domain has it"
 
 
 class Head(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -70,21 +74,31 @@ class HostState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     mode: str
     sources: dict[str, SourceState] = {}
     device_count: int = 0
+    dead: str = ""
+    """Who said that it is off, and why; empty: nobody did, or it has reported anew since."""
 
     @property
     def stale(self) -> str:
         """Why nothing of it is granted; empty: its picture is up to date. Who only acts there paints none of it."""
-        doubts, tells_of_devices = [], False
+        doubts, tells_of_devices = [self.dead] if self.dead else [], False
         for agent, source in self.sources.items():
             if agent != CREATOR:
-                tells_of_devices = tells_of_devices or agent != POLLER
+                tells_of_devices = tells_of_devices or agent not in (POLLER, BINDER)
                 if source.stale or source.blind:
                     doubts.append(f"{agent}: {source.doubt}")
         if doubts:
             return "; ".join(sorted(doubts))
         if tells_of_devices:
             return ""
-        return "no agent tells of its devices" if POLLER in self.sources else "no agent has reported"
+        return "no agent tells of its devices" if self.sources.keys() & {POLLER, BINDER} else "no agent has reported"
+
+    @property
+    def has_reported(self) -> bool:
+        """Whether who acts there, or where nobody does, who tells of its devices, has reported since it last had to."""
+        binder = self.sources.get(BINDER)
+        if binder is not None:
+            return binder.complete
+        return any(source.complete for agent, source in self.sources.items() if agent not in (CREATOR, POLLER))
 
     @property
     def shows_domains(self) -> bool:
@@ -112,6 +126,13 @@ class DeviceState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     since_ns: int = 0
     flaps: int = 0
     """How often the thing here went away, or lost its driver or its link, and was back before that was told."""
+    described_position: int = 0
+    """Of the event that told last what is here, or that nothing is."""
+    binding: Binding | None = None
+    """How far its binder is with the lease that holds it; `None`: nothing is told of that, or nobody holds it."""
+    quarantine: Quarantine | None = None
+    drift: Drift | None = None
+    """How the witnesses differ about it, as it was told."""
 
 
 class DomainState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -122,6 +143,8 @@ class DomainState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defa
     description: DomainDescription
     uses: tuple[Use, ...] = ()
     """Sorted."""
+    used_since: tuple[int, ...] = ()
+    """Of each use, the position of the event that told it."""
     since_position: int = 0
     """Of the event since which it is in this incarnation, or known."""
     since_ns: int = 0
@@ -140,7 +163,7 @@ class LeaseState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     forced: bool
     grant_key: RequestKey
     ended: str = ""
-    """Empty while it lives, then `released`, `expired` or `outlived`."""
+    """Empty while it lives, then `released`, `expired`, `outlived`, `failed` or `revoked`."""
     ended_at_ns: int = 0
     ended_position: int = 0
     held: int = 0
@@ -157,6 +180,12 @@ class LeaseState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Since when that domain has not been there, for all that its hosts show; 0: it is there, was not seen yet, or
     nobody can tell.
     """
+    handover: Handover | None = None
+    """How its devices are handed over, if that was said."""
+    end_reason: str = ""
+    """Why it failed, or was revoked."""
+    is_forced_off: bool = False
+    """Its devices are taken back even from a domain that still has them."""
 
     @property
     def is_bound(self) -> bool:
@@ -184,6 +213,8 @@ class AnswerState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defa
     state: str = ""
     """Of the order, as in its row, which is forgotten earlier than this may be."""
     reason: str = ""
+    leases: tuple[int, ...] = ()
+    """All that one request has ended, if it was more than one."""
 
 
 class OrderState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -277,10 +308,10 @@ class State:
             self._note_ending(device, row, was_ending=was_ending)
 
     def put_host(self, host: HostName, row: HostState) -> None:
-        """Set a host's row; its being stale or not decides what can be freed."""
+        """Set a host's row, which decides what can be freed there."""
         before = self.hosts.get(host)
         self.hosts.put(host, row)
-        if before is not None and before.stale != row.stale:
+        if before is not None and (before.stale, before.mode) != (row.stale, row.mode):
             for device in self.indexes.ending.get(host, ()):
                 self._note_ending(device, self.devices[device], was_ending=True)
 
@@ -403,10 +434,18 @@ class State:
     def evidence_of_free(self, row: DeviceState) -> str:
         """What shows that nobody uses the device; empty: nothing does (yet).
 
-        On a watched host, that a fresh picture shows no user. On a managed host only its binder can tell.
+        On a managed host, that its binder has given it back; on a watched one, that a fresh picture shows no user. Of
+        a host that is off nothing is in use.
         """
         host = self.hosts.get(row.host)
-        if host is None or host.mode != "watched" or host.stale or self.attached_to(row):
+        if host is None:
+            return ""
+        if host.dead:
+            return host.dead
+        if host.mode != "watched":
+            is_back = row.binding is not None and row.binding.given_back and row.binding.lease == row.lease
+            return _GIVEN_BACK if is_back and not row.quarantine and not self.attached_to(row) else ""
+        if host.stale or row.quarantine or self.attached_to(row):
             return ""
         if row.missing:
             return "the device is not there"

@@ -5,11 +5,12 @@ from typing import Final
 from leasehold.events.identities import DeviceId, HostName, Principal, split_domain_id, uuid_of
 from leasehold.events.position import lease_id_text
 from leasehold.events.views import DeviceView, HostView, LeaseView
-from leasehold.projections import conflicts, domains, nodedev
+from leasehold.projections import bindings, conflicts, domains, nodedev
 from leasehold.projections.answers import lease_word
 from leasehold.projections.reporting import Picture
 from leasehold.projections.sharing import shared
 from leasehold.projections.state import DeviceState, State
+from leasehold.projections.ties import carries_others
 
 SHARED_SHOWN_MAX: Final = 4
 
@@ -20,13 +21,15 @@ def device_word(state: State, device: DeviceId) -> tuple[str, str]:
     row = state.devices.get(physical)
     if row is None:
         return "unleasable", f"it stands for {physical}, which is not known"
+    if row.quarantine is not None and (row.ending or not row.lease):
+        return "quarantined", f"{row.quarantine.reason}; {row.quarantine.help}"
     if row.lease:
         word, reason = _held_word(state, row)
         notes = (_misused_text(state, row), _shared_text(state, physical))
         return word, "; it ".join((reason, *(note for note in notes if note)))
     if row.missing or state.devices[device].missing:
         return "missing", "it is not there"
-    if conflicts.carries_others(row):
+    if carries_others(row):
         return "unleasable", "a bridge or a root hub: it carries other devices"
     if conflicts.is_unleasable(row):
         return "unleasable", conflicts.why_not_physical(row)
@@ -127,6 +130,8 @@ def device_view(state: State, device: DeviceId) -> DeviceView:
         lower=nodedev.lower(state, row),
         used_by=domains.user_views(state, held),
         flaps=row.flaps,
+        binding=bindings.binding_view(state, held),
+        drift=held.drift.kind if held.drift is not None else "",
     )
 
 
@@ -134,7 +139,8 @@ def lease_view(state: State, lease: int, *, asker: Principal) -> LeaseView:
     """One lease; its token only for the principal it belongs to."""
     row = state.leases[lease]
     lost = [device for device in row.devices if device_word(state, device)[0] == "lost"] if not row.ended else []
-    reasons = [f"lost: {', '.join(lost)}"] if lost else []
+    reasons = [row.end_reason] if row.end_reason else []
+    reasons += [f"lost: {', '.join(lost)}"] if lost else []
     if not row.ended:
         texts = ((device, _shared_text(state, device)) for device in row.devices)
         reasons += [f"{device} {text}" for device, text in texts if text][:SHARED_SHOWN_MAX]
@@ -153,6 +159,7 @@ def lease_view(state: State, lease: int, *, asker: Principal) -> LeaseView:
         domain=row.bond.uuid if row.bond is not None else "",
         gone_ms=row.bond.gone_ms if row.bond is not None and row.is_bound else -1,
         gone_since_ns=row.gone_since_ns,
+        prepared=bindings.prepared_word(state, row),
     )
 
 

@@ -22,7 +22,7 @@ from typing import Final, Self
 
 import msgspec
 
-from leasehold.events import codec, limits
+from leasehold.events import checks, codec, limits
 from leasehold.events.answers import Answer
 from leasehold.events.errors import InvalidInputError, OutcomeUnknownError, RefusedError, UnavailableError
 from leasehold.events.identities import Principal
@@ -185,7 +185,7 @@ class Client(Looking, Acting):
 
     async def answer_to(self, request: Request) -> Answer:
         """As `ask`, but a refusal, or a request that cannot be read, is returned and not raised."""
-        codec.check_request(request)
+        checks.check_request(request)
         subject = self._subject(codec.verb_of(request))
         body = codec.encode(request)
         deadline_s = time.monotonic() + self._patience_s

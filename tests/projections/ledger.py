@@ -96,6 +96,7 @@ class Ledger:
         """Of the last record, if the last thing that happened made one."""
         self.sequencer = Sequencer(State(), cluster="lab", writer=writer)
         self.counters = {H1: 0, H2: 0}
+        self.binder_counters: dict[HostName, int] = {}
         self._observed = 0
         self._tickets = 0
         self._ids = 0
@@ -207,9 +208,21 @@ class Ledger:
         before = self.state.devices[device(text)].description
         self.see(msgspec.structs.replace(before, **fields))
 
-    def start_host(self, host: HostName, *descriptions: DeviceDescription, run: int = 1, manages: bool = False) -> None:
+    def bind(self, *observations: Observation, host: HostName = H1, run: int = 1) -> None:
+        """The host's binder reports."""
+        starts = isinstance(observations[0], inputs.SourceStarts)
+        self.binder_counters[host] = counter = 0 if starts else self.binder_counters[host] + 1
+        message = Observed(host=host, agent=inputs.BINDER, run=run, counter=counter, observations=tuple(observations))
+        self.observe_message(codec.decode_observed(codec.encode(message)))
+
+    def start_binder(self, host: HostName = H1, *observations: Observation, run: int = 1) -> None:
+        """A binder begins to act on a host, says what it has to, and is up to date."""
+        self.bind(inputs.SourceStarts(manages=True), host=host, run=run)
+        self.bind(*observations, inputs.PictureComplete(since=1), host=host, run=run)
+
+    def start_host(self, host: HostName, *descriptions: DeviceDescription, run: int = 1) -> None:
         """A whole picture of a host."""
-        self.observe(inputs.SourceStarts(manages), host=host, run=run)
+        self.observe(inputs.SourceStarts(), host=host, run=run)
         seen = [inputs.DeviceSeen(description) for description in descriptions]
         self.observe(*seen, inputs.PictureComplete(since=1), host=host, run=run)
 

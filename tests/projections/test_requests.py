@@ -242,7 +242,7 @@ def test_managed_hosts_wait_for_their_binder() -> None:
     """On a host where a binder acts, what a watcher sees is no evidence; an operator's word is."""
     ledger = ledger_with_hosts()
     lease = ledger.granted("01:00.0")
-    ledger.start_host(H1, run=2, manages=True)
+    ledger.start_binder(H1)
     assert ledger.release(lease).state == "ending"
     ledger.tick(3_600)
     assert ledger.state.devices[device("01:00.0")].ending

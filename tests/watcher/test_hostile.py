@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from leasehold.events import codec, limits
+from leasehold.events import checks, codec, limits
 from leasehold.events.capabilities import Pci
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.inputs import DeviceSeen
@@ -107,7 +107,7 @@ def check(tree: Tree, said: dict[str, str] | None = None) -> list[DeviceDescript
     picture = take_picture(tree.root, udev=lambda _path: said or {}, names=DeviceNames(()))
     for key, device in picture.items():
         assert key == device.key
-        codec._check_description(DeviceSeen(device))
+        checks.check_description(DeviceSeen(device))
         assert msgspec.json.decode(codec.encode(device), type=DeviceDescription) == device
         texts = [text for text in texts_of(device) if text != device.sysfs_path]
         assert all(text.isprintable() for text in texts)

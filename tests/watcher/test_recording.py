@@ -6,7 +6,7 @@ from typing import Final
 import pytest
 
 from leasehold.events.capabilities import Pci, UsbDevice
-from leasehold.events.codec import _check_description
+from leasehold.events.checks import check_description
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.identities import DeviceKey
 from leasehold.events.inputs import DeviceSeen
@@ -37,7 +37,7 @@ def test_every_recorded_device_is_there_once(recording: Recording, picture: Pict
     assert sorted(by_path(picture)) == sorted(["", *recording.properties])
     assert len(picture) == len(recording.properties) + 1 == 39
     for device in picture.values():
-        _check_description(DeviceSeen(device))
+        check_description(DeviceSeen(device))
 
 
 def test_pci_functions_are_what_udev_says(picture: Picture) -> None:
@@ -175,4 +175,4 @@ def test_all_of_the_export_has_libvirts_names_and_parents(tmp_path: Path) -> Non
         "/dev/disk/by-path/pci-0000:04:00.0-usb-0:2:1.0-scsi-0:0:0:0",
     )
     for device in picture.values():
-        _check_description(DeviceSeen(device))
+        check_description(DeviceSeen(device))

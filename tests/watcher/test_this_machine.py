@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from leasehold.events import codec
+from leasehold.events import checks
 from leasehold.events.capabilities import Pci
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.identities import COMPUTER
@@ -41,7 +41,7 @@ def test_every_pci_function_is_there() -> None:
         assert device.driver == ((each / "driver").resolve().name if (each / "driver").exists() else "")
         header = (each / "config").read_bytes()[0x0E] & 0x7F
         assert device.bridge == (header in (1, 2) or device.pci_class >> 16 == 0x06)
-        codec._check_description(DeviceSeen(device))
+        checks.check_description(DeviceSeen(device))
 
 
 def test_nics_and_disks_hang_below_their_functions() -> None:

@@ -1,0 +1,185 @@
+"""Handing over and taking back, as the log knows it: what events make of it, what binders are told, how it is shown.
+
+What binders say is judged in `binderwords`, what people ask for in `hostdevs` and `operating`.
+"""
+
+from typing import Final
+
+import msgspec
+
+from leasehold.events.hostdev_events import (
+    DeviceGivenBack,
+    DevicePrepared,
+    DeviceQuarantined,
+    DriftDetected,
+    DriftResolved,
+    HostDeclaredDead,
+)
+from leasehold.events.hostdevs import Hold
+from leasehold.events.identities import DeviceId, HostName, device_id, split_device_id, split_domain_id
+from leasehold.events.position import position_of_token
+from leasehold.events.views import BindingView
+from leasehold.projections import bonds, remembering
+from leasehold.projections.rows import Binding, Drift, Quarantine
+from leasehold.projections.state import AnswerState, DeviceState, LeaseState, SourceState, State
+
+_replace: Final = msgspec.structs.replace
+
+
+# --- folding ------------------------------------------------------------------------------------------------------
+
+
+def prepared(state: State, position: int, at_ns: int, event: DevicePrepared) -> None:
+    """A device of a living lease is ready for its holder."""
+    device = device_id(event.host, event.key)
+    row = state.devices[device]
+    assert row.lease == event.lease, f"{device} is not held by lease {event.lease}"
+    binding = Binding(
+        lease=event.lease,
+        driver=event.driver,
+        was_driver=event.was_driver,
+        reset=event.reset,
+        position=position,
+        at_ns=at_ns,
+    )
+    state.put_device(device, _replace(row, binding=binding))
+
+
+def given_back(state: State, position: int, at_ns: int, event: DeviceGivenBack) -> None:
+    """A device is its host's again."""
+    device = device_id(event.host, event.key)
+    row = state.devices[device]
+    binding = row.binding
+    if row.lease and row.lease == event.lease:
+        before = binding or Binding(lease=event.lease, position=position, at_ns=at_ns)
+        binding = _replace(before, driver=event.driver, given_back=True, position=position, at_ns=at_ns)
+    state.put_device(device, _replace(row, binding=binding, quarantine=None))
+
+
+def quarantined(state: State, position: int, at_ns: int, event: DeviceQuarantined) -> None:
+    """Nobody gets it."""
+    device = device_id(event.host, event.key)
+    quarantine = Quarantine(
+        lease=event.lease, reason=event.reason, help=event.help, position=position, at_ns=at_ns
+    )
+    state.put_device(device, _replace(state.devices[device], quarantine=quarantine))
+
+
+def declared_dead(state: State, position: int, at_ns: int, event: HostDeclaredDead) -> None:
+    """Nothing of the host is believed before it has reported anew."""
+    ref, row = event.request, state.hosts[event.host]
+    dead = f"declared dead by {ref.principal}: {event.reason}"
+    sources = {agent: to_report_anew(source, "the host was declared dead") for agent, source in row.sources.items()}
+    bonds.put_host(state, at_ns, event.host, _replace(row, sources=sources, dead=dead))
+    answer = AnswerState(
+        body_hash=ref.body_hash, verb="declare_dead", position=position, issued_at_ns=ref.issued_at_ns
+    )
+    remembering.remember_ended(state, at_ns, ref, answer)
+
+
+def to_report_anew(source: SourceState, why: str) -> SourceState:
+    """A source of which nothing counts that it has begun to report before, in one message or in several."""
+    return _replace(source, gap=source.counter, complete=False, wants_report=True, stale=why)
+
+
+def drift_detected(state: State, position: int, at_ns: int, event: DriftDetected) -> None:
+    """The witnesses differ about a device."""
+    drift = Drift(
+        kind=event.kind,
+        leased=event.leased,
+        attached=event.attached,
+        bound=event.bound,
+        position=position,
+        at_ns=at_ns,
+    )
+    state.put_device(event.device, _replace(state.devices[event.device], drift=drift))
+
+
+def drift_resolved(state: State, _position: int, _at_ns: int, event: DriftResolved) -> None:
+    """They do not differ in this way any more."""
+    state.put_device(event.device, _replace(state.devices[event.device], drift=None))
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def hold_of(state: State, device: DeviceId) -> Hold | None:
+    """What a binder needs to know of a device of its host; `None`: it was never leased, and is in no quarantine."""
+    row = state.devices[device]
+    lease = state.leases.get(row.lease) if row.lease else None
+    if lease is None:
+        if not position_of_token(row.floor) and row.quarantine is None:
+            return None
+        return Hold(key=row.description.key, floor=row.floor, quarantined=row.quarantine is not None)
+    binding = row.binding
+    bond = lease.bond
+    return Hold(
+        key=row.description.key,
+        floor=row.floor,
+        lease=row.lease,
+        token=0 if lease.ended else lease.token,
+        granted_at_ns=lease.granted_at_ns,
+        holder=lease.holder,
+        domain=bond.uuid if bond is not None else "",
+        keep=bond is not None and bond.keep,
+        handover=lease.handover,
+        prepared=binding is not None and not binding.given_back,
+        given_back=binding is not None and binding.given_back,
+        quarantined=row.quarantine is not None,
+        revoked=lease.is_forced_off,
+        mates=tuple(
+            key for host, key in map(split_device_id, lease.devices) if host == row.host and key != row.description.key
+        ),
+        attached=tuple(split_domain_id(domain)[1] for domain in state.attached_to(row)),
+    )
+
+
+def holds_of(state: State, host: HostName) -> list[Hold]:
+    """What a host's binder needs to know of its devices, in the order of their ids. It walks over all devices."""
+    prefix = f"{host}/"
+    found = (hold_of(state, device) for device in sorted(state.devices) if device.startswith(prefix))
+    return [hold for hold in found if hold is not None]
+
+
+def binding_view(state: State, row: DeviceState) -> BindingView | None:
+    """How far a physical device is handed over, or taken back; `None`: it is not, or nobody does so on its host."""
+    binding, quarantine = row.binding, row.quarantine
+    if quarantine is None and binding is None and not (row.lease and _is_managed(state, row.host)):
+        return None
+    state_word = "quarantined" if quarantine is not None else _state_word(row)
+    told = quarantine or binding
+    return BindingView(
+        state=state_word,
+        driver=binding.driver if binding is not None else "",
+        was_driver=binding.was_driver if binding is not None else "",
+        reset=binding.reset if binding is not None else "",
+        reason=quarantine.reason if quarantine is not None else "",
+        help=quarantine.help if quarantine is not None else "",
+        since_position=told.position if told is not None else row.since_position,
+        since_ns=told.at_ns if told is not None else row.since_ns,
+    )
+
+
+def _state_word(row: DeviceState) -> str:
+    if row.binding is not None and row.binding.given_back:
+        return "given_back"
+    if row.ending:
+        return "giving_back"
+    return "prepared" if row.binding is not None else "preparing"
+
+
+def prepared_word(state: State, lease: LeaseState) -> str:
+    """How far the devices of a lease are handed over: `preparing`, `prepared`, `taking_back`; empty: nobody hands over
+    on its hosts, or it is over.
+    """
+    rows = [row for row in map(state.devices.__getitem__, lease.devices) if _is_managed(state, row.host)]
+    if lease.ended:
+        return "taking_back" if any(row.lease and state.leases.get(row.lease) is lease for row in rows) else ""
+    if not rows:
+        return ""
+    return "prepared" if all(row.binding is not None for row in rows) else "preparing"
+
+
+def _is_managed(state: State, host: HostName) -> bool:
+    row = state.hosts.get(host)
+    return row is not None and row.mode == "managed"

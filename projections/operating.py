@@ -1,0 +1,105 @@
+"""Deciding on what administrators have a host's binder do to one device: detach, reattach, reset (`nodedev` in virsh).
+
+Nothing is done to a device that is leased, used, needed by the host, or tied to one that is; in virsh the neighbours of
+a device that is in use may be detached. What is in quarantine may be reattached, which is one way out of it.
+"""
+
+from leasehold.events import inputs, limits
+from leasehold.events.capabilities import DetachDevice, OrderToBinder, ReattachDevice, ResetDevice
+from leasehold.events.event_types import HostOrdered
+from leasehold.events.identities import DeviceId, HostName, RequestRef, split_domain_id, uuid_of
+from leasehold.events.inputs import BINDER
+from leasehold.events.position import lease_id_text
+from leasehold.events.refusals import Blocker, Refusal, RefusalCode
+from leasehold.projections import conflicts
+from leasehold.projections.declining import Declined, declined
+from leasehold.projections.granting import refusal_of
+from leasehold.projections.naming import Resolved, resolve, unresolved
+from leasehold.projections.state import DeviceState, State
+
+
+def operate(
+    state: State, ref: RequestRef, request: inputs.OperateDeviceRequest, now_ns: int
+) -> HostOrdered | Declined:
+    """What a host's binder is told to do for this request."""
+    resolved = resolve(state, request.device, request.host)
+    if resolved.device is None:
+        return Declined((request.device,), unresolved(resolved))
+    device = conflicts.physical_device(resolved.device)
+    if device not in state.devices:
+        return Declined((request.device,), unresolved(Resolved(device)))
+    row = state.devices[device]
+    refused = _host_refuses(state, row.host, device) or _device_refuses(state, device, row, request)
+    if refused is not None:
+        return refused
+    deadline_ns = now_ns + request.timeout_ms * 1_000_000
+    order = _order(row, request)
+    return HostOrdered(request=ref, host=row.host, agent=BINDER, order=order, deadline_ns=deadline_ns)
+
+
+def _order(row: DeviceState, request: inputs.OperateDeviceRequest) -> OrderToBinder:
+    key = row.description.key
+    if request.operation == "detach":
+        return DetachDevice(device=key, driver=request.driver)
+    return ReattachDevice(device=key) if request.operation == "reattach" else ResetDevice(device=key)
+
+
+def _host_refuses(state: State, host: HostName, device: DeviceId) -> Declined | None:
+    row = state.hosts[host]
+    binder = row.sources.get(BINDER)
+    if row.mode != "managed" or binder is None:
+        text = f"no binder acts on {host}, so nothing is unbound, rebound or reset there"
+        return declined((device,), RefusalCode.HOST_NOT_MANAGED, text, f"run a binder on {host}, or do it by hand")
+    if row.stale:
+        text = f"what is known of host {host} may be out of date ({row.stale})"
+        return declined((device,), RefusalCode.HOST_STALE, text, f"see that the agents on {host} run")
+    if len(state.indexes.open_orders.get(host, ())) >= limits.ORDERS_OPEN_PER_HOST_MAX:
+        text = f"{limits.ORDERS_OPEN_PER_HOST_MAX} orders to {host} are not over yet"
+        return declined((device,), RefusalCode.ORDERS_TOO_MANY, text, "wait until some are over")
+    return None
+
+
+def _device_refuses(
+    state: State, device: DeviceId, row: DeviceState, request: inputs.OperateDeviceRequest
+) -> Declined | None:
+    if row.description.kind not in ("pci", "usb_device"):
+        text = f"{device} is neither a PCI function nor a USB device, and has no driver of its own"
+        return declined((device,), RefusalCode.DEVICE_UNLEASABLE, text, "name the device that it is a part of")
+    if request.driver and row.description.kind != "pci":
+        text = f"{device} is a USB device, which is bound to no stub"
+        return declined((device,), RefusalCode.DEVICE_UNLEASABLE, text, "detach it without naming a driver")
+    mends = request.operation == "reattach" and row.quarantine is not None
+    if row.lease and not (mends and row.ending):
+        return _in_use(state, device, row)
+    if row.quarantine is not None and not mends:
+        text = f"{device} is in quarantine: {row.quarantine.reason}"
+        return declined((device,), RefusalCode.DEVICE_QUARANTINED, text, row.quarantine.help)
+    # Whoever asks: nobody's lease of what it is tied to is his own here.
+    found = conflicts.first_blockers(state, (device,), owner=("", ""), force=False)
+    mended = (("quarantined", ""), ("same_device", "")) if mends else ()
+    left = tuple(each for each in found if (each.rule, each.because_of) not in mended)
+    return Declined((device,), refusal_of(left)) if left else None
+
+
+def _in_use(state: State, device: DeviceId, row: DeviceState) -> Declined:
+    """As libvirt says it, with the lease: by which driver and domain it is used, as far as that is known."""
+    lease = state.leases[row.lease]
+    users = [f"driver {uuid_and[0]}, domain {uuid_and[1]}" for uuid_and in _users(state, row)]
+    whose = f"lease {lease_id_text(row.lease)} of {lease.holder}"
+    ended = f" (ended: {lease.ended}; not free yet)" if row.ending else ""
+    text = f"{device} is in use by {', '.join((whose + ended, *users))}"
+    blocker: Blocker = conflicts.held(state, device, device, "same_device")
+    help_text = "release the lease first" if not row.ending else blocker.help
+    return Declined(
+        (device,), Refusal(code=RefusalCode.DEVICE_HELD, message=text, blockers=(blocker,), help=help_text)
+    )
+
+
+def _users(state: State, row: DeviceState) -> list[tuple[str, str]]:
+    """Hypervisor and name of the domains that have it; of a lease for a domain, else, that one's uuid."""
+    attached = state.attached_to(row)[: limits.USERS_TOLD_MAX]
+    if attached:
+        rows = ((split_domain_id(domain)[1], state.domains[domain].description.name) for domain in attached)
+        return [(key.partition("/")[0], name or uuid_of(key)) for key, name in rows]
+    bond = state.leases[row.lease].bond
+    return [("(not told)", bond.uuid)] if bond is not None else []

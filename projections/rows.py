@@ -1,0 +1,41 @@
+"""Rows that hang on a device's: how far it is handed over, why it is kept apart, how its witnesses differ."""
+
+import msgspec
+
+from leasehold.events.hostdevs import Truth
+
+
+class Binding(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """How far the binder of its host is with a device: prepared for a lease, or, behind that one's end, given back."""
+
+    lease: int
+    driver: str = ""
+    """What it is bound to now."""
+    was_driver: str = ""
+    """What it was bound to before it was prepared."""
+    reset: str = ""
+    given_back: bool = False
+    position: int
+    at_ns: int
+
+
+class Quarantine(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """Why nobody gets a device: its host cannot bring it into order."""
+
+    lease: int = 0
+    """Behind whose end; 0: of one that the ledger does not know any more."""
+    reason: str
+    help: str
+    position: int
+    at_ns: int
+
+
+class Drift(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """How the witnesses differ about a device, as `DriftDetected` has told it at `position`."""
+
+    kind: str
+    leased: Truth
+    attached: Truth
+    bound: Truth
+    position: int
+    at_ns: int
