@@ -18,6 +18,7 @@ from leasehold.events.answers import Heard, Heartbeat
 from leasehold.events.domains import DomainPicture
 from leasehold.events.errors import LeaseholdError, UnavailableError
 from leasehold.events.event_types import HostWentStale, LedgerRestored, ReportRequested, SourceStarted
+from leasehold.events.hostdevs import Hold
 from leasehold.events.identities import HostName
 from leasehold.events.inputs import Observed
 from leasehold.events.questions import Reading, Sync
@@ -52,6 +53,10 @@ class InLog(msgspec.Struct, frozen=True):
     """Behind which position this is so: what was ordered before, and is not among the orders, is over."""
     domains: DomainPicture = {}
     """The domains that this agent has told of."""
+    holds: tuple[Hold, ...] = ()
+    """Of a binder: what leases have, or had, of this host's devices."""
+    era: int = 0
+    """Of the log that `as_of` is a place in."""
 
 
 class Part(Protocol):
@@ -86,14 +91,18 @@ class Speaker:
         part: Part,
         *,
         tells_picture: bool = True,
+        manages: bool = False,
     ) -> None:
-        """`tells_picture`: what the log knows to be on the host matters to the agent, so it is asked for."""
+        """`tells_picture`: what the log knows to be on the host matters to the agent, so it is asked for; `manages`: it
+        hands devices over and takes them back.
+        """
         self._connection = connection
         self._subjects = subjects
         self._host = host
         self._agent = agent
         self._part = part
         self._tells_picture = tells_picture
+        self._manages = manages
         self._reporter: Reporter | None = None
         self._pending_since_s: float | None = None
         self._wake = asyncio.Event()
@@ -165,7 +174,9 @@ class Speaker:
         """Say that we live, and do what the answer calls for; how long to wait before the next time."""
         known = await self._heartbeat()
         if self._reporter is None:
-            self._reporter = Reporter(self._host, self._agent, max(time.time_ns(), known.run + 1))
+            self._reporter = Reporter(
+                self._host, self._agent, max(time.time_ns(), known.run + 1), manages=self._manages
+            )
             await self._send(self._reporter.starts())
             return ACCEPT_POLL_S
         need = self._reporter.need(known)
@@ -223,18 +234,24 @@ class Speaker:
         picture: Picture = {}
         domains: DomainPicture = {}
         orders: dict[int, OrderView] = {}
-        after = ""
+        holds: dict[str, Hold] = {}
+        after, era, as_of = "", -1, 0
         for _ in range(PAGES_MAX):
             reading = await self._ask_page(known, after)
             if (reading.source_run, reading.source_counter) != (known.run, known.counter):
                 return None
+            if era not in (-1, reading.era):
+                return None
+            # While pages are asked for, the log goes on: what is so behind the first is known of all.
+            era, as_of = reading.era, as_of or reading.as_of
             orders.update({order.order: order for order in reading.orders})
             if not self._tells_picture:
-                return InLog({}, tuple(orders.values()), reading.as_of)
+                return InLog({}, tuple(orders.values()), as_of, era=era)
             picture.update({device.key: device for device in reading.descriptions})
             domains.update({seen.domain.key: seen for seen in reading.seen_domains})
+            holds.update({hold.key: hold for hold in reading.holds})
             if not reading.more:
-                return InLog(picture, tuple(orders.values()), reading.as_of, domains)
+                return InLog(picture, tuple(orders.values()), as_of, domains, tuple(holds.values()), era)
             after = reading.seen_domains[-1].domain.key if domains else reading.descriptions[-1].key
         raise UnavailableError("the log's picture of this host has no end")
 

@@ -9,14 +9,13 @@ Orders for one parent are done one after the other.
 """
 
 import asyncio
-import contextlib
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 
@@ -35,6 +34,7 @@ from leasehold.services.creator.carrying import carry_out
 from leasehold.services.creator.notes import Begun, Notes
 from leasehold.services.feedevents import FeedEvent
 from leasehold.services.speaking import InLog, Speaker
+from leasehold.services.threads import on_thread
 from leasehold.services.watcher.sysfs import THIS_MACHINE, HostRoot
 
 _log: Final = logging.getLogger(__name__)
@@ -46,7 +46,6 @@ CLOCK_NS: Final = 300 * 10**9
 """What was heard up to so long, or twice as long, ago says what time the log has: clocks go at different speeds."""
 
 Result = OrderDone | OrderNotDone
-T = TypeVar("T")
 
 
 class LedgerClock:
@@ -232,7 +231,7 @@ class CreatorAgent:
                     is_begun=self._notes.has(task.begun),
                     ends=self._ends,
                 )
-                result = await _on_thread(partial(carry_out, attempt, task.begun.order, task.order))
+                result = await on_thread(partial(carry_out, attempt, task.begun.order, task.order))
         except Exception:  # noqa: BLE001 - whatever went wrong, whoever ordered it must hear that it did
             _log.exception("order %d went wrong", task.begun.order)
             result = OrderNotDone(task.begun.order, "the creator failed at it; what is left of it is not known")
@@ -246,30 +245,3 @@ class CreatorAgent:
                 # The log has forgotten it by now.
                 self._forget(min(self._results))
             self._speaker.wake()
-
-
-async def _on_thread(work: Callable[[], T]) -> T:
-    """Run `work` on a thread that nobody waits for when the process ends: the kernel may keep it for ever."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if future.cancelled():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]
-
-    def run() -> None:
-        result, failure = None, None
-        try:
-            result = work()
-        except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
-            failure = error
-        # Without a loop nobody waits any more.
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(settle, result, failure)
-
-    threading.Thread(target=run, daemon=True).start()
-    return await future
