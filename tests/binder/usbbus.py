@@ -32,7 +32,10 @@ class UsbBus:
         self.drivers[ids] = driver
         self.interfaces[ids] = interfaces or ("1.0",)
         for each in (driver, "usb", "usbfs", "hub"):
-            (self.root.sys / "bus/usb/drivers" / each).mkdir(parents=True, exist_ok=True)
+            folder = self.root.sys / "bus/usb/drivers" / each
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in ("bind", "unbind"):
+                (folder / name).touch()
 
     def root_hub(self, path: str, speed: str = "480") -> str:
         """A controller's (`…/usb1`)."""
@@ -169,5 +172,3 @@ class UsbBus:
 
     def _bind(self, folder: Path, driver: str) -> None:
         self.tree.driver(str(folder.relative_to(self.tree.devices)), "usb", driver)
-        for name in ("bind", "unbind"):
-            (self.root.sys / "bus/usb/drivers" / driver / name).touch()
