@@ -222,6 +222,8 @@ def _of_its_lease(fold: Feeding, _position: int, _at_ns: int, event: Any) -> lis
 
 
 def _freed(fold: Feeding, _position: int, _at_ns: int, event: event_types.DeviceFreed) -> list[Part]:
+    if not event.lease:
+        return [_held(fold, event.device)]
     parts = _of_lease(fold, event.lease, (event.device,))
     if fold.devices[event.device] == event.lease:
         fold.devices[event.device] = 0

@@ -70,7 +70,7 @@ def _expired(
 
 def _freed(state: State, _position: int, event: event_types.DeviceFreed) -> _Named:
     asked: _Named = [("principal", event.request.principal)] if event.request is not None else []
-    return asked + _of_lease(state, event.lease, (event.device,))
+    return asked + _of_device(state, event.lease, event.device)
 
 
 def _refused(state: State, _position: int, event: event_types.RequestRefused) -> _Named:
@@ -156,15 +156,14 @@ def _handed(
     _position: int,
     event: hostdev_events.DevicePrepared | hostdev_events.DeviceGivenBack | hostdev_events.DeviceQuarantined,
 ) -> _Named:
-    device = device_id(event.host, event.key)
-    return _of_lease(state, event.lease, (device,)) if event.lease else _of_devices((device,))
+    return _of_device(state, event.lease, device_id(event.host, event.key))
 
 
 def _drifted(
     state: State, _position: int, event: hostdev_events.DriftDetected | hostdev_events.DriftResolved
 ) -> _Named:
     row = state.devices.get(event.device)
-    return _of_lease(state, row.lease, (event.device,)) if row and row.lease else _of_devices((event.device,))
+    return _of_device(state, row.lease if row is not None else 0, event.device)
 
 
 def _retired(
@@ -195,6 +194,11 @@ def _of_lease(state: State, lease: int, devices: tuple[DeviceId, ...]) -> _Named
         if row.bond is not None:
             named.append(("domain", leases_for(row.bond.uuid)))
     return named + _of_devices(devices)
+
+
+def _of_device(state: State, lease: int, device: DeviceId) -> _Named:
+    """A device, under a lease or (0) none."""
+    return _of_lease(state, lease, (device,)) if lease else _of_devices((device,))
 
 
 def _of_refusal(state: State, about: tuple[str, ...]) -> _Named:

@@ -13,11 +13,13 @@ from leasehold.events import codec, event_types, hostdev_events, limits
 from leasehold.events.devices import DeviceDescription, Sighting
 from leasehold.events.errors import CorruptLedgerError
 from leasehold.events.event_types import Event
-from leasehold.events.identities import DeviceId, DeviceKey, HostName, RequestRef, device_id, split_domain_id
+from leasehold.events.identities import DeviceId, DeviceKey, RequestRef, device_id, split_domain_id
 from leasehold.events.position import index_of, position_of
 from leasehold.events.record import Record, chain_hash, event_count
-from leasehold.projections import nodedev
+from leasehold.projections import handedrows, nodedev
 from leasehold.projections.domainrows import DomainEvent, DomainRows
+from leasehold.projections.handedrows import HandedEvent
+from leasehold.projections.hostrows import HostEvent, HostRows
 from leasehold.projections.indexes import names_of_domain
 from leasehold.projections.modelrows import (
     Changes,
@@ -25,7 +27,6 @@ from leasehold.projections.modelrows import (
     DomainIdRow,
     DomainNameRow,
     DomainRow,
-    Doubt,
     HostRow,
     LeaseRow,
     ModelsHead,
@@ -35,7 +36,6 @@ from leasehold.projections.modelrows import (
     RefusalRow,
     RequestRow,
     VersionRow,
-    sources_in,
 )
 from leasehold.projections.state import DeviceState
 
@@ -45,11 +45,6 @@ _Describing = (
 
 
 _replace: Final = msgspec.structs.replace
-
-
-class _Host(msgspec.Struct):
-    mode: str
-    sources: dict[str, Doubt]
 
 
 class IntervalFold:
@@ -63,7 +58,7 @@ class IntervalFold:
         self._held: dict[int, dict[DeviceId, OwnershipRow]] = {}
         self._orders: dict[int, OrderRow] = {}
         """The open ones."""
-        self._hosts: dict[HostName, _Host] = {}
+        self._hosts = HostRows()
         self._domains = DomainRows()
         self._changes = Changes()
 
@@ -87,7 +82,7 @@ class IntervalFold:
         for row in ownerships:
             self._held[row.from_position][row.device] = row
         self._orders = {row.ordered: row for row in orders}
-        self._hosts = {row.host: _Host(row.mode, sources_in(row.sources)) for row in hosts}
+        self._hosts.resume(hosts)
         self._domains.resume(domains)
 
     def take(self) -> Changes:
@@ -132,63 +127,20 @@ class IntervalFold:
 
     def restored(self, position: int, at_ns: int, _event: event_types.LedgerRestored) -> None:
         """No source is believed before it has reported again."""
-        for name, host in self._hosts.items():
-            if host.sources:
-                stale = "the ledger was restored"
-                host.sources = {agent: _replace(doubt, stale=stale) for agent, doubt in host.sources.items()}
-                self._put_host(position, at_ns, name)
+        self._changes.hosts += self._hosts.restored(position, at_ns)
 
-    def registered(self, position: int, at_ns: int, event: event_types.HostRegistered) -> None:
-        """A host is new, or is of another kind now."""
-        self._hosts.setdefault(event.host, _Host(event.mode, {})).mode = event.mode
-        self._put_host(position, at_ns, event.host)
-
-    def started(self, position: int, at_ns: int, event: event_types.SourceStarted) -> None:
-        """A new run has yet to report."""
-        self._hosts[event.host].sources[event.agent] = Doubt(stale="it has just started")
-        self._put_host(position, at_ns, event.host)
-
-    def doubted(
-        self,
-        position: int,
-        at_ns: int,
-        event: event_types.HostWentStale | event_types.ReportRequested | event_types.SourceStopped,
-    ) -> None:
-        """What an agent says is out of date, or not whole."""
-        reason = "it was stopped" if isinstance(event, event_types.SourceStopped) else event.reason
-        self._trust(position, at_ns, event.host, event.agent, stale=reason)
-
-    def trusted(
-        self, position: int, at_ns: int, event: event_types.HostCameBack | event_types.PictureCompleted
-    ) -> None:
-        """It is up to date again."""
-        self._trust(position, at_ns, event.host, event.agent, stale="")
-
-    def blind(
-        self, position: int, at_ns: int, event: event_types.SourceWentBlind | event_types.SourceSeesAgain
-    ) -> None:
-        """An agent that is heard cannot tell what is there, or can again."""
-        reason = event.reason if isinstance(event, event_types.SourceWentBlind) else ""
-        self._trust(position, at_ns, event.host, event.agent, blind=reason)
+    def host_told(self, position: int, at_ns: int, event: HostEvent) -> None:
+        """A host is of another kind, or its agents can be relied on otherwise."""
+        if isinstance(event, hostdev_events.HostDeclaredDead):
+            self._ask(position, event.request)
+        self._changes.hosts += self._hosts.move(position, at_ns, event)
 
     def retired(self, position: int, at_ns: int, event: event_types.AgentRetired) -> None:
         """An agent is forgotten, and what it told of domains."""
         self._ask(position, event.request)
-        del self._hosts[event.host].sources[event.agent]
-        self._put_host(position, at_ns, event.host)
+        self._changes.hosts += self._hosts.move(position, at_ns, event)
         for row in self._domains.retire(position, at_ns, event.host, event.agent):
             self._put_domain(row)
-
-    def _trust(self, position: int, at_ns: int, name: HostName, agent: str, **doubt: str) -> None:
-        sources = self._hosts[name].sources
-        after = _replace(sources[agent], **doubt)
-        if sources[agent] != after:
-            sources[agent] = after
-            self._put_host(position, at_ns, name)
-
-    def _put_host(self, position: int, at_ns: int, name: HostName) -> None:
-        host = self._hosts[name]
-        self._changes.hosts.append(HostRow(name, position, at_ns, host.mode, codec.encode(host.sources)))
 
     # --- domains --------------------------------------------------------------------------------------------------
 
@@ -236,6 +188,12 @@ class IntervalFold:
         """It was away, and is as it was."""
         self._put_version(self._touch(device_id(event.host, event.key), position, event.how), at_ns)
 
+    def handed(self, position: int, at_ns: int, event: HandedEvent) -> None:
+        """It was handed over, taken back, put aside, or its witnesses differ, or do not any more."""
+        row = self._touch(handedrows.device_of(event), position)
+        row.handed = handedrows.handed_after(row.handed, row.lease, position, at_ns, event)
+        self._put_version(row, at_ns)
+
     def _describe(self, position: int, at_ns: int, event: _Describing) -> DeviceRow:
         description = event.device
         row = self._touch(device_id(event.host, description.key), position, event.how)
@@ -247,7 +205,7 @@ class IntervalFold:
         return row
 
     def _put_version(self, row: DeviceRow, at_ns: int, description: DeviceDescription | None = None) -> None:
-        version = VersionRow(row.device, row.last_position, at_ns, row.missing, row.described, row.flaps)
+        version = VersionRow(row.device, row.last_position, at_ns, row.missing, row.described, row.flaps, row.handed)
         if description is not None:
             version = msgspec.structs.replace(
                 version,
@@ -315,17 +273,17 @@ class IntervalFold:
 
     def prepare_failed(self, position: int, at_ns: int, event: hostdev_events.PrepareFailed) -> None:
         """One of its devices could not be handed over."""
-        self._end(position, at_ns, event.lease, "failed")
+        self._end(position, at_ns, event.lease, "failed", f"{event.host}/{event.key}: {event.reason}")
 
     def revoked(self, position: int, at_ns: int, event: hostdev_events.LeaseRevoked) -> None:
         """An operator took it away."""
         self._ask(position, event.request)
-        self._end(position, at_ns, event.lease, "revoked")
+        self._end(position, at_ns, event.lease, "revoked", f"{event.request.principal}: {event.reason}")
 
-    def _end(self, position: int, at_ns: int, lease: int, how: str) -> None:
+    def _end(self, position: int, at_ns: int, lease: int, how: str, reason: str = "") -> None:
         row = self._leases[lease]
         assert not row.ended, f"L{lease} has ended before"
-        row.ended, row.ended_position, row.ended_ns = how, position, at_ns
+        row.ended, row.ended_position, row.ended_ns, row.end_reason = how, position, at_ns, reason
         self._changes.leases[lease] = row
         for device, held in self._held[lease].items():
             self._touch(device, position)
@@ -337,6 +295,14 @@ class IntervalFold:
         if event.request is not None:
             self._ask(position, event.request)
         row = self._touch(event.device, position)
+        before = row.handed
+        row.handed = handedrows.freed(before, lease=event.lease, is_confirmed=event.request is not None)
+        if row.handed != before:
+            self._put_version(row, at_ns)
+        if event.lease:
+            self._let_go(position, at_ns, row, event)
+
+    def _let_go(self, position: int, at_ns: int, row: DeviceRow, event: event_types.DeviceFreed) -> None:
         assert row.lease == event.lease, f"it is not held by L{event.lease}"
         assert self._leases[event.lease].ended, f"L{event.lease} lives"
         row.lease = 0
@@ -417,15 +383,15 @@ def _bond(event: event_types.LeaseGranted) -> dict[str, Any]:
 
 _HANDLERS: Final[dict[type[Event], Callable[[IntervalFold, int, int, Any], None]]] = {
     event_types.LedgerRestored: IntervalFold.restored,
-    event_types.HostRegistered: IntervalFold.registered,
-    event_types.HostWentStale: IntervalFold.doubted,
-    event_types.HostCameBack: IntervalFold.trusted,
-    event_types.SourceStarted: IntervalFold.started,
-    event_types.SourceStopped: IntervalFold.doubted,
-    event_types.ReportRequested: IntervalFold.doubted,
-    event_types.PictureCompleted: IntervalFold.trusted,
-    event_types.SourceWentBlind: IntervalFold.blind,
-    event_types.SourceSeesAgain: IntervalFold.blind,
+    event_types.HostRegistered: IntervalFold.host_told,
+    event_types.HostWentStale: IntervalFold.host_told,
+    event_types.HostCameBack: IntervalFold.host_told,
+    event_types.SourceStarted: IntervalFold.host_told,
+    event_types.SourceStopped: IntervalFold.host_told,
+    event_types.ReportRequested: IntervalFold.host_told,
+    event_types.PictureCompleted: IntervalFold.host_told,
+    event_types.SourceWentBlind: IntervalFold.host_told,
+    event_types.SourceSeesAgain: IntervalFold.host_told,
     event_types.AgentRetired: IntervalFold.retired,
     event_types.DomainAppeared: IntervalFold.domain_told,
     event_types.DomainChanged: IntervalFold.domain_told,
@@ -452,5 +418,11 @@ _HANDLERS: Final[dict[type[Event], Callable[[IntervalFold, int, int, Any], None]
     event_types.OrderFailed: IntervalFold.failed,
     hostdev_events.PrepareFailed: IntervalFold.prepare_failed,
     hostdev_events.LeaseRevoked: IntervalFold.revoked,
+    hostdev_events.HostDeclaredDead: IntervalFold.host_told,
+    hostdev_events.DevicePrepared: IntervalFold.handed,
+    hostdev_events.DeviceGivenBack: IntervalFold.handed,
+    hostdev_events.DeviceQuarantined: IntervalFold.handed,
+    hostdev_events.DriftDetected: IntervalFold.handed,
+    hostdev_events.DriftResolved: IntervalFold.handed,
 }
 """What moves a row; the other events say nothing that is asked of the past."""

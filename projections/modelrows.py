@@ -8,7 +8,7 @@ import msgspec
 from leasehold.events.identities import DeviceId, DomainId, Holder, HostName, Principal, RequestId
 from leasehold.events.record import GENESIS_PREV
 
-MODELS_VERSION: Final = 3
+MODELS_VERSION: Final = 4
 """Raised when the same log would make other rows, also since `nodedev` calls a bus or capability otherwise; models of
 another version are built anew.
 """
@@ -42,7 +42,8 @@ class DeviceRow(msgspec.Struct, gc=False):
     """The first lease that ever held it."""
     missing: bool = False
     flaps: int = 0
-    """As in its last version."""
+    """This and the next as in its last version."""
+    handed: bytes = b""
 
 
 class VersionRow(msgspec.Struct, frozen=True, gc=False):
@@ -56,6 +57,8 @@ class VersionRow(msgspec.Struct, frozen=True, gc=False):
     """The position whose row has its description: this one, or for a missing device an earlier one."""
     flaps: int
     """How often it was seen to go away for a moment, up to here."""
+    handed: bytes = b""
+    """A `Handed`; empty where nothing is to be said of that."""
     bus: str = ""
     """This and the next three as `nodedev` has them; of a description that is in an earlier row they stand there."""
     driver: str = ""
@@ -106,6 +109,8 @@ class LeaseRow(msgspec.Struct, gc=False):
     """The uuid of the domain that it is for."""
     bond: bytes = b""
     """A `DomainBond`; empty where there is none."""
+    end_reason: str = ""
+    """Why it failed, or was revoked."""
 
 
 class DomainRow(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -154,6 +159,8 @@ class HostRow(msgspec.Struct, frozen=True, gc=False):
     mode: str
     sources: bytes
     """An object: for each agent a `Doubt`."""
+    dead: str = ""
+    """Who has said that it is off, and why."""
 
 
 class Doubt(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -161,6 +168,8 @@ class Doubt(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
     stale: str = ""
     blind: str = ""
+    incomplete: bool = False
+    """It had yet to report all."""
 
 
 _sources: Final = msgspec.json.Decoder(dict[str, Doubt])

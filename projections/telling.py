@@ -319,7 +319,8 @@ def _lease_outlived(event: event_types.LeaseOutlived, _position: int, state: Sta
 
 def _device_freed(event: event_types.DeviceFreed, _position: int, _state: State | None) -> str:
     by = f" (request {event.request.request_id})" if event.request is not None else ""
-    return f"{event.device} freed from {lease_id_text(event.lease)}: {event.evidence}{by}"
+    of = f"freed from {lease_id_text(event.lease)}" if event.lease else "free of its quarantine"
+    return f"{event.device} {of}: {event.evidence}{by}"
 
 
 def _request_refused(event: event_types.RequestRefused, _position: int, _state: State | None) -> str:

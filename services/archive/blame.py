@@ -6,7 +6,9 @@
 | refused | each lease in the way and its last renewal, or what was reported of the device or its host |
 | renewed, released | the grant |
 | ended with its domain | what made that domain go, and the grant |
-| freed by an operator | the end of the lease |
+| failed, revoked | the grant |
+| handed over; given back, or in quarantine | the grant; the end of the lease |
+| freed | the end of the lease, and what showed that: its being given back, or its host's being declared dead |
 | ordered of a host | since when the device, or what it is made of, is known |
 
 Where a lease was granted and has ended since, its end stands beside the grant, with its own causes; so does what became
@@ -17,9 +19,19 @@ from typing import Any, Final
 
 import msgspec
 
-from leasehold.events import event_types, inputs
-from leasehold.events.capabilities import CreateMdev, CreateVport, DestroyMdev, DestroyVport, NewMdev, keys_of
+from leasehold.events import event_types, hostdev_events, inputs
+from leasehold.events.capabilities import (
+    CreateMdev,
+    CreateVport,
+    DestroyMdev,
+    DestroyVport,
+    NewMdev,
+    NewVirtualFunctions,
+    NewVport,
+    keys_of,
+)
 from leasehold.events.event_types import DomainBond, Event
+from leasehold.events.hostdevs import Handover
 from leasehold.events.identities import (
     DeviceId,
     Principal,
@@ -33,6 +45,8 @@ from leasehold.events.position import parse_lease_id
 from leasehold.events.questions import Blame, Moment, Reading
 from leasehold.events.refusals import Blocker, RefusalCode
 from leasehold.events.views import CauseView
+from leasehold.projections.handedrows import Handed, handed_in
+from leasehold.projections.hostdevtelling import handover_text
 from leasehold.projections.modelrows import LeaseRow
 from leasehold.projections.state import LeaseState, State
 from leasehold.projections.telling import bond_text, tell
@@ -60,6 +74,13 @@ SELECT min(d.from_position) AS gone FROM domain_name n CROSS JOIN domain d ON d.
 WHERE n.text = :name AND d.host IN (SELECT value FROM json_each(:hosts)) AND d.from_position < :at AND d.from_position >
     (SELECT max(x.from_position) FROM domain x WHERE x.domain = d.domain AND x.there AND x.from_position < :at)
 GROUP BY d.domain ORDER BY gone DESC LIMIT 1
+"""
+_HANDED: Final = """
+SELECT handed FROM version WHERE device = :name AND from_position < :at ORDER BY from_position DESC LIMIT 1
+"""
+_DEAD: Final = """
+SELECT min(from_position) FROM host WHERE host = :name AND dead = :said AND from_position < :at AND from_position >
+    (SELECT max(from_position) FROM host WHERE host = :name AND dead != :said AND from_position < :at)
 """
 _REPORTED: Final = "SELECT max(from_position) FROM version WHERE device = :name AND from_position < :at"
 _KNOWN: Final = "SELECT first_position FROM device WHERE device = :name"
@@ -171,8 +192,11 @@ class _Chain:
             case event_types.LeaseOutlived():
                 return [*await self._of_going(event, position), ("granted by", event.lease)]
             case event_types.DeviceFreed():
-                row = await self.lease(event.lease)
-                return [("ended by", row.ended_position)] if row else []
+                return await self._of_end(event.lease) + await self._of_evidence(event, position)
+            case hostdev_events.PrepareFailed() | hostdev_events.LeaseRevoked() | hostdev_events.DevicePrepared():
+                return [("granted by", event.lease)]
+            case hostdev_events.DeviceGivenBack() | hostdev_events.DeviceQuarantined():
+                return await self._of_end(event.lease)
             case event_types.RefusalsRepeated():
                 return [("refused first by", event.first)]
             case event_types.RequestRefused():
@@ -197,6 +221,23 @@ class _Chain:
             else:
                 links += await self._one("known by", _KNOWN, device)
         return links
+
+    async def _of_end(self, lease: int) -> _Links:
+        row = await self.lease(lease)
+        return [("ended by", row.ended_position)] if row is not None and row.ended_position else []
+
+    async def _of_evidence(self, event: event_types.DeviceFreed, position: int) -> _Links:
+        """What showed that nobody has the device: its binder gave it back, or an operator declared its host dead."""
+        handed = await self._handed(event.device, position)
+        if handed.binding is not None and handed.binding.given_back:
+            return [("given back by", handed.binding.position)]
+        host = split_device_id(event.device)[0]
+        return await self._one("declared dead by", _DEAD, host, said=event.evidence, at=position)
+
+    async def _handed(self, device: DeviceId, at: int) -> Handed:
+        """How far a device was handed over right before this place."""
+        found = await self._look.rows(_HANDED, name=device, at=at)
+        return handed_in(found[0][0] if found else b"")
 
     async def _of_going(self, event: event_types.LeaseOutlived, position: int) -> _Links:
         """What made the domain go that was the last one of its uuid on the hosts of the lease."""
@@ -226,13 +267,13 @@ class _Chain:
         links: _Links = []
         for blocker in event.refusal.blockers:
             links += await self._of_blocker(blocker, position)
-        if not links and event.verb in ("renew", "release"):
+        if not links and event.verb in ("renew", "release", "revoke"):
             for name in event.about:
                 row = await self.lease(parse_lease_id(name))
                 if row is not None:
                     is_over = 0 < row.ended_position < position
                     links.append(("ended by", row.ended_position) if is_over else ("granted by", row.lease))
-        if not links and event.verb in ("create_device", "destroy_device"):
+        if not links and event.verb in ("create_device", "destroy_device", "operate_device"):
             for name in event.about:
                 links += await self._one("reported by", _REPORTED, name, at=position)
         return list(dict.fromkeys(links))
@@ -247,6 +288,9 @@ class _Chain:
         device = DeviceId(blocker.because_of or blocker.device)
         if blocker.rule == "ordered":
             return await self._orders_on(device, position)
+        handed = await self._handed(device, position) if blocker.rule == "quarantined" else None
+        if handed is not None and handed.quarantine is not None:
+            return [("in quarantine since", handed.quarantine.position)]
         name, table = (device, "device") if blocker.rule != "host_stale" else (split_device_id(device)[0], "host")
         sql = f"""SELECT max(from_position) FROM {"version" if table == "device" else table}
             WHERE {table} = :name AND from_position < :at"""  # noqa: S608 - all ours
@@ -272,20 +316,41 @@ def _wish(request: inputs.Request) -> str:
     """What was asked for, behind "asked"; nothing where the event itself says all of it."""
     match request:
         case inputs.LeaseRequest():
-            force = ", with force" if request.force else ""
             bond = DomainBond(uuid=request.domain, gone_ms=request.gone_ms, keep=request.keep)
             domain = f", {bond_text(bond)}" if request.domain else ""
-            what, span = ", ".join(request.devices), span_text(request.ttl_ms)
-            return f" for {what}{_on(request.host)}, for {request.holder}, for {span}{domain}{force}"
+            return f" for {', '.join(request.devices)}{_on(request.host)}{_terms(request, domain)}"
+        case inputs.PrepareRequest():
+            what = f"the {request.bus.upper()} devices" if request.bus else "all devices"
+            return f" for {what} of domain {request.domain}{_on(request.host)}{_terms(request, '')}"
+        case inputs.ReattachRequest():
+            what = f"{request.bus.upper()} devices" if request.bus else "devices"
+            return f" for the end of all leases of {what} for domain {request.domain}{_on(request.host)}"
         case inputs.CreateDeviceRequest():
             new = request.device
-            what = "a mediated device" if isinstance(new, NewMdev) else "a virtual HBA"
             said = ", ".join(f"{field} {getattr(new, field)}" for field in new.__struct_fields__ if getattr(new, field))
             how = f" ({said})" if said else ""
-            return f" for {what}{_on(request.host)}{how}, within {span_text(request.timeout_ms)}"
+            return f" for {_NEW[type(new)]}{_on(request.host)}{how}, within {span_text(request.timeout_ms)}"
         case inputs.DestroyDeviceRequest():
             return f" for the end of {request.device}{_on(request.host)}, within {span_text(request.timeout_ms)}"
+        case inputs.OperateDeviceRequest():
+            driver = f" to {request.driver}" if request.driver else ""
+            what = f"{request.operation} {request.device}{_on(request.host)}{driver}"
+            return f" to {what}, within {span_text(request.timeout_ms)}"
     return ""
+
+
+def _terms(request: inputs.LeaseRequest | inputs.PrepareRequest, domain: str) -> str:
+    """For whom, for how long, and how."""
+    how = handover_text(Handover(driver=request.driver, unmanaged=request.unmanaged))
+    force = ", with force" if request.force else ""
+    return f", for {request.holder}, for {span_text(request.ttl_ms)}{domain}{f', {how}' if how else ''}{force}"
+
+
+_NEW: Final[dict[type, str]] = {
+    NewVport: "a virtual HBA",
+    NewMdev: "a mediated device",
+    NewVirtualFunctions: "virtual functions",
+}
 
 
 def _on(host: str) -> str:

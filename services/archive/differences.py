@@ -1,6 +1,7 @@
 """What was different at one moment from another, device by device."""
 
 import sqlite3
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -11,6 +12,7 @@ from leasehold.events.position import lease_id_text
 from leasehold.events.questions import Diff, Reading
 from leasehold.events.views import ChangeView
 from leasehold.projections.differing import Difference, differences
+from leasehold.projections.handedrows import Handed, handed_in
 from leasehold.services.archive.lookup import Lookup, range_of
 from leasehold.services.archive.then import is_known, unknown_host
 
@@ -23,7 +25,7 @@ PAGE_CHARS_MAX: Final = 256 * 1024
 # The devices that have changed since `since` at all, as they were at `at`: one of both. What had not appeared yet has
 # no version.
 _AS_AT: Final = """
-SELECT d.device, v.from_position, v.missing, v.flaps, b.body, l.lease, l.holder, o.from_ns, o.ended_position,
+SELECT d.device, v.from_position, v.missing, v.flaps, v.handed, b.body, l.lease, l.holder, o.from_ns, o.ended_position,
     o.ended_ns, o.freed_position, o.freed_ns
 FROM device d
 LEFT JOIN version v ON v.device = d.device AND v.from_position =
@@ -37,7 +39,7 @@ WHERE d.device > :after AND d.device >= :low AND d.device < :high
 ORDER BY d.device LIMIT :limit
 """
 _VERSIONS: Final = """
-SELECT v.from_position, v.at_ns, v.missing, v.flaps, b.body FROM version v
+SELECT v.from_position, v.at_ns, v.missing, v.flaps, v.handed, b.body FROM version v
 CROSS JOIN version b ON b.device = v.device AND b.from_position = v.described
 WHERE v.device = :device AND v.from_position > :since AND v.from_position <= :to
 ORDER BY v.from_position DESC LIMIT :limit
@@ -53,6 +55,8 @@ class _Seen(msgspec.Struct, frozen=True):
     """`there`, `missing`, or nothing."""
     flaps: int = 0
     description: DeviceDescription | None = None
+    handed: tuple[tuple[str, str], ...] = ()
+    """What is handed over, kept apart or differs, by its name."""
 
 
 async def diff(look: Lookup, question: Diff) -> Reading:
@@ -135,7 +139,17 @@ def _made_at(made: dict[str, tuple[int, int]], name: str) -> tuple[int, int] | N
 
 def _seen(row: sqlite3.Row) -> _Seen:
     presence = "missing" if row["missing"] else "there"
-    return _Seen(presence, row["flaps"], _description.decode(row["body"]))
+    return _Seen(presence, row["flaps"], _description.decode(row["body"]), tuple(_handed(handed_in(row["handed"]))))
+
+
+def _handed(handed: Handed) -> Iterator[tuple[str, str]]:
+    if handed.binding is not None:
+        lease, driver = lease_id_text(handed.binding.lease), handed.binding.driver or "no driver"
+        yield "binding", f"{'given back by' if handed.binding.given_back else 'prepared for'} {lease}, on {driver}"
+    if handed.quarantine is not None:
+        yield "quarantine", handed.quarantine.reason
+    if handed.drift is not None:
+        yield "drift", handed.drift.kind
 
 
 def _differences(before: _Seen, after: _Seen) -> list[Difference]:
@@ -145,4 +159,7 @@ def _differences(before: _Seen, after: _Seen) -> list[Difference]:
         return found
     if before.flaps != after.flaps:
         found.append(Difference("flaps", str(before.flaps), str(after.flaps)))
+    was, now = dict(before.handed), dict(after.handed)
+    words = (Difference(name, was.get(name, ""), now.get(name, "")) for name in ("binding", "quarantine", "drift"))
+    found += (each for each in words if each.before != each.after)
     return found + differences(before.description, after.description)

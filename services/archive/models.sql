@@ -1,4 +1,4 @@
--- Schema 3 of the read models. All of it comes from the archive's records and can be built from them again, so there is
+-- Schema 4 of the read models. All of it comes from the archive's records and can be built from them again, so there is
 -- no way from one schema to the next: a file of another one is built anew. Positions, times in ns since 1970 (UTC).
 
 -- How far the rows go: written in the transaction that writes them.
@@ -22,12 +22,14 @@ CREATE TABLE device (
     lease INTEGER NOT NULL,
     held INTEGER NOT NULL,
     missing INTEGER NOT NULL,
-    flaps INTEGER NOT NULL
+    flaps INTEGER NOT NULL,
+    handed BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 -- What a device was like from a position on. Where it was not described anew, an earlier row has its description
 -- (`described`), and what of it lists are filtered by. `flaps`: how often it was seen to go away for a moment, up to
--- here. `types`: of its capabilities, each between commas.
+-- here. `handed`: how far it was handed over or taken back, why it was in quarantine, how witnesses differed about it.
+-- `types`: of its capabilities, each between commas.
 CREATE TABLE version (
     device TEXT NOT NULL,
     from_position INTEGER NOT NULL,
@@ -35,6 +37,7 @@ CREATE TABLE version (
     missing INTEGER NOT NULL,
     described INTEGER NOT NULL,
     flaps INTEGER NOT NULL,
+    handed BLOB NOT NULL,
     bus TEXT NOT NULL,
     driver TEXT NOT NULL,
     parent TEXT NOT NULL,
@@ -76,18 +79,20 @@ CREATE TABLE lease (
     ended_position INTEGER NOT NULL,
     ended_ns INTEGER NOT NULL,
     domain TEXT NOT NULL,
-    bond BLOB NOT NULL
+    bond BLOB NOT NULL,
+    end_reason TEXT NOT NULL
 ) STRICT;
 CREATE INDEX lease_of_holder ON lease (holder, lease);
 CREATE INDEX lease_of_domain ON lease (domain, lease) WHERE domain != '';
 
--- `sources`: an object, for each agent why it could not be relied on from here on.
+-- `sources`: an object, for each agent why it could not be relied on from here on. `dead`: who has said that it is off.
 CREATE TABLE host (
     host TEXT NOT NULL,
     from_position INTEGER NOT NULL,
     at_ns INTEGER NOT NULL,
     mode TEXT NOT NULL,
     sources BLOB NOT NULL,
+    dead TEXT NOT NULL,
     PRIMARY KEY (host, from_position)
 ) STRICT, WITHOUT ROWID;
 

@@ -14,6 +14,7 @@ from leasehold.events.event_types import DomainBond
 from leasehold.events.identities import COMPUTER, DeviceId, DomainId, HostName, request_key, split_domain_id
 from leasehold.events.questions import DevicesAt, DomainsAt, Reading
 from leasehold.projections import domains, nodedev, views
+from leasehold.projections.handedrows import handed_in
 from leasehold.projections.modelrows import sources_in
 from leasehold.projections.naming import Resolved, resolve, spelling
 from leasehold.projections.nodedev import Wanted
@@ -79,12 +80,12 @@ FROM (SELECT DISTINCT domain FROM domain_name WHERE text IN (SELECT value FROM j
 WHERE i.domain >= :low AND i.domain < :high LIMIT :limit
 """  # noqa: S608 - all ours
 _HOSTS: Final = """
-SELECT host, mode, sources FROM host h WHERE host IN (SELECT value FROM json_each(:hosts))
+SELECT host, mode, sources, dead FROM host h WHERE host IN (SELECT value FROM json_each(:hosts))
 AND from_position = (SELECT max(from_position) FROM host x WHERE x.host = h.host AND x.from_position <= :at)
 """
 _STATES: Final = f"""
-SELECT d.device, d.host, d.first_position, d.first_ns, v.missing, v.flaps, b.body, l.lease, l.principal, l.holder,
-    l.request_id, l.devices, l.ended, l.forced, l.ttl_ms, l.expires_at_ns, l.bond,
+SELECT d.device, d.host, d.first_position, d.first_ns, v.missing, v.flaps, v.handed, b.body, l.lease, l.principal,
+    l.holder, l.request_id, l.devices, l.ended, l.end_reason, l.forced, l.ttl_ms, l.expires_at_ns, l.bond,
     o.from_ns, o.ended_position, o.ended_ns, o.freed_position, o.freed_ns, o.displaced_position
 FROM device d {_LATEST_VERSION}
 LEFT JOIN ownership o ON d.held > 0 AND o.device = d.device AND o.from_position =
@@ -298,14 +299,15 @@ def _build(
     for row in devices:
         counts[row["host"]] = counts.get(row["host"], 0) + 1
         is_whole = "lease" in row.keys()  # noqa: SIM118 - what is in a row are its values
-        held = {"flaps": row["flaps"], **_held(state, row, at)} if is_whole else {}
+        held = {"flaps": row["flaps"], **_handed(row), **_held(state, row, at)} if is_whole else {}
         state.devices[row["device"]] = _device(row, **held)
-    for host, mode, sources in hosts:
+    for host, mode, sources, dead in hosts:
         doubts = sources_in(sources).items()
         state.hosts[host] = HostState(
             mode=mode,
             sources={agent: SourceState(run=1, stale=doubt.stale, blind=doubt.blind) for agent, doubt in doubts},
             device_count=counts.get(host, 0),
+            dead=dead,
         )
     for row in orders:
         state.orders[row["ordered"]] = OrderState(
@@ -334,6 +336,11 @@ def _device(row: sqlite3.Row, **fields: Any) -> DeviceState:
     return DeviceState(host=row["host"], description=description, missing=bool(row["missing"]), **fields)
 
 
+def _handed(row: sqlite3.Row) -> dict[str, Any]:
+    """How far it was handed over, why it was kept apart, and how its witnesses differed."""
+    return msgspec.structs.asdict(handed_in(row["handed"]))
+
+
 def _held(state: State, row: sqlite3.Row, at: int) -> dict[str, Any]:
     """What the last owner means for a device; the lease itself is put into the state, if it holds it."""
     if row["lease"] is None:
@@ -353,6 +360,7 @@ def _held(state: State, row: sqlite3.Row, at: int) -> dict[str, Any]:
         forced=bool(row["forced"]),
         grant_key=request_key(row["principal"], row["request_id"]),
         ended=row["ended"] if ending else "",
+        end_reason=row["end_reason"] if ending else "",
         bond=_bond.decode(row["bond"]) if row["bond"] else None,
     )
     return {

@@ -8,8 +8,9 @@ from typing import Any, Final
 from leasehold.events.answers import Answer
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.errors import InvalidInputError
+from leasehold.events.hostdevs import Hold
 from leasehold.events.identities import DeviceId, HostName, Principal, RequestId, request_key
-from leasehold.events.inputs import POLLER
+from leasehold.events.inputs import BINDER, POLLER
 from leasehold.events.position import end_of_record, lease_id_text, parse_lease_id
 from leasehold.events.questions import (
     Explain,
@@ -25,7 +26,7 @@ from leasehold.events.questions import (
     StatusView,
     Sync,
 )
-from leasehold.projections import conflicts, domains, nodedev, orders, views
+from leasehold.projections import bindings, conflicts, domains, nodedev, orders, views
 from leasehold.projections.answers import answer_for, lease_word
 from leasehold.projections.naming import Resolved, resolve
 from leasehold.projections.state import HostState, State
@@ -184,18 +185,24 @@ class Answerer:
         # Ids of one host stand in the order of their keys.
         after = f"{question.host}/{question.after}" if question.after else ""
         descriptions: list[DeviceDescription] = []
+        holds: list[Hold] = []
         more = True
         while more and len(descriptions) < question.limit:
             room = question.limit - len(descriptions)
             ids, more = self._devices.page(self._state, host=question.host, after=after, limit=room)
             rows = [self._state.devices[device] for device in ids]
             descriptions += [row.description for row in rows if not row.missing]
+            if question.agent == BINDER:
+                # What is missing is held all the same.
+                found = (bindings.hold_of(self._state, device) for device in ids)
+                holds += [hold for hold in found if hold is not None]
             after = ids[-1] if ids else after
         source = host.sources.get(question.agent)
         return Reading(
             outcome="ok",
             as_of=self.as_of,
             descriptions=descriptions,
+            holds=holds,
             source_run=source.run if source else 0,
             source_counter=source.counter if source else 0,
             orders=[] if question.after else orders.open_orders(self._state, question.host, question.agent),

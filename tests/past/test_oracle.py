@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from leasehold.events import event_types
+from leasehold.events import event_types, hostdev_events
 from leasehold.events.identities import HostName, tenant_of
 from leasehold.events.position import end_of_record, sequence_of
 from leasehold.events.questions import DevicesAt, Diff, Moment, Owners, Utilisation, Who
 from leasehold.projections import views
 from leasehold.projections.conflicts import physical_device
 from leasehold.projections.naming import resolve
-from leasehold.projections.state import State
+from leasehold.projections.state import DeviceState, State
 from tests.past.logs import (
     Asked,
     At,
@@ -61,10 +61,16 @@ def holdings(events: Iterable[At]) -> list[Held]:
                 for device in event.devices:
                     tenant = tenant_of(event.request.principal)
                     found[device, position] = Held(device, position, event.holder, tenant, ns, (0, 0), (0, 0))
-            case event_types.LeaseReleased() | event_types.LeaseExpired() | event_types.LeaseOutlived():
+            case (
+                event_types.LeaseReleased()
+                | event_types.LeaseExpired()
+                | event_types.LeaseOutlived()
+                | hostdev_events.PrepareFailed()
+                | hostdev_events.LeaseRevoked()
+            ):
                 for key in [key for key in found if key[1] == event.lease]:
                     found[key] = found[key]._replace(ended=(position, ns))
-            case event_types.DeviceFreed():
+            case event_types.DeviceFreed() if event.lease:
                 key = event.device, event.lease
                 found[key] = found[key]._replace(freed=(position, ns))
     return list(found.values())
@@ -218,9 +224,7 @@ async def test_what_was_different(tmp_path: Path, made: Callable[[int], list[byt
             kept = {place: pictures(state) for place, state in folded(events, marks)}
             for _ in range(15):
                 since, to = sorted(rng.choice(marks) for _ in range(2))
-                question = Diff(
-                    since=Moment(position=since), to=Moment(position=to), limit=rng.choice((1, 4, 1_000))
-                )
+                question = Diff(since=Moment(position=since), to=Moment(position=to), limit=rng.choice((1, 4, 1_000)))
                 rows = await past.all(question, "changes", "device")
                 assert {(row.device, row.what) for row in rows} == differences(kept[since], kept[to]), (since, to)
                 assert len({(row.device, row.what) for row in rows}) == len(rows)
@@ -232,25 +236,38 @@ async def test_what_was_different(tmp_path: Path, made: Callable[[int], list[byt
                             assert now == (row.position == place), (row, place)
 
 
-Picture = dict[str, tuple[str, str, int, Any]]
+Picture = dict[str, tuple[str, str, int, Any, dict[str, Any]]]
 
 
 def pictures(state: State) -> Picture:
-    """Owner, presence, flaps and description of each device."""
+    """Owner, presence, flaps and description of each device; how it is handed over, kept apart, and differs."""
     owners = {row[0]: " ".join((row[1], row[4])) for row in owners_in(state)}
     return {
         device: (
-            owners.get(device, ""), "missing" if row.missing else "there", row.flaps,
+            owners.get(device, ""),
+            "missing" if row.missing else "there",
+            row.flaps,
             msgspec.to_builtins(row.description),
+            handed(row),
         )
         for device, row in state.devices.items()
+    }
+
+
+def handed(row: DeviceState) -> dict[str, Any]:
+    """What is handed over, kept apart, or differs, by its name."""
+    binding, quarantine, drift = row.binding, row.quarantine, row.drift
+    return {
+        "binding": (binding.lease, binding.driver, binding.given_back) if binding is not None else None,
+        "quarantine": quarantine.reason if quarantine is not None else None,
+        "drift": drift.kind if drift is not None else None,
     }
 
 
 def differences(before: Picture, after: Picture) -> set[tuple[str, str]]:
     """Of which device what is not the same."""
     found: set[tuple[str, str]] = set()
-    for device, (owner, presence, flaps, description) in after.items():
+    for device, (owner, presence, flaps, description, held) in after.items():
         if device not in before:
             found |= {(device, "presence")} | ({(device, "owner")} if owner else set())
             continue
@@ -258,6 +275,7 @@ def differences(before: Picture, after: Picture) -> set[tuple[str, str]]:
         found |= {(device, "owner")} if was[0] != owner else set()
         found |= {(device, "presence")} if was[1] != presence else set()
         found |= {(device, "flaps")} if was[2] != flaps else set()
+        found |= {(device, name) for name in held if was[4][name] != held[name]}
         found |= {(device, name) for name in different(was[3], description)}
     return found
 
@@ -306,9 +324,7 @@ async def test_how_much_was_used(tmp_path: Path, by: str) -> None:
                 assert [msgspec.structs.astuple(row) for row in rows] == used(some, by, *window, every, events)
 
 
-def used(
-    held: list[Held], by: str, since: int, to: int, every: int, events: list[At]
-) -> list[tuple[object, ...]]:
+def used(held: list[Held], by: str, since: int, to: int, every: int, events: list[At]) -> list[tuple[object, ...]]:
     """Brute force, span by span."""
     spans = [(since, to)]
     if every and to > since:

@@ -1,0 +1,98 @@
+"""The part of a device's rows in the read models that tells of handing over: a part of the fold in `intervals`.
+
+Each version of a device holds how far it was handed over or taken back from there on, why it was in quarantine, and how
+the witnesses differed about it.
+"""
+
+from typing import Final
+
+import msgspec
+
+from leasehold.events import codec
+from leasehold.events.hostdev_events import (
+    DeviceGivenBack,
+    DevicePrepared,
+    DeviceQuarantined,
+    DriftDetected,
+    DriftResolved,
+)
+from leasehold.events.identities import DeviceId, device_id
+from leasehold.projections.rows import Binding, Drift, Quarantine
+
+HandedEvent = DevicePrepared | DeviceGivenBack | DeviceQuarantined | DriftDetected | DriftResolved
+_replace: Final = msgspec.structs.replace
+
+
+class Handed(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """As `DeviceState` has them."""
+
+    binding: Binding | None = None
+    quarantine: Quarantine | None = None
+    drift: Drift | None = None
+
+
+_NOTHING: Final = Handed()
+_handed: Final = msgspec.json.Decoder(Handed)
+
+
+def handed_in(body: bytes) -> Handed:
+    """What a row says of it."""
+    return _handed.decode(body) if body else _NOTHING
+
+
+def _body(handed: Handed) -> bytes:
+    return codec.encode(handed) if handed != _NOTHING else b""
+
+
+def device_of(event: HandedEvent) -> DeviceId:
+    """The device that an event is about."""
+    return event.device if isinstance(event, DriftDetected | DriftResolved) else device_id(event.host, event.key)
+
+
+def handed_after(body: bytes, lease: int, position: int, at_ns: int, event: HandedEvent) -> bytes:
+    """What the row of a device says from this event on; `lease` holds it."""
+    before = handed_in(body)
+    match event:
+        case DevicePrepared():
+            binding = Binding(
+                lease=event.lease,
+                driver=event.driver,
+                was_driver=event.was_driver,
+                reset=event.reset,
+                position=position,
+                at_ns=at_ns,
+            )
+            return _body(_replace(before, binding=binding))
+        case DeviceGivenBack():
+            after = _replace(before, quarantine=None)
+            if lease and lease == event.lease:
+                was = before.binding or Binding(lease=lease, position=position, at_ns=at_ns)
+                back = _replace(was, driver=event.driver, given_back=True, position=position, at_ns=at_ns)
+                after = _replace(after, binding=back)
+            return _body(after)
+        case DeviceQuarantined():
+            quarantine = Quarantine(
+                lease=event.lease, reason=event.reason, help=event.help, position=position, at_ns=at_ns
+            )
+            return _body(_replace(before, quarantine=quarantine))
+        case DriftDetected():
+            drift = Drift(
+                kind=event.kind,
+                leased=event.leased,
+                attached=event.attached,
+                bound=event.bound,
+                position=position,
+                at_ns=at_ns,
+            )
+            return _body(_replace(before, drift=drift))
+        case DriftResolved():
+            return _body(_replace(before, drift=None))
+
+
+def freed(body: bytes, *, lease: int, is_confirmed: bool) -> bytes:
+    """What the row of a device says from where it was freed from `lease` (0: from none); an operator's word ends its
+    quarantine, too.
+    """
+    before = handed_in(body)
+    after = _replace(before, quarantine=None) if is_confirmed else before
+    return _body(_replace(after, binding=None) if lease else after)
