@@ -66,20 +66,18 @@ def quarantined(state: State, position: int, at_ns: int, event: DeviceQuarantine
 
 
 def declared_dead(state: State, position: int, at_ns: int, event: HostDeclaredDead) -> None:
-    """Nothing of the host is believed before it has reported anew."""
+    """Nothing of the host is believed but what new runs of its agents report: what is on its way is too late."""
     ref, row = event.request, state.hosts[event.host]
     dead = f"declared dead by {ref.principal}: {event.reason}"
-    sources = {agent: to_report_anew(source, "the host was declared dead") for agent, source in row.sources.items()}
+    sources = {
+        agent: SourceState(run=source.run + 1, stale="the host was declared dead")
+        for agent, source in row.sources.items()
+    }
     bonds.put_host(state, at_ns, event.host, _replace(row, sources=sources, dead=dead))
     answer = AnswerState(
         body_hash=ref.body_hash, verb="declare_dead", position=position, issued_at_ns=ref.issued_at_ns
     )
     remembering.remember_ended(state, at_ns, ref, answer)
-
-
-def to_report_anew(source: SourceState, why: str) -> SourceState:
-    """A source of which nothing counts that it has begun to report before, in one message or in several."""
-    return _replace(source, gap=source.counter, complete=False, wants_report=True, stale=why)
 
 
 def drift_detected(state: State, position: int, at_ns: int, event: DriftDetected) -> None:

@@ -15,7 +15,7 @@ from leasehold.events.event_types import Event
 from leasehold.events.identities import HostName, device_id
 from leasehold.events.position import index_of, position_of, position_of_token, sequence_of, token_of
 from leasehold.events.record import Record, chain_hash, event_count
-from leasehold.projections import bindings, bonds, domains, leasing, orders, remembering
+from leasehold.projections import bindings, bonds, domains, drifting, leasing, orders, remembering
 from leasehold.projections.state import DeviceState, Head, HostState, SourceState, State
 
 _replace: Final = msgspec.structs.replace
@@ -90,6 +90,7 @@ def evolve_recorded(
     Raises:
         CorruptLedgerError: an event cannot follow on this state; the state is then of no use any more.
     """
+    state.at_ns = decided_at_ns
     for event in events:
         try:
             _HANDLERS[type(event)](state, position, decided_at_ns, event)
@@ -126,6 +127,7 @@ def seal(state: State, sequence: int, record: Record, chain: str) -> None:
 
 def evolve(state: State, position: int, decided_at_ns: int, event: Event) -> None:
     """Move `state` over the event at `position`, decided at `decided_at_ns`."""
+    state.at_ns = decided_at_ns
     _HANDLERS[type(event)](state, position, decided_at_ns, event)
 
 
@@ -144,12 +146,13 @@ def _ledger_restored(state: State, _position: int, at_ns: int, event: event_type
         floor = token_of(era, position_of_token(device_row.floor))
         state.put_device(device, _replace(device_row, floor=floor))
     for host, host_row in list(state.hosts.items()):
-        # What was said in the lost records is told anew.
-        sources = {
-            agent: bindings.to_report_anew(source, "the ledger was restored")
-            for agent, source in host_row.sources.items()
-        }
+        sources = {agent: _as_restored(source) for agent, source in host_row.sources.items()}
         bonds.put_host(state, at_ns, host, _replace(host_row, sources=sources))
+
+
+def _as_restored(source: SourceState) -> SourceState:
+    # What it said in the lost records is told anew, in one report or in several: none that began before counts.
+    return _replace(source, gap=source.counter, complete=False, wants_report=True, stale="the ledger was restored")
 
 
 def _grace_started(state: State, _position: int, _at_ns: int, event: event_types.GraceStarted) -> None:
@@ -159,9 +162,10 @@ def _grace_started(state: State, _position: int, _at_ns: int, event: event_types
 # --- hosts and sources --------------------------------------------------------------------------------------------
 
 
-def _host_registered(state: State, _position: int, at_ns: int, event: event_types.HostRegistered) -> None:
+def _host_registered(state: State, position: int, at_ns: int, event: event_types.HostRegistered) -> None:
     before = state.hosts.get(event.host)
-    after = _replace(before, mode=event.mode) if before else HostState(mode=event.mode)
+    managed_since = drifting.began_to_manage(before, event.mode, position)
+    after = _replace(before or HostState(mode=event.mode), mode=event.mode, managed_since=managed_since)
     bonds.put_host(state, at_ns, event.host, after)
 
 

@@ -21,11 +21,12 @@ from leasehold.events.identities import (
     split_device_id,
 )
 from leasehold.events.inputs import BINDER, CREATOR, POLLER
-from leasehold.events.record import GENESIS_PREV
+from leasehold.events.record import GENESIS_PREV, RULES_VERSION
 from leasehold.events.refusals import Refusal
+from leasehold.projections import drifting
 from leasehold.projections.dues import Dues
 from leasehold.projections.indexes import Indexes, words_of
-from leasehold.projections.rows import Binding, Drift, Quarantine
+from leasehold.projections.rows import Binding, Differing, Drift, Quarantine
 from leasehold.projections.tables import Cell, Journal, Table
 
 FOLD_VERSION: Final = 4
@@ -76,11 +77,15 @@ class HostState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     device_count: int = 0
     dead: str = ""
     """Who said that it is off, and why; empty: nobody did, or it has reported anew since."""
+    managed_since: int = 0
+    """Position from which on what is leased of it is handed over; 0: nothing is."""
 
     @property
     def stale(self) -> str:
         """Why nothing of it is granted; empty: its picture is up to date. Who only acts there paints none of it."""
-        doubts, tells_of_devices = [self.dead] if self.dead else [], False
+        if self.dead:
+            return self.dead
+        doubts, tells_of_devices = [], False
         for agent, source in self.sources.items():
             if agent != CREATOR:
                 tells_of_devices = tells_of_devices or agent not in (POLLER, BINDER)
@@ -133,6 +138,7 @@ class DeviceState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     quarantine: Quarantine | None = None
     drift: Drift | None = None
     """How the witnesses differ about it, as it was told."""
+    differing: Differing | None = None
 
 
 class DomainState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -282,10 +288,15 @@ class State:
         self.orders: Table[int, OrderState] = Table(journal)
         """By position."""
         self.domains: Table[DomainId, DomainState] = Table(journal)
-        self.expiries: Dues[LeaseState] = Dues(journal, self.leases, _expiry_ns)
-        self.deadlines: Dues[OrderState] = Dues(journal, self.orders, _deadline_ns)
-        self.outlivings: Dues[LeaseState] = Dues(journal, self.leases, _outliving_ns)
+        self.expiries: Dues[int, LeaseState] = Dues(journal, self.leases, _expiry_ns)
+        self.deadlines: Dues[int, OrderState] = Dues(journal, self.orders, _deadline_ns)
+        self.outlivings: Dues[int, LeaseState] = Dues(journal, self.leases, _outliving_ns)
+        self.drifts: Dues[DeviceId, DeviceState] = Dues(journal, self.devices, drifting.due_ns)
         self.indexes = Indexes(journal)
+        self.at_ns = 0
+        """When that was decided which is being folded."""
+        self.rules_version = RULES_VERSION
+        """By which rules it is decided; only who decides old records again sets others."""
 
     @property
     def head(self) -> Head:
@@ -306,6 +317,8 @@ class State:
         was_ending = before is not None and before.ending
         if row.ending or was_ending:
             self._note_ending(device, row, was_ending=was_ending)
+        if row.lease or row.differing is not None or row.drift is not None or self.indexes.users:
+            drifting.follow_device(self, device, before, row)
 
     def put_host(self, host: HostName, row: HostState) -> None:
         """Set a host's row, which decides what can be freed there."""
@@ -314,6 +327,7 @@ class State:
         if before is not None and (before.stale, before.mode) != (row.stale, row.mode):
             for device in self.indexes.ending.get(host, ()):
                 self._note_ending(device, self.devices[device], was_ending=True)
+            drifting.follow_host(self, host)
 
     def put_lease(self, lease: int, row: LeaseState) -> None:
         """Set a lease's row; its expiry is watched while it lives."""
@@ -355,6 +369,7 @@ class State:
             for device in self.named(row.host, word):
                 if self.devices[device].ending:
                     self._note_ending(device, self.devices[device], was_ending=True)
+            drifting.follow_word(self, row.host, word)
 
     def named(self, host: HostName, word: str) -> tuple[DeviceId, ...]:
         """The known devices of a host that a hypervisor means by `word`; of some words perhaps only one of them."""
@@ -408,6 +423,7 @@ class State:
         for device, row in self.devices.items():
             if row.ending:
                 self._note_ending(device, row, was_ending=False)
+        drifting.index_anew(self)
         self.expiries.fill(self.leases.items())
         self.deadlines.fill(self.orders.items())
         for lease, lease_row in sorted(self.leases.items()):

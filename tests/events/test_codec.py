@@ -15,92 +15,11 @@ from leasehold.events.identities import RequestId
 from leasehold.events.inputs import Input, Observed, Request
 from leasehold.events.record import GENESIS_PREV, Record, chain_hash, event_count, ledger_id_of
 from leasehold.projections.snapshots import Snapshot
+from tests.events.requests import CHANGED, FIELDS, MAY_BE_LEFT_OUT, MUST_BE_SAID, OUT_OF_BOUNDS, REQUESTS
 from tests.events.strategies import values
 from tests.golden.samples import SAMPLES, file_of
 
-REQUESTS: dict[str, dict[str, Any]] = {
-    "lease": {
-        "type": "lease.v1",
-        "request_id": "r1",
-        "issued_at_ns": 1,
-        "devices": ["pci/0000:03:00.0"],
-        "holder": "vm:web",
-        "ttl_ms": 60_000,
-        "host": "h1",
-        "force": False,
-        "domain": "",
-        "gone_ms": 60_000,
-        "keep": False,
-    },
-    "renew": {"type": "renew.v1", "request_id": "r1", "issued_at_ns": 1, "lease": 512, "token": 512, "ttl_ms": 1_000},
-    "release": {"type": "release.v1", "request_id": "r1", "issued_at_ns": 1, "lease": 512, "token": 512},
-    "confirm_free": {
-        "type": "confirm_free.v1",
-        "request_id": "r1",
-        "issued_at_ns": 1,
-        "device": "x",
-        "reason": "gone",
-        "host": "h1",
-    },
-    "destroy_device": {
-        "type": "destroy_device.v1",
-        "request_id": "r1",
-        "issued_at_ns": 1,
-        "device": "x",
-        "host": "h1",
-        "timeout_ms": 60_000,
-    },
-    "retire_agent": {
-        "type": "retire_agent.v1",
-        "request_id": "r1",
-        "issued_at_ns": 1,
-        "host": "h1",
-        "agent": "poller",
-        "reason": "gone for good",
-    },
-}
-FIELDS = [(verb, field) for verb, body in REQUESTS.items() for field in body]
-OUT_OF_BOUNDS: list[tuple[str, str, Any]] = [
-    ("lease", "request_id", ""),
-    ("lease", "request_id", "a" * 65),
-    ("lease", "request_id", "a b"),
-    ("lease", "issued_at_ns", -1),
-    ("lease", "devices", []),
-    ("lease", "devices", ["x"] * 65),
-    ("lease", "devices", [""]),
-    ("lease", "devices", ["a\nb"]),
-    ("lease", "devices", ["x" * 1_025]),
-    ("lease", "holder", ""),
-    ("lease", "holder", "x" * 129),
-    ("lease", "holder", "a\x00"),
-    ("lease", "ttl_ms", 999),
-    ("lease", "ttl_ms", limits.LEASE_TTL_MS_MAX + 1),
-    ("lease", "host", "H1"),
-    ("lease", "host", "a.b"),
-    ("lease", "domain", "web"),
-    ("lease", "domain", "C0FFEE00-0000-4000-8000-000000000001"),
-    ("lease", "gone_ms", 59_999),
-    ("lease", "keep", True),
-    ("renew", "lease", 0),
-    ("renew", "lease", 2**53),
-    ("renew", "token", 0),
-    ("renew", "ttl_ms", 1),
-    ("renew", "ttl_ms", -1),
-    ("release", "lease", -1),
-    ("release", "token", 2**53),
-    ("confirm_free", "device", ""),
-    ("confirm_free", "reason", ""),
-    ("confirm_free", "reason", "x" * 513),
-    ("confirm_free", "reason", "\u202e"),
-    ("confirm_free", "host", "-"),
-    ("destroy_device", "device", ""),
-    ("destroy_device", "host", "H1"),
-    ("destroy_device", "timeout_ms", 999),
-    ("destroy_device", "timeout_ms", 3_600_001),
-    ("retire_agent", "host", ""),
-    ("retire_agent", "agent", "Poller"),
-    ("retire_agent", "reason", ""),
-]
+_TEXTS = {"request_id", "device", "reason", "holder", "host", "agent", "domain", "bus", "driver", "operation"}
 HOSTILE_BODIES = [
     b"",
     b"null",
@@ -186,7 +105,7 @@ def _plain(value: Any) -> Any:
 @given(wrong=st.sampled_from((None, {}, [[]], {"a": 1}, 1.5, b"x".hex())))
 def test_wrong_types_name_the_field(verb: str, field: str, wrong: Any) -> None:
     """A field of another type is refused, and the refusal says which field."""
-    if field in {"request_id", "device", "reason", "holder", "host", "agent", "domain"} and isinstance(wrong, str):
+    if field in _TEXTS and isinstance(wrong, str):
         wrong = 7
     with pytest.raises(InvalidInputError) as caught:
         codec.decode_request(verb, body_of(verb, **{field: wrong}))
@@ -197,10 +116,8 @@ def test_wrong_types_name_the_field(verb: str, field: str, wrong: Any) -> None:
 def test_missing_fields_are_named(verb: str, field: str) -> None:
     """A field that must be there and is not is named; one that may be left out may."""
     body = {name: value for name, value in REQUESTS[verb].items() if name != field}
-    may_be_left_out = {"force", "type", "timeout_ms", "domain", "gone_ms", "keep"}
-    if verb != "retire_agent":
-        may_be_left_out.add("host")
-    if field in may_be_left_out or (verb, field) == ("renew", "ttl_ms"):
+    may_be_left_out = {*MAY_BE_LEFT_OUT, "domain", "host"}
+    if (field in may_be_left_out and (verb, field) not in MUST_BE_SAID) or (verb, field) == ("renew", "ttl_ms"):
         codec.decode_request(verb, json.dumps(body).encode())
     else:
         with pytest.raises(InvalidInputError) as caught:
@@ -266,22 +183,7 @@ def test_verb_and_body_agree(verb: str) -> None:
 )
 def test_body_hash(verb: str, field: str) -> None:
     """Only the time of issue does not count: with any other field changed it is another request."""
-    changed = {
-        "request_id": "r2",
-        "issued_at_ns": 2,
-        "devices": ["y"],
-        "holder": "z",
-        "ttl_ms": 61_000,
-        "host": "h2",
-        "force": True,
-        "lease": 768,
-        "token": 768,
-        "device": "y",
-        "reason": "said so",
-        "timeout_ms": 61_000,
-        "agent": "watcher",
-        "domain": "c0ffee00-0000-4000-8000-000000000001",
-    }[field]
+    changed = CHANGED[field]
     one = codec.decode_request(verb, body_of(verb))
     other = codec.decode_request(verb, body_of(verb, **{field: changed}))
     assert (codec.body_hash(one) == codec.body_hash(other)) == (field == "issued_at_ns")
