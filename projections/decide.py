@@ -5,7 +5,7 @@ an older run, a tick without work. A refusal is an event like any other.
 """
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from leasehold.events import codec, event_types, inputs, limits
@@ -16,7 +16,7 @@ from leasehold.events.inputs import Asked, Input, Request
 from leasehold.events.position import era_of_token, lease_id_text
 from leasehold.events.record import ledger_id_of
 from leasehold.events.refusals import Refusal, RefusalCode
-from leasehold.projections import conflicts, hostdevs, observing, operating, ordering
+from leasehold.projections import conflicts, drifting, hostdevs, observing, operating, ordering
 from leasehold.projections.declining import Declined
 from leasehold.projections.fencing import HELP_RESTORED
 from leasehold.projections.granting import grant
@@ -103,7 +103,19 @@ def _tick(state: State, given: inputs.Tick, now_ns: int) -> Decision:
             events.extend(ending)
         events += _outlived(state, now_ns, limit=limits.EVENTS_PER_RECORD_MAX - len(events))
         events += ordering.overdue(state, now_ns, limit=limits.EVENTS_PER_RECORD_MAX - len(events))
+    if state.head.decider == given.writer and state.rules_version >= drifting.RULES:
+        moved = frozenset(_moved_by(state, events))
+        events += drifting.told(state, now_ns, but=moved, limit=limits.EVENTS_PER_RECORD_MAX - len(events))
     return events
+
+
+def _moved_by(state: State, events: list[Event]) -> Iterator[DeviceId]:
+    """The devices of which these events of a tick change who has them."""
+    for event in events:
+        if isinstance(event, event_types.DeviceFreed):
+            yield event.device
+        elif isinstance(event, event_types.LeaseExpired | event_types.LeaseOutlived):
+            yield from state.leases[event.lease].devices
 
 
 def next_work_ns(state: State, writer: str) -> int | None:
@@ -114,13 +126,17 @@ def next_work_ns(state: State, writer: str) -> int | None:
 
 
 def _expiry_work_ns(state: State, writer: str) -> int | None:
-    """When `writer` has to do with the next end of a lease or deadline: in time as the decider, late as another."""
+    """When `writer` has to do with the next end of a lease or deadline, or what is to be told of a device: in time as
+    the decider, late as another.
+    """
     nexts = (state.next_expiry_ns(), state.outlivings.next_ns(), state.deadlines.next_ns())
-    due = [due_ns for due_ns in nexts if due_ns is not None]
+    due = [max(due_ns, state.head.grace_until_ns) for due_ns in nexts if due_ns is not None]
+    drift_ns = state.drifts.next_ns() if state.rules_version >= drifting.RULES else None
+    if drift_ns is not None:
+        due.append(drift_ns)
     if not due:
         return None
-    late_ns = 0 if state.head.decider == writer else limits.TAKEOVER_MS * _NS_PER_MS
-    return max(min(due), state.head.grace_until_ns) + late_ns
+    return min(due) + (0 if state.head.decider == writer else limits.TAKEOVER_MS * _NS_PER_MS)
 
 
 def _outlived(state: State, now_ns: int, *, limit: int) -> list[Event]:

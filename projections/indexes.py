@@ -55,6 +55,8 @@ class Indexes:
         self.members: Table[DeviceId, tuple[DeviceId, ...]] = Table(journal)
         """Of a bridge or a bond."""
         self.ending: Table[HostName, tuple[DeviceId, ...]] = Table(journal)
+        self.drifting: Table[HostName, tuple[DeviceId, ...]] = Table(journal)
+        """Those whose witnesses differ, or did when it was told last."""
         self.freeable: Table[DeviceId, int] = Table(journal)
         self.refusal_prints: Table[str, int] = Table(journal)
         self.refusal_queue: Queue[int] = Queue(journal)
@@ -116,6 +118,13 @@ class Indexes:
     def note_ending(self, host: HostName, device: DeviceId, *, ending: bool) -> None:
         """Follow whether a device waits for evidence."""
         (_insert if ending else _remove)(self.ending, host, device)
+
+    def note_drift(self, host: HostName, device: DeviceId, *, is_in: bool) -> None:
+        """Follow whether something is told, or to be told, of how the witnesses of a device differ."""
+        members = self.drifting.get(host, ())
+        at = bisect_left(members, device)
+        if is_in != (at < len(members) and members[at] == device):
+            _change(is_in=is_in)(self.drifting, host, device)
 
     def list_order(self, order: int, host: HostName) -> None:
         """An order is remembered from here on."""

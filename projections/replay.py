@@ -8,7 +8,7 @@ import msgspec
 from leasehold.events import codec
 from leasehold.events.event_types import Event
 from leasehold.events.position import position_of
-from leasehold.events.record import RULES_DECIDED, RULES_VERSION, Record, Step, chain_hash
+from leasehold.events.record import RULES_DECIDED, RULES_VERSION, RULES_WRITTEN, Record, Step, chain_hash
 from leasehold.projections import evolve
 from leasehold.projections.decide import decide
 from leasehold.projections.state import State
@@ -55,7 +55,7 @@ class Replay:
         record = record or codec.decode_record(body, sequence)
         evolve.check_belongs(self.state, sequence, record)
         difference = self._walk(sequence, record)
-        if difference is None and record.rules_version == RULES_VERSION:
+        if difference is None and record.rules_version in RULES_WRITTEN:
             difference = _written_otherwise(sequence, body, codec.encode(record))
         evolve.seal(self.state, sequence, record, chain_hash(body))
         return difference
@@ -66,12 +66,14 @@ class Replay:
         difference: Difference | None = None
         begun = position_of(sequence, 0)
         position: int = begun
+        self.state.rules_version = record.rules_version
         for number, step in enumerate(record.steps):
             if decides:
                 again = tuple(decide(self.state, step.input, record.decided_at_ns) or ())
                 if again != step.events and difference is None:
                     difference = _decided_otherwise(sequence, number, position, step, again)
             position = evolve.evolve_recorded(self.state, position, record.decided_at_ns, step.events)
+        self.state.rules_version = RULES_VERSION
         self.events += position - begun
         return difference
 

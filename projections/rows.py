@@ -30,6 +30,15 @@ class Quarantine(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defau
     at_ns: int
 
 
+class Differing(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """That the witnesses of a device differ otherwise than was told of it."""
+
+    kind: str
+    """How they do; empty: they agree."""
+    since_ns: int
+    """0: somebody is out of date, so that it does not count."""
+
+
 class Drift(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """How the witnesses differ about a device, as `DriftDetected` has told it at `position`."""
 

@@ -2,9 +2,9 @@
 
 | tie | between whom | from what |
 |---|---|---|
-| `iommu_group` | the members of a group | the kernel's own answer; all that follows is for where it has none |
-| `acs` | whatever can reach each other past the IOMMU: behind one conventional bridge, or one port without ACS | `isolation` of the bridges above |
-| `slot` | functions of one slot, one of which can be reset only with the others | `resets` |
+| `iommu_group` | the members of a group | the kernel's own answer; it alone counts where there is one |
+| `acs` | who reaches each other past the IOMMU: behind one open bridge | `isolation` of the bridges above |
+| `slot` | functions of one slot, one of which is reset only with the others | `resets` |
 | `usb_ports` | USB controllers of one slot: EHCI and its companions have the same sockets | the class |
 | `usb_ports` | the two halves of one USB 3 hub or socket | `peer` |
 
@@ -12,7 +12,7 @@ Agents from before these facts were told did not tell `resets`: nothing of their
 what was decided on their words is decided so again. The climb over bridges is that of Linux' `pci_device_group`
 (`drivers/iommu/iommu.c`). Descriptions may say anything, be it in circles: each walk sees each device once, and who is
 tied to another finds it tied to himself.
-"""  # noqa: E501
+"""
 
 from collections import deque
 from collections.abc import Iterator
