@@ -2,7 +2,7 @@
 
 import heapq
 from collections.abc import Callable, Iterable
-from typing import Final, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from leasehold.projections.tables import Journal, Table
 
