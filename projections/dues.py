@@ -2,7 +2,7 @@
 
 import heapq
 from collections.abc import Callable, Iterable
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from leasehold.projections.tables import Journal, Table
 
