@@ -28,6 +28,7 @@ class Door:
         self.asked: list[dict[str, Any]] = []
         self.answer: dict[str, Any] = dict(OK)
         self.ends = threading.Event()
+        self._next = threading.Event()
         self._serve = serve
         self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listening.bind(str(path))
@@ -42,6 +43,12 @@ class Door:
                 if self.ends.is_set():
                     return
                 self._serve(self, caller)
+                self._next.set()
+
+    def next(self) -> threading.Event:
+        """Set when somebody else has been answered."""
+        self._next.clear()
+        return self._next
 
     def close(self) -> None:
         """End it; whoever is served is left."""

@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import pytest
 
@@ -50,11 +50,11 @@ class Stage:
     def run(self, name: str, *arguments: str, stdin: str | bytes | int = "") -> Ended:
         """Run a hook to its end. `stdin`: a text, or a descriptor."""
         begun_s = time.monotonic()
-        given = {"stdin": stdin} if isinstance(stdin, int) else {"input": _bytes(stdin)}
-        done = subprocess.run(
+        given: dict[str, Any] = {"stdin": stdin} if isinstance(stdin, int) else {"input": _bytes(stdin)}
+        done: subprocess.CompletedProcess[bytes] = subprocess.run(
             [str(self.folder / name), *arguments],
             env={**os.environ, "LEASEHOLD_HOOKS": str(self.settings)},
-            capture_output=True, timeout=ENDS_WITHIN_S, check=False, **given,  # type: ignore[call-overload]
+            capture_output=True, timeout=ENDS_WITHIN_S, check=False, **given,
         )  # fmt: skip
         return Ended(done.returncode, done.stdout.decode(), done.stderr.decode(), time.monotonic() - begun_s)
 

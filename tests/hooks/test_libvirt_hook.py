@@ -19,18 +19,24 @@ from tests.support.tree import ROOT
 DEVICES: Final = {
     "pci": (PCI, ["pci/0000:03:00.0"]),
     "a function of another domain": (
-        "<hostdev mode='subsystem' type='pci'><source><address domain='0x10000' bus='0x3' slot='0x1f' function='0x7'/>"
-        "</source></hostdev>",
+        (
+            "<hostdev mode='subsystem' type='pci'><source>"
+            "<address domain='0x10000' bus='0x3' slot='0x1f' function='0x7'/></source></hostdev>"
+        ),
         ["pci/10000:03:1f.7"],
     ),
     "an interface": (
-        "<interface type='hostdev' managed='yes'><mac address='52:54:00:00:00:01'/><source>"
-        "<address type='pci' domain='0x0000' bus='0x03' slot='0x10' function='0x2'/></source></interface>",
+        (
+            "<interface type='hostdev' managed='yes'><mac address='52:54:00:00:00:01'/><source>"
+            "<address type='pci' domain='0x0000' bus='0x03' slot='0x10' function='0x2'/></source></interface>"
+        ),
         ["pci/0000:03:10.2"],
     ),
     "usb by place": (
-        "<hostdev mode='subsystem' type='usb'><source><vendor id='0x0529'/><product id='0x0001'/>"
-        "<address bus='1' device='4'/></source></hostdev>",
+        (
+            "<hostdev mode='subsystem' type='usb'><source><vendor id='0x0529'/><product id='0x0001'/>"
+            "<address bus='1' device='4'/></source></hostdev>"
+        ),
         ["usb-address/1.4"],
     ),
     "usb by port": (
@@ -42,21 +48,28 @@ DEVICES: Final = {
         ["usb-id/0529:0001"],
     ),
     "mdev": (
-        "<hostdev mode='subsystem' type='mdev' model='vfio-pci'><source>"
-        "<address uuid='83C32df7-d52e-4ec1-9668-1f3c7e4df107'/></source></hostdev>",
+        (
+            "<hostdev mode='subsystem' type='mdev' model='vfio-pci'><source>"
+            "<address uuid='83C32df7-d52e-4ec1-9668-1f3c7e4df107'/></source></hostdev>"
+        ),
         ["mdev/83c32df7-d52e-4ec1-9668-1f3c7e4df107"],
     ),
     "nvme": (
-        "<disk type='nvme' device='disk'><source type='pci' managed='yes' namespace='1'>"
-        "<address domain='0x0000' bus='0x04' slot='0x00' function='0x0'/></source><target dev='vde' bus='virtio'/>"
-        "</disk>",
+        (
+            "<disk type='nvme' device='disk'><source type='pci' managed='yes' namespace='1'>"
+            "<address domain='0x0000' bus='0x04' slot='0x00' function='0x0'/></source><target dev='vde' bus='virtio'/>"
+            "</disk>"
+        ),
         ["pci/0000:04:00.0"],
     ),
     "two, and what is none": (
-        f"{PCI}{PCI}<hostdev mode='subsystem' type='scsi'><source><adapter name='scsi_host0'/>"
-        "<address bus='0' target='0' unit='0'/></source></hostdev><hostdev mode='capabilities' type='misc'><source>"
-        "<char>/dev/input/event3</char></source></hostdev><interface type='bridge'><source bridge='br0'/></interface>"
-        "<disk type='file'><source file='/x'/><address type='pci' domain='0' bus='0' slot='7' function='0'/></disk>",
+        (
+            f"{PCI}{PCI}<hostdev mode='subsystem' type='scsi'><source><adapter name='scsi_host0'/>"
+            "<address bus='0' target='0' unit='0'/></source></hostdev><hostdev mode='capabilities' type='misc'><source>"
+            "<char>/dev/input/event3</char></source></hostdev>"
+            "<interface type='bridge'><source bridge='br0'/></interface>"
+            "<disk type='file'><source file='/x'/><address type='pci' domain='0' bus='0' slot='7' function='0'/></disk>"
+        ),
         ["pci/0000:03:00.0"],
     ),
 }
