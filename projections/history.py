@@ -13,6 +13,7 @@ from leasehold.events.event_types import Event
 from leasehold.events.identities import (
     DeviceId,
     DeviceKey,
+    DomainId,
     DomainKey,
     HostName,
     device_id,
@@ -206,6 +207,11 @@ def _of_refusal(state: State, about: tuple[str, ...]) -> _Named:
     for name in about:
         if name in state.devices:
             named += _of_devices((name,))
+        elif name in state.hosts:
+            named.append(("host", name))
+        elif name in state.domains:
+            row = state.domains[DomainId(name)]
+            named += _of_domain(row.host, row.description.key, row.description.name)
         elif name.startswith("L"):
             named += _of_asked_lease(state, name)
     return named

@@ -22,6 +22,7 @@ from leasehold.services.archive.ledger import ArchivedLedger
 from leasehold.services.ledger.port import Entry
 from leasehold.services.query.decoding import check_question
 from tests.archive.records import made
+from tests.past import handed
 from tests.past.nodedevs import random_log
 from tests.sim.run import Simulation, bounded
 
@@ -48,6 +49,11 @@ def simulated(seed: int) -> list[bytes]:
 def node_devices(seed: int) -> list[bytes]:
     """The records of hosts full of node devices."""
     return random_log(seed).bodies
+
+
+def handed_over(seed: int) -> list[bytes]:
+    """The records of hosts on which devices are handed over and taken back."""
+    return handed.random_log(seed).bodies
 
 
 def events_of(bodies: Iterable[bytes]) -> list[At]:
