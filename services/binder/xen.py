@@ -12,27 +12,30 @@ the latter fails for what is not in quarantine (`libxl__device_pci_assignable_re
 """
 
 import errno
-import re
 from typing import Final
 
 from leasehold.services.binder.steps import Steps
+from leasehold.services.poller import xltext
 from leasehold.services.watcher.sysfs import list_names
 
 UNKNOWN: Final = "xen: unknown, xenstore does not answer"
 _BACKENDS: Final = "/local/domain/0/backend/pci"
-_DEVICE: Final = re.compile(rf'{_BACKENDS}/([0-9]+)/[0-9]+/dev-[0-9]+ = "([0-9a-f:.]+)"')
 
 
 def domains_with(steps: Steps, address: str) -> tuple[str, ...]:
-    """The domains that pciback has given a function to, as `xen: domain 5`."""
-    backends = list_names(steps.root.sys_path("bus/xen-backend/devices"))
-    if not any(name.startswith("pci-") for name in backends):
+    """The domains that pciback has given a function to, as `xen: domain 5`.
+
+    What a domain that crashed has left in xenstore holds nothing: it is closed, and the kernel serves it no more.
+    """
+    served = list_names(steps.root.sys_path("bus/xen-backend/devices"))
+    if not any(name.startswith("pci-") for name in served):
         return ()
     said = steps.run(address, "xenstore-ls", "-f", _BACKENDS)
     if isinstance(said, OSError):
         return (UNKNOWN,)
-    found = (_DEVICE.match(line) for line in said.splitlines())
-    return tuple(sorted({f"xen: domain {each[1]}" for each in found if each is not None and each[2] == address}))
+    had = (each for each in xltext.read_backends(said) if f"pci/{address}" in each.devices)
+    lives = (each for each in had if not each.is_closed or f"pci-{each.domid}-{each.number}" in served)
+    return tuple(sorted({f"xen: domain {each.domid}" for each in lives}))
 
 
 def make_assignable(steps: Steps, address: str) -> str:
