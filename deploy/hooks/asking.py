@@ -28,7 +28,7 @@ DEFAULTS = {
 CHOICES = {"on_failure": ("closed", "open"), "on_stop": ("release", "keep")}
 TIMEOUT_S_MAX = 600.0
 ANSWER_BYTES_MAX = 1 << 16
-CANNOT_TELL = frozenset({"BINDER_CUT_OFF", "BUSY", "INTERNAL", "UNAVAILABLE"})
+CANNOT_TELL = frozenset({"busy", "cut_off", "internal", "unavailable"})
 """Answers of the door by which it does not know, rather than refuses."""
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _MARK = "leasehold: "

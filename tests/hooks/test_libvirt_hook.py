@@ -190,7 +190,7 @@ SILENT: Final[dict[str, tuple[Callable[..., object], str]]] = {
     "too deep": (doors.says(b"[" * 60_000 + b"\n"), "is no binder"),
     "no text": (doors.says(b"\xff\xfe\x00\n"), "is no binder"),
     "cannot tell": (
-        doors.says(b'{"ok": false, "code": "BINDER_CUT_OFF", "message": "the bus is silent"}\n'),
+        doors.says(b'{"ok": false, "code": "cut_off", "message": "the bus is silent"}\n'),
         "the binder cannot tell: the bus is silent",
     ),
 }
