@@ -24,6 +24,7 @@ from itertools import chain, islice
 from typing import Final
 
 from leasehold.events import limits
+from leasehold.events.capabilities import SetVirtualFunctions
 from leasehold.events.identities import (
     COMPUTER,
     DeviceId,
@@ -59,6 +60,7 @@ CODE_OF_RULE: Final = {
     "ordered": RefusalCode.DEVICE_IN_USE,
 }
 """The refusal that each rule leads to; where several stand in the way, the first one here names it."""
+
 
 def physical_device(device: DeviceId) -> DeviceId:
     """The device that `device` stands for when it is leased: itself, or the physical parent of a functional child.
@@ -241,6 +243,8 @@ def blockers(
         for other in above(state, device):
             # What the host needs of a physical function or a controller, it may need without this part of it.
             yield from _relative_blockers(state, device, other, rule, together=together, force=True)
+            # How many virtual functions there are is set through none at all.
+            yield from _orders_on(state, device, other, SetVirtualFunctions)
         for other in below(state, device):
             yield from _relative_blockers(state, device, other, rule, together=together, force=force)
             yield from _orders_on(state, device, other)
@@ -309,10 +313,12 @@ def users_seen(state: State, row: DeviceState) -> tuple[str, ...]:
     return tuple(named(state, state.attached_to(row))) if row.missing else users_of(state, row)
 
 
-def _orders_on(state: State, device: DeviceId, other: DeviceId) -> Iterator[Blocker]:
-    """What its host is told to do to `other`: the same, or a part of it."""
+def _orders_on(state: State, device: DeviceId, other: DeviceId, kind: type[object] = object) -> Iterator[Blocker]:
+    """What its host is told to do to `other`: the same, or a part of it, or, where that takes it away, its whole."""
     which, because_of = ("it", "") if other == device else (other, other)
     for order in state.indexes.orders_on.get(other, ()):
+        if not isinstance(state.orders[order].what, kind):
+            continue
         why = f"its host is told to make something on {which}, or to take it away, and that is not over (order {order})"
         yield Blocker(
             device=device, rule="ordered", why=why, because_of=because_of, help="wait until the order is over"
