@@ -42,7 +42,7 @@ def _driver(row: HostdevView) -> str:
 def drifts(rows: list[DriftView]) -> None:
     """Devices about which the witnesses differ, one below the other: what each says, since when, and what to do."""
     if not rows:
-        render.line("nothing differs: ledger, hypervisors and hosts agree about all devices")
+        render.line("nothing differs: the ledger, the hypervisors and the hosts agree")
     for number, row in enumerate(rows):
         if number:
             render.line("")

@@ -9,13 +9,15 @@ from leasehold.events.answers import Answer
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.errors import InvalidInputError
 from leasehold.events.hostdevs import Hold
-from leasehold.events.identities import DeviceId, HostName, Principal, RequestId, request_key
+from leasehold.events.identities import DeviceId, HostName, Principal, RequestId, parse_uuid, request_key
 from leasehold.events.inputs import BINDER, POLLER
 from leasehold.events.position import end_of_record, lease_id_text, parse_lease_id
 from leasehold.events.questions import (
     Explain,
     ListDevices,
     ListDomains,
+    ListDrifts,
+    ListHostdevs,
     ListHosts,
     ListLeases,
     ListOrders,
@@ -26,7 +28,7 @@ from leasehold.events.questions import (
     StatusView,
     Sync,
 )
-from leasehold.projections import bindings, conflicts, domains, nodedev, orders, views
+from leasehold.projections import bindings, conflicts, domains, drifting, hostdevlists, nodedev, orders, views
 from leasehold.projections.answers import answer_for, lease_word
 from leasehold.projections.naming import Resolved, resolve
 from leasehold.projections.state import HostState, State
@@ -52,6 +54,8 @@ class Answerer:
             ListHosts: self._list_hosts,
             ListOrders: self._list_orders,
             ListDomains: self._list_domains,
+            ListHostdevs: self._list_hostdevs,
+            ListDrifts: self._list_drifts,
             Show: self._show,
             Explain: self._explain,
             Sync: self._sync,
@@ -119,6 +123,46 @@ class Answerer:
             limit=question.limit,
         )
         return Reading(outcome="ok", as_of=self.as_of, domains=rows, more=more)
+
+    def _list_hostdevs(self, question: ListHostdevs, _asker: Principal) -> Reading:
+        if question.host and question.host not in self._state.hosts:
+            return self._unknown_host(question.host)
+        if question.domain and not self._may_be_domain(question.domain):
+            return self.not_found(f"no domain {question.domain} is known")
+        rows, more = hostdevlists.list_hostdevs(
+            self._state,
+            host=question.host,
+            bus=question.bus,
+            in_state=question.state,
+            domain=question.domain,
+            after=question.after,
+            limit=question.limit,
+        )
+        return Reading(outcome="ok", as_of=self.as_of, hostdevs=rows, more=more)
+
+    def _may_be_domain(self, text: str) -> bool:
+        """Whether a domain is called so, or leases may be for one that is not there yet."""
+        if domains.all_named(self._state, text):
+            return True
+        try:
+            parse_uuid(text)
+        except InvalidInputError:
+            return False
+        return True
+
+    def _list_drifts(self, question: ListDrifts, _asker: Principal) -> Reading:
+        if question.host and question.host not in self._state.hosts:
+            return self._unknown_host(question.host)
+        devices: frozenset[DeviceId] | None = None
+        if question.device:
+            found = resolve(self._state, question.device, question.host)
+            if found.device is None:
+                return self.not_found(unresolved_text(found))
+            devices = frozenset(part_of(self._state, found.device))
+        rows, more = drifting.list_drifts(
+            self._state, host=question.host, devices=devices, after=question.after, limit=question.limit
+        )
+        return Reading(outcome="ok", as_of=self.as_of, drifts=rows, more=more)
 
     # --- one thing ----------------------------------------------------------------------------------------------
 

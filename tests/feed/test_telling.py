@@ -17,7 +17,7 @@ from leasehold.events.position import position_of, sequence_of
 from leasehold.events.subjects import EventSubject, Subjects
 from leasehold.projections import feeding
 from leasehold.projections.feeding import Feeding, Message, decode_feeding, encode_feeding
-from tests.past import domains
+from tests.past import domains, handed
 from tests.past.nodedevs import GPU, HOSTS, MDEV_TYPE, NIC, SCSI_HOST, NodeLedger, random_log
 from tests.projections.ledger import B, Ledger, ledger_with_hosts
 from tests.projections.scenario import play
@@ -52,8 +52,15 @@ def events_at(bodies: list[bytes]) -> dict[int, tuple[Event, bytes, int]]:
     return found
 
 
-LEDGERS: list[Callable[[], Ledger]] = [play, lambda: random_log(17, steps=60), lambda: domains.random_log(17, steps=60)]
-"""Leases and what becomes of them; node devices and orders to their hosts; domains, and leases for them."""
+LEDGERS: list[Callable[[], Ledger]] = [
+    play,
+    lambda: random_log(17, steps=60),
+    lambda: domains.random_log(17, steps=60),
+    lambda: handed.random_log(17),
+]
+"""Leases and what becomes of them; node devices and orders to their hosts; domains, and leases for them; devices that
+are handed over.
+"""
 
 
 @pytest.mark.parametrize("made", LEDGERS)
