@@ -213,11 +213,12 @@ def decode_request(verb: str, body: bytes) -> Request:
 
 
 def _as_tolerant(value: Any) -> Any:
-    """The same in the type that stands in the log; of what has no strict one, itself."""
-    kind = _TOLERANT.get(type(value))
-    if kind is None:
-        return value
-    return kind(**{name: _as_tolerant(field) for name, field in msgspec.structs.asdict(value).items()})
+    """The same in the type that stands in the log."""
+    kind = _TOLERANT[type(value)]
+    fields = msgspec.structs.asdict(value)
+    if kind is inputs.CreateDeviceRequest:
+        fields["device"] = _as_tolerant(value.device)
+    return kind(**fields)
 
 
 def decode_checked(decoder: msgspec.json.Decoder[Any], body: bytes, *, what: str) -> Any:

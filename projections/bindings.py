@@ -125,6 +125,8 @@ def hold_of(state: State, device: DeviceId) -> Hold | None:
         given_back=binding is not None and binding.given_back,
         quarantined=row.quarantine is not None,
         revoked=lease.is_forced_off,
+        forced=lease.forced,
+        early=row.lease < state.hosts[row.host].managed_since,
         mates=tuple(
             key for host, key in map(split_device_id, lease.devices) if host == row.host and key != row.description.key
         ),
@@ -170,11 +172,17 @@ def prepared_word(state: State, lease: LeaseState) -> str:
     """How far the devices of a lease are handed over: `preparing`, `prepared`, `taking_back`; empty: nobody hands over
     on its hosts, or it is over.
     """
-    rows = [row for row in map(state.devices.__getitem__, lease.devices) if _is_managed(state, row.host)]
-    if lease.ended:
-        return "taking_back" if any(row.lease and state.leases.get(row.lease) is lease for row in rows) else ""
+    if lease.ended and not lease.held:
+        return ""
+    rows = [
+        row
+        for row in [state.devices[device] for device in lease.devices]
+        if _is_managed(state, row.host) and (not lease.ended or (row.ending and state.leases[row.lease] is lease))
+    ]
     if not rows:
         return ""
+    if lease.ended:
+        return "taking_back"
     return "prepared" if all(row.binding is not None for row in rows) else "preparing"
 
 

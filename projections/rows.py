@@ -1,8 +1,10 @@
-"""Rows that hang on a device's: how far it is handed over, why it is kept apart, how its witnesses differ."""
+"""Smaller rows of the state: what hangs on a device's row, and what is remembered of principals and refusals."""
 
 import msgspec
 
 from leasehold.events.hostdevs import Truth
+from leasehold.events.identities import RequestKey
+from leasehold.events.refusals import Refusal
 
 
 class Binding(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -48,3 +50,30 @@ class Drift(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     bound: Truth
     position: int
     at_ns: int
+
+
+class PrincipalState(msgspec.Struct, frozen=True, gc=False):
+    """How much is remembered of one principal's ended matters: entries `first` to `next` - 1 of `fading`."""
+
+    first: int = 0
+    next: int = 0
+    horizon_ns: int = 0
+    """Requests issued up to here may have been forgotten, so unknown ones are refused as too old."""
+
+
+class Fading(msgspec.Struct, frozen=True, gc=False):
+    """An answer that may be forgotten from `forget_at_ns` on."""
+
+    key: RequestKey
+    forget_at_ns: int
+
+
+class RecentRefusal(msgspec.Struct, frozen=True, gc=False):
+    """A refusal told lately: equal ones are counted on it."""
+
+    fingerprint: str
+    refusal: Refusal
+    verb: str
+    about: tuple[str, ...]
+    at_ns: int
+    count: int

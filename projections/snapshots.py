@@ -11,18 +11,16 @@ import msgspec
 from leasehold.events import codec
 from leasehold.events.errors import CorruptSnapshotError
 from leasehold.events.identities import DeviceId, DomainId, HostName, Principal, RequestKey
+from leasehold.projections.rows import Fading, PrincipalState, RecentRefusal
 from leasehold.projections.state import (
     FOLD_VERSION,
     AnswerState,
     DeviceState,
     DomainState,
-    Fading,
     Head,
     HostState,
     LeaseState,
     OrderState,
-    PrincipalState,
-    RecentRefusal,
     State,
 )
 

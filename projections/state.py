@@ -50,7 +50,7 @@ class Head(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     grace_until_ns: int = 0
 
 
-class SourceState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+class SourceState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """One agent of a host: its current run, the last counter taken, and why it cannot be relied on (empty: it can)."""
 
     run: int
@@ -69,7 +69,7 @@ class SourceState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         return self.stale or self.blind
 
 
-class HostState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+class HostState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """A host. `mode`: `managed` or `watched`."""
 
     mode: str
@@ -111,7 +111,7 @@ class HostState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         return POLLER in self.sources and not self.stale
 
 
-class DeviceState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+class DeviceState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """A device: what is known of it, and who has it."""
 
     host: HostName
@@ -156,7 +156,7 @@ class DomainState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defa
     since_ns: int = 0
 
 
-class LeaseState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+class LeaseState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """A lease, living or ended. Its id is the position of the grant; so is its token, in the ledger's era."""
 
     principal: Principal
@@ -242,33 +242,6 @@ class OrderState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defau
     def is_open(self) -> bool:
         """Whether its outcome is awaited."""
         return self.state == "waiting"
-
-
-class PrincipalState(msgspec.Struct, frozen=True, gc=False):
-    """How much is remembered of one principal's ended matters: entries `first` to `next` - 1 of `fading`."""
-
-    first: int = 0
-    next: int = 0
-    horizon_ns: int = 0
-    """Requests issued up to here may have been forgotten, so unknown ones are refused as too old."""
-
-
-class Fading(msgspec.Struct, frozen=True, gc=False):
-    """An answer that may be forgotten from `forget_at_ns` on."""
-
-    key: RequestKey
-    forget_at_ns: int
-
-
-class RecentRefusal(msgspec.Struct, frozen=True, gc=False):
-    """A refusal told lately: equal ones are counted on it."""
-
-    fingerprint: str
-    refusal: Refusal
-    verb: str
-    about: tuple[str, ...]
-    at_ns: int
-    count: int
 
 
 class State:

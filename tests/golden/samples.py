@@ -10,17 +10,15 @@ from leasehold.events.event_types import Event, OldEvent
 from leasehold.events.identities import Principal, RequestKey
 from leasehold.events.inputs import Input, Observation, Request
 from leasehold.events.record import Record, Step
+from leasehold.projections.rows import Fading, PrincipalState, RecentRefusal
 from leasehold.projections.snapshots import Snapshot
 from leasehold.projections.state import (
     AnswerState,
     DeviceState,
-    Fading,
     Head,
     HostState,
     LeaseState,
     OrderState,
-    PrincipalState,
-    RecentRefusal,
     SourceState,
 )
 from tests.golden import domains, nodedevs
