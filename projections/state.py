@@ -26,7 +26,15 @@ from leasehold.events.refusals import Refusal
 from leasehold.projections import drifting
 from leasehold.projections.dues import Dues
 from leasehold.projections.indexes import Indexes, words_of
-from leasehold.projections.rows import Binding, Differing, Drift, Quarantine
+from leasehold.projections.rows import (
+    Binding,
+    Differing,
+    Drift,
+    Fading,
+    PrincipalState,
+    Quarantine,
+    RecentRefusal,
+)
 from leasehold.projections.tables import Cell, Journal, Table
 
 FOLD_VERSION: Final = 4
