@@ -80,6 +80,8 @@ class Hold(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=Tr
     """The lease was taken away by force: its devices are taken even from a running domain."""
     forced: bool = False
     """It was granted with force: the host itself may need what it holds."""
+    early: bool = False
+    """It was granted before anybody handed over there: its holder took the devices himself, and they are left so."""
     mates: tuple[DeviceKey, ...] = ()
     """The other devices of the lease on this host: they are prepared together, or none of them."""
     attached: tuple[str, ...] = ()

@@ -17,7 +17,7 @@ A note of another boot is void, since nothing that a binder does outlives one. F
 Time is an argument, in ms of a clock that nobody sets.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 import msgspec
@@ -198,9 +198,16 @@ class Handing:
         """What the wires have not been given yet. What is lost on the way comes again behind the next `synced`."""
         return self._telling.drain()
 
-    def stopped(self, uuid: str) -> list[int]:
-        """A hook says that the domain has stopped: its leases that end with it, which the log is asked to end now."""
-        return self._telling.let_go(uuid)
+    @property
+    def has_news(self) -> bool:
+        """Whether `observations` has something."""
+        return self._telling.is_waiting
+
+    def stopped(self, uuid: str, keys: Collection[DeviceKey] | None = None) -> list[int]:
+        """A hook says that the domain has stopped, or has let go of the devices of `keys`: its leases that end with it,
+        or with these, which the log is asked to end now.
+        """
+        return self._telling.let_go(uuid, keys)
 
     def starts(self, uuid: str) -> None:
         """A hook says that the domain is about to start: what its last stop asked for, and has not come to anything
@@ -227,7 +234,29 @@ class Handing:
         """A job is about to write to these devices: what they were goes into the notes, and these to disk, before."""
         for before in befores:
             note = self.note_of(before.key)
-            self._notes[before.key] = replace(note, before=note.before or before)
+            if note.step:
+                self._notes[before.key] = replace(note, before=note.before or before)
+            else:
+                self._notes[before.key] = replace(note, detached=note.detached or before, boot=self._boot)
+
+    def claim(self, key: DeviceKey) -> bool:
+        """Let nothing be begun with a device before it was `operated`; false if something is being done to it."""
+        if key in self._busy:
+            return False
+        self._busy.add(key)
+        return True
+
+    def operated(self, key: DeviceKey, *, is_attached: bool) -> None:
+        """An administrator's order was done with; `is_attached`: the device is on its host driver."""
+        self._busy.discard(key)
+        note = self._notes.get(key)
+        if is_attached and note is not None:
+            self._notes[key] = replace(note, detached=None)
+
+    def hasten(self, key: DeviceKey) -> None:
+        """Somebody asks that a device be taken back now."""
+        if (attempt := self._tries.get(key)) is not None and key not in self._busy:
+            attempt.next_ms = 0
 
     def jobs(self, now_ms: int) -> list[Prepare | TakeBack]:
         """What to begin with now: each once, until its `done`."""
@@ -365,9 +394,11 @@ class Handing:
     # --- preparing --------------------------------------------------------------------------------------------------
 
     def is_ready(self, key: DeviceKey) -> bool:
-        """Whether the device is handed over for the living lease that holds it."""
-        note = self.note_of(key)
-        return note.step == PREPARED and note.grant == self.log.grant_of(key)
+        """Whether the device is handed over for the living lease that holds it, or is none of ours to hand over."""
+        note, hold = self.note_of(key), self.log.holds.get(key)
+        if hold is None or not hold.token:
+            return False
+        return hold.early or (note.step == PREPARED and note.grant == self.log.grant_of(key))
 
     def _is_wanted(self, grant: Grant) -> bool:
         """Whether a lease lives, and has not failed."""

@@ -89,7 +89,6 @@ class TakeBack(msgspec.Struct, frozen=True, kw_only=True):
 class Operate(msgspec.Struct, frozen=True, kw_only=True):
     """Do what an administrator has ordered."""
 
-    number: int
     order: int
     ordered_at_ns: int
     what: OrderToBinder

@@ -39,10 +39,13 @@ class Telling:
         """Whether such a word waits, or is on its way."""
         return isinstance(self._words.get(key), kind)
 
-    def let_go(self, uuid: str) -> list[int]:
-        """Ask the log to end the leases that end with this domain; which they are."""
-        holds = self._log.holds.values()
-        ended = {hold.lease for hold in holds if hold.token and hold.domain == uuid and not hold.keep}
+    def let_go(self, uuid: str, keys: Collection[DeviceKey] | None) -> list[int]:
+        """Ask the log to end the leases that end with this domain; which they are. `keys`: only those of which nothing
+        else is held here.
+        """
+        holds = [hold for hold in self._log.holds.values() if hold.domain == uuid and hold.token]
+        stay = {hold.lease for hold in holds if hold.keep or (keys is not None and hold.key not in keys)}
+        ended = {hold.lease for hold in holds} - stay
         for lease in ended - self._let_go.keys():
             self._let_go[lease] = LetGo(lease)
             self._untold.add(lease)
@@ -53,6 +56,11 @@ class Telling:
         for hold in self._log.holds.values():
             if hold.domain == uuid:
                 self._let_go.pop(hold.lease, None)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is something to be told."""
+        return bool(self._untold)
 
     def drain(self) -> list[Observation]:
         """What the wires were not given yet."""

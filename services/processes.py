@@ -1,4 +1,4 @@
-"""The processes behind `leasehold up`: allocator, query, archive, feed, watcher, creator, poller; each can run alone.
+"""The processes behind `leasehold up`: allocator, query, archive, feed, the agents of a host; each can run alone.
 
 `python -m leasehold.services.processes ROLE --data DIR` is what `leasehold run ROLE` does.
 """
@@ -65,6 +65,10 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     credentials: str = ""
     source: str = ""
     """What a poller looks at: a word of `services.poller.sources`."""
+    stub: str = ""
+    """What a binder binds PCI functions to: one of `hostdevs.STUBS`; empty: what suits the host."""
+    door: str = ""
+    """Where a binder hears hooks; empty: where they look for it."""
 
     @property
     def title(self) -> str:
@@ -79,7 +83,7 @@ class _Bus:
         self, place: Place, info: home.ConnectionInfo, credential: Credential, connection: Connection
     ) -> None:
         self.store = place.data / f"{place.title}.sqlite"
-        self.source = place.source
+        self.place = place
         self.connection = connection
         self.subjects = Subjects(info.cluster)
         self._info = info
@@ -284,12 +288,19 @@ async def run_creator(bus: _Bus, host: HostName) -> None:
     await CreatorAgent(bus.connection, bus.subjects, host, bus.store.with_suffix(".json")).run()
 
 
+async def run_binder(bus: _Bus, host: HostName) -> None:
+    """Hand devices of this machine over, and take them back, until cancelled."""
+    from leasehold.services.binder.starting import binder_of  # noqa: PLC0415 - each process loads only what it needs
+
+    await binder_of(bus.connection, bus.subjects, host, bus.store, stub=bus.place.stub, door=bus.place.door).run()
+
+
 async def run_poller(bus: _Bus, host: HostName) -> None:
     """Tell of this machine's domains until cancelled."""
     from leasehold.services.poller.agent import PollerAgent  # noqa: PLC0415 - each process loads only what it needs
     from leasehold.services.poller.sources import open_source  # noqa: PLC0415 - as above
 
-    await PollerAgent(bus.connection, bus.subjects, host, open_source(bus.source)).run()
+    await PollerAgent(bus.connection, bus.subjects, host, open_source(bus.place.source)).run()
 
 
 _RUNNERS: Final[dict[str, Callable[[_Bus, HostName], Awaitable[None]]]] = {
@@ -299,11 +310,12 @@ _RUNNERS: Final[dict[str, Callable[[_Bus, HostName], Awaitable[None]]]] = {
     "feed": run_feed,
     "watcher": run_watcher,
     "creator": run_creator,
+    "binder": run_binder,
     "poller": run_poller,
 }
 ROLES: Final = tuple(_RUNNERS)
 """In the order in which they are started."""
-_CREDENTIALS: Final = {"watcher": "agent", "creator": "agent", "poller": "agent"}
+_CREDENTIALS: Final = dict.fromkeys(("watcher", "creator", "binder", "poller"), "agent")
 """Whose credential a process has, where it is not named as the process is."""
 
 
@@ -407,11 +419,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--host", default="", help="this host's name")
     parser.add_argument("--name", default="", help="tells it apart from others of its role in the same directory")
     parser.add_argument("--source", default="", help="what a poller looks at")
+    parser.add_argument("--stub", default="", help="what a binder binds PCI functions to")
+    parser.add_argument("--door", default="", help="where a binder hears hooks")
     options = parser.parse_args(arguments)
     try:
         run_role(
             Place(
-                role=options.role, data=options.data, host=options.host, name=options.name, source=options.source
+                role=options.role, data=options.data, host=options.host, name=options.name, source=options.source,
+                stub=options.stub, door=options.door,
             )
         )
     except CorruptLedgerError:

@@ -107,6 +107,8 @@ class Speaker:
         self._pending_since_s: float | None = None
         self._wake = asyncio.Event()
         self._trouble = ""
+        self.gaps = 0
+        """How often something that was told may have been missed."""
         self.reported = asyncio.Event()
         """Set once the log has all that there was to tell."""
 
@@ -117,7 +119,7 @@ class Speaker:
     async def run(self) -> None:
         """Speak until cancelled; then say goodbye."""
         # What the log says of this agent is acted on at once; without the feed the next heartbeat's answer says it.
-        told = HostSlice(self._connection, self._subjects, self._host, self._hear, self.wake)
+        told = HostSlice(self._connection, self._subjects, self._host, self._hear, self._miss)
         await told.open()
         try:
             while True:
@@ -125,6 +127,10 @@ class Speaker:
         finally:
             await told.close()
             await self._say_goodbye()
+
+    def _miss(self) -> None:
+        self.gaps += 1
+        self.wake()
 
     def _hear(self, told: FeedEvent) -> None:
         """Speak at once if the log wants something: a report, or because it counts on another run than this one."""

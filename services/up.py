@@ -1,7 +1,8 @@
 """`leasehold up`: everything on one machine, as one thing that starts, is watched over, and ends whole.
 
-It starts the NATS server, then one process each for allocator, query service, archive, feed and watcher (creator, if
-that is allowed; poller, if there is something to poll), starts again what ends by itself, and takes everything down.
+It starts the NATS server, then one process each for allocator, query service, archive, feed and watcher (creator and
+binder, if they are allowed; poller, if there is something to poll), starts again what ends by itself, and takes
+everything down.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlparse
@@ -27,7 +28,7 @@ from leasehold.events.errors import (
     StoreInUseError,
     UnavailableError,
 )
-from leasehold.events.inputs import POLLER
+from leasehold.events.inputs import BINDER, POLLER
 from leasehold.events.questions import Sync
 from leasehold.events.subjects import Subjects
 from leasehold.services import credentials, home, permissions
@@ -55,6 +56,8 @@ STOP_WAIT_S: Final = 5.0
 CANCEL_AGAIN_S: Final = 0.5
 ALLOCATORS_MAX: Final = 8
 ARCHIVE_FOLDER: Final = "archive"
+CHILD: Final = "leasehold.services.processes"
+"""The module that a child runs."""
 SERVER_NAME: Final = "up"
 """What our own server is called where it speaks of its disk."""
 CALM_S: Final = 10.0
@@ -78,6 +81,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     allocators: int = 1
     allow_create: bool = False
     """Let devices be made and destroyed on this host."""
+    manage: bool = False
+    """Hand leased devices of this host over, and take them back."""
+    door: str = ""
+    """Where hooks ask then; empty: where they look for it."""
     domains: str = ""
     """From where domains are told: a word of `services.poller.sources`; empty: they are not told."""
 
@@ -217,7 +224,8 @@ class Up:
     def titles(self) -> list[str]:
         """What is started: one of each role, and further allocators with a number behind their name."""
         further = [f"allocator-{number}" for number in range(2, self._options.allocators + 1)]
-        wanted = {"creator": self._options.allow_create, "poller": bool(self._options.domains)}
+        options = self._options
+        wanted = {"creator": options.allow_create, "binder": options.manage, "poller": bool(options.domains)}
         return [*(role for role in ROLES if wanted.get(role, True)), *further]
 
     async def _tend(self, title: str) -> None:
@@ -237,9 +245,10 @@ class Up:
     async def _spawn(self, title: str) -> asyncio.subprocess.Process:
         role, _, name = title.partition("-")
         return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "leasehold.services.processes", role,
+            sys.executable, "-m", CHILD, role,
             "--name", name, "--data", str(self._options.data), "--host", self._options.host,
             *(("--source", self._options.domains) if role == "poller" else ()),
+            *(("--door", self._options.door) if role == "binder" else ()),
             stdin=asyncio.subprocess.DEVNULL,
             preexec_fn=tied_to_us(),
             start_new_session=True,
@@ -274,7 +283,11 @@ class Up:
         # Runs are times, and a run behind another is above it in any case.
         reading = await client.question("sync", Sync(host=host, limit=1))
         stale = {row.host: row.stale for row in await client.hosts()}[host]
-        return reading.source_run >= self._started_ns and (not stale or is_stale_for_poller_alone(stale))
+        if not self._options.manage:
+            return reading.source_run >= self._started_ns and is_stale_for_these_alone(stale, (POLLER, BINDER))
+        acting = await client.question("sync", Sync(host=host, agent=BINDER, limit=1))
+        is_new = min(reading.source_run, acting.source_run) >= self._started_ns
+        return is_new and is_stale_for_these_alone(stale, (POLLER,))
 
     # --- the end --------------------------------------------------------------------------------------------------
 
@@ -445,12 +458,14 @@ async def _end(child: asyncio.subprocess.Process) -> None:
         await child.wait()
 
 
-def is_stale_for_poller_alone(stale: str) -> bool:
-    """Whether a host is stale, by `HostView.stale`, only as its poller sees nothing, or is not heard any more.
+def is_stale_for_these_alone(stale: str, agents: Collection[str]) -> bool:
+    """Whether a host is stale, by `HostView.stale`, only as some of these see nothing, or are not heard any more; or is
+    not stale at all.
 
-    Everything else works then, and an operator can say that the poller will not come back.
+    Everything else works then, and an operator can say that they will not come back.
     """
-    return stale.startswith(f"{POLLER}: ") and "; watcher: " not in stale
+    doubts = stale.split("; ") if stale else []
+    return all(doubt.partition(": ")[0] in agents for doubt in doubts)
 
 
 def weaker_promises(options: Options) -> list[str]:
@@ -466,6 +481,11 @@ def weaker_promises(options: Options) -> list[str]:
         ),
         "who can read the data directory has the keys of all who run here: they are files of this user (mode 0600)",
     ]
+    if options.manage:
+        told[1] = (
+            f"on host {options.host} leased devices are taken from their drivers, and given back behind the lease's "
+            "end: who may lease acts on it"
+        )
     if options.allow_create:
         told.append("operators can have virtual HBAs and mediated devices made and destroyed on this host")
     if options.nats:

@@ -77,10 +77,14 @@ class Notes:
             os.close(descriptor)
         self._held.clear()
 
+    def has(self, notes: Sequence[Note]) -> bool:
+        """Whether just these are on disk."""
+        return tuple(notes) == self._written
+
     def write(self, notes: Sequence[Note]) -> None:
         """Have these on disk when it returns, and nothing else. May be called on any thread. Raises OSError."""
         with self._lock:
-            if tuple(notes) != self._written:
+            if not self.has(notes):
                 write_private(self._path, msgspec.json.encode(_File(FORMAT, tuple(notes))))
                 _sync_folder(self._path.parent)
                 self._written = tuple(notes)

@@ -49,6 +49,8 @@ def cli() -> None:
 @click.option("--replicas", type=click.IntRange(1, 5), default=1, help="On how many of them the log is.")
 @click.option("--allocators", type=click.IntRange(1, 8), default=1, help="How many; one of them decides.")
 @click.option("--allow-create", is_flag=True, help="Let operators have devices made and destroyed on this host.")
+@click.option("--manage", is_flag=True, help="Hand leased devices of this host over, and take them back (needs root).")
+@click.option("--door", default="", metavar="PATH", help="Where hooks ask then, if not /run/leasehold/binder.sock.")
 @sources
 @asynchronous
 async def up(
@@ -60,6 +62,8 @@ async def up(
     replicas: int,
     allocators: int,
     allow_create: bool,
+    manage: bool,
+    door: str,
     xend: str,
     *,
     libxl: bool,
@@ -80,6 +84,8 @@ async def up(
         replicas=replicas,
         allocators=allocators,
         allow_create=allow_create,
+        manage=manage,
+        door=door,
         domains=source_word(xend=xend, libxl=libxl, libvirt=libvirt),
     )
     await run_up(options)

@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 
 from leasehold.events.errors import InvalidInputError
+from leasehold.events.hostdevs import STUBS
 from leasehold.services import home
 
 _CREDENTIALS: Final = "LEASEHOLD_CREDENTIALS"
@@ -44,7 +45,18 @@ def _process(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def _run(role: str, data: str | None, nats: str, credentials: str, host: str, name: str, source: str = "") -> None:
+def _run(
+    role: str,
+    data: str | None,
+    nats: str,
+    credentials: str,
+    host: str,
+    name: str,
+    *,
+    source: str = "",
+    stub: str = "",
+    door: str = "",
+) -> None:
     from leasehold.services import processes
 
     if nats and not credentials:
@@ -56,7 +68,8 @@ def _run(role: str, data: str | None, nats: str, credentials: str, host: str, na
         directory = home.find_data_dir(None)
     processes.run_role(
         processes.Place(
-            role=role, data=directory, host=host, name=name, nats=nats, credentials=credentials, source=source
+            role=role, data=directory, host=host, name=name, nats=nats, credentials=credentials, source=source,
+            stub=stub, door=door,
         )
     )
     processes.leave(0)
@@ -106,6 +119,17 @@ def creator(data: str | None, nats: str, credentials: str, host: str, name: str)
 
 @run.command()
 @_process
+@click.option("--stub", type=click.Choice(STUBS), help="What PCI functions are bound to, if not what suits.")
+@click.option("--door", default="", metavar="PATH", help="Where hooks ask, if not /run/leasehold/binder.sock.")
+def binder(
+    data: str | None, nats: str, credentials: str, host: str, name: str, stub: str | None, door: str
+) -> None:
+    """Hand the leased devices of this machine over, and take them back: it binds their drivers, and needs root."""
+    _run("binder", data, nats, credentials, host, name, stub=stub or "", door=door)
+
+
+@run.command()
+@_process
 @sources
 def poller(
     data: str | None,
@@ -124,7 +148,7 @@ def poller(
     source = source_word(xend=xend, libxl=libxl, libvirt=libvirt)
     if not source:
         raise InvalidInputError("say where domains are told: --xend URL, --libxl or --libvirt URI", field="source")
-    _run("poller", data, nats, credentials, host, name, source)
+    _run("poller", data, nats, credentials, host, name, source=source)
 
 
 @run.command()

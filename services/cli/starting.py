@@ -4,6 +4,7 @@ import logging
 
 import click
 
+from leasehold.events.inputs import BINDER, POLLER
 from leasehold.services.cli.render import line
 from leasehold.services.client import Client
 from leasehold.services.nodedev.tree import tree
@@ -42,8 +43,9 @@ async def _show(up: Up) -> None:
     if stale:
         click.echo()
         line(f"nothing of {up.options.host} is granted for now: {stale}")
-        if not up.options.domains:
-            line(f"  if no poller will come back here: leasehold retire {up.options.host} poller --reason WHY")
+        for agent, is_wanted in ((POLLER, bool(up.options.domains)), (BINDER, up.options.manage)):
+            if not is_wanted and f"{agent}: " in stale:
+                line(f"  if no {agent} will come back here: leasehold retire {up.options.host} {agent} --reason WHY")
     click.echo()
     free = [row for row in rows if row.state == "free"]
     click.echo(f"{len(rows)} devices, {len(free)} free:")
