@@ -184,6 +184,8 @@ class HostdevAudit:
     def _free(self, event: event_types.DeviceFreed) -> str:
         device, host = event.device, self._hosts.get(_host_of(event.device))
         is_back = self._given_back.pop(device, 0) == event.lease
+        if not event.lease and device not in self._quarantined:
+            return f"{device} becomes free of no lease, and is in no quarantine"
         if event.request is not None:
             self._quarantined.discard(device)
             return ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from leasehold.events import limits
 from tests.sim.world import ViolationError
@@ -56,25 +56,30 @@ def check_expiries(sim: Simulation, body: bytes) -> None:
                 _ended_early(sim, held)
 
 
-def note_outlived(sim: Simulation, body: bytes) -> None:
-    """Who had a lease for a domain knows that it ends with that, before its time to live, too."""
-    if b"lease_outlived" not in body:
+_CUT_SHORT: Final = ("lease_outlived", "lease_revoked", "prepare_failed")
+
+
+def note_cut_short(sim: Simulation, body: bytes) -> None:
+    """Who had a lease that ends before its time, by what the holder cannot count, hears of it: with its domain, by an
+    operator, because it could not be handed over, or with all others for the domain.
+    """
+    if not any(kind.encode() in body for kind in (*_CUT_SHORT, "reattach.v1")):
         return
     for step in json.loads(body)["steps"]:
+        reattaches = step["input"].get("request", {}).get("type") == "reattach.v1"
         for event in step["events"]:
-            if event["type"].startswith("lease_outlived"):
-                _end_by_domain(sim, event["lease"])
+            kind = event["type"].partition(".")[0]
+            if kind in _CUT_SHORT or (reattaches and kind == "lease_released"):
+                _cut_short(sim, event["lease"])
 
 
-def _end_by_domain(sim: Simulation, lease: int) -> None:
+def _cut_short(sim: Simulation, lease: int) -> None:
+    sim.cut_short.add(lease)
     for holder in sim.holders:
         for held in holder.held:
-            if held.lease == lease and not held.is_over:
+            if held.lease == lease:
                 held.is_over, held.until_ns = True, 0
                 holder.let_go(held)
-    for operation in sim.history:
-        if operation.kind == "acquire" and operation.lease == lease:
-            operation.ttl_ns = 0
 
 
 def _check_touch(sim: Simulation, record: dict[str, Any]) -> None:

@@ -199,7 +199,8 @@ def check_orders(sim: Simulation) -> None:
         ViolationError: one has not.
     """
     for creator in sim.creators:
-        orders = {order: row for order, row in sim.oracle.orders.items() if row.host == creator.host.name}
+        whose = (creator.host.name, CREATOR)
+        orders = {order: row for order, row in sim.oracle.orders.items() if (row.host, row.agent) == whose}
         last_of = {row.uuid: order for order, row in sorted(orders.items())}
         for order, row in orders.items():
             effects = creator.effects.get(order, 0)

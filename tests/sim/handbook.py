@@ -1,4 +1,4 @@
-"""The judge's book of devices that are handed over: what binders and operators say, held against the truth where known."""
+"""The judge's book of devices that are handed over: what binders and operators say, and the truth where it is known."""
 
 from __future__ import annotations
 

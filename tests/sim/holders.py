@@ -28,7 +28,7 @@ class Held:
     devices: tuple[str, ...]
     until_ns: int
     ttl_ms: int
-    request: inputs.LeaseRequest
+    request: inputs.LeaseRequest | inputs.PrepareRequest
     is_over: bool = False
 
 
@@ -146,7 +146,7 @@ class SimHolder:
         host, key = self._host(device), split_device_id(device)[1]  # type: ignore[arg-type]
         if self.name in host.users.get(key, []):
             host.stop_using(key, self.name)
-        else:
+        elif self.sim.is_ready(host.name, key, held.lease):
             host.use(key, self.name)
 
     def _misbehave(self) -> None:
@@ -249,10 +249,15 @@ class SimHolder:
         request = sent.request
         if sent.operation is not None:
             sent.operation.finish(self.sim.now_ns, ok=answer.outcome != "refused", lease=answer.lease)
-        if isinstance(request, inputs.LeaseRequest) and answer.outcome == "granted":
+        if isinstance(request, inputs.PrepareRequest) and sent.operation is not None:
+            # Which devices it means is only known now.
+            sent.operation.devices = answer.devices
+        if isinstance(request, inputs.LeaseRequest | inputs.PrepareRequest) and answer.outcome == "granted":
             until_ns = sent.at_ns + _counted_ns(request.ttl_ms)
             held = Held(answer.lease, answer.token, answer.devices, until_ns, request.ttl_ms, request)
             held.is_over = answer.state != "living"
+            if answer.lease in self.sim.cut_short:
+                held.is_over, held.until_ns = True, 0
             self.held.append(held)
             check_one_owner(self.sim.holders, self.sim.now_ns)
         elif isinstance(request, inputs.RenewRequest) and answer.outcome == "renewed":

@@ -182,6 +182,15 @@ class SimHypervisor:
         if not domain.is_managed:
             self._remove(domain, now_ns)
 
+    def lose_power(self, now_ns: int) -> None:
+        """All domains are gone at once, with whatever they had."""
+        for dying in list(self.dying):
+            self.dying.remove(dying)
+            for word in list(dying.attached):
+                self._let_go(dying, word, now_ns)
+        for uuid in sorted(self.domains):
+            self.stop(uuid, now_ns, slowly=False)
+
     def _remove(self, domain: SimDomain, now_ns: int) -> None:
         del self.domains[domain.uuid]
         self.ended_ns[domain.uuid] = now_ns
@@ -211,6 +220,12 @@ class SimHypervisor:
             word = self.rng.choice(sorted(domain.attached))
             domain.config.discard(word)
             self._let_go(domain, word, now_ns)
+
+    def lose(self, key: DeviceKey, now_ns: int) -> None:
+        """A device is taken away, whoever has it."""
+        for domain in self.all():
+            for word in [word for word, attached in domain.attached.items() if attached == key]:
+                self._let_go(domain, word, now_ns)
 
     def _let_go(self, domain: SimDomain | _Dying, word: str, now_ns: int) -> None:
         del domain.attached[word]

@@ -1,4 +1,4 @@
-"""Kernels in the simulator: which driver each device of a managed host is bound to, and for whom; they fail as kernels do.
+"""Kernels in the simulator: which driver each device of a managed host has, and for whom; they fail as kernels do.
 
 What a binder does to a device takes several steps, between which it may be killed. Beside that stands the judge's own
 book, `handed`: for which lease something was done to a device that has not been undone.
@@ -6,7 +6,7 @@ book, `handed`: for which lease something was done to a device that has not been
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -37,8 +37,10 @@ class SimKernel:
     host: SimHost
     hypervisor: SimHypervisor | None = None
     handed: dict[DeviceKey, int] = field(default_factory=dict)
-    by_word: dict[DeviceKey, int] = field(default_factory=dict)
-    """What an operator has said to be free while something of this lease was left of it: nobody else vouches for it."""
+    ready: dict[DeviceKey, int] = field(default_factory=dict)
+    """For which lease all was done."""
+    failed: set[int] = field(default_factory=set)
+    """Leases that the binder has given up: what was done for them it undoes."""
     broken_until_ns: dict[DeviceKey, int] = field(default_factory=dict)
     """Up to then a device's driver does not take it back."""
     newest: dict[DeviceKey, int] = field(default_factory=dict)
@@ -85,7 +87,7 @@ class SimKernel:
 
     def _plug(self, key: DeviceKey) -> None:
         self.handed.pop(key, None)
-        self.by_word.pop(key, None)
+        self.ready.pop(key, None)
         self.detached.discard(key)
         for devices in (self.host.devices, self.host.absent):
             if key in devices:
@@ -126,13 +128,36 @@ class SimKernel:
         if not self.is_there(key):
             return
         self._judge_take_back(key, lease, forced=forced, rolls_back=rolls_back)
-        self._bind(key, driver)
+        if forced:
+            self._push_off(key)
+        if driver == "" or driver in STUBS or not self.is_broken(key):
+            self._bind(key, driver)
+
+    def _push_off(self, key: DeviceKey) -> None:
+        """Whoever has it loses it."""
+        self.host.users.pop(key, None)
+        if self.hypervisor is not None:
+            self.hypervisor.lose(key, self.sim.now_ns)
+
+    def reset(self, key: DeviceKey, ours: Collection[DeviceKey]) -> None:
+        """A step of either: the other functions in its slot are reset with it, if that may be."""
+        for mate in _mates(key):
+            if mate not in ours or not self.is_there(mate):
+                continue
+            lease = self.handed.get(mate, 0)
+            row = self.sim.oracle.leases.get(lease)
+            if self.users(mate) or (lease != self.handed.get(key, 0) and row is not None and not row.ended):
+                raise ViolationError(f"handing: a reset of {key} hits {mate}, which {lease} has")
+
+    def is_ready(self, key: DeviceKey, lease: int) -> bool:
+        """Whether it can be used for this lease."""
+        return self.ready.get(key) == self.handed.get(key) == lease and self.driver(key) in ("", *STUBS)
 
     def is_back(self, key: DeviceKey, lease: int) -> None:
         """Nothing is left of what was done for this lease."""
         if self.handed.get(key) == lease:
             del self.handed[key]
-        self.by_word.pop(key, None)
+            self.ready.pop(key, None)
 
     def order(self, key: DeviceKey, driver: str) -> None:
         """An operator's order: bind it to this driver."""
@@ -169,7 +194,7 @@ class SimKernel:
         if before not in (0, lease):
             raise ViolationError(f"handing: {device} is taken back from {lease}, but is in {before}'s hands")
         row = self.sim.oracle.leases.get(lease)
-        if row is not None and not row.ended and not rolls_back:
+        if row is not None and not row.ended and not rolls_back and lease not in self.failed:
             raise ViolationError(f"handing: {device} is taken back, but its lease {lease} lives")
         if self.users(key) and not forced:
             raise ViolationError(f"handing: {device} is taken back from under {self.users(key)}")
@@ -177,4 +202,7 @@ class SimKernel:
             raise ViolationError(f"handing: {device} is taken back by force, but nobody has said so of {lease}")
 
 
-Note = Callable[[], None]
+def _mates(key: DeviceKey) -> list[DeviceKey]:
+    """The other functions in a PCI function's slot."""
+    slot, _, function = key.rpartition(".")
+    return [DeviceKey(f"{slot}.{other}") for other in "01" if key.startswith("pci/") and other != function]

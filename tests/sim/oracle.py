@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tests.sim.domainbook import Bond, DomainBook
+from tests.sim.handbook import BINDER, HandBook
 from tests.sim.world import APART, ViolationError, short
 
 GRACE_NS = 30 * 10**9
@@ -21,6 +22,8 @@ class _Lease:
     holder: str
     devices: list[str]
     expires_at_ns: int
+    domain: str = ""
+    """The uuid of the domain that it is for."""
     ended: int = 0
     """The record in which it ended."""
 
@@ -52,6 +55,7 @@ class _Source:
 @dataclass
 class _Order:
     host: str
+    agent: str
     parent: str
     device: str
     uuid: str
@@ -82,6 +86,7 @@ class Oracle:
     """By host and agent."""
     orders: dict[int, _Order] = field(default_factory=dict)
     domains: DomainBook = field(default_factory=DomainBook)
+    hands: HandBook = field(default_factory=HandBook)
     decided: dict[tuple[str, str], int] = field(default_factory=dict)
     """(principal, request id) -> position of the event that decided it."""
     kinds: dict[int, str] = field(default_factory=dict)
@@ -147,6 +152,20 @@ class Oracle:
 
     def _picture_completed(self, _p: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
         self.sources[_source_of(event)].stale = False
+        self.hands.picture_completed(event)
+
+    def _host_registered(self, _p: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
+        self.hands.host_registered(event)
+
+    def _host_declared_dead(
+        self, position: int, event: dict[str, Any], given: dict[str, Any], _r: dict[str, Any]
+    ) -> None:
+        self._decide_once(position, event["request"])
+        _must(given["principal"] == event["request"]["principal"], "principal", "declared dead for another")
+        sources = {agent: row for (host, agent), row in self.sources.items() if host == event["host"]}
+        self.hands.host_declared_dead(event, {agent: row.stale for agent, row in sources.items()})
+        for row in sources.values():
+            row.stale = True
 
     def _host_went_stale(self, _p: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
         self.sources[_source_of(event)].stale = True
@@ -171,7 +190,7 @@ class Oracle:
         """Whether all that paint a picture of a host do so, and its devices are among it."""
         painting = {agent: row.is_fresh for (there, agent), row in self.sources.items() if there == host}
         painting.pop("creator", None)
-        return all(painting.values()) and "watcher" in painting
+        return all(painting.values()) and "watcher" in painting and host not in self.hands.dead
 
     def _host_came_back(self, _p: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
         self.sources[_source_of(event)].stale = False
@@ -215,14 +234,16 @@ class Oracle:
             _must(not self._domains_with(device), "domains", f"{device} was granted, but a domain has it")
             _must(not self._really_used(device), "domains", f"{device} was granted, but really a domain has it")
             _must(not self._orders_on(device), "orders", f"{device} was granted while an order is about it")
+            self.hands.granted(device)
         for device in event["devices"]:
             self._check_apart(device, holder, event["devices"])
         for device in event["devices"]:
             self.devices[device].lease = position
         _must(given["principal"] == holder[0], "principal", "granted to another")
         _check_timely(event["request"]["issued_at_ns"], record["decided_at_ns"])
-        self.leases[position] = _Lease(holder[0], holder[1], event["devices"], event["expires_at_ns"])
-        bond = event.get("bond")
+        bond = event.get("bond") or {}
+        uuid = bond.get("uuid", "")
+        self.leases[position] = _Lease(holder[0], holder[1], event["devices"], event["expires_at_ns"], uuid)
         if bond and not bond.get("keep"):
             hosts = frozenset(device.partition("/")[0] for device in event["devices"])
             self.domains.bonds[position] = Bond(bond["uuid"], bond.get("gone_ms", 0), hosts)
@@ -264,9 +285,37 @@ class Oracle:
         self.decided[event["request"]["principal"], event["request"]["request_id"]] = position
 
     def _lease_released(self, position: int, event: dict[str, Any], given: dict[str, Any], rec: dict[str, Any]) -> None:
+        if given["request"]["type"].startswith("reattach"):
+            self._reattached(position, event, given)
+            return
         self._decide_once(position, event["request"])
         self._owned(event, given, rec).ended = position // 256
         self.domains.bonds.pop(event["lease"], None)
+
+    def _reattached(self, position: int, event: dict[str, Any], given: dict[str, Any]) -> None:
+        """One of all leases of a domain that end by one request."""
+        lease, ref = self.leases[event["lease"]], event["request"]
+        _must(lease.ended == 0, "token", f"lease {event['lease']} is over, yet was released")
+        _must(given["principal"] == lease.principal, "principal", "released another's lease")
+        _must(lease.domain == given["request"]["domain"], "domains", "released what is for another domain")
+        if self.decided.setdefault((ref["principal"], ref["request_id"]), position) // 256 != position // 256:
+            raise ViolationError(f"once: {ref} was decided twice")
+        self._end_lease(position, event["lease"])
+
+    def _end_lease(self, position: int, lease: int) -> None:
+        self.leases[lease].ended = position // 256
+        self.domains.bonds.pop(lease, None)
+
+    def _lease_revoked(self, position: int, event: dict[str, Any], given: dict[str, Any], _r: dict[str, Any]) -> None:
+        self._decide_once(position, event["request"])
+        asked = given["request"]
+        same = (asked["lease"], asked.get("force", False)) == (event["lease"], event.get("force", False))
+        _must(same and asked["type"].startswith("revoke"), "revoke", "not as it was asked for")
+        _must(given["principal"] == event["request"]["principal"], "principal", "revoked for another")
+        _must(self.leases[event["lease"]].ended == 0, "revoke", f"lease {event['lease']} is over, yet was revoked")
+        self._end_lease(position, event["lease"])
+        if event.get("force"):
+            self.hands.forced.add(event["lease"])
 
     def _lease_expired(self, position: int, event: dict[str, Any], _g: dict[str, Any], record: dict[str, Any]) -> None:
         lease = self.leases[event["lease"]]
@@ -281,12 +330,19 @@ class Oracle:
         _must(record["writer"] == writer and record["decided_at_ns"] >= until_ns, "grace", "expired within grace")
         lease.ended = position // 256
 
-    def _lease_outlived(self, position: int, event: dict[str, Any], _g: dict[str, Any], record: dict[str, Any]) -> None:
+    def _lease_outlived(
+        self, position: int, event: dict[str, Any], given: dict[str, Any], record: dict[str, Any]
+    ) -> None:
         lease = self.leases[event["lease"]]
         _must(lease.ended == 0, "expiry", "a lease that is over was outlived")
         bond = self.domains.bonds.pop(event["lease"], None)
         if bond is None:
             raise ViolationError(f"domains: {event['lease']} ended with a domain that it was not bound to")
+        if given.get("agent") == BINDER:
+            says = {"type": "let_go.v1", "lease": event["lease"]} in given["observations"]
+            _must(says and bond.hosts == {given["host"]}, "domains", f"{event['lease']} was let go by another")
+            lease.ended = position // 256
+            return
         _must(bond.gone_ns > 0, "domains", f"{event['lease']} ended, but its domain is there, or nobody can tell")
         gone_ns = record["decided_at_ns"] - bond.gone_ns
         _must(gone_ns >= bond.gone_ms * 10**6, "domains", f"{event['lease']} ended {gone_ns} ns after its domain had")
@@ -296,15 +352,49 @@ class Oracle:
     def _device_freed(self, position: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
         row = self.devices[event["device"]]
         _must(row.lease == event["lease"], "free", "freed of a lease that does not hold it")
+        if not row.lease:
+            # In quarantine although the log knows of no lease: an operator has looked.
+            _must(bool(self.hands.row(event["device"]).quarantine), "free", "freed, but was free")
+            self._decide_once(position, event["request"])
+            self.hands.freed(event["device"], 0, by_word=True)
+            return
         _must(self.leases[event["lease"]].ended > 0, "free", "freed while its lease lives")
         if "request" in event:
             self._decide_once(position, event["request"])
-        else:
-            fresh = self._is_fresh(event["device"].partition("/")[0])
-            _must(fresh and (row.is_missing or not row.users), "free", f"{event['device']} freed without evidence")
+        if not self.hands.freed(event["device"], event["lease"], by_word="request" in event):
+            host = event["device"].partition("/")[0]
+            is_shown = self._is_fresh(host) and (row.is_missing or not row.users)
+            _must(host in self.hands.managed or is_shown, "free", f"{event['device']} freed without evidence")
             users = self._domains_with(event["device"]) or self._really_used(event["device"])
             _must(not users, "free", f"{event['device']} freed, but a domain has it")
         row.lease = 0
+
+    # --- what binders say -------------------------------------------------------------------------------------------
+
+    def _device_prepared(self, _p: int, event: dict[str, Any], given: dict[str, Any], _r: dict[str, Any]) -> None:
+        self.hands.device_prepared(event, given, is_its=self._lives_and_holds(event))
+
+    def _prepare_failed(self, position: int, event: dict[str, Any], given: dict[str, Any], _r: dict[str, Any]) -> None:
+        self.hands.prepare_failed(event, given, is_its=self._lives_and_holds(event))
+        self._end_lease(position, event["lease"])
+
+    def _lives_and_holds(self, event: dict[str, Any]) -> bool:
+        lease = self.leases.get(event["lease"])
+        return lease is not None and not lease.ended and f"{event['host']}/{event['key']}" in lease.devices
+
+    def _device_given_back(self, _p: int, event: dict[str, Any], given: dict[str, Any], _r: dict[str, Any]) -> None:
+        held_by = self.devices[f"{event['host']}/{event['key']}"].lease
+        lives = bool(held_by) and not self.leases[held_by].ended
+        self.hands.device_given_back(event, given, lease=held_by, lives=lives)
+
+    def _device_quarantined(self, _p: int, event: dict[str, Any], given: dict[str, Any], _r: dict[str, Any]) -> None:
+        self.hands.device_quarantined(event, given)
+
+    def _drift_detected(self, position: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
+        self.hands.drift_detected(position, event)
+
+    def _drift_resolved(self, _p: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
+        self.hands.drift_resolved(event)
 
     def _request_refused(self, position: int, event: dict[str, Any], _g: dict[str, Any], rec: dict[str, Any]) -> None:
         if event.get("refusal", {}).get("code") == "request_from_future":
@@ -321,13 +411,19 @@ class Oracle:
 
     def _host_ordered(self, position: int, event: dict[str, Any], given: dict[str, Any], rec: dict[str, Any]) -> None:
         self._decide_once(position, event["request"])
-        host, what, principal = event["host"], event["order"], event["request"]["principal"]
-        for agent in ("watcher", "creator"):
-            _must(not self.sources[host, agent].stale, "orders", f"{host} was told, but {agent} is stale")
+        host, what, principal, agent = event["host"], event["order"], event["request"]["principal"], event["agent"]
+        for each in ("watcher", agent):
+            _must(not self.sources[host, each].stale, "orders", f"{host} was told, but {each} is stale")
         _must(given["principal"] == principal, "principal", "ordered for another")
         _must(event["deadline_ns"] > rec["decided_at_ns"], "orders", "the deadline is over already")
+        if agent == BINDER:
+            device = f"{host}/{what['device']}"
+            _must(not self._orders_on(device), "orders", f"two open orders are about {device}")
+            self._check_operated(device, what)
+            self.orders[position] = _Order(host, agent, "", device, "", principal, event["deadline_ns"])
+            return
         device = f"{host}/{what['device']}" if what["type"] == "destroy_mdev" else ""
-        row = _Order(host, f"{host}/{what['parent']}", device, what["uuid"], principal, event["deadline_ns"])
+        row = _Order(host, agent, f"{host}/{what['parent']}", device, what["uuid"], principal, event["deadline_ns"])
         for other in self.orders.values():
             same = other.is_open and (other.host, other.uuid) == (host, row.uuid)
             _must(not same, "orders", f"two open orders are about {row.uuid}")
@@ -337,6 +433,16 @@ class Oracle:
         if device:
             _must(not self.devices[device].lease, "orders", f"{device} is to be destroyed, but leased")
         self.orders[position] = row
+
+    def _check_operated(self, device: str, what: dict[str, Any]) -> None:
+        """Only what nobody has is bound by order, but that one in quarantine is brought back."""
+        row = self.devices[device]
+        quarantine = self.hands.row(device).quarantine
+        if row.lease:
+            is_way_out = what["type"] == "reattach_device" and quarantine and self.leases[row.lease].ended
+            _must(bool(is_way_out), "orders", f"{device} is to be bound, but {row.lease} holds it")
+        _must(row.is_bare and not row.is_missing, "orders", f"{device} is to be bound, but is not there or protected")
+        _must(not self._domains_with(device), "orders", f"{device} is to be bound, but a domain has it")
 
     def _order_carried_out(self, _p: int, event: dict[str, Any], given: dict[str, Any], _r: dict[str, Any]) -> None:
         row = self.orders[event["order"]]
@@ -356,7 +462,7 @@ class Oracle:
         _must(record["writer"] == writer and record["decided_at_ns"] >= until_ns, "grace", "timed out within grace")
 
     def _check_teller(self, row: _Order, given: dict[str, Any]) -> None:
-        _must((given["host"], given["agent"]) == (row.host, "creator"), "orders", "another told what became of it")
+        _must((given["host"], given["agent"]) == (row.host, row.agent), "orders", "another told what became of it")
 
     def _decide_once(self, position: int, ref: dict[str, Any]) -> None:
         key = (ref["principal"], ref["request_id"])

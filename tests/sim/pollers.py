@@ -55,7 +55,8 @@ class SimPoller:
     def act(self) -> None:
         """One turn of its loop: a look, a heartbeat, and what its answer calls for."""
         rng = self.sim.domain_rng
-        if self.is_gone or rng.random() < self.sim.faults.poller_killed:
+        is_off = self.sim.is_off(self.hypervisor.host.name)
+        if self.is_gone or rng.random() < self.sim.faults.poller_killed or is_off:
             self.reporter = None
             return
         if self.reporter is not None and rng.random() < 0.8:
@@ -189,9 +190,10 @@ def end_leased_domains(sim: Simulation) -> None:
     """At the end, domains that leases are for, or that have what is leased, are ended; all others may go on."""
     bound = {row.bond.uuid for row in sim.reader.leases.values() if row.bond is not None and not row.ended}
     leased = {device for device, row in sim.reader.devices.items() if row.lease}
+    handed = {device_id(each.host.name, key) for each in sim.binders for key in each.kernel.handed}
     for poller in sim.pollers:
         hypervisor = poller.hypervisor
         for uuid, domain in sorted(hypervisor.domains.items()):
-            has_leased = any(device_id(hypervisor.host.name, key) in leased for key in domain.attached.values())
+            has_leased = any(device_id(hypervisor.host.name, key) in leased | handed for key in domain.attached.values())
             if uuid in bound or has_leased:
                 hypervisor.stop(uuid, sim.now_ns)

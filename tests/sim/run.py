@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 from leasehold.events import limits
 from leasehold.events.answers import Answer
-from leasehold.events.identities import DeviceId, HostName, RequestKey
+from leasehold.events.identities import DeviceId, DeviceKey, HostName, RequestKey, split_device_id
 from leasehold.events.inputs import POLLER, HostHeard, Observed, Request
 from leasehold.projections import evolve, leading
 from leasehold.projections.fencing import check_token
@@ -23,16 +23,19 @@ from leasehold.projections.state import State
 from leasehold.projections.views import picture_of
 from tests.sim import restoring
 from tests.sim.allocators import SimAllocator
-from tests.sim.beliefs import check_expiries, note_outlived
+from tests.sim.beliefs import check_expiries, note_cut_short
+from tests.sim.binders import SimBinder, SimFeed, check_hands
 from tests.sim.clocks import HOUR, SimServerClock
 from tests.sim.creators import SimCreator, SimOrderer, check_orders
 from tests.sim.hint import SimHint
 from tests.sim.holders import Held, SimFlooder, SimHolder
 from tests.sim.hypervisors import SOURCES, SimHypervisor
+from tests.sim.kernels import SimKernel
 from tests.sim.linear import Operation, is_linearizable
 from tests.sim.oracle import Oracle
 from tests.sim.pollers import SimPoller, check_pictures, cut_off_pollers, end_leased_domains
 from tests.sim.tenants import SimOperator, SimTenant
+from tests.sim.wardens import SimWarden, disturb_hosts
 from tests.sim.watchers import SimWatcher, check_reader
 from tests.sim.world import GPU, SECOND, Faults, SimHost, SimLog, ViolationError, gpu
 
@@ -58,6 +61,7 @@ class Simulation:
         self.restore_rng = random.Random(f"restore {seed}")
         self.order_rng = random.Random(f"order {seed}")
         self.domain_rng = random.Random(f"domain {seed}")
+        self.binder_rng = random.Random(f"binder {seed}")
         self.restores = self._planned_restores()
         self.has_small_disk = self.side_rng.random() < 0.25
         self.low_until_ns = 0
@@ -84,6 +88,11 @@ class Simulation:
         """In some runs hosts make devices."""
         self.pollers: list[SimPoller] = []
         """In some they have domains."""
+        self.binders: list[SimBinder] = []
+        """In some devices are handed over."""
+        self.feed = SimFeed()
+        self.off_until_ns: dict[HostName, int] = {}
+        """Hosts that are off, or have been."""
         self.holders = [SimHolder(self, principal, f"{principal}-vm{n}") for principal in ("a", "b") for n in range(2)]
         for holder in self.holders:
             holder.is_lazy = self.rng.random() < 0.3
@@ -93,10 +102,14 @@ class Simulation:
             self._have_devices_made()
         if self.domain_rng.random() < 0.5:
             self._have_domains()
+        if self.binder_rng.random() < 0.4:
+            self._have_binders()
         if self.hint is not None and self.rng.random() < 0.25:
             self._plan_a_step_forward()
         self.healed_ns = 0
         """Since when nothing fails any more."""
+        self.cut_short: set[int] = set()
+        """Leases that ended before their time."""
         self.left_open = 0
         """Leases that ended early in the one case that no rule covers."""
         self._asked = 0
@@ -122,6 +135,15 @@ class Simulation:
         self.oracle.domains.pollers = {poller.hypervisor.host.name: poller for poller in self.pollers}
         self.holders += [SimTenant(self, "a", "a-tenant"), SimTenant(self, "b", "b-tenant")]
         self.holders.append(SimOperator(self, "op", "op"))
+
+    def _have_binders(self) -> None:
+        hypervisors = {poller.hypervisor.host.name: poller.hypervisor for poller in self.pollers}
+        for host in self.hosts:
+            if self.binder_rng.random() < 0.7:
+                kernel = SimKernel(self, host, hypervisors.get(host.name))
+                self.binders.append(SimBinder(self, host, kernel))
+        self.oracle.hands.kernels = {binder.host.name: binder.kernel for binder in self.binders}
+        self.holders.append(SimWarden(self, "op", "op-warden"))
 
     def _planned_restores(self) -> frozenset[int]:
         rng = self.restore_rng
@@ -203,13 +225,28 @@ class Simulation:
         """Whose this lease is."""
         return next(holder for holder in self.holders if held in holder.held)
 
+    def is_off(self, host: HostName) -> bool:
+        """Whether this host has no power."""
+        return self.now_ns < self.off_until_ns.get(host, 0)
+
+    def binder_of(self, device: str) -> SimBinder | None:
+        """Who hands this device over; nobody on a host that is only watched."""
+        return next((each for each in self.binders if each.host.name == device.partition("/")[0]), None)
+
+    def is_ready(self, host: HostName, key: DeviceKey, lease: int) -> bool:
+        """Whether a leased device can be used: where it is handed over, behind that."""
+        kernel = self.oracle.hands.kernels.get(host)
+        return kernel is None or (kernel.is_there(key) and kernel.is_ready(key, lease))
+
     def _stored(self, sequence: int, body: bytes) -> None:
         self.oracle.record(sequence, body)
         if self.oracle.writer not in self.oracle.announced:
             raise ViolationError(f"time: {self.oracle.writer} decided before it said so")
         check_expiries(self, body)
-        note_outlived(self, body)
+        note_cut_short(self, body)
         evolve.fold(self.reader, sequence, body)
+        if self.binders:
+            self.feed.add(sequence, body, self.now_ns)
         if self.rng.random() < 0.02:
             self.snapshot = encode_state(self.reader)
 
@@ -243,6 +280,9 @@ class Simulation:
         for creator in self.creators:
             creator.act()
         self._let_domains_act()
+        for binder in self.binders:
+            binder.kernel.act()
+            binder.act()
         for holder in self.holders:
             if self.rng.random() < 0.6:
                 holder.act()
@@ -275,6 +315,7 @@ class Simulation:
         if rng.random() < faults.host_cut_off:
             rng.choice(self.watchers).cut_off_until_ns = self.now_ns + rng.randrange(1, 60) * SECOND
         cut_off_pollers(self)
+        disturb_hosts(self)
         if self.hint is not None:
             self.hint.disturb(self.now_ns)
 
@@ -298,7 +339,8 @@ class Simulation:
                         allocator.sequencer.note(HostHeard(host.name, agent, source.run, heard))
 
     def _has_gone(self, host: HostName, agent: str) -> bool:
-        return agent == POLLER and any(each.is_gone and each.hypervisor.host.name == host for each in self.pollers)
+        gone = (each.hypervisor.host.name for each in self.pollers if each.is_gone)
+        return self.is_off(host) or (agent == POLLER and host in gone)
 
     def _try_tokens(self) -> None:
         """Whatever token is shown at the door of a device, only its living lease's may act."""
@@ -309,6 +351,9 @@ class Simulation:
         _, shown = self.rng.choice(held)
         device = self.rng.choice(shown.devices)
         token = shown.token + self.rng.choice((0, 0, 0, 1, -256))
+        binder = self.binder_of(device)
+        if binder is not None:
+            binder.check_token(split_device_id(DeviceId(device))[1], token)
         if check_token(self.reader, DeviceId(device), token) is None and not self.oracle.may_act(device, token):
             raise ViolationError(f"token: {token} was let in to {device}")
 
@@ -331,6 +376,10 @@ class Simulation:
         for host in self.hosts:
             host.devices.update(host.absent)
             host.absent.clear()
+        self.off_until_ns.clear()
+        for binder in self.binders:
+            binder.cut_off_until_ns = 0
+            binder.kernel.settle()
         for poller in self.pollers:
             poller.cut_off_until_ns = 0
             poller.hypervisor.settle(self.now_ns)
@@ -346,6 +395,9 @@ class Simulation:
             for creator in self.creators:
                 creator.act()
             self._let_domains_act()
+            for binder in self.binders:
+                binder.kernel.act()
+                binder.act()
             end_leased_domains(self)
             for holder in self.holders:
                 holder.settle()
@@ -376,6 +428,7 @@ class Simulation:
                 ("domains unseen", check_pictures(self)),
                 ("not free", leased),
                 ("stale", stale),
+                ("not as leased", check_hands(self)),
             )
             if which
         )
@@ -408,6 +461,9 @@ class Simulation:
         for holder in self.holders:
             for held in holder.held:
                 renewed[held.lease] = max(renewed.get(held.lease, 0), held.until_ns)
+        for operation in self.history:
+            if operation.kind == "acquire" and operation.lease in self.cut_short:
+                operation.ttl_ns = 0
         devices = sorted({device for operation in self.history for device in operation.devices})
         for device in devices:
             if not is_linearizable([each for each in self.history if device in each.devices], renewed):

@@ -25,16 +25,22 @@ class SimTenant(SimHolder):
             return
         held = rng.choice(bound)
         uuid, device = held.request.domain, rng.choice(held.devices)
-        hypervisor = self._hypervisor(device)
+        hypervisor, binder = self._hypervisor(device), self.sim.binder_of(device)
+        key = split_device_id(device)[1]  # type: ignore[arg-type]
         match rng.choice(("start", "attach", "attach", "attach", "detach", "stop", "stop")):
             case "start":
+                if binder is not None and binder.handing is not None:
+                    binder.handing.starts(uuid)
                 hypervisor.start(uuid)
             case "attach":
-                hypervisor.attach(uuid, split_device_id(device)[1])  # type: ignore[arg-type]
+                if binder is None or binder.may_have(uuid, key):
+                    hypervisor.attach(uuid, key)
             case "detach":
                 hypervisor.detach_some(uuid, self.sim.now_ns)
             case "stop" if rng.random() < 0.3:
                 hypervisor.stop(uuid, self.sim.now_ns)
+                if binder is not None and binder.handing is not None and self.sim.binder_rng.random() < 0.5:
+                    binder.handing.stopped(uuid)
 
     def _choice(self) -> tuple[DeviceId, ...]:
         rng = self.sim.domain_rng

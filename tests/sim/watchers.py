@@ -34,7 +34,7 @@ class SimWatcher:
     def act(self) -> None:
         """One turn of its loop: a heartbeat, and what its answer calls for."""
         rng, faults = self.sim.rng, self.sim.faults
-        if rng.random() < faults.watcher_killed:
+        if rng.random() < faults.watcher_killed or self.sim.is_off(self.host.name):
             self.reporter = None
             return
         if self.sim.now_ns < self.cut_off_until_ns:

@@ -35,6 +35,9 @@ class Faults:
     watcher_killed: float = 0.01
     creator_killed: float = 0.015
     poller_killed: float = 0.01
+    binder_killed: float = 0.03
+    told_lost: float = 0.03
+    host_lost: float = 0.006
     kernel_refuses: float = 0.1
     kernel_slow: float = 0.35
     clock_jumps: float = 0.003
