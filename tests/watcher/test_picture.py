@@ -56,7 +56,7 @@ def test_a_multi_function_card_behind_a_bridge(tree: Tree) -> None:
     assert (first.iommu_group, second.iommu_group) == (7, 7)
     assert first.name == "pci_0000_01_00_0"
     assert first.sysfs_path == f"/sys/devices/{CARD}"
-    assert first.capability == Pci(revision=1, subsystem_product_id="a03c", subsystem_vendor_id="8086")
+    assert first.capability == Pci(revision=1, subsystem_product_id="a03c", subsystem_vendor_id="8086", resets=())
 
 
 def test_a_bridge_of_another_class_is_known_by_its_secondary_bus(tree: Tree) -> None:
@@ -88,7 +88,7 @@ def test_a_virtual_function_names_its_physical_one(tree: Tree) -> None:
     tree.link(tree.devices / function / "physfn", tree.devices / CARD)
     picture = seen(tree)
     assert picture["pci/0000:01:10.0"].physical_function == "pci/0000:01:00.0"
-    assert picture["pci/0000:01:00.0"].capability == Pci(virtual_functions_max=7, virtual_functions=1)
+    assert picture["pci/0000:01:00.0"].capability == Pci(virtual_functions_max=7, virtual_functions=1, resets=())
 
 
 def test_two_root_hubs_of_one_controller_count_their_ports_apart(tree: Tree) -> None:

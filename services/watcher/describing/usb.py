@@ -1,6 +1,7 @@
 """USB devices and their interfaces. All of it is what the kernel has read when the device was plugged in."""
 
 import os
+import re
 from typing import Final
 
 from leasehold.events.capabilities import UsbDevice, UsbInterface
@@ -15,10 +16,11 @@ from leasehold.services.watcher.describing.look import (
     small_int,
 )
 from leasehold.services.watcher.places import Place
-from leasehold.services.watcher.sysfs import read_int, read_text
+from leasehold.services.watcher.sysfs import link_target, read_int, read_text
 
 HUB_CLASS: Final = 0x09
 SPEED_KBPS_MAX: Final = 10**9
+_PORT: Final = re.compile(r".*-port([1-9][0-9]{0,2})")
 
 
 def describe_usb_device(look: Look, place: Place) -> DeviceDescription:
@@ -48,8 +50,22 @@ def describe_usb_device(look: Look, place: Place) -> DeviceDescription:
             manufacturer=read_text(f"{path}/manufacturer"),
             product=read_text(f"{path}/product"),
             authorized=read_int(f"{path}/authorized", absent=1) != 0,
+            peer=_peer(look, place),
         ),
     )
+
+
+def _peer(look: Look, place: Place) -> str:
+    """The key of the port at the other half of its socket: USB 2 and USB 3 have a bus each, and a hub of both is on
+    both. Ports are shown by the kernel (3.16 on) below their hub, and lead to their peers (`drivers/usb/core/port.c`).
+    """
+    port = link_target(f"{link_target(f'{place.path}/port')}/peer")
+    matched = _PORT.fullmatch(os.path.basename(port))
+    hub = look.places.get(os.path.dirname(os.path.dirname(port)))
+    if matched is None or hub is None or hub.kind != "usb_device":
+        return ""
+    above, number = hub.key, matched[1]
+    return f"{above[:-1]}{number}" if above.endswith("-0") else f"{above}.{number}"
 
 
 def _speed_kbps(text: str) -> int:
