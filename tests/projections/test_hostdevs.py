@@ -268,7 +268,7 @@ def test_a_retired_binder_leaves_a_watched_host() -> None:
 
 
 def test_what_cannot_be_given_back_is_kept_apart() -> None:
-    """It shows why, and what to do; time does not end it, and the binder's word does when it has come back after all."""
+    """It shows why, and what to do; time does not end it, and the binder does when it has brought it back after all."""
     ledger = managed()
     lease = ledger.granted("01:00.0")
     ledger.release(lease)
@@ -336,7 +336,7 @@ def test_a_living_lease_of_what_is_kept_apart() -> None:
 
 
 def test_a_lease_is_revoked() -> None:
-    """It ends at once, whoever holds it; its devices wait for the binder, and its holder reads who did that, and why."""
+    """It ends at once, whoever holds it; its devices wait for the binder; its holder reads who did that, and why."""
     ledger = managed()
     lease = ledger.granted("01:00.0")
     answer = revoke(ledger, lease)
