@@ -30,9 +30,9 @@ from leasehold.events.identities import DeviceKey, HostName, uuid_of
 from leasehold.events.inputs import GivenBack, NotPrepared, Observation, Prepared, Stuck
 from leasehold.events.position import lease_id_text, token_of
 from leasehold.projections.handlog import HandLog, Picture
+from leasehold.projections.handmemory import HandMemory
 from leasehold.projections.handnotes import (
     PREPARED,
-    PREPARING,
     TAKING_BACK,
     Grant,
     Note,
@@ -96,12 +96,11 @@ class Handing:
     ) -> None:
         """`notes`: as the run before left them; `boot`: what tells this boot of the host from others."""
         self.log = HandLog(host)
-        self._boot = boot
         self._prepare_timeout_ms = prepare_timeout_ms
         self._give_back_timeout_ms = give_back_timeout_ms
         self._again_ms = again_ms
         self._held_timeout_ms = held_timeout_ms
-        self._notes = {note.key: self._of_this_boot(note) for note in notes}
+        self._notes = HandMemory(notes, boot)
         self._numbers = 0
         self._running: dict[int, _Running] = {}
         self._busy: set[DeviceKey] = set()
@@ -113,24 +112,20 @@ class Handing:
         self.complaints: list[str] = []
         """What an administrator should read; taken out by whoever writes it down."""
 
-    def _of_this_boot(self, note: Note) -> Note:
-        return note if note.boot == self._boot else Note(key=note.key, floor=note.floor)
-
     # --- what the log says ------------------------------------------------------------------------------------------
 
     def synced(self, holds: Iterable[Hold], picture: Picture, *, as_of: int, era: int, now_ms: int) -> bool:
         """Take in the log's answer to `sync`, which has all devices of the host; false if it is older than what is
         known here: then ask again.
         """
-        floors = [note.floor for note in self._notes.values() if note.floor]
-        newest = max(floors, default=0)
+        newest = self._notes.newest_floor
         if newest > token_of(era, as_of):
             self._complain(f"the log ends at {as_of} (era {era}), before what was acted on here (token {newest})")
             return False
         if not self.log.synced(holds, picture, as_of, era):
             return False
         self.contact(now_ms)
-        self._raise_floors()
+        self._notes.raise_floors(self.log.holds.values())
         if self._is_new:
             self._is_new = False
             self._find_undone()
@@ -148,9 +143,9 @@ class Handing:
         self.contact(now_ms)
         if not self.log.hear(position, event, at_ns, era) or not self.log.is_synced:
             return
-        self._raise_floors()
+        self._notes.raise_floors(self.log.holds.values())
         for key in self.log.returned:
-            self._void(key)
+            self._notes.void(key)
         self.log.returned.clear()
         self._telling.settle()
 
@@ -163,34 +158,22 @@ class Handing:
         is_recent = self._contact_ms is not None and now_ms - self._contact_ms <= limits.CUT_OFF_MS
         return not (is_recent and self.log.is_synced)
 
-    def _raise_floors(self) -> None:
-        for key, hold in self.log.holds.items():
-            note = self._notes.get(key) or Note(key=key)
-            if hold.floor > note.floor:
-                self._notes[key] = replace(note, floor=hold.floor)
-
     def _find_undone(self) -> None:
         """What was prepared and is now on another driver, before this run has done anything, is prepared again."""
-        for key, note in self._notes.items():
-            device = self.log.picture.get(key)
+        for note in self._notes.all:
+            device = self.log.picture.get(note.key)
             driver = note.prepared.driver if note.prepared is not None else ""
             if driver and device is not None and device.driver != driver:
-                self._void(key)
-
-    def _void(self, key: DeviceKey) -> None:
-        """What was done to a device is undone: it went away and came back, say."""
-        note = self._notes.get(key)
-        if note is not None and note.step == PREPARED:
-            self._notes[key] = replace(note, step=PREPARING, prepared=None)
+                self._notes.void(note.key)
 
     def _find_forsaken(self) -> None:
         """Nothing may be granted of what is still handed over for a lease that the log does not have any more."""
-        for key, note in self._notes.items():
-            hold = self.log.holds.get(key)
+        for note in self._notes.all:
+            hold = self.log.holds.get(note.key)
             is_over = hold is None or (not hold.token and (not hold.lease or hold.given_back))
             if note.step and is_over:
                 said = f"it is still handed over for {lease_id_text(note.lease)}, which the log does not have any more"
-                self._telling.stuck(key, said, f"the host's binder takes it back; {HELP_AGAIN}")
+                self._telling.stuck(note.key, said, f"the host's binder takes it back; {HELP_AGAIN}")
 
     # --- what is told -----------------------------------------------------------------------------------------------
 
@@ -224,20 +207,16 @@ class Handing:
     @property
     def notes(self) -> tuple[Note, ...]:
         """What must be on disk before a job is begun; sorted by key."""
-        return tuple(self._notes[key] for key in sorted(self._notes))
+        return self._notes.all
 
     def note_of(self, key: DeviceKey) -> Note:
         """Of one device; an empty one if nothing was noted."""
-        return self._notes.get(key) or Note(key=key)
+        return self._notes.of(key)
 
     def noted(self, befores: Iterable[Before]) -> None:
         """A job is about to write to these devices: what they were goes into the notes, and these to disk, before."""
         for before in befores:
-            note = self.note_of(before.key)
-            if note.step:
-                self._notes[before.key] = replace(note, before=note.before or before)
-            else:
-                self._notes[before.key] = replace(note, detached=note.detached or before, boot=self._boot)
+            self._notes.writes_to(before)
 
     def claim(self, key: DeviceKey) -> bool:
         """Let nothing be begun with a device before it was `operated`; false if something is being done to it."""
@@ -249,9 +228,8 @@ class Handing:
     def operated(self, key: DeviceKey, *, is_attached: bool) -> None:
         """An administrator's order was done with; `is_attached`: the device is on its host driver."""
         self._busy.discard(key)
-        note = self._notes.get(key)
-        if is_attached and note is not None:
-            self._notes[key] = replace(note, detached=None)
+        if is_attached:
+            self._notes.put(replace(self.note_of(key), detached=None))
 
     def hasten(self, key: DeviceKey) -> None:
         """Somebody asks that a device be taken back now."""
@@ -265,7 +243,7 @@ class Handing:
         self._find_overdue(now_ms)
         living = self.log.grants()
         self._handovers = {grant: each for grant, each in self._handovers.items() if grant in living}
-        backs = [self._take_back(key, now_ms) for key in sorted(self._notes.keys() | self.log.holds.keys())]
+        backs = [self._take_back(key, now_ms) for key in sorted(self._notes.keys | self.log.holds.keys())]
         prepares = [self._prepare(grant, keys, now_ms) for grant, keys in living.items()]
         return [job for job in (*backs, *prepares) if job is not None]
 
@@ -340,14 +318,11 @@ class Handing:
         if attempt.since_ms is None:
             attempt.since_ms = now_ms
         if note.step:
-            note = self._notes[key] = replace(note, step=TAKING_BACK)
-        ours = [each for each in self._of_grant(note.grant) if each != key and not self.log.domains_with(each)]
+            note = self._notes.put(replace(note, step=TAKING_BACK))
+        ours = [each for each in self._notes.of_grant(note.grant) if each != key and not self.log.domains_with(each)]
         job = TakeBack(number=self._number(), key=key, note=note, ours=tuple(ours), forced=is_forced)
         self._begin(job, now_ms + self._give_back_timeout_ms)
         return job
-
-    def _of_grant(self, grant: Grant) -> list[DeviceKey]:
-        return [key for key in sorted(self._notes) if self._notes[key].step and self._notes[key].grant == grant]
 
     def _is_held(self, key: DeviceKey, attempt: _Try, who: Iterable[str], now_ms: int) -> None:
         """Somebody has it: its time does not run, but that is told in the end."""
@@ -382,8 +357,8 @@ class Handing:
 
     def _is_back(self, key: DeviceKey, driver: str) -> None:
         """Nothing is left of what any lease had done to it."""
-        note, hold = self.note_of(key), self.log.holds.get(key)
-        self._notes[key] = Note(key=key, floor=note.floor, boot=self._boot, detached=note.detached)
+        hold = self.log.holds.get(key)
+        self._notes.clear(key)
         self._tries.pop(key, None)
         is_stuck = self._telling.has(key, Stuck) or (hold is not None and hold.quarantined)
         if hold is not None and hold.lease and not hold.token and not hold.given_back:
@@ -456,18 +431,13 @@ class Handing:
     ) -> Prepare:
         hold = self.log.holds[keys[0]]
         for key in open_keys:
-            note = self.note_of(key)
-            self._notes[key] = Note(
-                key=key, floor=max(note.floor, hold.token), step=PREPARING, lease=grant.lease,
-                granted_at_ns=grant.granted_at_ns, token=hold.token, boot=self._boot,
-                before=note.before if note.grant == grant else None, detached=note.detached,
-            )  # fmt: skip
+            self._notes.begin(key, grant, hold.token)
         until_ms = max(self._handovers[grant].since_ms + self._prepare_timeout_ms, now_ms + AGAIN_MS)
         job = Prepare(
             number=self._number(), grant=grant, token=hold.token, keys=open_keys, all_keys=keys,
             handover=hold.handover, forced=hold.forced, until_ms=until_ms,
             descriptions=tuple(self.log.picture[key] for key in open_keys),
-            notes=tuple(self._notes[key] for key in open_keys),
+            notes=tuple(map(self.note_of, open_keys)),
         )  # fmt: skip
         self._begin(job, until_ms)
         return job
@@ -476,7 +446,7 @@ class Handing:
         match outcome:
             case Ready(devices=devices):
                 for device in devices:
-                    self._notes[device.key] = replace(self.note_of(device.key), step=PREPARED, prepared=device)
+                    self._notes.put(replace(self.note_of(device.key), step=PREPARED, prepared=device))
                 if self._is_wanted(job.grant):
                     self._tell_prepared(job.keys)
             case Failed(key=key, reason=reason, left=left):
@@ -490,13 +460,12 @@ class Handing:
         """Nothing of it is left, but for what could not be undone: that is tried again."""
         reasons = {each.key: each for each in left}
         for key in job.keys:
-            note = self.note_of(key)
             if key in reasons:
-                self._notes[key] = replace(note, step=TAKING_BACK)
+                self._notes.put(replace(self.note_of(key), step=TAKING_BACK))
                 attempt = _Try(now_ms, None, now_ms + AGAIN_MS, reasons[key].reason, reasons[key].help)
                 self._tries[key] = attempt
             else:
-                self._notes[key] = Note(key=key, floor=note.floor, boot=self._boot, detached=note.detached)
+                self._notes.clear(key)
 
     def _tell_prepared(self, keys: Iterable[DeviceKey]) -> None:
         for key in keys:
