@@ -7,7 +7,7 @@ a device that is in use may be detached. What is in quarantine may be reattached
 from leasehold.events import inputs, limits
 from leasehold.events.capabilities import DetachDevice, OrderToBinder, ReattachDevice, ResetDevice
 from leasehold.events.event_types import HostOrdered
-from leasehold.events.identities import DeviceId, HostName, RequestRef, split_domain_id, uuid_of
+from leasehold.events.identities import DeviceId, HostName, RequestRef, uuid_of
 from leasehold.events.inputs import BINDER
 from leasehold.events.position import lease_id_text
 from leasehold.events.refusals import Blocker, Refusal, RefusalCode
@@ -84,10 +84,9 @@ def _device_refuses(
 def _in_use(state: State, device: DeviceId, row: DeviceState) -> Declined:
     """As libvirt says it, with the lease: by which driver and domain it is used, as far as that is known."""
     lease = state.leases[row.lease]
-    users = [f"driver {uuid_and[0]}, domain {uuid_and[1]}" for uuid_and in _users(state, row)]
     whose = f"lease {lease_id_text(row.lease)} of {lease.holder}"
     ended = f" (ended: {lease.ended}; not free yet)" if row.ending else ""
-    text = f"{device} is in use by {', '.join((whose + ended, *users))}"
+    text = f"{device} is in use by {', '.join((whose + ended, *_users(state, row)))}"
     blocker: Blocker = conflicts.held(state, device, device, "same_device")
     help_text = "release the lease first" if not row.ending else blocker.help
     return Declined(
@@ -95,11 +94,11 @@ def _in_use(state: State, device: DeviceId, row: DeviceState) -> Declined:
     )
 
 
-def _users(state: State, row: DeviceState) -> list[tuple[str, str]]:
-    """Hypervisor and name of the domains that have it; of a lease for a domain, else, that one's uuid."""
+def _users(state: State, row: DeviceState) -> list[str]:
+    """Hypervisor and name of the domains that have it; else the uuid of the domain that its lease is for."""
     attached = state.attached_to(row)[: limits.USERS_TOLD_MAX]
-    if attached:
-        rows = ((split_domain_id(domain)[1], state.domains[domain].description.name) for domain in attached)
-        return [(key.partition("/")[0], name or uuid_of(key)) for key, name in rows]
     bond = state.leases[row.lease].bond
-    return [("(not told)", bond.uuid)] if bond is not None else []
+    if not attached:
+        return [f"domain {bond.uuid}"] if bond is not None else []
+    rows = [state.domains[domain].description for domain in attached]
+    return [f"driver {each.key.partition('/')[0]}, domain {each.name or uuid_of(each.key)}" for each in rows]
