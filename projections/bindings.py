@@ -24,6 +24,8 @@ from leasehold.projections.rows import Binding, Drift, Quarantine
 from leasehold.projections.state import AnswerState, DeviceState, LeaseState, SourceState, State
 
 _replace: Final = msgspec.structs.replace
+_NO_MORE: Final = 2**53 - 1
+"""As if a source had said all that it ever can: no word of that run counts any more."""
 
 
 # --- folding ------------------------------------------------------------------------------------------------------
@@ -70,7 +72,7 @@ def declared_dead(state: State, position: int, at_ns: int, event: HostDeclaredDe
     ref, row = event.request, state.hosts[event.host]
     dead = f"declared dead by {ref.principal}: {event.reason}"
     sources = {
-        agent: SourceState(run=source.run + 1, stale="the host was declared dead")
+        agent: SourceState(run=source.run, counter=_NO_MORE, stale="the host was declared dead")
         for agent, source in row.sources.items()
     }
     bonds.put_host(state, at_ns, event.host, _replace(row, sources=sources, dead=dead))

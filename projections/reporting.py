@@ -73,7 +73,8 @@ class Reporter:
 
     def need(self, heard: Heard) -> Need:
         """What the log's answer to a heartbeat calls for."""
-        if heard.run > self.run:
+        if heard.run > self.run or (heard.run == self.run and heard.counter > self.counter):
+            # What is numbered below what the log counts is taken for old: nobody hears us under this run any more.
             return Need.SUPERSEDED
         if heard.run < self.run:
             return Need.AGAIN

@@ -186,9 +186,6 @@ class Speaker:
             await self._send(self._reporter.starts())
             return ACCEPT_POLL_S
         need = self._reporter.need(known)
-        if known.run == self._reporter.run and known.counter > self._reporter.counter:
-            # Whatever we number below that is taken for old: nobody hears us under this run any more.
-            need = Need.SUPERSEDED
         if need is not Need.WAIT:
             self._pending_since_s = None
         match need:

@@ -10,9 +10,11 @@ from leasehold.events.errors import CorruptLedgerError
 from leasehold.events.identities import DeviceKey, HostName, RequestId
 from leasehold.events.record import Record, Step
 from leasehold.projections import evolve
+from leasehold.projections.answers import heard
 from leasehold.projections.fencing import check_token
 from leasehold.projections.history import index_rows
 from leasehold.projections.naming import resolve
+from leasehold.projections.reporting import Need, Reporter
 from leasehold.projections.views import device_view
 from tests.projections.ledger import H1, SECOND, A, B, Ledger, device, ledger_with_hosts, pci, refusal_of
 
@@ -199,3 +201,27 @@ def test_lost_drafts_do_not_let_the_queue_grow() -> None:
             assert draft is not None
             two.sequencer.committed()
             one.sequencer.lost(draft.expected + 1, draft.body)
+
+
+def test_a_run_that_had_begun_when_its_host_was_declared_dead_reports_anew() -> None:
+    """No word of the run that was known counts any more; the next run counts from its beginning on, whatever its
+    number, and not before it has said that it begins.
+    """
+    ledger = ledger_with_hosts()
+    ledger.note(inputs.HostHeard(H1, "watcher", 1, alive=False))
+    request = inputs.DeclareDeadRequest(request_id=RequestId("dead"), issued_at_ns=ledger.now_ns, host=H1, reason="off")
+    assert ledger.ask(request, B).outcome == "declared_dead"
+    ledger.observe(inputs.StillHere())
+    assert not ledger.events
+    ledger.counters[H1] = 0
+    ledger.observe(inputs.StillHere(), run=2)
+    assert not ledger.events
+    ledger.observe(inputs.SourceStarts(), run=2)
+    assert [type(event).__name__ for event in ledger.events] == ["SourceStarted"]
+    reporter = Reporter(H1, "watcher", 1)
+    reporter.synced({}, {})
+    ledger = ledger_with_hosts()
+    assert reporter.need(heard(ledger.state, H1, "watcher")) is not Need.SUPERSEDED
+    ledger.note(inputs.HostHeard(H1, "watcher", 1, alive=False))
+    ledger.ask(request, B)
+    assert reporter.need(heard(ledger.state, H1, "watcher")) is Need.SUPERSEDED
