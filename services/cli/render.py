@@ -288,7 +288,8 @@ def answered(answer: Answer, *, as_json: bool) -> None:
     elif answer.outcome in ("granted", "renewed"):
         granted(answer)
     else:
-        leases_text = "".join(f" {lease_id_text(lease)}" for lease in answer.leases)
+        leases = answer.leases or ((answer.lease,) if answer.outcome in ("released", "revoked") else ())
+        leases_text = "".join(f" {lease_id_text(lease)}" for lease in leases)
         devices_text = f": {', '.join(answer.devices)}" if answer.devices else ""
         state = ", ".join(filter(None, (answer.state or "done", answer.prepared.replace("_", " "))))
         line(f"{answer.outcome.replace('_', ' ')}{leases_text}{devices_text} ({state})")
