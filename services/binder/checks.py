@@ -59,13 +59,11 @@ def _check_pci(
     handover = target.handover
     if now.bridge or ConfigSpace(spot.path).header_type > 0:
         return "it is a bridge: only endpoints can be handed over"
-    driver = spot.driver
-    if handover is not None and handover.unmanaged:
-        if not is_stub(driver):
-            return f"it is unmanaged and bound to {driver or 'nothing'}: bind it to a stub driver by hand first"
-        return target.before or _before(target, spot, now, driver=driver, stub=driver, unmanaged=True)
-    wanted = (handover.driver if handover is not None else "") or stub
-    before = target.before or _bound_before(steps, target, spot, now, wanted)
+    is_unmanaged = handover is not None and handover.unmanaged
+    if is_unmanaged and not is_stub(spot.driver):
+        return f"it is unmanaged and bound to {spot.driver or 'nothing'}: bind it to a stub driver by hand first"
+    wanted = spot.driver if is_unmanaged else (handover.driver if handover is not None else "") or stub
+    before = target.before or _bound_before(steps, target, spot, now, wanted, is_unmanaged=is_unmanaged)
     if isinstance(before, str):
         return before
     return (
@@ -76,14 +74,19 @@ def _check_pci(
     )
 
 
-def _bound_before(steps: Steps, target: Target, spot: Spot, now: DeviceDescription, stub: str) -> Before | str:
+def _bound_before(
+    steps: Steps, target: Target, spot: Spot, now: DeviceDescription, stub: str, *, is_unmanaged: bool
+) -> Before | str:
     network = read_network(steps, spot.path)
     if isinstance(network, str):
         return network
     driver = spot.driver
     if driver == stub:
         # Somebody has it there already, and there it stays.
-        return _before(target, spot, now, driver=driver, stub=stub, network=network)
+        override = spot.override
+        return _before(
+            target, spot, now, driver=driver, override=override, stub=stub, network=network, unmanaged=is_unmanaged
+        )
     if failed := pci.load_driver(steps, spot.sysname, stub):
         return failed
     way = pci.way_to(steps.root, spot.path, stub)

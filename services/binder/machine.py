@@ -104,6 +104,8 @@ class Machine:
     def _hand_over(
         self, targets: Sequence[Target], note: Note, time_s: float, *, is_reset: bool
     ) -> Ready | Failed | None:
+        if not targets:
+            return Ready(())
         steps = self._steps(time_s)
         befores = self._check(steps, targets)
         if not isinstance(befores, list):
@@ -130,8 +132,6 @@ class Machine:
 
     def _check(self, steps: Steps, targets: Sequence[Target]) -> list[Before] | Failed | None:
         """What the devices are before anything is written."""
-        if not targets:
-            return []
         try:
             picture = take_picture(self._root)
             places = {place.key: place for place in find_places(self._root).values()}
@@ -200,11 +200,13 @@ class Machine:
             return None
         left = []
         for before in reversed(befores):
-            spot = find_spot(self._root, before.key)
-            outcome = self._bring_back(self._steps(UNDO_S), before, spot, ours=(), is_reset=False)
-            if steps.has_ended():
+            # What an earlier run had handed over may be with its domain already.
+            outcome = self.take_back(before, is_reset=False, time_s=UNDO_S)
+            if outcome is None:
                 return None
-            if isinstance(outcome, NotBack):
+            if isinstance(outcome, Busy):
+                left.append(NotBack(before.key, f"it is in use ({', '.join(outcome.who)})", _help_in_use(outcome.who)))
+            elif isinstance(outcome, NotBack):
                 left.append(outcome)
         return Failed(key, reason, tuple(left))
 
@@ -216,6 +218,7 @@ class Machine:
         *,
         ours: Collection[DeviceKey] = (),
         forced: bool = False,
+        is_reset: bool = True,
         time_s: float = limits.GIVE_BACK_TIMEOUT_MS / 1000,
     ) -> Back | Busy | NotBack | None:
         """Give a device to the host again: reset, bound to what it was bound to before, and looked at.
@@ -227,6 +230,7 @@ class Machine:
             before: as it was noted.
             ours: which devices a reset may hit besides: those of the same lease, or of none, that nobody uses.
             forced: although somebody uses it. A kernel asks a vfio user to let go, and waits for that.
+            is_reset: whether somebody may have used it, so that it is reset.
             time_s: the time that it may take.
 
         Returns:
@@ -239,7 +243,7 @@ class Machine:
             users = users_of(steps, spot)
             if users and not forced:
                 return Busy(users)
-        outcome = self._bring_back(steps, before, spot, ours=ours, is_reset=True)
+        outcome = self._bring_back(steps, before, spot, ours=ours, is_reset=is_reset)
         if steps.has_ended():
             return None
         if isinstance(outcome, NotBack) and users:

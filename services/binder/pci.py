@@ -20,7 +20,7 @@ from typing import Final
 from leasehold.events.identities import DeviceKey
 from leasehold.projections.handover import Before
 from leasehold.services.binder.spots import NO_OVERRIDE, driver_at, override_at
-from leasehold.services.binder.steps import SETTLE_S, Steps
+from leasehold.services.binder.steps import Steps
 from leasehold.services.binder.xen import end_assignable, make_assignable
 from leasehold.services.watcher.sysfs import HostRoot, link_target, linked_members, read_table, read_text
 
@@ -140,7 +140,7 @@ def probe(steps: Steps, path: str, address: str) -> str:
     """Let any driver have the function at a path; why the kernel was not asked, or empty."""
     refused = steps.tell(address, steps.root.sys_path("bus/pci/drivers_probe"), address)
     if not refused:
-        steps.until(lambda: bool(driver_at(path)), most_s=SETTLE_S)
+        steps.until(lambda: bool(driver_at(path)))
     return refused
 
 

@@ -154,9 +154,9 @@ class Steps:
         refused = self._bounded(device, f"`{' '.join(words)}`", lambda: written.append(self._run(words)))
         return written[0] if refused is None else refused
 
-    def until(self, is_so: Callable[[], bool], *, most_s: float = SETTLE_S) -> bool:
-        """Wait until something is so; false if the time is over, or the agent ends."""
-        until_s, pause_s = min(time.monotonic() + most_s, self._until_s), POLL_S_MIN
+    def until(self, is_so: Callable[[], bool]) -> bool:
+        """Wait until something is so; false if it is not within `SETTLE_S`, or the time is over, or the agent ends."""
+        until_s, pause_s = min(time.monotonic() + SETTLE_S, self._until_s), POLL_S_MIN
         while not is_so():
             left_s = until_s - time.monotonic()
             if left_s <= 0 or self._ends.wait(min(pause_s, left_s)):

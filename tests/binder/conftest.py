@@ -1,0 +1,25 @@
+"""Fixtures of these tests."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from leasehold.services.binder import steps
+from tests.binder.bench import Bench
+from tests.binder.kernel import Kernel
+
+
+@pytest.fixture
+def kernel(tmp_path: Path) -> Iterator[Kernel]:
+    """An imitated machine of its own."""
+    kernel = Kernel(tmp_path / "machine")
+    yield kernel
+    kernel.close()
+
+
+@pytest.fixture
+def bench(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """That machine, and what a binder does with it: it waits less long than in earnest for what does not come."""
+    monkeypatch.setattr(steps, "SETTLE_S", 0.5)
+    return Bench(kernel)
