@@ -202,7 +202,7 @@ def _carriers_mates(state: State, device: DeviceId, around: Around) -> Iterator[
     is carried by a member cannot be had while another member is handed out.
     """
     for carrier in (*physical_function_of(state, device), *usb_above(state, device)):
-        if carrier in state.devices:
+        if carrier in state.devices and not is_unleasable(state.devices[carrier]):
             for tie in ties.ties_of(state, carrier):
                 for mate, other in around.burdened(carrier, tie):
                     if mate == other and mate != device and state.devices[mate].lease:
