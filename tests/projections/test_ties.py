@@ -15,7 +15,7 @@ from leasehold.events.devices import DeviceDescription
 from leasehold.events.hostdevs import STUBS
 from leasehold.events.identities import DeviceId, DeviceKey, Holder, Principal, RequestId, request_key
 from leasehold.events.refusals import RefusalCode
-from leasehold.projections import conflicts, sharing
+from leasehold.projections import conflicts, sharing, ties
 from leasehold.projections.rows import Quarantine
 from leasehold.projections.state import DeviceState, HostState, LeaseState, SourceState, State
 from tests.projections.ledger import H1, A, B, Ledger, device, ledger_with_hosts, pci, refusal_of, usb
@@ -260,7 +260,7 @@ class Hostile:
             kind="pci",
             pci_class=chance.choice((UHCI, EHCI, XHCI, 0x020000)),
             iommu_group=chance.choice((-1, -1, -1, 0, 1)),
-            physical_function=chance.choice([""] * 20 + self.keys),
+            physical_function=chance.choice([*[""] * 20, *self.keys]),
             bridge=chance.random() < 0.25,
             driver=chance.choice(STUBS),
             capability=Pci(
@@ -310,12 +310,14 @@ class Hostile:
         return self.descriptions[key].bridge or key.endswith("-0")
 
     def tells(self, key: DeviceKey) -> bool:
-        capability = self.descriptions[key].capability
-        return isinstance(capability, Pci) and capability.resets is not None
+        return self.fact(key, "resets") is not None
+
+    def fact(self, key: DeviceKey, name: str) -> Any:
+        return getattr(self.descriptions[key].capability, name, None)
 
     def peers(self, one: DeviceKey, other: DeviceKey) -> bool:
         pairs = ((one, other), (other, one))
-        return any(getattr(self.descriptions[a].capability, "peer", "") == b for a, b in pairs)
+        return any(self.fact(a, "peer") == b for a, b in pairs)
 
     def tied(self, one: DeviceKey, other: DeviceKey) -> bool:
         if self.is_nobodys(one) or self.is_nobodys(other) or one == other:
@@ -331,14 +333,14 @@ class Hostile:
         if max(first.iommu_group, second.iommu_group) >= 0:
             return False
         whole = not first.physical_function and not second.physical_function
-        if same_slot and whole and BUS_ONLY in (first.capability.resets, second.capability.resets):
+        if same_slot and whole and BUS_ONLY in (self.fact(one, "resets"), self.fact(other, "resets")):
             return True
         return any(self._open(a) and self._open(b) and self._beside(a, b)
                    for a in self.above(one) for b in self.above(other))  # fmt: skip
 
     def _open(self, key: DeviceKey) -> bool:
-        description = self.descriptions[key]
-        return description.bridge and self.tells(key) and description.capability.isolation in ("no_acs", "conventional")
+        is_bridge = self.descriptions[key].bridge and self.tells(key)
+        return is_bridge and self.fact(key, "isolation") in ("no_acs", "conventional")
 
     def _beside(self, one: DeviceKey, other: DeviceKey) -> bool:
         first, second = self.descriptions[one], self.descriptions[other]
@@ -424,7 +426,7 @@ def test_ten_thousand_behind_one_bridge(monkeypatch: pytest.MonkeyPatch, holder:
             )  # fmt: skip
     state.index_anew()
     looks = 0
-    really = conflicts.ties.below
+    really = ties.below
 
     def counted(*words: Any, **how: Any) -> Any:
         nonlocal looks
@@ -432,7 +434,7 @@ def test_ten_thousand_behind_one_bridge(monkeypatch: pytest.MonkeyPatch, holder:
             looks += 1
             yield each
 
-    monkeypatch.setattr(conflicts.ties, "below", counted)
+    monkeypatch.setattr(ties, "below", counted)
     free = [name for name, row in sorted(rows.items()) if not row.lease and not row.description.bridge][:64]
     found = conflicts.first_blockers(state, tuple(free), owner=("a", "vm"), force=False)
     assert bool(found) == (holder == "other")

@@ -4,6 +4,7 @@ import os
 import random
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,7 +95,7 @@ def test_hostile_registers() -> None:
         assert asked < 600
 
 
-def bridge(tree: Tree, **attributes: str | bytes) -> Pci:
+def bridge(tree: Tree, **attributes: Any) -> Pci:
     """What is told of a bridge."""
     if not (tree.devices / PORT).exists():
         tree.pci(PORT, pci_class="0x060400", secondary_bus_number="1", **attributes)
@@ -120,7 +121,7 @@ def test_a_bridge_is_asked_once_and_only_awake(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(os, "open", noted)
     tree = Tree(tmp_path)
-    express = {"max_link_width": "8", "config": config(ROOT_PORT, ALL_NEEDED)}
+    express: dict[str, Any] = {"max_link_width": "8", "config": config(ROOT_PORT, ALL_NEEDED)}
     tree.pci(PORT, pci_class="0x060400", secondary_bus_number="1", **express)
     tree.write(PORT, "power/runtime_status", "suspended")
     assert bridge(tree).isolation == ""
@@ -146,7 +147,8 @@ def test_what_is_not_express_is_not_asked(tmp_path: Path) -> None:
 def test_resets(tmp_path: Path, text: str | None, resets: tuple[str, ...]) -> None:
     """The kernel's list in its order; where it has none, that too is told."""
     tree = Tree(tmp_path)
-    tree.pci(PORT, **({"reset_method": text} if text is not None else {}))
+    attributes: dict[str, Any] = {"reset_method": text} if text is not None else {}
+    tree.pci(PORT, **attributes)
     assert bridge(tree).resets == resets
 
 
