@@ -108,6 +108,8 @@ def test_one_slot(one: DeviceDescription, other: DeviceDescription, rule: str) -
           bridge("22:01.0", "no_acs", "21:00.0")], "22:00.0", "22:01.0", ""),
         ([bridge("00:1c.0", "no_acs"), bridge("21:00.0", "upstream", "00:1c.0"), bridge("22:00.0", "acs", "21:00.0"),
           bridge("22:01.0", "acs", "21:00.0")], "22:00.0", "22:01.0", "acs"),
+        ([bridge("00:1c.0", "no_acs"), bridge("21:00.0", "upstream", "00:1c.0"), bridge("22:00.0", "no_acs", "21:00.0"),
+          bridge("22:01.0", "acs", "21:00.0")], "22:00.0", "22:01.0", "acs"),
         # Two ports that are functions of one slot.
         ([bridge("00:1c.0", "no_acs"), bridge("00:1c.1", "no_acs")], "00:1c.0", "00:1c.1", "acs"),
         ([bridge("00:1c.0", "no_acs"), bridge("00:1c.1", "acs")], "00:1c.0", "00:1c.1", ""),
