@@ -1,6 +1,5 @@
 """Leases that become bound devices, and ends that give them back, through real servers and a played kernel."""
 
-import asyncio
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.binder.kernel import NIC, STICK, Kernel, pci, usb
-from tests.binder.stage import HOST, Stage, staged, until
+from tests.binder.stage import HOST, staged, until
 
 NIC_KEY, STICK_KEY = pci(NIC), usb(STICK)
 
