@@ -15,7 +15,7 @@ from typing import Final
 from leasehold.events.identities import DeviceKey
 from leasehold.services.binder.config_space import ConfigSpace
 from leasehold.services.binder.pci import key_of
-from leasehold.services.binder.spots import driver_at, is_stub, is_vfio
+from leasehold.services.binder.spots import driver_at, find_spot, is_stub, is_vfio, users_of
 from leasehold.services.binder.steps import Steps
 from leasehold.services.watcher.sysfs import linked_members, read_text
 
@@ -44,7 +44,7 @@ def reset_function(steps: Steps, path: str, ours: Collection[DeviceKey]) -> tupl
             return "", f"the reset of {address} failed: {said}"
     bridge = os.path.dirname(path)
     neighbours = _below(steps, bridge, path)
-    if os.path.exists(f"{bridge}/reset_subordinate") and all(_is_ours(each, ours) for each in neighbours):
+    if os.path.exists(f"{bridge}/reset_subordinate") and all(_is_ours(steps, each, ours) for each in neighbours):
         refused = steps.attempt(address, f"{bridge}/reset_subordinate", "1")
         return ("bus", "") if refused is None else ("", f"the reset of its bus failed: {refused.strerror or refused}")
     # vfio resets a bus when everything on it is vfio's and its last user closes it
@@ -71,6 +71,9 @@ def _has_bus(bridge: str) -> bool:
     return os.path.exists(f"{bridge}/subordinate_bus_number") or os.path.exists(f"{bridge}/reset_subordinate")
 
 
-def _is_ours(path: str, ours: Collection[DeviceKey]) -> bool:
-    driver = driver_at(path)
-    return key_of(os.path.basename(path)) in ours and (not driver or is_stub(driver))
+def _is_ours(steps: Steps, path: str, ours: Collection[DeviceKey]) -> bool:
+    driver, key = driver_at(path), key_of(os.path.basename(path))
+    if key not in ours or (driver and not is_stub(driver)):
+        return False
+    spot = find_spot(steps.root, key)
+    return spot is not None and not users_of(steps, spot)

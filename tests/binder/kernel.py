@@ -85,6 +85,8 @@ class Kernel:
         """By address: the Xen domain that xen-pciback has given it to."""
         self.ran: list[str] = []
         """All tools that were run."""
+        self.broken: dict[str, OSError] = {}
+        """By how a command line begins: why the tool fails."""
         self._hangs: dict[str, threading.Event] = {}
         self._boot()
 
@@ -179,7 +181,11 @@ class Kernel:
 
     def run(self, words: Sequence[str]) -> str:
         """As the host's own tool."""
-        self.ran.append(" ".join(words))
+        line = " ".join(words)
+        self.ran.append(line)
+        for beginning, error in self.broken.items():
+            if line.startswith(beginning):
+                raise error
         match list(words):
             case ["modprobe", module]:
                 if module not in self.modules:
