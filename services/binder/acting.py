@@ -9,11 +9,11 @@ from leasehold.projections.handover import Back, Busy, Failed, Target
 from leasehold.services.binder.machine import Machine, Note
 
 
-def act(machine: Machine, job: Prepare | TakeBack | Operate, note: Note) -> Outcome:
+def act(machine: Machine, job: Prepare | TakeBack | Operate, note: Note, now_ms: int) -> Outcome:
     """Do it; `note` makes durable what devices were before, or raises OSError."""
     match job:
         case Prepare():
-            return machine.prepare(_targets(job), note=note)
+            return machine.prepare(_targets(job), note=note, time_s=(job.until_ms - now_ms) / 1_000)
         case TakeBack():
             return _take_back(machine, job)
         case Operate():

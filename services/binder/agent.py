@@ -207,7 +207,7 @@ class BinderAgent:
             if trouble:
                 outcome = _failed(job, trouble)
             else:
-                outcome = await on_thread(partial(act, self._machine, job, self._note_from_thread))
+                outcome = await on_thread(partial(act, self._machine, job, self._note_from_thread, _now_ms()))
         except Exception:  # noqa: BLE001 - whatever went wrong, the log must hear that it did
             _log.exception("%s went wrong", job)
             outcome = _failed(job, "the binder failed at it")
