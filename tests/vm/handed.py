@@ -89,32 +89,30 @@ async def _opened(binding: Binding, address: str) -> str:
 
 async def operated(stage: Stage) -> None:
     """`nodedev detach`, `reset` and `reattach` do so to the card itself: a mark in its memory goes with the reset."""
-    guest, watched = stage.guest, stage.watched
-    await plug_card(stage)
+    guest = stage.guest
     async with managed(stage) as binding:
         await _operate(binding, "detach")
-        assert await binding.driver(CARD_AT) == "vfio-pci"
+        assert await binding.driver(_PARENT_AT) == "vfio-pci"
         # vfio lets a card sleep that nobody uses, and one that sleeps answers nothing.
-        await guest.write(f"{PCI}/{CARD_AT}/power/control", "on")
-        argv = ("python3", "-c", _MARK, f"{PCI}/{CARD_AT}")
+        await guest.write(f"{PCI}/{_PARENT_AT}/power/control", "on")
+        argv = ("python3", "-c", _MARK, f"{PCI}/{_PARENT_AT}")
         assert (await guest.run(*argv, "set")).strip() == (await guest.run(*argv)).strip() == "True"
         await _operate(binding, "reset")
         assert (await guest.run(*argv)).strip() == "False", "the card was told to be reset, and was not"
         await _operate(binding, "reattach")
-        await binding.is_as_before(CARD_AT, "e1000e")
+        await binding.is_as_before(_PARENT_AT, "igb")
         await settled(stage)
-        held = await binding.lease(CARD_KEY)
-        refused = await binding.refused("nodedev", "reset", CARD_KEY, "--host", HOST)
-        since = len(watched.heard)
+        since = len(stage.watched.heard)
+        held = await binding.lease(_PARENT)
+        refused = await binding.refused("nodedev", "reset", _PARENT, "--host", HOST)
         await binding.release(held)
-        await binding.given_back(CARD_KEY, since=since)
+        await binding.given_back(_PARENT, since=since)
         stage.show(f"detached, marked, reset: the mark is gone; reattached; while leased: {refused}")
         await settled(stage)
-    await unplug_card(stage)
 
 
 async def _operate(binding: Binding, operation: str) -> None:
-    done = await binding.watched.cli("nodedev", operation, CARD_KEY, "--host", HOST, "--json", timeout_s=120)
+    done = await binding.watched.cli("nodedev", operation, _PARENT, "--host", HOST, "--json", timeout_s=120)
     assert done.code == 0 and done.object["state"] == "done", f"{operation}: {done.out}{done.err}"
 
 
