@@ -126,7 +126,14 @@ class HostdevAudit:
                 host.silent[event.agent] = True
             case event_types.AgentRetired():
                 host.silent.pop(event.agent, None)
-            case event_types.SourceStarted() | event_types.HostCameBack() | event_types.ReportRequested():
+                host.is_managed = host.is_managed and event.agent != BINDER
+                # Who tells of its devices decides then, also if he has already.
+                told = any(not silent for agent, silent in host.silent.items() if agent not in _TELL_NO_DEVICES)
+                host.is_dead = host.is_dead and (BINDER in host.silent or not told)
+            case event_types.SourceStarted() | event_types.ReportRequested():
+                # It may fall silent before it has told all, and that is told of nobody: it is not relied on.
+                host.silent[event.agent] = True
+            case event_types.HostCameBack():
                 host.silent[event.agent] = False
             case event_types.PictureCompleted():
                 host.silent[event.agent] = False
@@ -231,6 +238,10 @@ def _says(given: Input, event: _ByBinder) -> bool:
     """Whether the binder of the host says just this here."""
     if not isinstance(given, Observed) or (given.host, given.agent) != (event.host, BINDER):
         return False
+    if isinstance(event, hostdev_events.DeviceQuarantined) and not event.lease:
+        # It may have been said of a lease that the ledger does not have.
+        stuck = [word for word in given.observations if isinstance(word, inputs.Stuck)]
+        return (event.key, event.reason, event.help) in ((word.key, word.reason, word.help) for word in stuck)
     return _word_of(event) in given.observations
 
 
