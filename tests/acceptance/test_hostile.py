@@ -113,6 +113,16 @@ GOOD = {
     "renew": {"type": "renew.v1", "request_id": "r", "issued_at_ns": 1, "lease": 1, "token": 1, "ttl_ms": 0},
     "release": {"type": "release.v1", "request_id": "r", "issued_at_ns": 1, "lease": 1, "token": 1},
     "confirm_free": {"type": "confirm_free.v1", "request_id": "r", "issued_at_ns": 1, "device": "d", "reason": "r"},
+    "prepare": {
+        "type": "prepare.v1", "request_id": "r", "issued_at_ns": 1, "domain": "web1", "holder": "h", "ttl_ms": 60_000,
+        "bus": "pci",
+    },
+    "reattach": {"type": "reattach.v1", "request_id": "r", "issued_at_ns": 1, "domain": "web1"},
+    "operate_device": {
+        "type": "operate_device.v1", "request_id": "r", "issued_at_ns": 1, "device": "d", "operation": "detach",
+    },
+    "revoke": {"type": "revoke.v1", "request_id": "r", "issued_at_ns": 1, "lease": 1, "reason": "r"},
+    "declare_dead": {"type": "declare_dead.v1", "request_id": "r", "issued_at_ns": 1, "host": "h1", "reason": "r"},
 }  # fmt: skip
 
 
@@ -160,6 +170,22 @@ def test_requests_of_garbage(bus: Bus) -> None:
         ("release", "lease", 0, "lease"),
         ("confirm_free", "reason", "", "reason"),
         ("confirm_free", "device", "x" * 2_000, "device"),
+        ("lease", "driver", "e1000e", "driver"),
+        ("lease", "unmanaged", 1, "unmanaged"),
+        ("prepare", "bus", "scsi", "bus"),
+        ("prepare", "domain", "", "domain"),
+        ("prepare", "domain", "\x1b[2J", "domain"),
+        ("prepare", "ttl_ms", 0, "ttl_ms"),
+        ("reattach", "bus", "PCI", "bus"),
+        ("reattach", "host", "H.1", "host"),
+        ("operate_device", "operation", "unbind", "operation"),
+        ("operate_device", "driver", "../vfio-pci", "driver"),
+        ("operate_device", "timeout_ms", -1, "timeout_ms"),
+        ("revoke", "lease", 0, "lease"),
+        ("revoke", "reason", "", "reason"),
+        ("revoke", "force", "yes", "force"),
+        ("declare_dead", "host", "*", "host"),
+        ("declare_dead", "reason", "x" * 600, "reason"),
     ],
 )
 def test_an_invalid_field_is_named(bus: Bus, verb: str, field: str, value: object, named: str) -> None:

@@ -24,7 +24,7 @@ FILES = [
     b"", b"{", b"[]", b"\xff\xfe", b'{"url":1}', b'{"url":"nats://h:99999","cluster":"c"}'
 ]  # fmt: skip
 PLACES = [
-    "/proc/leasehold", "/sys/leasehold", "/dev/null/leasehold", "/tmp/" + "x" * 5_000, "/tmp/a\nb", f"/tmp/{BINARY}"
+    "/proc/leasehold", "/dev/null/leasehold", "/tmp/" + "x" * 5_000, "/tmp/a\nb", f"/tmp/{BINARY}"
 ]  # fmt: skip
 WORDS = [None, b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"INFO {}\r\n-ERR 'go away'\r\n", b"\xff" * 99]
 
@@ -66,6 +66,25 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningUp]:
         (("release", "L1", "--token", "9" * 5_000), 2),
         (("release", "L1", "--token", "1"), 3),
         (("confirm-free", "a", "--reason", "\n"), 2),
+        (("prepare", LONG, "--for", "x"), 2),
+        (("prepare", "", "--for", "x"), 2),
+        (("prepare", "nobody", "--for", "x"), 3),
+        (("prepare", "nobody", "--for", "x", "--pci", "--usb"), 2),
+        (("reattach", BINARY), 2),
+        (("reattach", "nobody", "--host", "../.."), 2),
+        (("hostdevs", "--domain", "\x1b[2J"), 2),
+        (("drift", LONG), 2),
+        (("drift", "--host", "nowhere"), 2),
+        (("revoke", "L0", "--reason", "x"), 2),
+        (("revoke", "L1", "--reason", "\n"), 2),
+        (("revoke", "L1", "--reason", "x"), 3),
+        (("dead", "..", "--reason", "x"), 2),
+        (("dead", "nowhere", "--reason", ""), 2),
+        (("nodedev", "detach", "pci_nothing"), 3),
+        (("nodedev", "detach", "pci_nothing", "--driver", LONG), 2),
+        (("nodedev", "reset", ""), 2),
+        (("nodedev", "vfs", "pci_nothing", "-1"), 2),
+        (("nodedev", "vfs", "pci_nothing", "9" * 400), 2),
         (("watch", "--since", "-5-5"), 2),
         (("watch", "--since", str(2**53)), 2),
         (("watch", "--ledger", "--since", str(2**52)), 2),
