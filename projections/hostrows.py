@@ -44,10 +44,6 @@ class _Host(msgspec.Struct):
         telling = (doubt for agent, doubt in self.sources.items() if agent not in (CREATOR, POLLER))
         return any(not doubt.incomplete for doubt in telling)
 
-    def doubt_all(self, why: str) -> None:
-        """Nobody is believed before he has reported again."""
-        doubts = self.sources.items()
-        self.sources = {agent: _replace(doubt, stale=why, incomplete=True) for agent, doubt in doubts}
 
 
 class HostRows:
@@ -64,7 +60,9 @@ class HostRows:
         """The rows of all hosts from where the ledger was restored."""
         told = {name: host for name, host in self._hosts.items() if host.sources}
         for host in told.values():
-            host.doubt_all("the ledger was restored")
+            doubts = host.sources.items()
+            why = "the ledger was restored"
+            host.sources = {agent: _replace(doubt, stale=why, incomplete=True) for agent, doubt in doubts}
         return [self._row(position, at_ns, name) for name in told]
 
     def move(self, position: int, at_ns: int, event: HostEvent) -> list[HostRow]:
@@ -73,15 +71,16 @@ class HostRows:
             self._hosts.setdefault(event.host, _Host(event.mode, {})).mode = event.mode
             return [self._row(position, at_ns, event.host)]
         host = self._hosts[event.host]
-        before = dict(host.sources), host.dead
+        before = dict(host.sources), host.mode, host.dead
         self._change(host, event)
-        return [self._row(position, at_ns, event.host)] if before != (host.sources, host.dead) else []
+        is_same = before == (host.sources, host.mode, host.dead)
+        return [] if is_same else [self._row(position, at_ns, event.host)]
 
     def _change(self, host: _Host, event: HostEvent) -> None:
         sources = host.sources
         match event:
             case HostDeclaredDead():
-                host.doubt_all("the host was declared dead")
+                host.sources = dict.fromkeys(sources, Doubt(stale="the host was declared dead", incomplete=True))
                 host.dead = f"declared dead by {event.request.principal}: {event.reason}"
             case event_types.SourceStarted():
                 sources[event.agent] = Doubt(stale="it has just started", incomplete=True)
@@ -102,6 +101,9 @@ class HostRows:
                 sources[event.agent] = _replace(sources[event.agent], blind="")
             case event_types.AgentRetired():
                 del sources[event.agent]
+                # Nobody hands over there any more.
+                host.mode = "watched" if event.agent == BINDER else host.mode
+                host.dead = "" if host.has_reported else host.dead
 
     def _row(self, position: int, at_ns: int, name: HostName) -> HostRow:
         host = self._hosts[name]

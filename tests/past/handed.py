@@ -97,6 +97,13 @@ class _Log:
         )
         self.ledger.ask(request, B)
         self.wait()
+        if self.rng.random() < 0.3:
+            retire = inputs.RetireAgentRequest(
+                request_id=self.ledger.new_id(), issued_at_ns=self.ledger.now_ns, host=host, agent=inputs.BINDER,
+                reason="it will not come back",
+            )  # fmt: skip
+            self.ledger.ask(retire, B)
+            self.wait()
         self.run += 1
         back: list[Callable[[], None]] = [lambda: self.see_all(host)]
         if host == H1:
