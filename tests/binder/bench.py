@@ -1,6 +1,7 @@
 """A played kernel, a machine on it, and what was noted: what tests of the machine have in common."""
 
 import threading
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -11,8 +12,6 @@ from leasehold.services.binder.machine import Machine
 from tests.binder.kernel import Kernel
 
 TIME_S: Final = 20.0
-HASTE_S: Final = 0.3
-"""For what does not come back: so long is waited."""
 
 
 class Bench:
@@ -22,6 +21,8 @@ class Bench:
         self.kernel = kernel
         self.ends = threading.Event()
         self.stub = stub
+        self.ahead_s = 0.0
+        """By so much its clock is ahead."""
         self.machine = self.machine_of(self.ends)
         self.notes: dict[DeviceKey, Before] = {}
         """What was made durable, by key."""
@@ -32,6 +33,20 @@ class Bench:
         return Machine(
             kernel.root, write=kernel.write, run=kernel.run, reset_port=kernel.reset_port, stub=self.stub, ends=ends
         )
+
+    def monotonic(self) -> float:
+        """Its clock."""
+        return time.monotonic() + self.ahead_s
+
+    def hang(self, attribute: str) -> threading.Event:
+        """Let the kernel not come back from this until the event is set, and all time be over as soon as it is told."""
+
+        def told(said: str, text: str) -> None:
+            if attribute in (said, f"{said} {text}"):
+                self.ahead_s += 2 * TIME_S
+
+        self.kernel.on_told = told
+        return self.kernel.hang(attribute)
 
     def note(self, befores: Sequence[Before]) -> None:
         """As the binder's notes."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,4 +23,6 @@ def kernel(tmp_path: Path) -> Iterator[Kernel]:
 def bench(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """That machine, and what a binder does with it: it waits less long than in earnest for what does not come."""
     monkeypatch.setattr(steps, "SETTLE_S", 0.5)
-    return Bench(kernel)
+    found = Bench(kernel)
+    monkeypatch.setattr(steps, "time", SimpleNamespace(monotonic=found.monotonic))
+    return found

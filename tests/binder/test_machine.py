@@ -9,7 +9,7 @@ import pytest
 
 from leasehold.events.hostdevs import Handover
 from leasehold.projections.handover import Back, Busy, NotBack, PreparedDevice, Ready
-from tests.binder.bench import HASTE_S, Bench
+from tests.binder.bench import Bench
 from tests.binder.kernel import GPU, GPU_SOUND, NIC, PORT, SATA, SMBUS, VF0, VF1, Kernel, pci
 
 
@@ -175,7 +175,7 @@ def test_a_probe_that_nobody_takes_is_seen(bench: Bench) -> None:
     """All writes succeed and no driver comes of them: it fails, and all are back where they were."""
     before = bench.traces()
     bench.kernel.pci.silent.add(("vfio-pci", NIC))
-    failed = bench.failed(pci(VF0), pci(NIC), time_s=2.0)
+    failed = bench.failed(pci(VF0), pci(NIC))
     assert failed.key == pci(NIC)
     assert failed.reason.startswith(f"vfio-pci has not taken {NIC}, which is bound to nothing")
     assert not failed.left
@@ -233,12 +233,12 @@ def test_a_kernel_that_does_not_come_back_keeps_a_thread_and_not_the_binder(benc
     kernel comes back; then it heals.
     """
     before = bench.traces()
-    hangs = bench.kernel.hang(f"unbind {NIC}")
-    failed = bench.failed(pci(VF0), pci(NIC), time_s=HASTE_S)
+    hangs = bench.hang(f"unbind {NIC}")
+    failed = bench.failed(pci(VF0), pci(NIC))
     assert "the kernel has not come back from" in failed.reason
     assert [left.key for left in failed.left] == [pci(NIC)]
     assert bench.kernel.driver(VF0) == "igbvf"
-    again = bench.take_back(pci(NIC), time_s=HASTE_S)
+    again = bench.take_back(pci(NIC))
     assert isinstance(again, NotBack)
     assert "the kernel has not come back from" in again.reason
     assert not bench.kernel.told
@@ -251,7 +251,7 @@ def test_a_kernel_that_does_not_come_back_keeps_a_thread_and_not_the_binder(benc
 def test_a_roll_back_that_fails_says_what_is_left(bench: Bench) -> None:
     """The stub does not take it, and its host driver does not take it again: told with its way out."""
     bench.kernel.pci.silent |= {("vfio-pci", NIC), ("e1000e", NIC)}
-    failed = bench.failed(pci(NIC), time_s=2.0)
+    failed = bench.failed(pci(NIC))
     assert [left.key for left in failed.left] == [pci(NIC)]
     assert "e1000e" in failed.left[0].reason
     assert "bind it to e1000e by hand" in failed.left[0].help
@@ -276,7 +276,8 @@ def test_forced_the_kernel_asks_the_user_and_its_refusal_is_told(bench: Bench) -
     """Forced, it is taken from the driver, which waits for its user; one that does not let go is named."""
     bench.ready(pci(NIC))
     bench.kernel.pci.hold(NIC, 123)
-    stuck = bench.take_back(pci(NIC), forced=True, time_s=HASTE_S)
+    bench.hang(f"unbind {NIC}").set()
+    stuck = bench.take_back(pci(NIC), forced=True)
     assert isinstance(stuck, NotBack)
     assert "in use: vfio: qemu-system-x86 (pid 123)" in stuck.reason
     assert "end what uses it" in stuck.help
