@@ -21,6 +21,7 @@ from leasehold.events.identities import DeviceKey
 from leasehold.services.watcher.picture import take_picture
 from tests.binder.pcibus import PciBus, refusal
 from tests.binder.usbbus import UsbBus
+from tests.binder.xenplay import Xen
 from tests.watcher.trees import Tree
 
 NIC: Final = "0000:01:00.0"
@@ -81,8 +82,8 @@ class Kernel:
         """Called when something is written, before the kernel reacts."""
         self.vfs: dict[int, dict[str, object]] = {}
         """What the card has set for its virtual functions, as `ip -j link` tells it."""
-        self.assigned: dict[str, int] = {}
-        """By address: the Xen domain that xen-pciback has given it to."""
+        self.xen: Xen | None = None
+        """The hypervisor below; `None`: there is none."""
         self.ran: list[str] = []
         """All tools that were run."""
         self.broken: dict[str, OSError] = {}
@@ -199,12 +200,10 @@ class Kernel:
             case ["ip", "link", "set", "dev", "enp2s0", "vf", number, *rest]:
                 self._set_vf(self.vfs[int(number)], rest)
                 return ""
-            case ["xenstore-ls", "-f", "/local/domain/0/backend/pci"]:
-                lines = [
-                    f'/local/domain/0/backend/pci/{domain}/0/dev-{number} = "{address}"'
-                    for number, (address, domain) in enumerate(sorted(self.assigned.items()))
-                ]
-                return "\n".join(lines)
+            case ["xenstore-ls", "-f", "/local/domain/0/backend/pci"] if self.xen is not None:
+                return self.xen.xenstore()
+            case ["xl", *rest] if self.xen is not None:
+                return self.xen.xl(rest)
         raise OSError(errno.ENOENT, f"{words[0]}: {os.strerror(errno.ENOENT)}")
 
     def _set_vf(self, told: dict[str, object], words: list[str]) -> None:
@@ -223,16 +222,11 @@ class Kernel:
             case _:
                 raise OSError(errno.EINVAL, f'Error: argument "{words[0]}" is wrong')
 
-    def give_to_domain(self, address: str, domain: int) -> None:
-        """xen-pciback gives a function to a domain."""
-        self.assigned[address] = domain
-        folder = self.root.sys / f"bus/xen-backend/devices/pci-{domain}-0"
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def take_from_domain(self, address: str) -> None:
-        """The domain lets go of it."""
-        domain = self.assigned.pop(address)
-        (self.root.sys / f"bus/xen-backend/devices/pci-{domain}-0").rmdir()
+    def boot_xen(self) -> Xen:
+        """Let it be dom0 of a Xen with its toolstack."""
+        self.xen = Xen(self.root.sys, self.pci)
+        self.run(["modprobe", "xen-pciback"])
+        return self.xen
 
     # --- other processes ----------------------------------------------------------------------------------------------
 
