@@ -91,6 +91,11 @@ class HostdevAudit:
         """Whether its host could not bring it into order."""
         return device in self._quarantined
 
+    def is_dead(self, host: HostName) -> bool:
+        """Whether it was declared dead, and has not reported anew."""
+        row = self._hosts.get(host)
+        return row is not None and row.is_dead
+
     def take(self, position: int, given: Input, event: Event) -> str:
         """Look at the next event: what is wrong with it; empty: nothing."""
         match event:

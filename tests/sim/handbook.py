@@ -22,6 +22,8 @@ class _Device:
     """Kind and position of what is told, and not resolved."""
     by_word: set[int] = field(default_factory=set)
     """Of which leases an operator has said that it is free: then nobody else vouches for it."""
+    by_death: set[int] = field(default_factory=set)
+    """Of which leases it was freed because its host was declared dead."""
 
 
 @dataclass
@@ -50,6 +52,13 @@ class HandBook:
     def picture_completed(self, event: dict[str, Any]) -> None:
         """Who can say what is left on a host that was dead has said it."""
         if event["agent"] == (BINDER if event["host"] in self.managed else "watcher"):
+            self.dead.discard(event["host"])
+
+    def agent_retired(self, event: dict[str, Any], *, is_told: bool) -> None:
+        """Without a binder nobody hands over there. `is_told`: who tells of its devices has done so."""
+        if event["agent"] == BINDER:
+            self.managed.discard(event["host"])
+        if is_told and event["host"] not in self.managed:
             self.dead.discard(event["host"])
 
     def host_declared_dead(self, event: dict[str, Any], agents: dict[str, bool]) -> None:
@@ -108,14 +117,14 @@ class HandBook:
             row.by_word.add(lease)
             return True
         if host in self.dead:
-            row.by_word.add(lease)
+            row.by_death.add(lease)
             return True
         _must(host not in self.managed or is_back, f"{device} was freed, but nobody has given it back")
         return False
 
     def was_freed_by_word(self, device: str, lease: int) -> bool:
         """Whether an operator has said that it is free of this lease, or its host dead, so that it may be another's."""
-        return lease in self.row(device).by_word
+        return lease in self.row(device).by_word | self.row(device).by_death
 
     # --- differences ------------------------------------------------------------------------------------------------
 
@@ -144,7 +153,8 @@ def _told(event: dict[str, Any], given: dict[str, Any], word: str) -> str:
     device = _device_of(event)
     _must((given.get("host"), given.get("agent")) == (event["host"], BINDER), f"another tells that {device} is {word}")
     said = [each for each in given["observations"] if each["type"].partition(".")[0] == word]
-    same = [each for each in said if (each["key"], each["lease"]) == (event["key"], event["lease"])]
+    # A lease that the ledger does not have is none.
+    same = [each for each in said if each["key"] == event["key"] and event["lease"] in (0, each["lease"])]
     _must(bool(same), f"{device} is {word}, but its binder says another thing")
     return device
 

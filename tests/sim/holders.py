@@ -99,7 +99,7 @@ class SimHolder:
             ttl_ms=rng.choice(self.ttls_ms),
             **self._purpose(),
         )
-        operation = Operation("acquire", devices, self.sim.now_ns, ttl_ns=_counted_ns(request.ttl_ms))
+        operation = Operation("acquire", devices, self.sim.now_ns, ttl_ns=counted_ns(request.ttl_ms))
         self.sim.history.append(operation)
         self._send(request, operation)
 
@@ -202,7 +202,7 @@ class SimHolder:
         request = self.sim.rng.choice(others)
         operation = None
         if isinstance(request, inputs.LeaseRequest):
-            operation = Operation("acquire", request.devices, self.sim.now_ns, ttl_ns=_counted_ns(request.ttl_ms))
+            operation = Operation("acquire", request.devices, self.sim.now_ns, ttl_ns=counted_ns(request.ttl_ms))
             self.sim.history.append(operation)
         self._send(request, operation)
 
@@ -253,7 +253,7 @@ class SimHolder:
             # Which devices it means is only known now.
             sent.operation.devices = answer.devices
         if isinstance(request, inputs.LeaseRequest | inputs.PrepareRequest) and answer.outcome == "granted":
-            until_ns = sent.at_ns + _counted_ns(request.ttl_ms)
+            until_ns = sent.at_ns + counted_ns(request.ttl_ms)
             held = Held(answer.lease, answer.token, answer.devices, until_ns, request.ttl_ms, request)
             held.is_over = answer.state != "living"
             if answer.lease in self.sim.cut_short:
@@ -263,7 +263,7 @@ class SimHolder:
         elif isinstance(request, inputs.RenewRequest) and answer.outcome == "renewed":
             for held in self.held:
                 if held.lease == request.lease and not held.is_over and answer.state == "living":
-                    held.until_ns = max(held.until_ns, sent.at_ns + _counted_ns(held.ttl_ms))
+                    held.until_ns = max(held.until_ns, sent.at_ns + counted_ns(held.ttl_ms))
 
     def settle(self) -> None:
         """Give everything back, and let go of what is over."""
@@ -312,7 +312,8 @@ class SimFlooder(SimHolder):
         """Nobody waits for it."""
 
 
-def _counted_ns(ttl_ms: int) -> int:
+def counted_ns(ttl_ms: int) -> int:
+    """How long a holder counts on a lease, from when it asked."""
     return ttl_ms * 10**6 - margin_ns(ttl_ms)
 
 

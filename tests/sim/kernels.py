@@ -65,7 +65,7 @@ class SimKernel:
             return
         if rng.random() < 0.01:
             key = rng.choice(sorted(self.host.devices))
-            self.broken_until_ns[key] = self.sim.now_ns + rng.choice((3, 20, 100)) * SECOND
+            self.broken_until_ns[key] = self.sim.now_ns + rng.choice((3, 20, 60)) * SECOND
         if self.handed and rng.random() < 0.01:
             # Somebody gives it to another driver, although it is handed over.
             key = rng.choice(sorted(self.handed))

@@ -48,7 +48,7 @@ def _prepare(kernel: SimKernel, job: Prepare, note: NoteBefore) -> Steps:
         kernel.reset(key, job.all_keys)
     yield
     for key, before in befores.items():
-        is_refused = kernel.sim.binder_rng.random() < kernel.sim.faults.kernel_refuses / 2
+        is_refused = kernel.sim.binder_rng.random() < kernel.sim.faults.kernel_refuses
         if is_refused or not kernel.is_there(key) or kernel.driver(key) != before.stub:
             return Failed(key, "it is not bound to its stub", left=(yield from _roll_back(kernel, job, befores)))
     kernel.ready.update(dict.fromkeys(befores, job.grant.lease))

@@ -19,7 +19,7 @@ from leasehold.projections.answers import answer_for
 from leasehold.projections.appending import Action, Append, Appender, Read, Said, Won
 from leasehold.projections.sequencer import Draft, Reply, Sequencer
 from leasehold.projections.state import HostState, State
-from tests.sim import domain_mutations, order_mutations, shell_mutations
+from tests.sim import domain_mutations, hand_mutations, order_mutations, shell_mutations
 from tests.sim.run import simulate
 
 _replace: Final = msgspec.structs.replace
@@ -338,6 +338,7 @@ MUTATIONS: Final[dict[str, Callable[[], AbstractContextManager[Any]]]] = {
         *shell_mutations.MUTATIONS,
         *order_mutations.MUTATIONS,
         *domain_mutations.MUTATIONS,
+        *hand_mutations.MUTATIONS,
     )
 }
 

@@ -185,6 +185,8 @@ class Oracle:
         _must(given["principal"] == event["request"]["principal"], "principal", "retired for another")
         _must(self.sources.pop(_source_of(event)).stale, "domains", "an agent that is heard was retired")
         self.domains.forget(event["host"], event["agent"])
+        watcher = self.sources.get((event["host"], "watcher"))
+        self.hands.agent_retired(event, is_told=watcher is not None and not watcher.stale)
 
     def _is_fresh(self, host: str) -> bool:
         """Whether all that paint a picture of a host do so, and its devices are among it."""

@@ -194,6 +194,6 @@ def end_leased_domains(sim: Simulation) -> None:
     for poller in sim.pollers:
         hypervisor = poller.hypervisor
         for uuid, domain in sorted(hypervisor.domains.items()):
-            has_leased = any(device_id(hypervisor.host.name, key) in leased | handed for key in domain.attached.values())
-            if uuid in bound or has_leased:
+            has = {device_id(hypervisor.host.name, key) for key in domain.attached.values()}
+            if uuid in bound or has & (leased | handed):
                 hypervisor.stop(uuid, sim.now_ns)

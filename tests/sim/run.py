@@ -345,6 +345,8 @@ class Simulation:
     def _try_tokens(self) -> None:
         """Whatever token is shown at the door of a device, only its living lease's may act."""
         restoring.check_tokens(self, self.reader)
+        for binder in self.binders:
+            binder.try_door()
         held = [(holder, held) for holder in self.holders for held in holder.held]
         if not held:
             return

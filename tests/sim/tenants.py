@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from leasehold.events import inputs
-from leasehold.events.identities import DeviceId, split_device_id
+from leasehold.events.identities import DeviceId, Holder, split_device_id
 from leasehold.events.inputs import POLLER
-from tests.sim.holders import Held, SimHolder
+from tests.sim.holders import Held, SimHolder, counted_ns
 from tests.sim.hypervisors import UUIDS, SimHypervisor
+from tests.sim.linear import Operation
 
 
 @dataclass
@@ -19,6 +20,9 @@ class SimTenant(SimHolder):
     def act(self) -> None:
         """Something with a domain, or what any holder does."""
         rng = self.sim.domain_rng
+        if self.sim.binders and self.sim.binder_rng.random() < 0.15:
+            self._speak_of_a_domain()
+            return
         bound = [held for held in self.held if not held.is_over and held.request.domain]
         if not bound or rng.random() < 0.5:
             super().act()
@@ -39,8 +43,24 @@ class SimTenant(SimHolder):
                 hypervisor.detach_some(uuid, self.sim.now_ns)
             case "stop" if rng.random() < 0.3:
                 hypervisor.stop(uuid, self.sim.now_ns)
-                if binder is not None and binder.handing is not None and self.sim.binder_rng.random() < 0.5:
+                if binder is not None and binder.handing is not None and self.sim.binder_rng.random() < 0.7:
                     binder.handing.stopped(uuid)
+
+    def _speak_of_a_domain(self) -> None:
+        """Have all that a domain claims handed over, or all that it has taken back."""
+        rng = self.sim.binder_rng
+        host, uuid, bus = rng.choice(self.sim.hosts), rng.choice(UUIDS), rng.choice(("", "", "pci", "usb"))
+        common = {"request_id": self._id(), "issued_at_ns": self.sim.now_ns + self.skew_ns, "bus": bus}
+        if rng.random() < 0.3:
+            self._send(inputs.ReattachRequest(domain=uuid, host=rng.choice(("", host.name)), **common))
+            return
+        request = inputs.PrepareRequest(
+            domain=uuid, holder=Holder(self.name), ttl_ms=rng.choice(self.ttls_ms), host=host.name,
+            gone_ms=rng.choice((0, 5_000)), keep=rng.random() < 0.15, **common,
+        )  # fmt: skip
+        operation = Operation("acquire", (), self.sim.now_ns, ttl_ns=counted_ns(request.ttl_ms))
+        self.sim.history.append(operation)
+        self._send(request, operation)
 
     def _choice(self) -> tuple[DeviceId, ...]:
         rng = self.sim.domain_rng
@@ -57,7 +77,10 @@ class SimTenant(SimHolder):
         hypervisors = [poller.hypervisor for poller in self.sim.pollers]
         there = [uuid for each in hypervisors for uuid, domain in each.domains.items() if domain.runs]
         uuid = rng.choice(there) if there and rng.random() < 0.7 else rng.choice(UUIDS)
-        return {"domain": uuid, "gone_ms": gone_ms, "keep": rng.random() < 0.15}
+        purpose = {"domain": uuid, "gone_ms": gone_ms, "keep": rng.random() < 0.15}
+        if self.sim.binders and self.sim.binder_rng.random() < 0.1:
+            purpose |= self.sim.binder_rng.choice(({"unmanaged": True}, {"driver": "pciback"}))
+        return purpose
 
     def _hypervisor(self, device: str) -> SimHypervisor:
         host = device.partition("/")[0]

@@ -31,7 +31,8 @@ def test_all_kinds_of_events_happen() -> None:
         "lease_expired", "device_freed", "request_refused", "refusals_repeated", "ledger_restored", "host_ordered",
         "order_carried_out", "order_failed", "source_went_blind", "source_sees_again", "agent_retired",
         "domain_appeared", "domain_changed", "domain_started", "domain_vanished", "attachment_seen", "attachment_gone",
-        "lease_outlived",
+        "lease_outlived", "device_prepared", "prepare_failed", "device_given_back", "device_quarantined",
+        "lease_revoked", "host_declared_dead", "drift_detected", "drift_resolved",
     }  # fmt: skip
 
 

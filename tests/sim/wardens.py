@@ -27,7 +27,7 @@ class SimWarden(SimHolder):
         if off and rng.random() < 0.2:
             self._declare_dead(rng.choice(off))
             return
-        match rng.choice(("nothing",) * 16 + ("revoke", "revoke", "dead", "operate", "operate", "confirm")):
+        match rng.choice(("nothing",) * 40 + ("revoke", "revoke", "dead", "operate", "operate", "confirm")):
             case "revoke":
                 self._revoke()
             case "dead":
