@@ -75,9 +75,7 @@ def test_whatever_bytes_there_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("acs", [-1, 0x1D])
 def test_behind_a_switch_without_acs(bench: Bench, acs: int) -> None:
-    """For a stub without isolation of its own, where there are no groups: whoever else is below the switch is named, and
-    with him it goes.
-    """
+    """A stub without isolation of its own, and no groups: who else is below the switch is named; with him it goes."""
     kernel = bench.kernel
     for link in kernel.root.sys.glob("bus/pci/devices/*/iommu_group"):
         link.unlink()
