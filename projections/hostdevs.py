@@ -179,7 +179,7 @@ def declare_dead(state: State, ref: RequestRef, request: inputs.DeclareDeadReque
         return declined((host,), RefusalCode.AGENT_UNKNOWN, f"no host {host} is known", "list the hosts")
     heard = sorted(agent for agent, source in row.sources.items() if not source.stale)
     if heard:
-        text = f"{', '.join(heard)} on {host} is heard"
+        text = f"{', '.join(heard)} on {host} {'is' if len(heard) == 1 else 'are'} heard"
         help_text = "switch it off first; one that has gone without a word is known to have after a while"
         return declined((host,), RefusalCode.HOST_ALIVE, text, help_text)
     return HostDeclaredDead(request=ref, host=host, reason=request.reason)

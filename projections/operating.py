@@ -13,6 +13,7 @@ from leasehold.events.position import lease_id_text
 from leasehold.events.refusals import Blocker, Refusal, RefusalCode
 from leasehold.projections import conflicts
 from leasehold.projections.declining import Declined, declined
+from leasehold.projections.domains import all_named
 from leasehold.projections.granting import refusal_of
 from leasehold.projections.naming import Resolved, resolve, unresolved
 from leasehold.projections.state import DeviceState, State
@@ -95,10 +96,14 @@ def _in_use(state: State, device: DeviceId, row: DeviceState) -> Declined:
 
 
 def _users(state: State, row: DeviceState) -> list[str]:
-    """Hypervisor and name of the domains that have it; else the uuid of the domain that its lease is for."""
-    attached = state.attached_to(row)[: limits.USERS_TOLD_MAX]
+    """Hypervisor and name of the domains that have it, else of the one that its lease is for; that one's uuid, where it
+    is not there.
+    """
+    users = state.attached_to(row)[: limits.USERS_TOLD_MAX]
     bond = state.leases[row.lease].bond
-    if not attached:
-        return [f"domain {bond.uuid}"] if bond is not None else []
-    rows = [state.domains[domain].description for domain in attached]
+    if not users and bond is not None:
+        users = [each for each in all_named(state, bond.uuid) if state.domains[each].host == row.host]
+        if not users:
+            return [f"domain {bond.uuid}"]
+    rows = [state.domains[domain].description for domain in users]
     return [f"driver {each.key.partition('/')[0]}, domain {each.name or uuid_of(each.key)}" for each in rows]

@@ -250,7 +250,9 @@ def refused(answer: Answer) -> None:
     """A refusal for people, on standard error: what stood in the way, and what helps."""
     refusal = answer.refusal
     assert refusal is not None
-    line(f"refused ({refusal.code})" + ("" if refusal.blockers else f": {refusal.message}"), err=True)
+    # Most messages are what the blockers say.
+    is_said = any(blocker.why in refusal.message for blocker in refusal.blockers)
+    line(f"refused ({refusal.code})" + ("" if is_said else f": {refusal.message}"), err=True)
     for blocker in refusal.blockers:
         since = f", since {time_text(blocker.since_ns)} (position {blocker.since_position})" if blocker.since_ns else ""
         line(f"  {blocker.device}: {blocker.why}{since}", err=True)
