@@ -1,0 +1,465 @@
+"""A cluster in one process: the real core, and hosts whose machines are imitated.
+
+Each host has its own played kernel, looked at by the real watcher's eyes, written to by the real binder's hands
+(`Machine`), which does what its real core (`Handing`) says, with its real notes on disk, and asked at its real door.
+What is played is the hypervisor: it starts domains, holds their devices open, and its poller tells of it.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from leasehold.events import codec, inputs
+from leasehold.events.answers import Answer
+from leasehold.events.devices import DeviceDescription
+from leasehold.events.domains import DomainDescription
+from leasehold.events.event_types import Event
+from leasehold.events.identities import DeviceKey, DomainKey, HostName, Principal, device_id
+from leasehold.events.inputs import BINDER, Observation, Observed, Request
+from leasehold.events.position import position_of
+from leasehold.events.views import DeviceView
+from leasehold.projections.bindings import holds_of
+from leasehold.projections.handing import Handing
+from leasehold.projections.handorders import HandOrders
+from leasehold.projections.handover import Before
+from leasehold.projections.orders import open_orders, order_view
+from leasehold.projections.sequencer import Sequencer
+from leasehold.projections.snapshots import decode_state, encode_state
+from leasehold.projections.views import device_view, picture_of
+from leasehold.services.binder.acting import act
+from leasehold.services.binder.door import Door, Said
+from leasehold.services.binder.machine import Machine
+from leasehold.services.binder.notes import Notes, boot_of
+from tests.binder.kernel import Kernel
+from tests.projections.ledger import START_NS, A, Ledger
+
+ROUNDS_MAX: Final = 60
+PER_MESSAGE: Final = 100
+OPERATOR: Final = Principal("operator")
+
+
+class Host:
+    """One host: its kernel, its agents, its domains."""
+
+    def __init__(self, cluster: "Cluster", name: str, folder: Path, *, hypervisor: str, stub: str) -> None:
+        self.cluster = cluster
+        self.name = HostName(name)
+        self.hypervisor = hypervisor
+        self.folder = folder
+        self.kernel = Kernel(folder / "machine")
+        self.machine = Machine(
+            self.kernel.root, write=self.kernel.write, run=self.kernel.run, reset_port=self.kernel.reset_port, stub=stub
+        )
+        self.is_cut_off = False
+        self._reported: dict[DeviceKey, DeviceDescription] = {}
+        self._runs = {"watcher": 0, "poller": 0, BINDER: 0}
+        self._counters = dict(self._runs)
+        self._pids = itertools.count(4_000)
+        self._protected: dict[DeviceKey, tuple[str, ...]] = {}
+        self._running: dict[str, tuple[int, tuple[str, ...]]] = {}
+        """By uuid: the process, and the words of what it has."""
+        self._notes: Notes | None = None
+        self.handing: Handing | None = None
+        self._orders: HandOrders | None = None
+        self.set_boot("boot-1")
+
+    # --- speaking -----------------------------------------------------------------------------------------------------
+
+    def say(self, agent: str, *words: Observation) -> None:
+        """One message of an agent, as it would come through the gate."""
+        if isinstance(words[0], inputs.SourceStarts):
+            self._runs[agent] += 1
+            self._counters[agent] = -1
+        self._counters[agent] += 1
+        message = Observed(
+            host=self.name, agent=agent, run=self._runs[agent], counter=self._counters[agent], observations=words
+        )
+        self.cluster.observe_message(codec.decode_observed(codec.encode(message)))
+
+    def start_watching(self) -> None:
+        """A watcher and a poller begin."""
+        for agent in ("watcher", "poller"):
+            self.say(agent, inputs.SourceStarts())
+        self._reported = {}
+        self.watch()
+        for agent in ("watcher", "poller"):
+            self.say(agent, inputs.PictureComplete(since=1))
+
+    def watch(self) -> bool:
+        """The watcher looks, and tells what differs; whether anything does."""
+        found = {
+            key: msgspec.structs.replace(device, protections=self._protected.get(key, device.protections))
+            for key, device in self.kernel.picture().items()
+        }
+        words: list[Observation] = [inputs.DeviceGone(key) for key in self._reported if key not in found]
+        words += [inputs.DeviceSeen(device) for key, device in found.items() if self._reported.get(key) != device]
+        self._reported = found
+        for start in range(0, len(words), PER_MESSAGE):
+            self.say("watcher", *words[start : start + PER_MESSAGE])
+        return bool(words)
+
+    def silence(self, *agents: str) -> None:
+        """These agents are not heard any more."""
+        for agent in agents:
+            self.cluster.note(inputs.HostHeard(self.name, agent, self._runs[agent], alive=False))
+
+    # --- the binder ---------------------------------------------------------------------------------------------------
+
+    def start_binder(self) -> None:
+        """A run of it, which knows what the notes say, and asks the log for the rest."""
+        self._notes = Notes(self.folder / "notes.json", self.kernel.root)
+        self.handing = Handing(self.name, self._notes.open(), boot=boot_of(self.kernel.root))
+        self._orders = HandOrders(self.handing)
+        self.say(BINDER, inputs.SourceStarts(manages=True))
+        self.sync()
+        self.say(BINDER, *self._words(), inputs.PictureComplete(since=1))
+
+    def sync(self) -> None:
+        """It asks the log."""
+        assert self.handing is not None
+        assert self._orders is not None
+        state = self.cluster.state
+        head = state.head
+        as_of = position_of(head.sequence, 255)
+        assert self.handing.synced(
+            holds_of(state, self.name),
+            picture_of(state, self.name),
+            as_of=as_of,
+            era=head.era,
+            now_ms=self.cluster.now_ms,
+        )
+        self._orders.synced(open_orders(state, self.name, BINDER), as_of)
+
+    def kill_binder(self) -> None:
+        """It is gone, with all that it had in mind; its notes stay."""
+        assert self._notes is not None
+        self._notes.close()
+        self._notes = self.handing = self._orders = None
+
+    def hear(self, position: int, event: Event) -> None:
+        """Something is told of this host."""
+        if self.handing is None or self.is_cut_off or getattr(event, "host", self.name) != self.name:
+            return
+        assert self._orders is not None
+        at_ns = self.cluster.state.at_ns
+        now_ms, era = self.cluster.now_ms, self.cluster.state.head.era
+        self.handing.hear(position, event, at_ns=at_ns, era=era, now_ms=now_ms)
+        self._orders.hear(position, event, at_ns=at_ns)
+
+    def work(self) -> bool:
+        """Whatever is to be done and told now; whether there was anything."""
+        if self.handing is None:
+            return False
+        assert self._orders is not None
+        if not self.is_cut_off:
+            self.handing.contact(self.cluster.now_ms)
+        jobs = [*self.handing.jobs(self.cluster.now_ms), *self._orders.jobs(self.cluster.now_ms)]
+        for job in jobs:
+            self._write_notes()
+            outcome = act(self.machine, job, self._note, self.cluster.now_ms)
+            if self.handing is None:  # it was killed in the middle
+                return True
+            if hasattr(job, "number"):
+                self.handing.done(job.number, outcome, self.cluster.now_ms)
+            else:
+                self._orders.done(job, outcome)
+            if hasattr(job, "key"):
+                self._orders.taken_back(job.key, outcome)
+        self._write_notes()
+        words = [] if self.is_cut_off else self._words()
+        if words:
+            self.say(BINDER, *words)
+        return bool(jobs or words)
+
+    def _words(self) -> list[Observation]:
+        assert self.handing is not None
+        assert self._orders is not None
+        return [*self.handing.observations(), *self._orders.observations()]
+
+    def _note(self, befores: Sequence[Before]) -> None:
+        assert self.handing is not None
+        self.handing.noted(befores)
+        self._write_notes()
+
+    def _write_notes(self) -> None:
+        assert self._notes is not None
+        assert self.handing is not None
+        self._notes.write(self.handing.notes)
+
+    def set_boot(self, name: str) -> None:
+        """What the kernel says of which boot this is."""
+        path = self.kernel.root.proc / "sys/kernel/random/boot_id"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+
+    # --- the hypervisor -----------------------------------------------------------------------------------------------
+
+    def ask(self, op: str, uuid: str, *words: str, **more: Any) -> Said:
+        """What a hook hears at the door."""
+        assert self.handing is not None
+        asked = {"op": op, "hypervisor": self.hypervisor, "uuid": uuid, "devices": words, **more}
+
+        async def answered() -> Said:
+            assert self.handing is not None
+            door = Door(self.folder / "door", self.name, self.handing, asyncio.Condition(), lambda: None, timeout_s=0.3)
+            return await door._answer(msgspec.json.encode(asked))
+
+        return asyncio.run(answered())
+
+    def start(self, uuid: str, *words: str, name: str = "", hooked: bool = True) -> Said:
+        """Start a domain with these devices, if its hook lets it; without one (`hooked`), whatever the ledger says."""
+        said = self.ask("start", uuid, *words, name=name) if hooked else Said(ok=True)
+        if said.ok:
+            self.attach(uuid, *words, name=name)
+            self.cluster.settle()
+        return said
+
+    def attach(self, uuid: str, *words: str, name: str = "") -> None:
+        """The hypervisor gives a domain devices, and its poller sees it."""
+        pid, had = self._running.get(uuid, (next(self._pids), ()))
+        self._running[uuid] = (pid, (*had, *words))
+        for word in words:
+            self._open(word, pid)
+        key = DomainKey(f"{self.hypervisor}/{uuid}")
+        told = DomainDescription(key=key, name=name or f"vm-{uuid[-2:]}", domid=pid, state="running")
+        self.say("poller", inputs.DomainSeen(told), *(inputs.DeviceUsed(key, word, "attached") for word in words))
+
+    def configure(self, uuid: str, *words: str, name: str = "") -> None:
+        """A domain is defined, and claims devices; it does not run."""
+        key = DomainKey(f"{self.hypervisor}/{uuid}")
+        told = DomainDescription(key=key, name=name or f"vm-{uuid[-2:]}", state="halted")
+        self.say("poller", inputs.DomainSeen(told), *(inputs.DeviceUsed(key, word, "configured") for word in words))
+        self.cluster.settle()
+
+    def stop(self, uuid: str, *, hooked: bool = True) -> None:
+        """The domain ends, and lets go of everything."""
+        pid, words = self._running.pop(uuid)
+        self._close(words, pid)
+        key = DomainKey(f"{self.hypervisor}/{uuid}")
+        self.say("poller", *(inputs.DeviceUnused(key, word, "attached") for word in words), inputs.DomainGone(key))
+        if hooked and self.handing is not None:
+            self.ask("stop", uuid)
+        self.cluster.settle()
+
+    def let_go(self, uuid: str) -> None:
+        """The domain's process closes its functions, as its guest was asked to; the domain runs on."""
+        pid, _ = self._running.get(uuid, (0, ()))
+        if pid and (self.kernel.root.proc / str(pid)).exists():
+            self.kernel.pci.release(pid)
+
+    def _open(self, word: str, pid: int) -> None:
+        for key in self._meant(word):
+            if key.startswith("pci/"):
+                if self.kernel.driver(key[4:]) == "vfio-pci":
+                    self.kernel.pci.hold(key[4:], pid)
+            else:
+                for interface in self._interfaces(key):
+                    self.kernel.usb.claim(interface)
+
+    def _close(self, words: Sequence[str], pid: int) -> None:
+        if (self.kernel.root.proc / str(pid)).exists():
+            self.kernel.pci.release(pid)
+        for word in words:
+            for key in self._meant(word):
+                for interface in self._interfaces(key):
+                    if self.kernel.driver(interface) == "usbfs":
+                        self.kernel.usb.unclaim(interface)
+
+    def _meant(self, word: str) -> list[DeviceKey]:
+        assert self.handing is not None
+        door = Door(self.folder / "door", self.name, self.handing, asyncio.Condition(), lambda: None)
+        return list(door._keys(word))
+
+    def _interfaces(self, key: DeviceKey) -> list[str]:
+        found = self.kernel.picture()
+        return [
+            device.sysfs_path.rpartition("/")[2]
+            for each, device in found.items()
+            if each.startswith(f"{key}/") and device.kind == "usb_interface"
+        ]
+
+    # --- by hand ------------------------------------------------------------------------------------------------------
+
+    def bind_by_hand(self, key: DeviceKey, driver: str) -> None:
+        """Somebody binds a function to a driver past everybody."""
+        address = key.removeprefix("pci/")
+        self.kernel.pci.unbind(self.driver(key), address)
+        self.kernel.pci.write_device(address, "driver_override", driver)
+        self.kernel.pci.probe(address)
+        self.cluster.settle()
+
+    def protect(self, key: DeviceKey, why: str) -> None:
+        """The watcher has seen what the host needs a device for."""
+        self._protected[key] = (why,)
+        self.watch()
+
+    # --- looking ------------------------------------------------------------------------------------------------------
+
+    def view(self, key: DeviceKey) -> DeviceView:
+        """What people see of a device."""
+        return device_view(self.cluster.state, device_id(self.name, key))
+
+    def word(self, key: DeviceKey) -> str:
+        """`free`, `leased`, …, and how far it is handed over, if it is."""
+        view = self.view(key)
+        return f"{view.state} {view.binding.state}" if view.binding is not None else view.state
+
+    def driver(self, key: DeviceKey) -> str:
+        """What a function is bound to."""
+        return self.kernel.driver(key.removeprefix("pci/"))
+
+
+class Cluster(Ledger):
+    """A ledger that tells its hosts what has happened."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self.hosts: dict[str, Host] = {}
+        self.told: list[Event] = []
+        """All events ever."""
+        self.note(inputs.DeciderStarts("alloc", "start"))
+
+    @property
+    def now_ms(self) -> int:
+        """What the binders' clocks show."""
+        return (self.now_ns - START_NS) // 1_000_000
+
+    def add(self, name: str, *, hypervisor: str = "qemu", stub: str = "vfio-pci", managed: bool = True) -> Host:
+        """A host with all its agents, past its grace time."""
+        host = self.hosts[name] = Host(self, name, self.folder / name, hypervisor=hypervisor, stub=stub)
+        host.start_watching()
+        if managed:
+            host.start_binder()
+        self.advance(31)
+        return host
+
+    def commit(self) -> None:
+        """As a ledger does; and the hosts hear it."""
+        before = len(self.bodies)
+        super().commit()
+        if len(self.bodies) == before:
+            return
+        self.told += self.events
+        for index, event in enumerate(self.events):
+            for host in self.hosts.values():
+                host.hear(position_of(self.state.head.sequence, index), event)
+
+    def advance(self, seconds: float) -> None:
+        """Time passes, and everything that follows happens."""
+        self.now_ns += int(seconds * 1_000_000_000)
+        self.tick()
+        self.settle()
+
+    def settle(self) -> None:
+        """Let everybody do what is to be done, until nothing is."""
+        for _ in range(ROUNDS_MAX):
+            moved = [host.watch() | host.work() for host in self.hosts.values()]
+            if not any(moved):
+                return
+        raise AssertionError("it does not come to rest")
+
+    def restart_allocator(self) -> None:
+        """Another one takes over, from a snapshot."""
+        state = decode_state(encode_state(self.state))
+        self.sequencer = Sequencer(state, cluster="lab", writer="other")
+        self.note(inputs.DeciderStarts("other", "takeover"))
+        self.advance(31)
+
+    # --- asking -------------------------------------------------------------------------------------------------------
+
+    def ask(self, request: Request, principal: Principal = A) -> Answer:
+        """As it would come through the gate. Raises InvalidInputError."""
+        verb = type(request).__struct_config__.tag.partition(".")[0]  # type: ignore[union-attr]
+        return super().ask(codec.decode_request(verb, codec.encode(request)), principal)
+
+    def want(self, host: Host, *keys: str, principal: Principal = A, **fields: Any) -> Answer:
+        """Ask for devices of a host, by their keys or any other names."""
+        answer = self.ask(self.request(*keys, host=host.name, **fields), principal)
+        self.settle()
+        return answer
+
+    def take(self, host: Host, *keys: str, principal: Principal = A, **fields: Any) -> int:
+        """As `want`, where it must be granted and handed over: the lease."""
+        answer = self.want(host, *keys, principal=principal, **fields)
+        assert answer.outcome == "granted", answer.refusal
+        assert all(host.word(DeviceKey(key)) == "leased prepared" for key in keys), [
+            host.view(DeviceKey(key)) for key in keys
+        ]
+        return answer.lease
+
+    def give(self, lease: int, principal: Principal = A) -> Answer:
+        """Release a lease."""
+        answer = self.release(lease, principal)
+        self.settle()
+        return answer
+
+    def operate(self, host: Host, operation: str, key: str, driver: str = "") -> Answer:
+        """`nodedev detach`, `reattach`, `reset`."""
+        answer = self.ask(
+            inputs.OperateDeviceRequest(
+                request_id=self.new_id(),
+                issued_at_ns=self.now_ns,
+                device=key,
+                operation=operation,
+                host=host.name,
+                driver=driver,
+            ),  # fmt: skip
+            OPERATOR,
+        )
+        self.settle()
+        return answer
+
+    def order(self, host: Host, operation: str, key: str, driver: str = "") -> tuple[str, str]:
+        """As `operate`, where it must be ordered: what came of it, and why."""
+        answer = self.operate(host, operation, key, driver)
+        assert answer.outcome == "ordered", answer.refusal
+        view = order_view(self.state, answer.order)
+        return view.state, view.reason
+
+    def revoke(self, lease: int, *, force: bool = False) -> Answer:
+        """An operator takes a lease away."""
+        answer = self.ask(
+            inputs.RevokeRequest(
+                request_id=self.new_id(), issued_at_ns=self.now_ns, lease=lease, reason="needed", force=force
+            ),
+            OPERATOR,
+        )
+        self.settle()
+        return answer
+
+    def prepare(self, domain: str, principal: Principal = A, **fields: Any) -> Answer:
+        """All that a domain claims."""
+        answer = self.ask(
+            inputs.PrepareRequest(
+                request_id=self.new_id(),
+                issued_at_ns=self.now_ns,
+                domain=domain,
+                holder=inputs.Holder("vm"),
+                ttl_ms=600_000,
+                **fields,
+            ),  # fmt: skip
+            principal,
+        )
+        self.settle()
+        return answer
+
+    def reattach(self, domain: str, principal: Principal = A, **fields: Any) -> Answer:
+        """Give back all that a domain has leases of."""
+        answer = self.ask(
+            inputs.ReattachRequest(request_id=self.new_id(), issued_at_ns=self.now_ns, domain=domain, **fields),
+            principal,
+        )
+        self.settle()
+        return answer
+
+    def close(self) -> None:
+        """End the kernels."""
+        for host in self.hosts.values():
+            if host.handing is not None:
+                host.kill_binder()
+            host.kernel.close()
