@@ -1,10 +1,11 @@
 """A binder of an imitated machine in a process of its own, which kills itself where it is told to.
 
 `python -m tests.binder.running DATA MACHINE HOST DOOR WIRE [WHEN]`: `write-N` before, `wrote-N` after its N-th word to
-the kernel, `noted` when its notes say what it is about to do.
+the kernel.
 """
 
 import asyncio
+import itertools
 import os
 import signal
 import sys
@@ -27,15 +28,17 @@ class Deadly:
     def __init__(self, remote: Remote, when: str) -> None:
         self._remote = remote
         self._dies, _, number = when.partition("-")
-        self._left = int(number or 1)
+        self._number = int(number or 1)
+        self._words = itertools.count(1)
 
     def write(self, path: str, text: str) -> None:
         """As `Kernel.write`."""
-        self._left -= 1
-        if self._dies == "write" and self._left == 0:
+        # Several threads write.
+        is_last = next(self._words) == self._number
+        if self._dies == "write" and is_last:
             die()
         self._remote.write(path, text)
-        if self._dies == "wrote" and self._left == 0:
+        if self._dies == "wrote" and is_last:
             die()
 
 

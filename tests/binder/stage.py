@@ -74,6 +74,23 @@ class Stage:
         """Whether the log has that."""
         return await self.state(key) == "free"
 
+    async def has_ended(self, lease: int) -> bool:
+        """Whether the log has that."""
+        return f"L{lease}" in {row.lease for row in await self.client.leases(ended=True) if row.ended}
+
+    async def is_managed(self) -> bool:
+        """Whether the log counts on a binder, and has all that it told."""
+        (row,) = [row for row in await self.client.hosts() if row.host == HOST]
+        return row.mode == "managed" and not row.stale
+
+    async def is_cut_off(self) -> bool:
+        """Whether the binder says so."""
+        return (await self.asks(op="status"))["code"] == "cut_off"
+
+    async def vouches(self, key: str, token: int) -> bool:
+        """Whether the binder lets this token act."""
+        return bool((await self.asks(op="check", device=key, token=token))["ok"])
+
     async def asks(self, **question: Any) -> dict[str, Any]:
         """What the door says."""
         return await asyncio.to_thread(ask, self.door, question)
@@ -85,7 +102,8 @@ def ask(door: Path, question: dict[str, Any]) -> dict[str, Any]:
         asking.settimeout(WAIT_S)
         asking.connect(str(door))
         asking.sendall(json.dumps(question).encode() + b"\n")
-        answer: dict[str, Any] = json.loads(asking.makefile().readline())
+        with asking.makefile() as answered:
+            answer: dict[str, Any] = json.loads(answered.readline())
         return answer
 
 

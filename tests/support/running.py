@@ -22,14 +22,14 @@ HOST = "testhost"
 class RunningUp:
     """One `leasehold up`, from its start to its end."""
 
-    def __init__(self, data: Path, *arguments: str, host: str = HOST) -> None:
-        """Starts it, and returns when it says that it is ready."""
+    def __init__(self, data: Path, *arguments: str, host: str = HOST, module: str = "leasehold") -> None:
+        """Starts it, and returns when it says that it is ready. `module`: what runs it."""
         self.data = data
         self.shown: list[str] = []
         self._ready = threading.Event()
         self._tick = threading.Event()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "leasehold", "up", "--data", str(data), "--host", host, *arguments],
+            [sys.executable, "-m", module, "up", "--data", str(data), "--host", host, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -67,7 +67,7 @@ class RunningUp:
             except (OSError, ValueError):
                 continue
             if parent == self.process.pid:
-                role = words[3] if "leasehold.services.processes" in words else Path(words[0]).name
+                role = words[3] if "-m" in words else Path(words[0]).name
                 found[role] = int(folder.name)
         return found
 
@@ -104,9 +104,9 @@ class RunningUp:
 
 
 @contextmanager
-def running_up(data: Path, *arguments: str, host: str = HOST) -> Iterator[RunningUp]:
+def running_up(data: Path, *arguments: str, host: str = HOST, module: str = "leasehold") -> Iterator[RunningUp]:
     """A running `up` that is ended in the end, with nothing left over."""
-    up = RunningUp(data, *arguments, host=host)
+    up = RunningUp(data, *arguments, host=host, module=module)
     try:
         yield up
     finally:
