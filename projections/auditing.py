@@ -88,7 +88,7 @@ class Audit:
         """How many events answered a request."""
         self.hostdevs = HostdevAudit(self._held_by)
         self.orders = OrderAudit(self._holding, self._carriers)
-        self._domains = DomainAudit()
+        self._domains = DomainAudit(self.hostdevs.is_dead)
         self._ties: dict[DeviceId, _Ties] = {}
         self._leases: dict[int, _Lease] = {}
         self._holds: dict[DeviceId, _Hold] = {}

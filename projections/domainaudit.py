@@ -11,7 +11,7 @@
 Written apart from `bonds` and `domains`, so that a mistake there is not made here, too.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
@@ -99,7 +99,9 @@ class DomainAudit:
     )
     """What has to be looked at; the others say nothing of domains."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_dead: Callable[[HostName], bool]) -> None:
+        """`is_dead` tells whether a host is off, so that nothing has a device of it, whatever was told before."""
+        self._is_dead = is_dead
         self._hosts: dict[str, _Host] = {}
         self._bonds: dict[int, _Bond] = {}
         self._leases: dict[str, dict[int, None]] = {}
@@ -122,7 +124,8 @@ class DomainAudit:
             case event_types.LeaseOutlived():
                 wrong = self._outlive(at_ns, given, event, grace_until_ns)
             case event_types.DeviceFreed() if event.request is None:
-                wrong = self._attached((event.device,))
+                is_off = self._is_dead(split_device_id(event.device)[0])
+                wrong = self._attached(() if is_off else (event.device,))
             case event_types.LedgerRestored():
                 for each in self._hosts.values():
                     each.doubted = dict.fromkeys(each.doubted, True)

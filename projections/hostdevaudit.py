@@ -39,13 +39,30 @@ class HeldBy(msgspec.Struct, frozen=True, gc=False):
     has_ended: bool
 
 
+class _Agent(msgspec.Struct):
+    """One that has begun to speak, and has not reported yet."""
+
+    is_relied_on: bool = False
+    has_reported: bool = False
+    """All that it had to, since it last had to."""
+
+
 class _Host(msgspec.Struct):
-    """Of a host: who acts there, and which of its agents are not heard."""
+    """Of a host: who acts there, and who speaks."""
 
     is_managed: bool = False
     is_dead: bool = False
-    silent: dict[str, bool] = {}
-    """By agent."""
+    agents: dict[str, _Agent] = {}
+
+    def doubt(self) -> None:
+        """All have to report anew."""
+        self.agents = {agent: _Agent() for agent in self.agents}
+
+    def has_reported(self) -> bool:
+        """Whether the binder has, or where there is none, who tells of devices."""
+        if BINDER in self.agents:
+            return self.agents[BINDER].has_reported
+        return any(each.has_reported for agent, each in self.agents.items() if agent not in _TELL_NO_DEVICES)
 
 
 class HostdevAudit:
@@ -61,6 +78,7 @@ class HostdevAudit:
             event_types.ReportRequested,
             event_types.PictureCompleted,
             event_types.AgentRetired,
+            event_types.LedgerRestored,
             event_types.LeaseGranted,
             event_types.DeviceFreed,
             hostdev_events.DevicePrepared,
@@ -123,28 +141,28 @@ class HostdevAudit:
     # --- hosts ------------------------------------------------------------------------------------------------------
 
     def _of_host(self, event: Event) -> None:
+        if isinstance(event, event_types.LedgerRestored):
+            for each in self._hosts.values():
+                each.doubt()
+            return
         host = self._hosts.setdefault(getattr(event, "host"), _Host())  # noqa: B009
         match event:
             case event_types.HostRegistered():
                 host.is_managed = event.mode == "managed"
-            case event_types.HostWentStale() | event_types.SourceStopped():
-                host.silent[event.agent] = True
-            case event_types.AgentRetired():
-                host.silent.pop(event.agent, None)
-                host.is_managed = host.is_managed and event.agent != BINDER
-                # Who tells of its devices decides then, also if he has already.
-                told = any(not silent for agent, silent in host.silent.items() if agent not in _TELL_NO_DEVICES)
-                host.is_dead = host.is_dead and (BINDER in host.silent or not told)
-            case event_types.SourceStarted() | event_types.ReportRequested():
+            case event_types.SourceStarted() | event_types.SourceStopped() | event_types.ReportRequested():
                 # It may fall silent before it has told all, and that is told of nobody: it is not relied on.
-                host.silent[event.agent] = True
-            case event_types.HostCameBack():
-                host.silent[event.agent] = False
+                host.agents[event.agent] = _Agent()
+            case event_types.HostWentStale() | event_types.HostCameBack():
+                host.agents[event.agent].is_relied_on = isinstance(event, event_types.HostCameBack)
+            case event_types.AgentRetired():
+                host.agents.pop(event.agent, None)
+                # Without a binder nobody hands over there any more: who looks is believed.
+                host.is_managed = host.is_managed and event.agent != BINDER
+                host.is_dead = host.is_dead and not host.has_reported()
             case event_types.PictureCompleted():
-                host.silent[event.agent] = False
+                host.agents[event.agent] = _Agent(is_relied_on=True, has_reported=True)
                 # Who acts there has looked at all that he had done; where nobody does, it is seen who uses what.
-                is_its = event.agent == BINDER if host.is_managed else event.agent not in _TELL_NO_DEVICES
-                host.is_dead = host.is_dead and not is_its
+                host.is_dead = host.is_dead and not host.has_reported()
 
     def _declare_dead(self, given: Input, event: hostdev_events.HostDeclaredDead) -> str:
         request = given.request if isinstance(given, Asked) else None
@@ -153,9 +171,10 @@ class HostdevAudit:
         host = self._hosts.get(event.host)
         if host is None:
             return f"{event.host} is declared dead, but is not known"
-        heard = [agent for agent, is_silent in host.silent.items() if not is_silent]
+        heard = [agent for agent, each in host.agents.items() if each.is_relied_on]
         if heard:
             return f"{event.host} is declared dead, but its {heard[0]} is heard"
+        host.doubt()
         host.is_dead = True
         return ""
 
