@@ -13,6 +13,7 @@ from leasehold.events.identities import DeviceKey
 from leasehold.projections.handover import Before, Seen
 from leasehold.services.binder.steps import Steps
 from leasehold.services.binder.xen import domains_with
+from leasehold.services.watcher.hardware import find_hardware
 from leasehold.services.watcher.places import Place, Places, find_places
 from leasehold.services.watcher.sysfs import HostRoot, link_name, list_names, read_text, to_int
 from leasehold.services.watcher.usage import find_users
@@ -75,6 +76,10 @@ def is_vfio(driver: str) -> bool:
 
 def find_spot(root: HostRoot, key: DeviceKey) -> Spot | None:
     """What is at a key; `None`: nothing."""
+    for kind, name, path, each in find_hardware(root):
+        if each == key:
+            return spot_at(Place(kind, key, path, name, "", "pci" if kind == "pci" else "usb", path))
+    # What is no hardware itself is found by all that there is.
     place = next((each for each in find_places(root).values() if each.key == key), None)
     return None if place is None else spot_at(place)
 

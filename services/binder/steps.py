@@ -40,8 +40,9 @@ def run_tool(words: Sequence[str]) -> str:
     """
     try:
         done = subprocess.run(
-            list(words), capture_output=True, timeout=TOOL_S, stdin=subprocess.DEVNULL, check=True, text=True
-        )
+            list(words), capture_output=True, timeout=TOOL_S, stdin=subprocess.DEVNULL, check=True,
+            encoding="utf-8", errors="replace",
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise OSError(errno.ETIMEDOUT, f"{words[0]} took longer than {TOOL_S:g} s") from None
     except subprocess.CalledProcessError as error:
@@ -177,8 +178,8 @@ class Steps:
         def do() -> None:
             try:
                 work()
-            except OSError as error:
-                refused.append(error)
+            except Exception as error:  # noqa: BLE001 - what went wrong, however, was not done
+                refused.append(error if isinstance(error, OSError) else OSError(errno.EIO, str(error)))
             finally:
                 self._hanging.end(device)
                 is_done.set()
