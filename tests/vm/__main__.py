@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.vm import described, functions, handed, hotplug, identity, image, losses, networks, playing
+from tests.vm.binding import unmanaged
 from tests.vm.figures import Figures
 from tests.vm.guest import booted
 from tests.vm.playing import Scenario
@@ -31,6 +32,8 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "restart": losses.restart,
     "kernel": losses.kernel_as_source,
     "overflow": losses.overflow,
+}
+MANAGED: Final[dict[str, Scenario]] = {
     "handed": handed.handed_over,
     "operated": handed.operated,
     "functions": handed.ordered_functions,
@@ -38,6 +41,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "killed": handed.killed,
     "drift": handed.drift,
 }
+"""With a binder, which goes on running from one to the next."""
 
 
 async def _play(parts: image.Parts, names: list[str], figures: Figures) -> list[str]:
@@ -52,11 +56,14 @@ async def _play(parts: image.Parts, names: list[str], figures: Figures) -> list[
             await hotplug.prepare(stage)
             await around.start_watcher()
             print(f"its watcher has reported after {time.monotonic() - begun:.1f} s", flush=True)
-            return [
-                name
-                for name in names
-                if not await playing.shown(name, SCENARIOS[name], stage, "watcher", around.recover)
-            ]
+            return [name for name in names if not await _shown(stage, name)]
+
+
+async def _shown(stage: Stage, name: str) -> bool:
+    if name in MANAGED:
+        return await playing.shown(name, MANAGED[name], stage, "binder", stage.watched.recover)
+    await unmanaged(stage)
+    return await playing.shown(name, SCENARIOS[name], stage, "watcher", stage.watched.recover)
 
 
 def _told(figures: Figures) -> list[str]:
@@ -64,4 +71,4 @@ def _told(figures: Figures) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(playing.main(SCENARIOS, image.parts, _play, _told))
+    sys.exit(playing.main({**SCENARIOS, **MANAGED}, image.parts, _play, _told))

@@ -15,6 +15,7 @@ CREATOR: Final = "creator"
 PCI: Final = "/sys/bus/pci/devices"
 TRACING: Final = "/sys/kernel/tracing"
 _DYING: Final = "/mnt/repo/tests/vm/dying.py"
+_DIES: Final = "/run/leasehold/dies"
 _WAIT_S: Final = 120.0
 _PROBES: Final = {"reset": "__pci_reset_function_locked", "flr": "pcie_flr"}
 """By the name that it has in the trace: functions through which the kernel goes when it resets a PCI function."""
@@ -38,12 +39,20 @@ class Binding:
 
     # --- the binder ---------------------------------------------------------------------------------------------------
 
-    async def start(self, *words: str, dies_before: str = "") -> None:
-        """Start it, and wait until the log hears it. `dies_before`: of a file of sysfs, see `tests.vm.dying`."""
+    async def start(self, *words: str) -> None:
+        """Start it, and wait until the log hears it."""
+        await self.dies_before("")
         since = len(self.watched.heard)
-        program = {"program": (_DYING, dies_before)} if dies_before else {}
-        await self.watched.start_agent(BINDER, *words, **program)
+        await self.watched.start_agent(BINDER, *words, program=(_DYING, _DIES))
         await self._heard(BINDER, since)
+
+    async def dies_before(self, name: str) -> None:
+        """Have it kill itself before it writes to a file of sysfs whose path ends so; empty: not."""
+        await self.guest.ask("write", path=_DIES, text=name)
+
+    async def runs(self) -> bool:
+        """Whether it was started, and not ended."""
+        return BINDER in (await self.guest.ask("running"))["names"]
 
     async def start_creator(self) -> None:
         """Start the creator, and wait until the log hears it."""
@@ -67,12 +76,11 @@ class Binding:
         code = (await self.guest.ask("wait", name=BINDER, timeout_s=100))["code"]
         assert code == -9, f"the binder ended with code {code}:\n{await self.watched.log(BINDER)}"
 
-    async def retire(self, *agents: str) -> None:
-        """End agents for good: nobody binds, or makes, anything on this host any more."""
-        for agent in agents:
-            await self.watched.end_agent(agent)
-            done = await self.watched.cli("retire", HOST, agent, "--reason", "the scenario is over")
-            assert done.code == 0, done.out + done.err
+    async def retire(self) -> None:
+        """End it for good: nobody binds anything on this host any more."""
+        await self.watched.end_agent(BINDER)
+        done = await self.watched.cli("retire", HOST, BINDER, "--reason", "the scenarios are over")
+        assert done.code == 0, done.out + done.err
 
     # --- who has what -------------------------------------------------------------------------------------------------
 
@@ -168,10 +176,25 @@ class Binding:
 
 @asynccontextmanager
 async def managed(stage: Stage, *words: str, creator: bool = False) -> AsyncIterator[Binding]:
-    """While the guest is a managed host. `words`: what its binder is told; `creator`: one of these runs, too."""
+    """The guest as a managed host. Its binder goes on running behind this, see `unmanaged`.
+
+    Args:
+        stage: with the guest.
+        words: what its binder is told.
+        creator: whether one of these runs meanwhile, too.
+    """
     binding = Binding(stage)
-    await binding.start(*words)
+    if not await binding.runs():
+        await binding.start(*words)
     if creator:
         await binding.start_creator()
     yield binding
-    await binding.retire(*((CREATOR,) if creator else ()), BINDER)
+    if creator:
+        await stage.watched.end_agent(CREATOR)
+
+
+async def unmanaged(stage: Stage) -> None:
+    """Let the guest be a host that is only watched, as it was before any scenario with a binder."""
+    binding = Binding(stage)
+    if await binding.runs():
+        await binding.retire()

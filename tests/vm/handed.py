@@ -1,8 +1,6 @@
 """Scenarios: devices of a real kernel that are handed over by a lease, and taken back behind its end."""
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Final
 
 from leasehold.events.event_types import DeviceFreed, DeviceMissing
@@ -189,48 +187,36 @@ async def stick(stage: Stage) -> None:
 
 async def killed(stage: Stage) -> None:
     """A binder that is killed in the middle of handing over, or of taking back, ends right when it runs again."""
-    watched = stage.watched
     await plug_card(stage)
-    for moment in ("driver/unbind", "drivers_probe", "reset"):
-        async with _dying(stage, moment) as binding:
-            since = len(watched.heard)
+    async with managed(stage) as binding:
+        # Without any driver, and on the stub and not reset; then the other way.
+        for to, back in (("drivers_probe", "driver/unbind"), ("reset", "e1000e/bind")):
+            since = len(stage.watched.heard)
+            await binding.dies_before(to)
             held = await binding.grant(CARD_KEY)
-            await binding.until_killed()
-            found = await binding.driver(CARD_AT)
+            found = await _killed(binding)
             assert not binding.of(CARD_KEY, DevicePrepared, PrepareFailed, since=since)
             await binding.start()
             await binding.told(DevicePrepared, CARD_KEY, since=since)
             assert await binding.driver(CARD_AT) == "vfio-pci"
+            stage.show(f"killed before `{to}` of handing over ({found}): it was handed over")
+            await binding.dies_before(back)
             await binding.release(held)
-            await binding.given_back(CARD_KEY, since=since)
-            await binding.is_as_before(CARD_AT, "e1000e")
-            stage.show(f"killed before `{moment}` of handing over (driver {found or 'none'}): handed over, and back")
-    for moment in ("reset", "driver/unbind", "drivers_probe"):
-        async with managed(stage) as binding:
-            held = await binding.lease(CARD_KEY)
-            await watched.end_agent("binder")
-            await binding.start(dies_before=moment)
-            since = len(watched.heard)
-            await binding.release(held)
-            await binding.until_killed()
-            found = await binding.driver(CARD_AT)
+            found = await _killed(binding)
             assert not binding.of(CARD_KEY, DeviceGivenBack, DeviceFreed, since=since)
             refused = await binding.refused_lease(CARD_KEY)
             await binding.start()
             await binding.given_back(CARD_KEY, since=since)
             await binding.is_as_before(CARD_AT, "e1000e")
-            stage.show(f"killed before `{moment}` of taking back (driver {found or 'none'}): {refused}; then it came")
+            stage.show(f"killed before `{back}` of taking back ({found}): {refused}; then it was back")
     await settled(stage)
     await unplug_card(stage)
 
 
-@asynccontextmanager
-async def _dying(stage: Stage, moment: str) -> AsyncIterator[Binding]:
-    """A binder that will kill itself; another must run in the end."""
-    binding = Binding(stage)
-    await binding.start(dies_before=moment)
-    yield binding
-    await binding.retire("binder")
+async def _killed(binding: Binding) -> str:
+    """Until it has killed itself; what the card is bound to then."""
+    await binding.until_killed()
+    return f"bound to {await binding.driver(CARD_AT) or 'nothing'}"
 
 
 async def drift(stage: Stage) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.vm import playing
+from tests.vm.binding import BINDER, unmanaged
 from tests.vm.figures import Figures
 from tests.vm.image import Parts
 from tests.vm.playing import Scenario
@@ -25,9 +26,12 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "refused": domains.refused,
     "crashes": domains.crashes,
     "away": domains.away,
+}
+MANAGED: Final[dict[str, Scenario]] = {
     "handed": handed.handed_over,
     "owner-key": handed.owner_key,
 }
+"""With a binder, which goes on running from one to the next."""
 
 
 async def _play(parts: Parts, names: list[str], figures: Figures) -> list[str]:
@@ -38,14 +42,18 @@ async def _play(parts: Parts, names: list[str], figures: Figures) -> list[str]:
             print(f"Xen and dom0 have booted in {guest.booted_s:.1f} s", flush=True)
             stage = Stage(guest, around, figures)
             await domains.prepare(stage)
+            return [name for name in names if not await _shown(stage, name)]
 
-            async def recover() -> None:
-                await domains.recover(stage)
 
-            return [
-                name for name in names if not await playing.shown(name, SCENARIOS[name], stage, domains.POLLER, recover)
-            ]
+async def _shown(stage: Stage, name: str) -> bool:
+    async def recover() -> None:
+        await domains.recover(stage)
+
+    if name in MANAGED:
+        return await playing.shown(name, MANAGED[name], stage, BINDER, recover)
+    await unmanaged(stage)
+    return await playing.shown(name, SCENARIOS[name], stage, domains.POLLER, recover)
 
 
 if __name__ == "__main__":
-    sys.exit(playing.main(SCENARIOS, image.parts, _play))
+    sys.exit(playing.main({**SCENARIOS, **MANAGED}, image.parts, _play))

@@ -22,6 +22,7 @@ from leasehold.events.views import DomainView
 from leasehold.services.cli.common import EXIT_REFUSED
 from leasehold.services.poller import xltext
 from leasehold.services.poller.libxl import BACKENDS
+from tests.vm.binding import BINDER
 from tests.vm.stage import Stage
 from tests.vm.watched import HOST, Heard
 from tests.xen.guest import CARDS
@@ -319,6 +320,11 @@ async def recover(stage: Stage) -> None:
     for row in (await xl.rows()).values():
         if row.domid:
             await xl.run("destroy", str(row.domid))
-    if POLLER in (await stage.guest.ask("running"))["names"]:
-        await stage.guest.ask("end", name=POLLER)
+    running = (await stage.guest.ask("running"))["names"]
+    for name in (POLLER, BINDER):
+        if name in running:
+            await stage.guest.ask("end", name=name)
+    await stage.watched.let_go()
+    for card in CARDS:
+        await xl.run("pci-assignable-add", card)
     await begin(stage)
