@@ -153,7 +153,8 @@ class HostdevAudit:
                 # It may fall silent before it has told all, and that is told of nobody: it is not relied on.
                 host.agents[event.agent] = _Agent()
             case event_types.HostWentStale() | event_types.HostCameBack():
-                host.agents[event.agent].is_relied_on = isinstance(event, event_types.HostCameBack)
+                agent = host.agents.setdefault(event.agent, _Agent())
+                agent.is_relied_on = isinstance(event, event_types.HostCameBack)
             case event_types.AgentRetired():
                 host.agents.pop(event.agent, None)
                 # Without a binder nobody hands over there any more: who looks is believed.

@@ -73,7 +73,7 @@ class SimFeed:
     def add(self, sequence: int, body: bytes, now_ns: int) -> None:
         """The next record."""
         record = codec.decode_record(body, sequence)
-        position = position_of(sequence, 0)
+        position: int = position_of(sequence, 0)
         for step in record.steps:
             for event in step.events:
                 hosts = self._hosts_of(position, event)

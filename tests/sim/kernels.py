@@ -80,6 +80,11 @@ class SimKernel:
         self.host.users.clear()
         self.detached.clear()
 
+    def break_down(self) -> None:
+        """The host's own drivers do not take back what is handed over, for a while."""
+        until_ns = self.sim.now_ns + self.sim.binder_rng.choice((20, 60)) * SECOND
+        self.broken_until_ns.update(dict.fromkeys(self.handed, until_ns))
+
     def settle(self) -> None:
         """From now on it does what it is told."""
         self._settled = True

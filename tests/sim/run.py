@@ -11,11 +11,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from unittest.mock import patch
 
-from leasehold.events import limits
+from leasehold.events import codec, limits
 from leasehold.events.answers import Answer
 from leasehold.events.identities import DeviceId, DeviceKey, HostName, RequestKey, split_device_id
 from leasehold.events.inputs import POLLER, HostHeard, Observed, Request
 from leasehold.projections import evolve, leading
+from leasehold.projections.auditing import Audit
 from leasehold.projections.fencing import check_token
 from leasehold.projections.replay import Replay
 from leasehold.projections.snapshots import encode_state
@@ -353,9 +354,9 @@ class Simulation:
         _, shown = self.rng.choice(held)
         device = self.rng.choice(shown.devices)
         token = shown.token + self.rng.choice((0, 0, 0, 1, -256))
-        binder = self.binder_of(device)
-        if binder is not None:
-            binder.check_token(split_device_id(DeviceId(device))[1], token)
+        door = self.binder_of(device)
+        if door is not None:
+            door.check_token(split_device_id(DeviceId(device))[1], token)
         if check_token(self.reader, DeviceId(device), token) is None and not self.oracle.may_act(device, token):
             raise ViolationError(f"token: {token} was let in to {device}")
 
@@ -440,11 +441,12 @@ class Simulation:
         for host in self.hosts:
             if picture_of(self.reader, host.name) != host.picture():
                 raise ViolationError(f"intake: what the log knows of {host.name} is not how it is")
-        replay = Replay()
+        replay, audit = Replay(), Audit()
         for sequence, body in enumerate(self.log.bodies, 1):
             difference = replay.step(sequence, body)
             if difference is not None:
                 raise ViolationError(f"replay: {difference}")
+            audit.step(sequence, codec.decode_record(body, sequence))
         restoring.check_part(self)
         check_orders(self)
         self._check_answers()

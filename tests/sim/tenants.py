@@ -50,13 +50,16 @@ class SimTenant(SimHolder):
         """Have all that a domain claims handed over, or all that it has taken back."""
         rng = self.sim.binder_rng
         host, uuid, bus = rng.choice(self.sim.hosts), rng.choice(UUIDS), rng.choice(("", "", "pci", "usb"))
-        common = {"request_id": self._id(), "issued_at_ns": self.sim.now_ns + self.skew_ns, "bus": bus}
+        request_id, asked_ns = self._id(), self.sim.now_ns + self.skew_ns
         if rng.random() < 0.3:
-            self._send(inputs.ReattachRequest(domain=uuid, host=rng.choice(("", host.name)), **common))
+            where = rng.choice(("", host.name))
+            self._send(
+                inputs.ReattachRequest(request_id=request_id, issued_at_ns=asked_ns, domain=uuid, host=where, bus=bus)
+            )
             return
         request = inputs.PrepareRequest(
-            domain=uuid, holder=Holder(self.name), ttl_ms=rng.choice(self.ttls_ms), host=host.name,
-            gone_ms=rng.choice((0, 5_000)), keep=rng.random() < 0.15, **common,
+            request_id=request_id, issued_at_ns=asked_ns, domain=uuid, holder=Holder(self.name), host=host.name,
+            bus=bus, ttl_ms=rng.choice(self.ttls_ms), gone_ms=rng.choice((0, 5_000)), keep=rng.random() < 0.15,
         )  # fmt: skip
         operation = Operation("acquire", (), self.sim.now_ns, ttl_ns=counted_ns(request.ttl_ms))
         self.sim.history.append(operation)

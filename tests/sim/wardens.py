@@ -9,11 +9,13 @@ from leasehold.events import inputs
 from leasehold.events.hostdevs import OPERATIONS
 from leasehold.events.identities import DeviceId, HostName, split_device_id
 from leasehold.events.inputs import HostHeard
+from tests.sim.binders import SimBinder
 from tests.sim.holders import SimHolder
 from tests.sim.world import SECOND
 
 if TYPE_CHECKING:
     from tests.sim.run import Simulation
+    from tests.sim.watchers import SimWatcher
 
 
 @dataclass
@@ -23,9 +25,9 @@ class SimWarden(SimHolder):
     def act(self) -> None:
         """One of these, now and then."""
         rng = self.sim.binder_rng
-        off = [name for name in self.sim.off_until_ns if self.sim.is_off(name)]
-        if off and rng.random() < 0.2:
-            self._declare_dead(rng.choice(off))
+        lost = [host.name for host in self.sim.hosts if _is_out_of_touch(self.sim, host.name)]
+        if lost and rng.random() < 0.4:
+            self._give_up(rng.choice(lost))
             return
         match rng.choice(("nothing",) * 40 + ("revoke", "revoke", "dead", "operate", "operate", "confirm")):
             case "revoke":
@@ -37,9 +39,20 @@ class SimWarden(SimHolder):
             case "confirm":
                 self._confirm()
 
-    def _revoke(self) -> None:
+    def _give_up(self, host: HostName) -> None:
+        """Of a host that is not heard: what it has is to be had again, or it is off for good."""
+        if self.sim.binder_rng.random() < 0.5:
+            self._revoke(host)
+        else:
+            self._declare_dead(host)
+
+    def _revoke(self, host: str = "") -> None:
         rng = self.sim.binder_rng
-        living = [lease for lease, row in self.sim.oracle.leases.items() if not row.ended]
+        living = [
+            lease
+            for lease, row in self.sim.oracle.leases.items()
+            if not row.ended and any(device.startswith(host) for device in row.devices)
+        ]
         if living:
             lease, force = rng.choice(living), rng.random() < 0.3
             self._send(
@@ -105,7 +118,7 @@ def disturb_hosts(sim: Simulation) -> None:
             binder.cut_off_until_ns = sim.now_ns + rng.randrange(1, 60) * SECOND
         if rng.random() < sim.faults.host_lost and not sim.creators:
             _turn_off(sim, binder.host.name, rng.choice((3, 15, 40, 60)))
-        elif rng.random() < sim.faults.host_lost / 2:
+        elif rng.random() < sim.faults.host_lost:
             _cut_off(sim, binder.host.name, rng.choice((15, 40, 60)))
     for host, row in sim.reader.hosts.items():
         if _is_out_of_touch(sim, host) and rng.random() < 0.2:
@@ -129,9 +142,12 @@ def _turn_off(sim: Simulation, host: HostName, seconds: int) -> None:
 def _cut_off(sim: Simulation, host: HostName, seconds: int) -> None:
     """All of its agents at once: it looks as if it were off, but its domains run on."""
     until_ns = sim.now_ns + seconds * SECOND
-    for agent in (*sim.watchers, *sim.binders):
+    agents: list[SimWatcher | SimBinder] = [*sim.watchers, *sim.binders]
+    for agent in agents:
         if agent.host.name == host:
             agent.cut_off_until_ns = until_ns
+            if isinstance(agent, SimBinder) and sim.binder_rng.random() < 0.5:
+                agent.kernel.break_down()
     for poller in sim.pollers:
         if poller.hypervisor.host.name == host:
             poller.cut_off_until_ns = until_ns
