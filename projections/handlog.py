@@ -140,8 +140,11 @@ class HandLog:
                     self.returned.add(device.key)
             case DeviceMissing(key=key):
                 self.picture.pop(key, None)
-            case AgentRetired() | HostDeclaredDead():
+            case AgentRetired():
                 self.wants_sync = True
+            case HostDeclaredDead(host=host) if host == self._host:
+                # What ended was freed without us: nothing is done before it is known how things stand.
+                self.is_synced = False
 
     def _grant(self, position: int, event: LeaseGranted, at_ns: int) -> None:
         ours = [key for host, key in map(split_device_id, event.devices) if host == self._host]

@@ -46,7 +46,7 @@ class Telling:
         holds = [hold for hold in self._log.holds.values() if hold.domain == uuid and hold.token]
         stay = {hold.lease for hold in holds if hold.keep or (keys is not None and hold.key not in keys)}
         ended = {hold.lease for hold in holds} - stay
-        for lease in ended - self._let_go.keys():
+        for lease in sorted(ended - self._let_go.keys()):
             self._let_go[lease] = LetGo(lease)
             self._untold.add(lease)
         return sorted(ended)

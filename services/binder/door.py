@@ -21,6 +21,7 @@ import msgspec
 
 from leasehold.events import limits
 from leasehold.events.errors import InvalidInputError, StorageError
+from leasehold.events.hostdevs import Hold
 from leasehold.events.identities import DeviceKey, HostName, parse_uuid
 from leasehold.events.position import lease_id_text
 from leasehold.events.refusals import Refusal, RefusalCode
@@ -228,12 +229,11 @@ class Door:
         handing, now_ms = self._handing, _now_ms()
         held = []
         for note in handing.notes:
-            hold = handing.log.holds.get(note.key)
-            is_living = hold is not None and bool(hold.token)
-            if hold is None or not (is_living or note.step):
+            hold = handing.log.holds.get(note.key) or Hold(key=note.key, floor=0)
+            if not (hold.token or note.step):
                 continue
             state = "giving_back"
-            if is_living:
+            if hold.token:
                 state = "prepared" if handing.is_ready(note.key) else "preparing"
             driver = note.prepared.driver if note.prepared is not None else ""
             lease = lease_id_text(hold.lease or note.lease)

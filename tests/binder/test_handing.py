@@ -5,7 +5,9 @@ import pytest
 
 from leasehold.events import limits
 from leasehold.events.event_types import DeviceMissing, DeviceReappeared, LeaseReleased, LedgerRestored
+from leasehold.events.hostdev_events import HostDeclaredDead
 from leasehold.events.hostdevs import Hold
+from leasehold.events.identities import DeviceKey
 from leasehold.events.inputs import GivenBack, LetGo, NotPrepared, Prepared, Stuck
 from leasehold.events.position import token_of
 from leasehold.projections.handing import AGAIN_MS, OVERDUE_MS
@@ -344,8 +346,8 @@ def test_a_log_that_lost_what_was_acted_on(course: Course) -> None:
 def test_what_the_host_itself_needs(course: Course, forced: bool) -> None:
     """Whatever the log says, it is not taken from the host unless the lease was forced; parts of it count."""
     child = describe(NIC, protections=("carries the default route",))
-    key = f"{NIC}/net/0"
-    course.fold.picture[key] = course.picture[key] = msgspec.structs.replace(child, key=key, kind="net")  # type: ignore[index]
+    key = DeviceKey(f"{NIC}/net/0")
+    course.fold.picture[key] = msgspec.structs.replace(child, key=key, kind="net")
     assert course.sync()
     course.grant(NIC, forced=forced)
     assert kinds(course.jobs()) == ["Prepare"] * forced
@@ -453,3 +455,13 @@ def test_remains_of_a_lease_that_was_freed_by_hand(course: Course) -> None:
     told = course.hears_us()
     assert NotPrepared in {type(word) for word in told} | {type(word) for word in course.told}
     assert course.fold.holds[NIC].lease == lease
+
+
+def test_a_host_that_was_declared_dead(course: Course) -> None:
+    """Who hears that of himself does nothing new before he has asked the log again."""
+    course.grant(NIC)
+    course.happens(HostDeclaredDead(request=REF, host=HOST, reason="it burns"))
+    assert course.jobs() == []
+    assert course.handing.is_cut_off(course.now_ms)
+    assert course.sync()
+    assert kinds([course.job()]) == ["Prepare"]
