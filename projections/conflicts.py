@@ -20,7 +20,7 @@ A functional child (NIC, disk, HBA) stands for its physical parent before any of
 """
 
 from collections.abc import Callable, Iterator
-from itertools import chain, islice
+from itertools import islice
 from typing import Final
 
 from leasehold.events import limits
@@ -197,6 +197,16 @@ class _Kept:
             yield each
 
 
+def _tied(state: State, device: DeviceId, around: Around) -> Iterator[tuple[str, DeviceId]]:
+    """What is tied to `device`, or to what carries it, as far as it stands in the way; and by which rule."""
+    for tie in ties.ties_of(state, device):
+        for _, other in around.burdened(device, tie):
+            yield tie[0], other
+    description = state.devices[device].description
+    if description.physical_function or description.kind == "usb_device":
+        yield from _carriers_mates(state, device, around)
+
+
 def _carriers_mates(state: State, device: DeviceId, around: Around) -> Iterator[tuple[str, DeviceId]]:
     """The leased mates of what carries `device` (its physical function, its USB controller), and what ties them: what
     is carried by a member cannot be had while another member is handed out.
@@ -212,14 +222,20 @@ def _carriers_mates(state: State, device: DeviceId, around: Around) -> Iterator[
 Related = Callable[[State, DeviceId], Iterator[DeviceId]]
 
 
-def _relations() -> tuple[tuple[str, Related, Related], ...]:
-    """Rule, what is above, what is below: of these no two are had apart, not even by one holder in two leases."""
-    return (
-        ("physical_function", physical_function_of, virtual_functions_of),
-        ("usb_tree", usb_above, usb_below),
-        ("usb_ports", peers_above, peers_below),
-        ("carried", ties.functions_above, ties.functions_below),
-    )
+def _relations(state: State, device: DeviceId, row: DeviceState) -> Iterator[tuple[str, Related, Related]]:
+    """Rule, what is above, what is below: of these no two are had apart, not even by one holder in two leases. Those
+    that a device has nothing of, as most have not, are left out.
+    """
+    description, indexes = row.description, state.indexes
+    is_usb, carries = description.kind == "usb_device", device in indexes.children
+    if description.physical_function or device in indexes.virtual_functions:
+        yield "physical_function", physical_function_of, virtual_functions_of
+    if is_usb or carries:
+        yield "usb_tree", usb_above, usb_below
+    if is_usb or device in indexes.peers:
+        yield "usb_ports", peers_above, peers_below
+    if description.parent or carries:
+        yield "carried", ties.functions_above, ties.functions_below
 
 
 def blockers(
@@ -239,7 +255,7 @@ def blockers(
     yield from _own_blockers(state, device, row, force=force)
     if row.lease:
         yield held(state, device, device, "same_device")
-    for rule, above, below in _relations():
+    for rule, above, below in _relations(state, device, row):
         for other in above(state, device):
             # What the host needs of a physical function or a controller, it may need without this part of it.
             yield from _relative_blockers(state, device, other, rule, together=together, force=True)
@@ -249,8 +265,7 @@ def blockers(
             yield from _relative_blockers(state, device, other, rule, together=together, force=force)
             yield from _orders_on(state, device, other)
     around = around or Around(state)
-    tied = ((tie[0], other) for tie in ties.ties_of(state, device) for _, other in around.burdened(device, tie))
-    for rule, other in chain(tied, _carriers_mates(state, device, around)):
+    for rule, other in _tied(state, device, around):
         lease = state.leases.get(state.devices[other].lease)
         if lease is None or (lease.principal, lease.holder) != owner:
             yield from _relative_blockers(state, device, other, rule, together=together, force=force)

@@ -111,6 +111,15 @@ def _uuid(domain: DomainId) -> str:
 # --- following it -------------------------------------------------------------------------------------------------
 
 
+def may_differ(state: "State", row: "DeviceState") -> bool:
+    """Whether the witnesses of a device may differ where no domain has any: for nearly all a quick no."""
+    if row.differing is not None or row.drift is not None:
+        return True
+    if not row.lease:
+        return False
+    return row.missing or row.displaced or row.binding is not None or state.hosts[row.host].mode == "managed"
+
+
 def follow(state: "State", device: DeviceId, row: "DeviceState") -> None:
     """Something is new of a device, or of who has it."""
     kind = kind_of(state, row)

@@ -298,7 +298,7 @@ class State:
         was_ending = before is not None and before.ending
         if row.ending or was_ending:
             self._note_ending(device, row, was_ending=was_ending)
-        if row.lease or row.differing is not None or row.drift is not None or self.indexes.users:
+        if self.indexes.users or drifting.may_differ(self, row):
             drifting.follow_device(self, device, before, row)
 
     def put_host(self, host: HostName, row: HostState) -> None:

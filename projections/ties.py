@@ -69,14 +69,18 @@ def carries_others(row: DeviceState) -> bool:
 
 
 def ties_of(state: State, device: DeviceId) -> Iterator[Tie]:
-    """What ties a known device to all its mates in it."""
+    """What ties a known device to all its mates in it; a group of one ties nothing."""
     row = state.devices[device]
     description = row.description
-    if description.iommu_group >= 0:
-        yield "iommu_group", row.host, description.iommu_group
+    group = description.iommu_group
+    if group >= 0:
+        if len(state.indexes.groups[row.host, group]) > 1:
+            yield "iommu_group", row.host, group
+        if description.pci_class not in COMPANIONS:
+            return
     if description.kind != "pci" or not tells_resets(description):
         return
-    if description.iommu_group < 0:
+    if group < 0:
         bridge = open_bridge(state, device)
         if bridge:
             yield "acs", row.host, bridge
