@@ -73,6 +73,8 @@ class Before(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     interfaces: dict[str, str] = {}
     """Of a USB device: the drivers of its interfaces (`1.0`: `usb-storage`); those that had none are left out."""
     network: VfNetwork | None = None
+    virtual_functions: int = 0
+    """So many it had: they go when its host driver does."""
 
 
 class PreparedDevice(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

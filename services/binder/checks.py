@@ -11,7 +11,7 @@ from leasehold.projections.reporting import Picture
 from leasehold.services.binder import pci, usb
 from leasehold.services.binder.config_space import ConfigSpace
 from leasehold.services.binder.spots import Spot, driver_at, interfaces_of, is_stub, is_vfio, spot_at, users_of
-from leasehold.services.binder.sriov import read_network
+from leasehold.services.binder.sriov import count_functions, read_network
 from leasehold.services.binder.steps import Steps
 from leasehold.services.watcher.places import Place
 from leasehold.services.watcher.sysfs import linked_members, read_text
@@ -89,8 +89,10 @@ def _bound_before(
         )
     if failed := pci.load_driver(steps, spot.sysname, stub):
         return failed
-    way = pci.way_to(steps.root, spot.path, stub)
-    return _before(target, spot, now, driver=driver, override=spot.override, stub=stub, way=way, network=network)
+    return _before(
+        target, spot, now, driver=driver, override=spot.override, stub=stub, network=network,
+        way=pci.way_to(steps.root, spot.path, stub), virtual_functions=count_functions(spot.path),
+    )  # fmt: skip
 
 
 def _check_group(steps: Steps, spot: Spot, stub: str, ours: Collection[DeviceKey]) -> str:

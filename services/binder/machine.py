@@ -29,7 +29,7 @@ from leasehold.services.binder import pci, usb
 from leasehold.services.binder.checks import check_target
 from leasehold.services.binder.resets import NO_WAY, reset_function
 from leasehold.services.binder.spots import Spot, find_spot, interfaces_of, is_other, is_stub, seen, users_of
-from leasehold.services.binder.sriov import restore_network
+from leasehold.services.binder.sriov import restore_functions, restore_network
 from leasehold.services.binder.steps import Hanging, Run, Steps, reset_usb, run_tool
 from leasehold.services.creator.attempt import Write, write_attribute
 from leasehold.services.watcher.picture import take_picture
@@ -239,7 +239,7 @@ class Machine:
         steps = self._steps(time_s)
         spot = find_spot(self._root, before.key)
         users: tuple[str, ...] = ()
-        if spot is not None and not is_other(before, spot):
+        if spot is not None and (spot.driver == before.stub or not is_other(before, spot)):
             users = users_of(steps, spot)
             if users and not forced:
                 return Busy(users)
@@ -254,12 +254,11 @@ class Machine:
         self, steps: Steps, before: Before, spot: Spot | None, *, ours: Collection[DeviceKey], is_reset: bool
     ) -> Back | NotBack:
         if spot is None or is_other(before, spot):
-            refused = (
-                pci.clear_way(steps, spot.path if spot is not None else "", before) if before.kind == "pci" else ""
-            )
-            if refused:
-                return NotBack(before.key, refused, AGAIN)
-            return Back(self._driver_of(before.key))
+            refused = pci.clear_way(steps, "", before) if before.kind == "pci" else ""
+            if not refused and spot is not None and before.way == "slot" and spot.driver == before.stub:
+                # The slot that was there for the old one has taken it.
+                refused = self._reattach_pci(steps, spot)
+            return NotBack(before.key, refused, AGAIN) if refused else Back(self._driver_of(before.key))
         if before.kind == "pci":
             return self._bring_back_pci(steps, before, spot, ours, is_reset=is_reset)
         if before.kind in _USB_KINDS and not before.unmanaged:
@@ -291,6 +290,8 @@ class Machine:
             return NotBack(before.key, refused, f"set it by hand (`ip link set … vf`); {AGAIN}")
         if not before.unmanaged and (refused := pci.bind_to_host(steps, path, before.sysname, before.driver)):
             return NotBack(before.key, refused, f"bind it to {before.driver} by hand; {AGAIN}")
+        if refused := restore_functions(steps, path, before.virtual_functions):
+            return NotBack(before.key, refused, f"write {before.virtual_functions} to its sriov_numvfs; {AGAIN}")
         spot = find_spot(self._root, before.key) or spot
         if not before.unmanaged and spot.driver != before.driver:
             reason = f"it is bound to {spot.driver or 'nothing'}, and not to {before.driver or 'nothing'} as before"

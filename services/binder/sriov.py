@@ -1,4 +1,5 @@
-"""What a network card's physical function has set for a virtual one: saved before that is handed over, and set again.
+"""Virtual functions: what a network card has set for one, and how many a physical function has. It is saved before they
+are handed over, and set again.
 
 Whoever gets a virtual function may have it set otherwise, and its host driver takes its MAC address and VLAN from
 there. `ip -j link` is what tells and sets it: a kept tool that every host with virtual functions has, where a netlink
@@ -13,7 +14,7 @@ import msgspec
 from leasehold.events.identities import DeviceKey
 from leasehold.projections.handover import VfNetwork
 from leasehold.services.binder.steps import Steps
-from leasehold.services.watcher.sysfs import clean, link_target, list_names
+from leasehold.services.watcher.sysfs import clean, link_target, list_names, read_int
 
 VIRTUAL_FUNCTIONS_MAX: Final = 256
 _ZERO_MAC: Final = "00:00:00:00:00:00"
@@ -87,6 +88,23 @@ def restore_network(steps: Steps, path: str, saved: VfNetwork) -> str:
         if isinstance(said, OSError):
             return f"{' '.join(words)} cannot be set for it at {interface} again: {said.strerror or said}"
     return ""
+
+
+def count_functions(path: str) -> int:
+    """How many virtual functions the function at a path has."""
+    return max(0, read_int(f"{path}/sriov_numvfs"))
+
+
+def restore_functions(steps: Steps, path: str, count: int) -> str:
+    """Let the function at a path have as many virtual functions again, where its driver took them away when it went (as
+    igb's does); why it has not, or empty. What was set for each of them is lost.
+    """
+    if not count or count_functions(path):
+        return ""
+    refused = steps.tell(os.path.basename(path), f"{path}/sriov_numvfs", str(count))
+    if refused or count_functions(path) == count:
+        return refused
+    return f"it has {count_functions(path)} virtual functions, and not {count} as before"
 
 
 def _differences(saved: VfNetwork, now: VfNetwork) -> list[list[str]]:

@@ -38,6 +38,8 @@ class PciBus:
         self.let_go = threading.Condition()
         self.threads: list[threading.Thread] = []
         self.vf_driver: dict[str, str] = {}
+        self.functions_go = False
+        """Whether virtual functions go with the driver of their physical one."""
 
     # --- the machine as it is built -----------------------------------------------------------------------------------
 
@@ -189,6 +191,8 @@ class PciBus:
                 self.let_go.wait_for(lambda: not self.holders(address), 60)
         with self.lock:
             self._unlink_driver(address)
+            if self.functions_go and address in self.vf_driver:
+                self._set_vfs(address, 0)
 
     def probe(self, address: str) -> None:
         """`drivers_probe`: never says whether a driver came of it."""

@@ -10,7 +10,7 @@ from leasehold.projections.handover import Back, Busy, NotBack, Ready
 from leasehold.services.binder import steps
 from leasehold.services.binder.xen import UNKNOWN
 from tests.binder.bench import Bench
-from tests.binder.kernel import NIC, VF0, Kernel, pci
+from tests.binder.kernel import NIC, PORT, VF0, Kernel, pci
 
 
 @pytest.fixture
@@ -102,6 +102,18 @@ def test_what_is_gone_leaves_no_slot(dom0: Bench) -> None:
     assert dom0.kernel.pci.slots() == [NIC]
     assert dom0.take_back(pci(NIC)) == Back("")
     assert not dom0.kernel.pci.slots()
+
+
+def test_another_thing_that_the_slot_has_taken_is_the_hosts(dom0: Bench) -> None:
+    """Plugged in where a slot was left, another card is under pciback at once: it goes to its own driver."""
+    kernel = dom0.kernel
+    kernel.run(["modprobe", "xen-pciback"])
+    kernel.pci.load("r8169", "10ec:8168")
+    dom0.ready(pci(NIC))
+    kernel.pci.unplug(NIC)
+    kernel.pci.add(f"pci0000:00/{PORT}/{NIC}", "pciback", "10ec:8168", "flr", 16)
+    assert dom0.take_back(pci(NIC)) == Back("r8169")
+    assert not kernel.pci.slots()
 
 
 def test_an_override_for_another_driver_is_told(dom0: Bench) -> None:

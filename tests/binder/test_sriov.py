@@ -84,3 +84,28 @@ def test_functions_that_went_with_their_parent_are_given_back(bench: Bench) -> N
     bench.ready(pci(VF0))
     bench.kernel.pci.write_device(PF, "sriov_numvfs", "0")
     assert bench.take_back(pci(VF0)) == Back("")
+
+
+def test_functions_that_go_with_a_driver_come_again(bench: Bench) -> None:
+    """A physical function's driver takes the virtual ones away when it goes: later there are as many again."""
+    kernel = bench.kernel
+    kernel.pci.functions_go = True
+    before = bench.drivers()
+    bench.ready(pci(PF))
+    assert VF0 not in kernel.pci.addresses()
+    assert bench.take_back(pci(PF)) == Back("igb", "flr")
+    assert bench.drivers() == before
+    assert kernel.told[-1] == "sriov_numvfs 2"
+
+
+def test_functions_that_do_not_come_again_are_told(bench: Bench) -> None:
+    """With the way out."""
+    bench.kernel.pci.functions_go = True
+    bench.ready(pci(PF))
+    bench.kernel.refuse["sriov_numvfs"] = errno.ENOMEM
+    stuck = bench.take_back(pci(PF))
+    assert isinstance(stuck, NotBack)
+    assert "sriov_numvfs: Cannot allocate memory" in stuck.reason
+    assert stuck.help.startswith("write 2 to its sriov_numvfs")
+    bench.kernel.refuse.clear()
+    assert bench.take_back(pci(PF)) == Back("igb", "")
