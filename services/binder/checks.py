@@ -10,7 +10,16 @@ from leasehold.projections.handover import Before, Target
 from leasehold.projections.reporting import Picture
 from leasehold.services.binder import pci, usb
 from leasehold.services.binder.config_space import ConfigSpace
-from leasehold.services.binder.spots import Spot, driver_at, interfaces_of, is_stub, is_vfio, spot_at, users_of
+from leasehold.services.binder.spots import (
+    Spot,
+    driver_at,
+    interfaces_of,
+    is_other,
+    is_stub,
+    is_vfio,
+    spot_at,
+    users_of,
+)
 from leasehold.services.binder.sriov import count_functions, read_network
 from leasehold.services.binder.steps import Steps
 from leasehold.services.watcher.places import Place
@@ -41,6 +50,8 @@ def check_target(
     if now.protections and not target.forced:
         return f"the host itself needs it ({', '.join(now.protections)})"
     spot = spot_at(place)
+    if target.before is not None and is_other(target.before, spot):
+        return "another thing is in its place now than what was handed over before"
     if target.before is None and (users := users_of(steps, spot)):
         return f"it is in use ({', '.join(users)})"
     match place.kind:

@@ -148,6 +148,16 @@ def test_another_thing_in_its_place_is_refused(bench: Bench) -> None:
     assert getattr(refused, "reason", "") == "another thing is in its place now: 10ec:8168, where 8086:10d3 was"
 
 
+def test_another_thing_than_was_noted_is_refused(bench: Bench) -> None:
+    """The log knows the new thing already: it is still not what was handed over for this lease."""
+    bench.ready(pci(NIC))
+    bench.kernel.pci.unplug(NIC)
+    bench.kernel.pci.add(f"pci0000:00/{PORT}/{NIC}", "", "10ec:8168", "flr", 16)
+    refused = bench.failed(pci(NIC))
+    assert refused.reason == "another thing is in its place now than what was handed over before"
+    assert not bench.kernel.told
+
+
 def test_what_is_not_there_is_refused(bench: Bench) -> None:
     """A function that is gone is not skipped: nothing of the lease is handed over."""
     targets = bench.targets(pci(VF0), pci(NIC))
