@@ -96,7 +96,7 @@ class HandLog:
             self._heard.popleft()
         for heard in self._heard:
             self._apply(heard)
-        return True
+        return self.is_synced
 
     def hear(self, position: int, event: Event, at_ns: int, era: int) -> bool:
         """Take in an event, decided at `at_ns`, of this ledger's `era`; false if it says nothing new."""
