@@ -14,6 +14,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 EVENTS_PER_RECORD = 256
+ENDS = {
+    "lease_released": "released",
+    "lease_expired": "expired",
+    "lease_outlived": "outlived",
+    "lease_revoked": "revoked",
+    "prepare_failed": "failed",
+}
+"""How a lease may end."""
+_OF_LEASES = ("device_freed", "device_prepared", "device_given_back", "device_quarantined")
+"""What is told of a device, and says nothing of what it is like."""
 
 
 @dataclass
@@ -141,11 +151,11 @@ class RawLog:
             ]
             self.tenures += held
             self._living[position] = held
-        elif kind in ("lease_released", "lease_expired", "lease_outlived"):
+        elif kind in ENDS:
             for each in self._living[event["lease"]]:
                 assert not each.ended, f"L{event['lease']} ends twice"
-                each.ended, each.ended_position, each.ended_ns = kind.removeprefix("lease_"), position, at_ns
-        elif kind == "device_freed":
+                each.ended, each.ended_position, each.ended_ns = ENDS[kind], position, at_ns
+        elif kind == "device_freed" and event["lease"]:
             (freed,) = (each for each in self._living[event["lease"]] if each.device == event["device"])
             assert freed.ended, f"{freed.device} is freed while L{freed.lease} lives"
             assert not freed.freed_position, f"{freed.device} is freed twice"
@@ -153,7 +163,7 @@ class RawLog:
 
     def _see(self, position: int, event: dict[str, Any]) -> None:
         kind = event["type"].partition(".")[0]
-        if not kind.startswith("device_") or kind == "device_freed":
+        if not kind.startswith("device_") or kind in _OF_LEASES:
             return
         key = event.get("key") or event["device"]["key"]
         rows = self.devices.setdefault(f"{event['host']}/{key}", [])

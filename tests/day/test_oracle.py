@@ -17,6 +17,9 @@ def _granted(*devices: str, request_id: str = "r1", principal: str = "a@lab") ->
     return {"type": "lease_granted.v2", "request": request, "holder": "vm", "devices": list(devices)}
 
 
+_ASKED = {"principal": "op", "request_id": "look"}
+
+
 def test_a_tenure_from_grant_to_freedom() -> None:
     """A device belongs to its lease from the grant on, is ending behind its end, and nobody's when it is freed."""
     log = RawLog()
@@ -35,6 +38,21 @@ def test_a_tenure_from_grant_to_freedom() -> None:
     assert [(effect.position, effect.type, effect.lease) for effect in log.effects["a@lab", "r1"]] == [
         (257, "lease_granted", 257)
     ]
+
+
+@pytest.mark.parametrize(("kind", "ended"), [("prepare_failed", "failed"), ("lease_revoked", "revoked")])
+def test_a_tenure_that_is_cut_short(kind: str, ended: str) -> None:
+    """It fails, or is revoked; what binders say of its devices changes neither them nor whose they are."""
+    log = RawLog()
+    log.add(1, _record(10, _seen("appeared", name="n"), _granted("h/x")))
+    said = {"host": "h", "key": "x", "lease": 257}
+    log.add(2, _record(20, {"type": "device_prepared.v1", **said}, {"type": f"{kind}.v1", **said}))
+    log.add(3, _record(30, {"type": "device_quarantined.v1", **said}, {"type": "device_given_back.v1", **said}))
+    assert log.owners_at(513)["h/x"].told_at(513)[5:] == ("ending", 257, 10, ended, 513, 20, 0, 0)
+    log.add(4, _record(40, {"type": "device_freed.v1", "lease": 257, "device": "h/x"}))
+    log.add(5, _record(50, {"type": "device_freed.v1", "lease": 0, "device": "h/x", "request": _ASKED}))
+    assert log.owners_at(1_024) == {}
+    assert [seen.position for seen in log.devices["h/x"]] == [256]
 
 
 @pytest.mark.parametrize(

@@ -201,8 +201,9 @@ class SimHolder:
             return
         request = self.sim.rng.choice(others)
         operation = None
-        if isinstance(request, inputs.LeaseRequest):
-            operation = Operation("acquire", request.devices, self.sim.now_ns, ttl_ns=counted_ns(request.ttl_ms))
+        if isinstance(request, inputs.LeaseRequest | inputs.PrepareRequest):
+            devices = request.devices if isinstance(request, inputs.LeaseRequest) else ()
+            operation = Operation("acquire", devices, self.sim.now_ns, ttl_ns=counted_ns(request.ttl_ms))
             self.sim.history.append(operation)
         self._send(request, operation)
 
