@@ -46,8 +46,7 @@ def test_what_is_written_is_read(tmp_path: Path, root: HostRoot) -> None:
 def test_nothing_is_written_twice(tmp_path: Path, root: HostRoot, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is on disk already costs nothing; what changed is on disk, with its name, when `write` returns."""
     synced: list[int] = []
-    fsync = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append(descriptor), fsync(descriptor)))
+    monkeypatch.setattr(os, "fsync", synced.append)
     notes = Notes(tmp_path / "binder.json", root)
     notes.open()
     for _ in range(3):
