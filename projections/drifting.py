@@ -112,8 +112,11 @@ def _uuid(domain: DomainId) -> str:
 
 
 def may_differ(state: "State", row: "DeviceState") -> bool:
-    """Whether the witnesses of a device may differ where no domain has any: for nearly all a quick no."""
+    """Whether the witnesses of a device may differ, or those of what is called as it is: for nearly all a quick no."""
     if row.differing is not None or row.drift is not None:
+        return True
+    users, description = state.indexes.users, row.description
+    if users and (description.kind != "pci" or (row.host, description.key) in users):
         return True
     if not row.lease:
         return False

@@ -298,7 +298,7 @@ class State:
         was_ending = before is not None and before.ending
         if row.ending or was_ending:
             self._note_ending(device, row, was_ending=was_ending)
-        if self.indexes.users or drifting.may_differ(self, row):
+        if drifting.may_differ(self, row):
             drifting.follow_device(self, device, before, row)
 
     def put_host(self, host: HostName, row: HostState) -> None:
