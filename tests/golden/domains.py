@@ -86,6 +86,7 @@ ROW: Final = (
         agent="poller",
         description=_DESCRIPTION,
         uses=(Use(_USED, "attached"), Use(_USED, "configured")),
+        used_since=(700, 701),
         since_position=768,
         since_ns=NS,
     ),

@@ -21,7 +21,7 @@ from leasehold.projections.state import (
     OrderState,
     SourceState,
 )
-from tests.golden import domains, nodedevs
+from tests.golden import domains, hostdevs, nodedevs
 from tests.golden.words import DESCRIPTION, DEVICE, FOLDER, HOLDER, HOST, KEY, NS, PRINCIPAL, REF, REFUSAL, REQUEST, USB
 
 _REQUESTS: Final[tuple[Request, ...]] = (
@@ -153,11 +153,23 @@ _RECORD_OF_DOMAINS: Final = msgspec.structs.replace(
         *(Step(given, domains.GROWN[Event]) for given in domains.GROWN[Input]),
     ),
 )
+_RECORD_OF_HOST_DEVICES: Final = msgspec.structs.replace(
+    OLD_RECORD,
+    rules_version=4,
+    steps=(
+        Step(
+            inputs.Observed(host=HOST, agent="binder", run=NS, counter=5, observations=hostdevs.OBSERVATIONS),
+            hostdevs.EVENTS,
+        ),
+        *(Step(given, hostdevs.GROWN[Event]) for given in hostdevs.GROWN[Input]),
+        *(Step(inputs.Asked(PRINCIPAL, request), hostdevs.EVENTS[4:5]) for request in hostdevs.REQUESTS),
+    ),
+)
 _KEY_OF_REQUEST: Final = RequestKey(f"{PRINCIPAL}/{REQUEST}")
 _ORDERED: Final = RequestKey(f"{PRINCIPAL}/ordered")
 _REFUSED: Final = RequestKey(f"{PRINCIPAL}/refused")
 _SNAPSHOT: Final = Snapshot(
-    fold_version=3,
+    fold_version=4,
     head=Head(
         ledger_id="0123456789abcdef",
         cluster="lab",
@@ -186,6 +198,8 @@ _SNAPSHOT: Final = Snapshot(
                     )
                 },
                 device_count=1,
+                dead="declared dead by operator: it burnt",
+                managed_since=256,
             ),
         )
     ],
@@ -203,6 +217,11 @@ _SNAPSHOT: Final = Snapshot(
                 since_position=768,
                 since_ns=NS,
                 flaps=2,
+                described_position=690,
+                binding=hostdevs.BINDING,
+                quarantine=hostdevs.QUARANTINE,
+                drift=hostdevs.DRIFT,
+                differing=hostdevs.DIFFERING,
             ),
         )
     ],
@@ -228,6 +247,9 @@ _SNAPSHOT: Final = Snapshot(
                 bond=domains.BOND,
                 domain_seen=True,
                 gone_since_ns=NS - 90,
+                handover=hostdevs.HANDOVER,
+                end_reason="it does not bind",
+                is_forced_off=True,
             ),
         )
     ],
@@ -241,7 +263,8 @@ _SNAPSHOT: Final = Snapshot(
         ),
         (
             _KEY_OF_REQUEST,
-            AnswerState(body_hash="0" * 32, verb="lease", position=512, issued_at_ns=NS - 9, lease=512, device=DEVICE),
+            AnswerState(body_hash="0" * 32, verb="lease", position=512, issued_at_ns=NS - 9, lease=512, device=DEVICE,
+                        leases=(512, 768)),
         ),
         (_REFUSED, AnswerState(body_hash="1" * 32, verb="lease", position=1_024, issued_at_ns=NS, refusal=REFUSAL)),
     ],
@@ -273,26 +296,37 @@ def _tag(value: Any) -> str:
 
 
 UNIONS: Final[dict[Any, tuple[Any, ...]]] = {
-    Request: (*_REQUESTS, *nodedevs.REQUESTS[:2], *domains.REQUESTS),
-    Observation: (*_OBSERVATIONS, *nodedevs.NEW_OBSERVATIONS, *domains.OBSERVATIONS),
+    Request: (*_REQUESTS, *nodedevs.REQUESTS[:2], *domains.REQUESTS, *hostdevs.REQUESTS),
+    Observation: (*_OBSERVATIONS, *nodedevs.NEW_OBSERVATIONS, *domains.OBSERVATIONS, *hostdevs.OBSERVATIONS),
     Input: _INPUTS,
-    Event: (*_EVENTS, *nodedevs.NEW_EVENTS, *domains.EVENTS),
+    Event: (*_EVENTS, *nodedevs.NEW_EVENTS, *domains.EVENTS, *hostdevs.EVENTS),
     OldEvent: _OLD_EVENTS,
 }
 """Samples of all members of the unions that stand in a log."""
+PARTS: Final[dict[tuple[str, Any], tuple[Any, ...]]] = {
+    part: (*values, *hostdevs.PARTS.get(part, ())) for part, values in nodedevs.PARTS.items()
+}
+"""The same of unions that stand within others."""
 SAMPLES: Final[dict[str, tuple[Any, Any]]] = {
     **{_tag(value): (value, union) for union, values in UNIONS.items() for value in values},
     "decider_starts.v1+clock_age_ms": (inputs.DeciderStarts("alloc-a", "start", 1_500), Input),
     **{f"{_tag(value)}+node_devices": (value, union) for union, values in nodedevs.GROWN.items() for value in values},
     **{f"{_tag(value)}+domain": (value, union) for union, values in domains.GROWN.items() for value in values},
-    **{f"{kind}.{_tag(value)}": (value, union) for (kind, union), values in nodedevs.PARTS.items() for value in values},
+    **{f"{kind}.{_tag(value)}": (value, union) for (kind, union), values in PARTS.items() for value in values},
+    **{f"{_tag(value)}+host_devices": (value, union) for union, values in hostdevs.GROWN.items() for value in values},
+    **{
+        f"{kind}.{_tag(value)}+host_devices": (value, union)
+        for (kind, union), values in hostdevs.PARTS_GROWN.items()
+        for value in values
+    },
     "record.v1+rules_3": (_RECORD, Record),
     "record.v1+node_devices": (_RECORD_OF_NODE_DEVICES, Record),
     "record.v1+domains": (_RECORD_OF_DOMAINS, Record),
-    "snapshot.v3": (_SNAPSHOT, Snapshot),
+    "record.v1+host_devices": (_RECORD_OF_HOST_DEVICES, Record),
+    "snapshot.v4": (_SNAPSHOT, Snapshot),
 }
 """Name of the file -> the value and the type that it is read as. Behind a plus: what came later."""
-ONLY_READ: Final = frozenset({"record.v1", "snapshot.v1", "snapshot.v2"})
+ONLY_READ: Final = frozenset({"record.v1", "snapshot.v1", "snapshot.v2", "snapshot.v3"})
 """Files of what is no longer written as it was."""
 
 
