@@ -70,6 +70,8 @@ class Before(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """How the stub is made to take it: `override`, `new_id`, `slot`; empty: nothing need be written."""
     unmanaged: bool = False
     """It was on the stub already, and stays there."""
+    carried: bool = False
+    """It goes with a function that is handed over with it, and comes back with that: a stick behind its controller."""
     interfaces: dict[str, str] = {}
     """Of a USB device: the drivers of its interfaces (`1.0`: `usb-storage`); those that had none are left out."""
     network: VfNetwork | None = None

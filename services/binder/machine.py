@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
+import msgspec
+
 from leasehold.events import limits
 from leasehold.events.errors import UnavailableError
 from leasehold.events.identities import DeviceKey
@@ -140,16 +142,22 @@ class Machine:
         ours = {target.key for target in targets}
         befores = []
         for target in targets:
+            if target.before is not None and target.before.carried:
+                # It has gone with what carries it.
+                befores.append(target.before)
+                continue
             before = check_target(steps, target, places.get(target.key), picture, ours, self._stub)
             if steps.has_ended():
                 return None
             if isinstance(before, str):
                 return Failed(target.key, before)
             befores.append(before)
-        return befores
+        return _with_carried(befores, {key: place.path for key, place in places.items()})
 
     def _take(self, steps: Steps, before: Before) -> str:
         """Take a device from its host drivers, and bind it to its stub; why not, or empty."""
+        if before.carried:
+            return ""
         spot = find_spot(self._root, before.key)
         if spot is None:
             return "it went away"
@@ -163,6 +171,8 @@ class Machine:
         self, steps: Steps, before: Before, befores: Sequence[Before], resets: Mapping[DeviceKey, str]
     ) -> tuple[str, str]:
         """How it was reset, and why it could not be. `resets`: how those before it in `befores` were."""
+        if before.carried:
+            return "", ""
         spot = find_spot(self._root, before.key)
         if spot is None:
             return "", "it went away"
@@ -182,6 +192,8 @@ class Machine:
 
     def _not_taken(self, before: Before) -> str:
         """Why it is not as it should be for its holder; empty: it is."""
+        if before.carried:
+            return ""
         spot = find_spot(self._root, before.key)
         if spot is None:
             return "it went away"
@@ -261,7 +273,7 @@ class Machine:
             return NotBack(before.key, refused, AGAIN) if refused else Back(self._driver_of(before.key))
         if before.kind == "pci":
             return self._bring_back_pci(steps, before, spot, ours, is_reset=is_reset)
-        if before.kind in _USB_KINDS and not before.unmanaged:
+        if before.kind in _USB_KINDS and not (before.unmanaged or before.carried):
             return self._bring_back_usb(steps, before, spot, is_reset=is_reset)
         return Back(self._driver_of(before.key))
 
@@ -383,6 +395,17 @@ class Machine:
     def look(self, key: DeviceKey) -> Seen:
         """What there is at a key now; nothing is written."""
         return seen(self._steps(UNDO_S), key)
+
+
+def _with_carried(befores: Sequence[Before], paths: Mapping[DeviceKey, str]) -> list[Before]:
+    """With those marked that sit below a PCI function which is handed over with them."""
+    above = [paths[before.key] for before in befores if before.kind == "pci" and before.way and before.key in paths]
+    return [
+        msgspec.structs.replace(before, carried=True)
+        if any(paths.get(before.key, "").startswith(f"{path}/") for path in above)
+        else before
+        for before in befores
+    ]
 
 
 def _help_in_use(users: Sequence[str]) -> str:

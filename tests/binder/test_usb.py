@@ -3,9 +3,9 @@
 import errno
 
 from leasehold.events.hostdevs import Handover
-from leasehold.projections.handover import Back, Busy, NotBack, PreparedDevice, Ready
+from leasehold.projections.handover import Back, Busy, NotBack, PreparedDevice, Ready, Target
 from tests.binder.bench import Bench
-from tests.binder.kernel import SERIAL, STICK, TWIN_A, TWIN_B, usb
+from tests.binder.kernel import SERIAL, STICK, TWIN_A, TWIN_B, XHCI, pci, usb
 
 CONTROLLER = "pci0000:00/0000:00:1c.3/0000:04:00.0/usb1"
 
@@ -185,6 +185,30 @@ def test_reattach_without_a_note(bench: Bench) -> None:
     assert bench.machine.reattach(usb(STICK)) == Back("usb-storage")
     assert bench.traces() == before
     assert getattr(bench.machine.reset(usb(STICK)), "reset", "") == "usb"
+
+
+def test_a_stick_goes_with_its_controller(bench: Bench) -> None:
+    """Leased with the controller that it is plugged into, a stick needs nothing done to it: it goes, and comes back.
+    Killed in the middle, the next run knows that it has gone.
+    """
+    kernel = bench.kernel
+
+    def go(attribute: str, text: str) -> None:
+        if (attribute, text) == ("unbind", XHCI) and (kernel.root.sys / "bus/usb/devices/usb1").exists():
+            kernel.usb.unplug("usb1")
+
+    kernel.on_told = go
+    keys = (usb(STICK), pci(XHCI))
+    targets = bench.targets(*keys)
+    for _ in range(2):
+        outcome = bench.machine.prepare(targets, note=lambda befores: bench.notes.update({b.key: b for b in befores}))
+        assert isinstance(outcome, Ready), outcome
+        assert [each.driver for each in outcome.devices] == ["", "vfio-pci"]
+        assert not kernel.usb.resets
+        targets = [Target(description=each.description, before=bench.notes[each.key]) for each in targets]
+    assert bench.take_back(usb(STICK)) == Back("")
+    assert not kernel.told
+    assert bench.take_back(pci(XHCI)) == Back("xhci_hcd", "flr")
 
 
 def test_serials_are_noted(bench: Bench) -> None:
