@@ -1,4 +1,4 @@
-"""Lists of host devices: active and inactive, by bus, host and domain, page by page, as a look at all rows finds them."""
+"""Lists of host devices: active and inactive, by bus, host and domain, page by page, as a plain look finds them."""
 
 import random
 
