@@ -3,7 +3,7 @@ means to read anything (file descriptors, memory) nothing is known, and every re
 
 Attributes are read as plain files, because libudev keeps an attribute for the life of its device object and a
 watcher must see it as it is now. Nothing wakes sleeping hardware: `config` of a PCI function, its links and its product
-data would, so the first is never read, and the others only while it is awake.
+data would, so they are read only while it is awake, and the first of bridges alone.
 """
 
 import errno
