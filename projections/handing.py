@@ -47,9 +47,11 @@ AGAIN_MS: Final = 2_000
 """What could not be taken back is tried again after this, until its time is over; then more seldom."""
 BUSY_AGAIN_MS: Final = 1_000
 """How often it is looked whether somebody has let go who tells nobody."""
+JOBS_AT_ONCE_MAX: Final = 32
+"""Of each kind: a thread each, and what a machine does for many at once takes longer for each."""
 OVERDUE_MS: Final = 5_000
 """A job that does not come back so long after its time waits for the kernel."""
-HELP_HELD: Final = "stop it or take the device from it, or revoke the lease with force"
+HELP_HELD: Final = "stop it, or take the device from it"
 HELP_AGAIN: Final = "it is tried again every 30 s"
 
 
@@ -145,7 +147,9 @@ class Handing:
             return
         self._notes.raise_floors(self.log.holds.values())
         for key in self.log.returned:
-            self._notes.void(key)
+            # Another thing is not what the lease is for; it is left alone.
+            if not self.is_another(key):
+                self._notes.void(key)
         self.log.returned.clear()
         self._telling.settle()
 
@@ -163,7 +167,7 @@ class Handing:
         for note in self._notes.all:
             device = self.log.picture.get(note.key)
             driver = note.prepared.driver if note.prepared is not None else ""
-            if driver and device is not None and device.driver != driver:
+            if driver and device is not None and device.driver != driver and not self.is_another(note.key):
                 self._notes.void(note.key)
 
     def _find_forsaken(self) -> None:
@@ -272,6 +276,9 @@ class Handing:
         self._running[job.number] = _Running(job, until_ms)
         self._busy.update(job.keys)
 
+    def _has_room(self, kind: type[Prepare | TakeBack]) -> bool:
+        return sum(isinstance(running.job, kind) for running in self._running.values()) < JOBS_AT_ONCE_MAX
+
     def _number(self) -> int:
         self._numbers += 1
         return self._numbers
@@ -313,7 +320,7 @@ class Handing:
         if domains and not is_forced:
             self._is_held(key, attempt, [f"domain {domain}" for domain in domains], now_ms)
             return None
-        if now_ms < attempt.next_ms:
+        if now_ms < attempt.next_ms or not self._has_room(TakeBack):
             return None
         if attempt.since_ms is None:
             attempt.since_ms = now_ms
@@ -375,6 +382,10 @@ class Handing:
             return False
         return hold.early or (note.step == PREPARED and note.grant == self.log.grant_of(key))
 
+    def is_another(self, key: DeviceKey) -> bool:
+        """Whether another thing sits in the place of what was handed over: the lease does not reach it."""
+        return self._notes.is_another(key, self.log.picture.get(key))
+
     def _is_wanted(self, grant: Grant) -> bool:
         """Whether a lease lives, and has not failed."""
         handover = self._handovers.get(grant)
@@ -394,8 +405,9 @@ class Handing:
             return None
         hold = self.log.holds[open_keys[0]]
         domains = {domain for key in keys for domain in self.log.domains_with(key)}
-        if self.is_cut_off(now_ms) or (domains and all(uuid_of(domain) == hold.domain for domain in domains)):
-            # The domain that it is for has it already: what it has is not bound or reset below it.
+        is_with_its_domain = bool(domains) and all(uuid_of(domain) == hold.domain for domain in domains)
+        if is_with_its_domain or self.is_cut_off(now_ms) or not self._has_room(Prepare):
+            # Its time does not run. What its own domain has already is not bound or reset below that.
             handover.since_ms = now_ms
             return None
         obstacle = self._obstacle(open_keys, forced=hold.forced)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, KeysView
 
 from msgspec.structs import replace
 
+from leasehold.events.devices import DeviceDescription, same_thing
 from leasehold.events.hostdevs import Hold
 from leasehold.events.identities import DeviceKey
 from leasehold.projections.handnotes import PREPARED, PREPARING, Grant, Note
@@ -73,6 +74,14 @@ class HandMemory:
             self.put(replace(note, before=note.before or before))
         else:
             self.put(replace(note, detached=note.detached or before, boot=self._boot))
+
+    def is_another(self, key: DeviceKey, device: DeviceDescription | None) -> bool:
+        """Whether what is there now is another thing than what was handed over."""
+        before = self.of(key).before
+        if before is None or not before.vendor_id or device is None:
+            return False
+        was = replace(device, kind=before.kind, vendor_id=before.vendor_id, product_id=before.product_id)
+        return not same_thing(was, before.serial, device)
 
     def void(self, key: DeviceKey) -> None:
         """What was done to a prepared device is undone: it went away and came back, say."""

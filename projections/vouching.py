@@ -40,7 +40,7 @@ def check_token(handing: Handing, key: DeviceKey, token: int, now_ms: int) -> Re
         return _cut_off(key)
     if hold is None or not hold.token or hold.token != token:
         return _stale(handing, key, token, floor)
-    return None
+    return _replaced(key) if handing.is_another(key) else None
 
 
 def may_have(handing: Handing, uuid: str, name: str, keys: Sequence[DeviceKey], now_ms: int) -> Verdict:
@@ -52,6 +52,8 @@ def may_have(handing: Handing, uuid: str, name: str, keys: Sequence[DeviceKey], 
     if handing.is_cut_off(now_ms):
         return Verdict(refusal=_cut_off(keys[0]))
     physical = [physical_key(key) for key in keys]
+    if others := [key for key in physical if handing.is_another(key)]:
+        return Verdict(refusal=_replaced(others[0]))
     blockers = [found for key in physical if (found := _blocker(handing.log.holds.get(key), key, uuid, name))]
     if blockers:
         said = "; ".join(f"{blocker.device}: {blocker.why}" for blocker in blockers)
@@ -86,6 +88,11 @@ def _stale(handing: Handing, key: DeviceKey, token: int, floor: int) -> Refusal:
     floor = max(floor, hold.floor if hold is not None else 0)
     message = f"token {token} may not act on {key}: {now}, and tokens below {floor} are shut out"
     return Refusal(code=RefusalCode.TOKEN_STALE, message=message, help=HELP_STALE)
+
+
+def _replaced(key: DeviceKey) -> Refusal:
+    message = f"another thing sits at {key} than was leased and handed over"
+    return Refusal(code=RefusalCode.DEVICE_MISSING, message=message, help="end the lease, and lease what is there")
 
 
 def _cut_off(key: DeviceKey) -> Refusal:

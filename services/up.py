@@ -234,7 +234,8 @@ class Up:
             started_s = time.monotonic()
             child = self._children[title] = await self._spawn(title)
             code = await child.wait()
-            if code in _HOPELESS:
+            # A binder whose kernel does not let go of it is not gone when it was killed: the next one has to wait.
+            if code in _HOPELESS and not (title == BINDER and code == EXIT_IN_USE):
                 # Starting again would change nothing: whoever runs this has to look.
                 self._fail(_HOPELESS[code](f"the {title} has stopped: {_last_words(self._options.data, title)}"))
                 return

@@ -53,7 +53,7 @@ _STEP: Final = 256
 def describe(key: DeviceKey, **said: Any) -> DeviceDescription:
     """A PCI function."""
     name = "pci_" + key.removeprefix("pci/").replace(":", "_").replace(".", "_")
-    return DeviceDescription(key=key, name=name, kind="pci", **{"driver": "e1000e", **said})
+    return DeviceDescription(key=key, name=name, kind="pci", **{"driver": "e1000e", "vendor_id": "8086", **said})
 
 
 class Course:
@@ -155,7 +155,11 @@ class Course:
 
     def begins(self, job: Prepare) -> None:
         """The machine is about to write: that is noted."""
-        self.handing.noted(Before(key=key, kind="pci", sysname=key[4:], driver="e1000e") for key in job.keys)
+        self.handing.noted(
+            Before(key=each.key, kind=each.kind, sysname=each.key[4:], driver="e1000e", vendor_id=each.vendor_id,
+                   product_id=each.product_id)
+            for each in job.descriptions
+        )  # fmt: skip
         self.disk = self.handing.notes
 
     def done(self, job: Prepare | TakeBack, outcome: Outcome) -> None:

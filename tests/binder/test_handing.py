@@ -4,16 +4,16 @@ import msgspec
 import pytest
 
 from leasehold.events import limits
-from leasehold.events.event_types import DeviceMissing, DeviceReappeared, LeaseReleased, LedgerRestored
+from leasehold.events.event_types import LeaseReleased, LedgerRestored
 from leasehold.events.hostdev_events import HostDeclaredDead
 from leasehold.events.hostdevs import Hold
 from leasehold.events.identities import DeviceKey
-from leasehold.events.inputs import GivenBack, LetGo, NotPrepared, Prepared, Stuck
+from leasehold.events.inputs import GivenBack, NotPrepared, Prepared, Stuck
 from leasehold.events.position import token_of
-from leasehold.projections.handing import AGAIN_MS, OVERDUE_MS
+from leasehold.projections.handing import AGAIN_MS, JOBS_AT_ONCE_MAX, OVERDUE_MS
 from leasehold.projections.handnotes import Prepare, TakeBack
-from leasehold.projections.handover import Back, Busy, Failed, NotBack
-from tests.binder.course import GPU, HOST, NIC, OTHER, REF, SOUND, UUID, WEB, Course, describe, kinds, ready
+from leasehold.projections.handover import Failed, NotBack
+from tests.binder.course import GPU, HOST, NIC, REF, SOUND, Course, describe, kinds, ready
 
 
 @pytest.fixture
@@ -224,54 +224,6 @@ def test_a_reboot(course: Course) -> None:
     assert all(note.floor for note in course.disk)
 
 
-def test_a_domain_that_still_has_it(course: Course) -> None:
-    """It is not taken from a running domain: who has it is told after a while, and when it lets go it is taken."""
-    lease = course.grant(NIC, domain=UUID)
-    course.settle()
-    course.attach(NIC)
-    course.release(lease)
-    assert course.jobs() == []
-    course.passes(limits.STILL_HELD_MS - 1)
-    assert course.jobs() == []
-    assert course.hears_us() == []
-    course.passes(1)
-    assert course.jobs() == []
-    (stuck,) = course.hears_us()
-    assert isinstance(stuck, Stuck)
-    assert WEB in stuck.reason
-    assert "force" in stuck.help
-    course.detach(NIC)
-    course.succeeds(course.job())
-    assert course.hears_us() == [GivenBack(NIC, lease, "e1000e")]
-
-
-def test_somebody_has_it_whom_no_hypervisor_shows(course: Course) -> None:
-    """The machine's own look counts, too; the time of giving back begins when nobody has it."""
-    lease = course.grant(NIC)
-    course.settle()
-    course.release(lease)
-    for _ in range(100):
-        course.done(course.job(), Busy(("process 4711 (qemu)",)))
-        assert course.jobs() == []
-        course.passes(1_000)
-    assert course.hears_us() == []
-    course.done(course.job(), NotBack(NIC, "no", "do"))
-    assert course.hears_us() == []
-    course.passes(AGAIN_MS)
-    course.done(course.job(), Back("e1000e"))
-    assert course.hears_us() == [GivenBack(NIC, lease, "e1000e")]
-
-
-@pytest.mark.parametrize("force", [False, True])
-def test_revoked(course: Course, force: bool) -> None:
-    """Only by force it is taken from a domain that has it."""
-    lease = course.grant(NIC, domain=UUID)
-    course.settle()
-    course.attach(NIC)
-    course.revoke(lease, force=force)
-    assert [job.forced for job in course.jobs() if isinstance(job, TakeBack)] == [True] * force
-
-
 def test_what_cannot_be_taken_back(course: Course) -> None:
     """It is tried until its time is over, told then, tried more seldom, and told when it went after all."""
     lease = course.grant(NIC)
@@ -354,60 +306,6 @@ def test_what_the_host_itself_needs(course: Course, forced: bool) -> None:
     assert [type(word) for word in course.hears_us()] == [NotPrepared] * (not forced)
 
 
-def test_a_device_that_comes_back(course: Course) -> None:
-    """The same thing is handed over again; its failing ends nothing while a domain has another part of the lease."""
-    course.grant(NIC, GPU, domain=UUID)
-    course.settle()
-    course.attach(GPU)
-    course.happens(DeviceMissing(HOST, NIC))
-    assert course.jobs() == []
-    course.happens(DeviceReappeared(HOST, describe(NIC)))
-    assert course.jobs() == []
-    course.detach(GPU)
-    job = course.job()
-    assert isinstance(job, Prepare)
-    assert (job.keys, job.all_keys) == ((NIC,), (NIC, GPU))
-    course.attach(GPU)
-    course.done(job, Failed(NIC, "it went away"))
-    assert course.hears_us() == []
-    course.detach(GPU)
-    course.passes(AGAIN_MS)
-    course.settle()
-    assert course.handing.is_ready(NIC)
-
-
-def test_a_domain_that_has_it_already(course: Course) -> None:
-    """Nothing is bound or reset below the domain that a lease is for, for as long as it has it."""
-    course.attach(NIC)
-    lease = course.grant(NIC, domain=UUID)
-    course.passes(10 * limits.PREPARE_TIMEOUT_MS)
-    assert not course.jobs() and not course.hears_us()
-    course.detach(NIC)
-    assert course.job().grant.lease == lease
-
-
-def test_another_domain_has_it(course: Course) -> None:
-    """It is waited for, and then the lease fails, and says who."""
-    course.attach(NIC, OTHER)
-    course.grant(NIC, domain=UUID)
-    assert course.jobs() == []
-    course.passes(limits.PREPARE_TIMEOUT_MS)
-    course.jobs()
-    (failed,) = course.hears_us()
-    assert isinstance(failed, NotPrepared)
-    assert OTHER in failed.reason
-
-
-def test_it_is_not_there(course: Course) -> None:
-    """A leased device that is away is waited for, and then the lease fails."""
-    course.happens(DeviceMissing(HOST, NIC))
-    course.grant(NIC)
-    assert course.jobs() == []
-    course.passes(limits.PREPARE_TIMEOUT_MS)
-    course.jobs()
-    assert [type(word) for word in course.hears_us()] == [NotPrepared]
-
-
 def test_a_lease_from_before_anybody_handed_over(course: Course) -> None:
     """Its holder has taken the device himself: it is left to him."""
     lease = course.grant(NIC)
@@ -420,22 +318,24 @@ def test_a_lease_from_before_anybody_handed_over(course: Course) -> None:
     assert course.job().note.before is None
 
 
-def test_a_domain_stops(course: Course) -> None:
-    """Leases that end with it are told; those that are kept, or of which something else is held, are not."""
-    first, kept = course.grant(NIC, GPU, domain=UUID), course.grant(SOUND, domain=UUID, keep=True)
+def test_many_at_once(course: Course) -> None:
+    """So many jobs of a kind are begun, and no more before one is done; nothing waits for ever by that."""
+    keys = [DeviceKey(f"pci/0000:{bus:02x}:00.0") for bus in range(16, 16 + JOBS_AT_ONCE_MAX + 8)]
+    course.fold.picture.update({key: describe(key) for key in keys})
+    assert course.sync()
+    leases = [course.grant(key) for key in keys]
+    begun = course.jobs()
+    assert len(begun) == JOBS_AT_ONCE_MAX
+    course.passes(limits.PREPARE_TIMEOUT_MS)
+    assert course.jobs() == []
+    course.succeeds(begun[0])
+    (more,) = course.jobs()
+    for job in (*begun[1:], more):
+        course.succeeds(job)
     course.settle()
-    assert course.handing.stopped(UUID, {NIC}) == []
-    assert course.handing.stopped(UUID) == [first]
-    assert course.hears_us() == [LetGo(first)]
-    assert course.sync()
-    assert course.hears_us() == [LetGo(first)]
-    course.handing.starts(UUID)
-    assert course.sync()
-    assert course.hears_us() == []
-    assert kept
-    course.handing.stopped(UUID)
-    course.release(first)
-    assert LetGo(first) not in course.hears_us()
+    for lease in leases:
+        course.release(lease)
+    assert len(course.jobs()) == JOBS_AT_ONCE_MAX
 
 
 def test_remains_of_a_lease_that_was_freed_by_hand(course: Course) -> None:
