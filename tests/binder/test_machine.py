@@ -269,6 +269,30 @@ def test_a_roll_back_that_fails_says_what_is_left(bench: Bench) -> None:
     assert bench.take_back(pci(NIC)) == Back("e1000e", "flr")
 
 
+def test_what_its_domain_has_already_is_not_reset(bench: Bench) -> None:
+    """Killed before it could tell, a binder hands over once more what is with its domain by then: nothing is written."""
+    bench.ready(pci(NIC))
+    bench.kernel.pci.hold(NIC, 123)
+    assert bench.ready(pci(NIC)) == Ready(
+        (PreparedDevice(key=pci(NIC), driver="vfio-pci", was_driver="e1000e", reset=""),)
+    )
+    assert not bench.kernel.told
+
+
+def test_a_driver_that_comes_in_between_is_seen_in_the_end(bench: Bench) -> None:
+    """Bound and reset it was, but somebody has taken it from the stub since: it is not said to be ready."""
+    kernel = bench.kernel
+
+    def take(attribute: str, _: str) -> None:
+        if attribute == "reset":
+            kernel.on_told = lambda *_: None
+            kernel.pci.unbind("vfio-pci", NIC)
+
+    kernel.on_told = take
+    assert bench.failed(pci(NIC)).reason == "it is bound to nothing, and not to vfio-pci"
+    assert kernel.driver(NIC) == "e1000e"
+
+
 # --- what happens before it is taken back -----------------------------------------------------------------------------
 
 
