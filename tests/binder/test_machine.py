@@ -270,7 +270,7 @@ def test_a_roll_back_that_fails_says_what_is_left(bench: Bench) -> None:
 
 
 def test_what_its_domain_has_already_is_not_reset(bench: Bench) -> None:
-    """Killed before it could tell, a binder hands over once more what is with its domain by then: nothing is written."""
+    """Killed before it could tell, a binder hands over again what is with its domain by then: nothing is written."""
     bench.ready(pci(NIC))
     bench.kernel.pci.hold(NIC, 123)
     assert bench.ready(pci(NIC)) == Ready(
