@@ -332,6 +332,53 @@ def test_a_living_lease_of_what_is_kept_apart() -> None:
     assert kinds(ledger) == ["DeviceGivenBack", "DeviceFreed"]
 
 
+def test_stuck_behind_its_being_given_back() -> None:
+    """A device that was given back, and that its domain has not let go of yet, may get stuck after all: it stays."""
+    ledger = ledger_with_hosts()
+    poller = Polled(ledger)
+    ledger.start_binder(H1)
+    lease = ledger.granted("01:00.0")
+    poller.see()
+    poller.say(used(NIC))
+    ledger.release(lease)
+    ledger.bind(GivenBack(NIC, lease, "igb"))
+    ledger.bind(Stuck(NIC, lease, "the domain has it again", "stop it"))
+    poller.say(unused(NIC))
+    ledger.tick(60)
+    assert ledger.state.devices[CARD].ending
+    ledger.bind(GivenBack(NIC, lease, "igb"))
+    assert kinds(ledger) == ["DeviceGivenBack", "DeviceFreed"]
+
+
+def test_of_a_lease_that_is_held_a_binder_speaks_by_name() -> None:
+    """That a device of some lease or other is back says nothing of the one that is stuck now; of a lease that the log
+    does not have, it is kept apart all the same, and comes back under the same name.
+    """
+    ledger = managed()
+    lease = ledger.granted("01:00.0")
+    ledger.release(lease)
+    ledger.bind(Stuck(NIC, lease, "it hangs", "reboot"))
+    ledger.bind(GivenBack(NIC, 0), GivenBack(NIC, 4_711))
+    assert not kinds(ledger)
+    ledger.bind(Stuck(MATE, 4_711, "left over", "look"))
+    assert kinds(ledger) == ["DeviceQuarantined"]
+    quarantine = ledger.state.devices[SPARE].quarantine
+    assert quarantine is not None
+    assert quarantine.lease == 0
+    ledger.bind(GivenBack(MATE, 4_711))
+    assert device_word(ledger.state, SPARE) == ("free", "")
+
+
+def test_what_was_replaced_is_not_to_be_acted_on() -> None:
+    """Another thing sits where the leased one was: the binder reads that the lease's token is below the floor."""
+    ledger = managed()
+    ledger.granted("01:00.0")
+    ledger.change("01:00.0", product_id="1572")
+    hold = hold_of(ledger.state, CARD)
+    assert hold is not None
+    assert hold.token < hold.floor
+
+
 # --- operators ----------------------------------------------------------------------------------------------------
 
 

@@ -174,6 +174,9 @@ def test_out_of_quarantine() -> None:
     """
     ledger = managed()
     lease = ledger.granted("01:00.0")
+    ledger.bind(Stuck(NIC, lease, "igb does not bind", "load igb"))
+    assert refusal_of(operate(ledger, CARD, "reattach")).code == RefusalCode.DEVICE_HELD
+    ledger.bind(Stuck(NIC, 0, "igb does not bind", "load igb"), GivenBack(NIC, 0))
     ledger.release(lease)
     assert refusal_of(operate(ledger, CARD, "reattach")).code == RefusalCode.DEVICE_HELD
     ledger.bind(Stuck(NIC, lease, "igb does not bind", "load igb"))
