@@ -74,8 +74,8 @@ def test_bounds_of_words(body: bytes, field: str) -> None:
 def test_words_of_no_lease() -> None:
     """What a binder does not know the lease of any more, it may still have brought back, or not."""
     for tag in ("given_back.v1", "stuck.v1"):
-        assert codec.decode_observed(_message(tag, lease=0))
-    assert codec.decode_observed(_starts("binder", manages=True))
+        assert codec.decode_observed(_message(tag, lease=0)).observations
+    assert codec.decode_observed(_starts("binder", manages=True)).observations
 
 
 @pytest.mark.parametrize(
