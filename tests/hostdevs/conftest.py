@@ -14,7 +14,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     """Without hosts; its doors have the ledger's clock, and no driver here is late."""
     cluster = Cluster(tmp_path)
     monkeypatch.setattr(steps, "SETTLE_S", 0.1)
-    monkeypatch.setattr(door, "_now_ms", lambda: cluster.now_ms)
+    monkeypatch.setattr(door, "_now_ms", cluster.door_ms)
     yield cluster
     cluster.close()
 

@@ -7,6 +7,9 @@ What is played is the hypervisor: it starts domains, holds their devices open, a
 
 import asyncio
 import itertools
+import re
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -15,15 +18,26 @@ import msgspec
 
 from leasehold.events import codec, inputs
 from leasehold.events.answers import Answer
+from leasehold.events.capabilities import UsbDevice
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.domains import DomainDescription
 from leasehold.events.event_types import Event
-from leasehold.events.identities import DeviceKey, DomainKey, HostName, Principal, device_id
+from leasehold.events.identities import (
+    DeviceId,
+    DeviceKey,
+    DomainKey,
+    Holder,
+    HostName,
+    Principal,
+    device_id,
+    split_device_id,
+)
 from leasehold.events.inputs import BINDER, Observation, Observed, Request
 from leasehold.events.position import position_of
 from leasehold.events.views import DeviceView
 from leasehold.projections.bindings import holds_of
 from leasehold.projections.handing import Handing
+from leasehold.projections.handnotes import Operate, TakeBack
 from leasehold.projections.handorders import HandOrders
 from leasehold.projections.handover import Before
 from leasehold.projections.orders import open_orders, order_view
@@ -34,6 +48,7 @@ from leasehold.services.binder.acting import act
 from leasehold.services.binder.door import Door, Said
 from leasehold.services.binder.machine import Machine
 from leasehold.services.binder.notes import Notes, boot_of
+from leasehold.services.binder.spots import is_stub
 from tests.binder.kernel import Kernel
 from tests.projections.ledger import START_NS, A, Ledger
 
@@ -51,14 +66,15 @@ class Host:
         self.hypervisor = hypervisor
         self.folder = folder
         self.kernel = Kernel(folder / "machine")
-        self.machine = Machine(
-            self.kernel.root, write=self.kernel.write, run=self.kernel.run, reset_port=self.kernel.reset_port, stub=stub
-        )
+        self._stub = stub
+        self._ends = threading.Event()
         self.is_cut_off = False
         self._reported: dict[DeviceKey, DeviceDescription] = {}
         self._runs = {"watcher": 0, "poller": 0, BINDER: 0}
         self._counters = dict(self._runs)
         self._pids = itertools.count(4_000)
+        self.is_off = False
+        self._shown: dict[DeviceKey, DeviceDescription] = {}
         self._protected: dict[DeviceKey, tuple[str, ...]] = {}
         self._running: dict[str, tuple[int, tuple[str, ...]]] = {}
         """By uuid: the process, and the words of what it has."""
@@ -91,10 +107,13 @@ class Host:
 
     def watch(self) -> bool:
         """The watcher looks, and tells what differs; whether anything does."""
+        if self.is_off:
+            return False
         found = {
             key: msgspec.structs.replace(device, protections=self._protected.get(key, device.protections))
             for key, device in self.kernel.picture().items()
         }
+        found |= self._shown
         words: list[Observation] = [inputs.DeviceGone(key) for key in self._reported if key not in found]
         words += [inputs.DeviceSeen(device) for key, device in found.items() if self._reported.get(key) != device]
         self._reported = found
@@ -111,6 +130,11 @@ class Host:
 
     def start_binder(self) -> None:
         """A run of it, which knows what the notes say, and asks the log for the rest."""
+        kernel, self._ends = self.kernel, threading.Event()
+        self.machine = Machine(
+            kernel.root, write=kernel.write, run=kernel.run, reset_port=kernel.reset_port, stub=self._stub,
+            ends=self._ends,
+        )  # fmt: skip
         self._notes = Notes(self.folder / "notes.json", self.kernel.root)
         self.handing = Handing(self.name, self._notes.open(), boot=boot_of(self.kernel.root))
         self._orders = HandOrders(self.handing)
@@ -140,6 +164,16 @@ class Host:
         self._notes.close()
         self._notes = self.handing = self._orders = None
 
+    def kill_at(self, write: int) -> None:
+        """Let nothing of the binder come behind this write of its own, counted from 0: neither another nor a word."""
+        left = itertools.count(write, -1)
+
+        def told(_attribute: str, _text: str) -> None:
+            if next(left) == 0:
+                self._ends.set()
+
+        self.kernel.on_told = told
+
     def hear(self, position: int, event: Event) -> None:
         """Something is told of this host."""
         if self.handing is None or self.is_cut_off or getattr(event, "host", self.name) != self.name:
@@ -161,13 +195,14 @@ class Host:
         for job in jobs:
             self._write_notes()
             outcome = act(self.machine, job, self._note, self.cluster.now_ms)
-            if self.handing is None:  # it was killed in the middle
-                return True
-            if hasattr(job, "number"):
-                self.handing.done(job.number, outcome, self.cluster.now_ms)
-            else:
+            if self._ends.is_set():
+                self.kill_binder()
+                return False
+            if isinstance(job, Operate):
                 self._orders.done(job, outcome)
-            if hasattr(job, "key"):
+            else:
+                self.handing.done(job.number, outcome, self.cluster.now_ms)
+            if isinstance(job, TakeBack):
                 self._orders.taken_back(job.key, outcome)
         self._write_notes()
         words = [] if self.is_cut_off else self._words()
@@ -200,7 +235,7 @@ class Host:
 
     def ask(self, op: str, uuid: str, *words: str, **more: Any) -> Said:
         """What a hook hears at the door."""
-        assert self.handing is not None
+        self.cluster.asked_s = time.monotonic()
         asked = {"op": op, "hypervisor": self.hypervisor, "uuid": uuid, "devices": words, **more}
 
         async def answered() -> Said:
@@ -254,8 +289,8 @@ class Host:
     def _open(self, word: str, pid: int) -> None:
         for key in self._meant(word):
             if key.startswith("pci/"):
-                if self.kernel.driver(key[4:]) == "vfio-pci":
-                    self.kernel.pci.hold(key[4:], pid)
+                if key.count("/") == 1 and self.driver(key) == "vfio-pci":
+                    self.kernel.pci.hold(key.removeprefix("pci/"), pid)
             else:
                 for interface in self._interfaces(key):
                     self.kernel.usb.claim(interface)
@@ -270,9 +305,7 @@ class Host:
                         self.kernel.usb.unclaim(interface)
 
     def _meant(self, word: str) -> list[DeviceKey]:
-        assert self.handing is not None
-        door = Door(self.folder / "door", self.name, self.handing, asyncio.Condition(), lambda: None)
-        return list(door._keys(word))
+        return [split_device_id(device)[1] for device in self.cluster.state.named(self.name, word)]
 
     def _interfaces(self, key: DeviceKey) -> list[str]:
         found = self.kernel.picture()
@@ -282,14 +315,24 @@ class Host:
             if each.startswith(f"{key}/") and device.kind == "usb_interface"
         ]
 
+    def check(self, key: DeviceKey, token: int) -> Said:
+        """What who shows a token hears at the door."""
+        return self.ask("check", "", device=key, token=token)
+
+    def is_running(self, uuid: str) -> bool:
+        """Whether nobody has ended the domain."""
+        return uuid in self._running
+
     # --- by hand ------------------------------------------------------------------------------------------------------
 
     def bind_by_hand(self, key: DeviceKey, driver: str) -> None:
         """Somebody binds a function to a driver past everybody."""
         address = key.removeprefix("pci/")
-        self.kernel.pci.unbind(self.driver(key), address)
-        self.kernel.pci.write_device(address, "driver_override", driver)
-        self.kernel.pci.probe(address)
+        if self.driver(key):
+            self.kernel.pci.unbind(self.driver(key), address)
+        self.kernel.pci.write_device(address, "driver_override", driver if is_stub(driver) else "\n")
+        if driver:
+            self.kernel.pci.probe(address)
         self.cluster.settle()
 
     def protect(self, key: DeviceKey, why: str) -> None:
@@ -297,11 +340,42 @@ class Host:
         self._protected[key] = (why,)
         self.watch()
 
+    def show_child(self, key: DeviceKey, name: str, kind: str) -> DeviceKey:
+        """The watcher sees a functional child of a function: a disk, a namespace."""
+        child = DeviceKey(f"{key}/{name}")
+        sysfs_path = f"{self._reported[key].sysfs_path}/{name}"
+        self._shown[child] = DeviceDescription(
+            key=child, name=re.sub(r"[^a-z0-9]", "_", f"{kind}_{name}"), kind=kind, parent=key, sysfs_path=sysfs_path
+        )
+        self.cluster.settle()
+        return child
+
+    def make_mdev(self, key: DeviceKey, uuid: str) -> DeviceKey:
+        """A mediated device comes, carried by a function."""
+        tree, card = self.kernel.tree, self.kernel.pci.folder(key.removeprefix("pci/"))
+        below = str(card.relative_to(tree.devices))
+        tree.mdev_types(below, vgpu=2)
+        tree.uevent(f"{below}/{uuid}")
+        tree.link(card / uuid / "mdev_type", card / "mdev_supported_types/vgpu")
+        tree.link(self.kernel.root.sys / "bus/mdev/devices" / uuid, card / uuid)
+        self.cluster.settle()
+        return DeviceKey(f"{key}/mdev/{uuid}")
+
     # --- looking ------------------------------------------------------------------------------------------------------
+
+    def id(self, key: DeviceKey) -> DeviceId:
+        """Of one of its devices."""
+        return device_id(self.name, key)
+
+    def address(self, key: DeviceKey) -> str:
+        """A USB device's word by its bus and number, as it is now."""
+        capability = self.kernel.describe(key).capability
+        assert isinstance(capability, UsbDevice)
+        return f"usb-address/{capability.bus}.{capability.device}"
 
     def view(self, key: DeviceKey) -> DeviceView:
         """What people see of a device."""
-        return device_view(self.cluster.state, device_id(self.name, key))
+        return device_view(self.cluster.state, self.id(key))
 
     def word(self, key: DeviceKey) -> str:
         """`free`, `leased`, …, and how far it is handed over, if it is."""
@@ -322,12 +396,17 @@ class Cluster(Ledger):
         self.hosts: dict[str, Host] = {}
         self.told: list[Event] = []
         """All events ever."""
+        self.asked_s = time.monotonic()
         self.note(inputs.DeciderStarts("alloc", "start"))
 
     @property
     def now_ms(self) -> int:
         """What the binders' clocks show."""
         return (self.now_ns - START_NS) // 1_000_000
+
+    def door_ms(self) -> int:
+        """The same, at a door, where whoever asks may wait."""
+        return self.now_ms + int((time.monotonic() - self.asked_s) * 1_000)
 
     def add(self, name: str, *, hypervisor: str = "qemu", stub: str = "vfio-pci", managed: bool = True) -> Host:
         """A host with all its agents, past its grace time."""
@@ -366,6 +445,7 @@ class Cluster(Ledger):
     def restart_allocator(self) -> None:
         """Another one takes over, from a snapshot."""
         state = decode_state(encode_state(self.state))
+        assert state is not None
         self.sequencer = Sequencer(state, cluster="lab", writer="other")
         self.note(inputs.DeciderStarts("other", "takeover"))
         self.advance(31)
@@ -408,7 +488,7 @@ class Cluster(Ledger):
                 operation=operation,
                 host=host.name,
                 driver=driver,
-            ),  # fmt: skip
+            ),
             OPERATOR,
         )
         self.settle()
@@ -439,14 +519,23 @@ class Cluster(Ledger):
                 request_id=self.new_id(),
                 issued_at_ns=self.now_ns,
                 domain=domain,
-                holder=inputs.Holder("vm"),
+                holder=Holder("vm"),
                 ttl_ms=600_000,
                 **fields,
-            ),  # fmt: skip
+            ),
             principal,
         )
         self.settle()
         return answer
+
+    def declare_dead(self, host: Host) -> Answer:
+        """An operator says that a host is off."""
+        return self.ask(
+            inputs.DeclareDeadRequest(
+                request_id=self.new_id(), issued_at_ns=self.now_ns, host=host.name, reason="it burnt"
+            ),
+            OPERATOR,
+        )
 
     def reattach(self, domain: str, principal: Principal = A, **fields: Any) -> Answer:
         """Give back all that a domain has leases of."""

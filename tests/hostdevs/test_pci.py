@@ -22,9 +22,11 @@ PORT = pci(kernel.PORT)
 
 
 @scenario(
-    "detach", "a free device is detached, once and again", libvirt="bound to the stub; the second time nothing is done",
+    "detach",
+    "a free device is detached, once and again",
+    libvirt="bound to the stub; the second time nothing is done",
     here="the same; and it can be leased from there",
-)  # fmt: skip
+)
 def test_detach(cluster: Cluster, host: Host) -> None:
     """An administrator's order; a lease of it finds it on the stub, and leaves it there."""
     for _ in range(2):
@@ -38,9 +40,11 @@ def test_detach(cluster: Cluster, host: Host) -> None:
 
 
 @scenario(
-    "detach", "a device that was never detached is reattached", libvirt="it is probed again, which is no error",
+    "detach",
+    "a device that was never detached is reattached",
+    libvirt="it is probed again, which is no error",
     here="it stays on its driver, which is no error",
-)  # fmt: skip
+)
 def test_reattach_of_what_was_never_detached(cluster: Cluster, host: Host) -> None:
     """Nothing is written to it."""
     told = list(host.kernel.told)
@@ -49,10 +53,11 @@ def test_reattach_of_what_was_never_detached(cluster: Cluster, host: Host) -> No
 
 
 @scenario(
-    "detach", "detach, reattach or reset of a device in use",
+    "detach",
+    "detach, reattach or reset of a device in use",
     libvirt="refused: `PCI device … is in use by driver QEMU, domain a`",
     here="refused, with the lease, its holder and the domain that has it; nothing is written",
-)  # fmt: skip
+)
 @pytest.mark.parametrize("operation", ["detach", "reattach", "reset"])
 def test_nothing_is_done_to_a_device_in_use(cluster: Cluster, host: Host, operation: str) -> None:
     """The lease protects it from administrators, too."""
@@ -67,9 +72,12 @@ def test_nothing_is_done_to_a_device_in_use(cluster: Cluster, host: Host, operat
 
 
 @scenario(
-    "detach", "a free member of a group is detached while another member is in use", libvirt="allowed",
-    here="refused: the group belongs to one holder", wrong=True,
-)  # fmt: skip
+    "detach",
+    "a free member of a group is detached while another member is in use",
+    libvirt="allowed",
+    here="refused: the group belongs to one holder",
+    wrong=True,
+)
 def test_a_neighbour_in_its_group_is_left_alone(cluster: Cluster, host: Host) -> None:
     """The lease of one function keeps administrators from the other."""
     host.bind_by_hand(SMBUS, "vfio-pci")
@@ -80,8 +88,11 @@ def test_a_neighbour_in_its_group_is_left_alone(cluster: Cluster, host: Host) ->
 
 
 @scenario(
-    "detach", "to a driver that is no stub", libvirt="refused: `unknown driver name 'e1000e'`", here="refused, with those that there are"
-)  # fmt: skip
+    "detach",
+    "to a driver that is no stub",
+    libvirt="refused: `unknown driver name 'e1000e'`",
+    here="refused, with those that there are",
+)
 def test_an_unknown_stub(cluster: Cluster, host: Host) -> None:
     """It never gets to the host."""
     with pytest.raises(Exception, match="is no stub driver; those are vfio-pci, xen-pciback and pci-stub"):
@@ -89,9 +100,12 @@ def test_an_unknown_stub(cluster: Cluster, host: Host) -> None:
 
 
 @scenario(
-    "detach", "the probe of the stub fails without an error", libvirt="not noticed: the driver is never looked at",
-    here="the order fails, and the device is back on its driver", wrong=True,
-)  # fmt: skip
+    "detach",
+    "the probe of the stub fails without an error",
+    libvirt="not noticed: the driver is never looked at",
+    here="the order fails, and the device is back on its driver",
+    wrong=True,
+)
 def test_a_silent_probe(cluster: Cluster, host: Host) -> None:
     """What was written is not believed: the link is read."""
     host.kernel.pci.silent.add(("vfio-pci", kernel.NIC))
@@ -102,9 +116,11 @@ def test_a_silent_probe(cluster: Cluster, host: Host) -> None:
 
 
 @scenario(
-    "detach", "reset with neighbours on the bus that are in use",
-    libvirt="refused: `Active … devices on bus with …, not doing bus reset`", here="refused; the neighbour is named",
-)  # fmt: skip
+    "detach",
+    "reset with neighbours on the bus that are in use",
+    libvirt="refused: `Active … devices on bus with …, not doing bus reset`",
+    here="refused; the neighbour is named",
+)
 def test_a_bus_is_not_reset_under_others(cluster: Cluster, host: Host) -> None:
     """The GPU's only reset would hit the sound function, which drives the host's speaker."""
     state, reason = cluster.order(host, "reset", GPU)
@@ -114,9 +130,11 @@ def test_a_bus_is_not_reset_under_others(cluster: Cluster, host: Host) -> None:
 
 
 @scenario(
-    "detach", "a bridge is detached, or given to a domain",
-    libvirt="refused: `Non-endpoint PCI devices cannot be assigned to guests`", here="refused: it carries others",
-)  # fmt: skip
+    "detach",
+    "a bridge is detached, or given to a domain",
+    libvirt="refused: `Non-endpoint PCI devices cannot be assigned to guests`",
+    here="refused: it carries others",
+)
 def test_a_bridge_is_nobodys(cluster: Cluster, host: Host) -> None:
     """Neither leased nor operated on."""
     assert refusal_of(cluster.want(host, PORT)).code == RefusalCode.DEVICE_UNLEASABLE
@@ -127,10 +145,11 @@ def test_a_bridge_is_nobodys(cluster: Cluster, host: Host) -> None:
 
 
 @scenario(
-    "prepare", "a managed device: the domain starts and stops",
+    "prepare",
+    "a managed device: the domain starts and stops",
     libvirt="bound to the stub, reset, active; at the stop reset and back on its driver",
     here="the same, by lease and release; each step is an event, and read back",
-)  # fmt: skip
+)
 def test_managed(cluster: Cluster, host: Host) -> None:
     """From its driver to the stub, with a reset, and back."""
     lease = cluster.take(host, NIC, domain=DOM_A)
@@ -144,9 +163,11 @@ def test_managed(cluster: Cluster, host: Host) -> None:
 
 
 @scenario(
-    "prepare", "an unmanaged device that is on its host driver",
-    libvirt="refused: `Unmanaged PCI device … must be manually detached from the host`", here="refused; its driver is named",
-)  # fmt: skip
+    "prepare",
+    "an unmanaged device that is on its host driver",
+    libvirt="refused: `Unmanaged PCI device … must be manually detached from the host`",
+    here="refused; its driver is named",
+)
 def test_unmanaged_and_not_detached(cluster: Cluster, host: Host) -> None:
     """Nothing is written."""
     told = list(host.kernel.told)
@@ -157,9 +178,11 @@ def test_unmanaged_and_not_detached(cluster: Cluster, host: Host) -> None:
 
 
 @scenario(
-    "prepare", "an unmanaged device that was detached by hand", libvirt="active; at the stop it stays on the stub",
+    "prepare",
+    "an unmanaged device that was detached by hand",
+    libvirt="active; at the stop it stays on the stub",
     here="the same",
-)  # fmt: skip
+)
 def test_unmanaged(cluster: Cluster, host: Host) -> None:
     """Bound by hand before the lease, it is so behind it."""
     host.bind_by_hand(NIC, "vfio-pci")
@@ -169,10 +192,11 @@ def test_unmanaged(cluster: Cluster, host: Host) -> None:
 
 
 @scenario(
-    "prepare", "managed and unmanaged devices for one domain, the unmanaged one on its host driver",
+    "prepare",
+    "managed and unmanaged devices for one domain, the unmanaged one on its host driver",
     libvirt="refused as a whole: the managed one was detached, and is bound back",
     here="two requests: the managed one is prepared, the unmanaged one refused before anything is written",
-)  # fmt: skip
+)
 def test_mixed(cluster: Cluster, host: Host) -> None:
     """The domain does not start without the second, and giving the first back is one release."""
     lease = cluster.take(host, VF0, domain=DOM_A)
@@ -184,9 +208,11 @@ def test_mixed(cluster: Cluster, host: Host) -> None:
 
 
 @scenario(
-    "prepare", "a managed device that is on the stub already", libvirt="active; at the stop it stays on the stub",
+    "prepare",
+    "a managed device that is on the stub already",
+    libvirt="active; at the stop it stays on the stub",
     here="the same: it goes back to what it was",
-)  # fmt: skip
+)
 def test_on_the_stub_already(cluster: Cluster, host: Host) -> None:
     """What it was before is noted, whatever it was."""
     host.bind_by_hand(NIC, "vfio-pci")
@@ -195,9 +221,11 @@ def test_on_the_stub_already(cluster: Cluster, host: Host) -> None:
 
 
 @scenario(
-    "prepare", "a device with no driver at all", libvirt="bound to the stub; at the stop the host is probed for a driver",
+    "prepare",
+    "a device with no driver at all",
+    libvirt="bound to the stub; at the stop the host is probed for a driver",
     here="bound to the stub; then bound to nothing, as before",
-)  # fmt: skip
+)
 def test_without_a_driver(cluster: Cluster, host: Host) -> None:
     """What somebody has unbound by hand stays so."""
     host.kernel.pci.unbind("e1000e", kernel.NIC)
@@ -207,9 +235,11 @@ def test_without_a_driver(cluster: Cluster, host: Host) -> None:
 
 
 @scenario(
-    "prepare", "a second domain asks for it", libvirt="refused at its start, with driver and name of the first",
+    "prepare",
+    "a second domain asks for it",
+    libvirt="refused at its start, with driver and name of the first",
     here="refused when it is asked for, long before the start, with lease and holder; and again at the door",
-)  # fmt: skip
+)
 def test_a_second_domain(cluster: Cluster, host: Host) -> None:
     """The first one notices nothing."""
     lease = cluster.take(host, NIC, domain=DOM_A, holder="web")
@@ -223,9 +253,11 @@ def test_a_second_domain(cluster: Cluster, host: Host) -> None:
 
 
 @scenario(
-    "prepare", "the same domain asks for it again", libvirt="refused, with its own name",
+    "prepare",
+    "the same domain asks for it again",
+    libvirt="refused, with its own name",
     here="refused; `prepare` leaves out what it has already",
-)  # fmt: skip
+)
 def test_the_same_domain_again(cluster: Cluster, host: Host) -> None:
     """A lease is not given twice, not even to its holder."""
     lease = cluster.take(host, NIC, domain=DOM_A)
@@ -238,10 +270,12 @@ def test_the_same_domain_again(cluster: Cluster, host: Host) -> None:
 
 
 @scenario(
-    "prepare", "another hypervisor's driver asks for it (libxl while QEMU has it)",
-    libvirt="refused in one monolithic libvirtd; with a daemon for each driver both get it",
-    here="refused: one state for all hypervisors", wrong=True,
-)  # fmt: skip
+    "prepare",
+    "another hypervisor's driver asks for it (libxl while QEMU has it)",
+    libvirt="refused in one libvirtd; with a daemon for each driver both get it (inferred)",
+    here="refused: one state for all hypervisors",
+    wrong=True,
+)
 def test_another_hypervisor(cluster: Cluster, host: Host) -> None:
     """The door does not care which hypervisor's hook asks."""
     cluster.take(host, NIC, domain=DOM_A)
@@ -253,9 +287,11 @@ def test_another_hypervisor(cluster: Cluster, host: Host) -> None:
 
 
 @scenario(
-    "prepare", "two hosts have a card at the same address", libvirt="each host knows its own only",
+    "prepare",
+    "two hosts have a card at the same address",
+    libvirt="each host knows its own only",
     here="two devices: the host is part of the key",
-)  # fmt: skip
+)
 def test_two_hosts(cluster: Cluster, host: Host) -> None:
     """Each is leased and handed over on its own host."""
     other = cluster.add("h2", hypervisor="xen")
@@ -267,9 +303,12 @@ def test_two_hosts(cluster: Cluster, host: Host) -> None:
 
 
 @scenario(
-    "prepare", "a device that is not in sysfs", libvirt="skipped: the domain starts as far as libvirt cares",
-    here="refused: unknown", wrong=True,
-)  # fmt: skip
+    "prepare",
+    "a device that is not in sysfs",
+    libvirt="skipped: the domain starts as far as libvirt cares",
+    here="refused: unknown",
+    wrong=True,
+)
 def test_a_device_that_is_not_there(cluster: Cluster, host: Host) -> None:
     """Nor does the door let a domain start with it."""
     nothing = "pci/0000:09:00.0"
@@ -281,9 +320,11 @@ def test_a_device_that_is_not_there(cluster: Cluster, host: Host) -> None:
 
 
 @scenario(
-    "prepare", "two domains are defined with one device", libvirt="accepted; refused at the start of the second",
+    "prepare",
+    "two domains are defined with one device",
+    libvirt="accepted; refused at the start of the second",
     here="both may claim it; whose it is is decided by the lease, before any start",
-)  # fmt: skip
+)
 def test_two_configurations(cluster: Cluster, host: Host) -> None:
     """The second `prepare` is refused, and nothing of the first is touched."""
     for uuid in (DOM_A, DOM_B):
@@ -294,9 +335,11 @@ def test_two_configurations(cluster: Cluster, host: Host) -> None:
 
 
 @scenario(
-    "prepare", "one device twice in one request",
-    libvirt="refused: `Hostdev already exists in the domain configuration`", here="it is one device: granted once",
-)  # fmt: skip
+    "prepare",
+    "one device twice in one request",
+    libvirt="refused: `Hostdev already exists in the domain configuration`",
+    here="it is one device: granted once",
+)
 def test_twice_in_one_request(cluster: Cluster, host: Host) -> None:
     """By whatever names."""
     answer = cluster.want(host, NIC, f"h1/{NIC}", "0000:01:00.0")
@@ -304,9 +347,11 @@ def test_twice_in_one_request(cluster: Cluster, host: Host) -> None:
 
 
 @scenario(
-    "prepare", "one device of several is busy", libvirt="refused as a whole; the others are on their drivers, and free",
+    "prepare",
+    "one device of several is busy",
+    libvirt="refused as a whole; the others are on their drivers, and free",
     here="the same; nothing was written at all",
-)  # fmt: skip
+)
 def test_one_of_several_is_busy(cluster: Cluster, host: Host) -> None:
     """The free one can be had by another at once."""
     cluster.take(host, VF0, domain=DOM_A)
@@ -318,9 +363,11 @@ def test_one_of_several_is_busy(cluster: Cluster, host: Host) -> None:
 
 
 @scenario(
-    "prepare", "one device of several cannot be bound", libvirt="refused as a whole, the others are bound back",
+    "prepare",
+    "one device of several cannot be bound",
+    libvirt="refused as a whole, the others are bound back",
     here="the same: the lease ends as `failed`, each device is given back, and what went wrong is said",
-)  # fmt: skip
+)
 def test_one_of_several_cannot_be_bound(cluster: Cluster, host: Host) -> None:
     """Roll-back, and then everything is free again."""
     host.kernel.pci.silent.add(("vfio-pci", kernel.VF1))
@@ -335,9 +382,11 @@ def test_one_of_several_cannot_be_bound(cluster: Cluster, host: Host) -> None:
 
 
 @scenario(
-    "prepare", "one device of several cannot be reset", libvirt="all are reset before the first failure is told, then bound back",
+    "prepare",
+    "one device of several cannot be reset",
+    libvirt="all are reset before the first failure is told, then bound back",
     here="bound back; the lease ends as `failed`",
-)  # fmt: skip
+)
 def test_one_of_several_cannot_be_reset(cluster: Cluster, host: Host) -> None:
     """A reset that fails is a failure of the whole."""
     host.kernel.refuse["reset 1"] = errno.EIO
@@ -350,10 +399,11 @@ def test_one_of_several_cannot_be_reset(cluster: Cluster, host: Host) -> None:
 
 
 @scenario(
-    "prepare", "PCI goes, USB does not (libvirt's order of classes)",
+    "prepare",
+    "PCI goes, USB does not (libvirt's order of classes)",
     libvirt="the start ends; what was prepared is freed by the normal stop",
     here="one request over both: all or none, whatever the class",
-)  # fmt: skip
+)
 def test_classes_together(cluster: Cluster, host: Host) -> None:
     """A stick that another has keeps the card free."""
     stick = kernel.usb(kernel.STICK)
@@ -363,9 +413,11 @@ def test_classes_together(cluster: Cluster, host: Host) -> None:
 
 
 @scenario(
-    "prepare", "a stranger gives it back", libvirt="left out: only what is this domain's is reattached",
+    "prepare",
+    "a stranger gives it back",
+    libvirt="left out: only what is this domain's is reattached",
     here="refused: a lease is its principal's; `reattach` of a stranger finds nothing",
-)  # fmt: skip
+)
 def test_a_stranger(cluster: Cluster, host: Host) -> None:
     """Nothing of it changes."""
     lease = cluster.take(host, NIC, domain=DOM_A)
@@ -377,9 +429,11 @@ def test_a_stranger(cluster: Cluster, host: Host) -> None:
 
 
 @scenario(
-    "prepare", "a start that was refused is followed by the stop that libvirt makes of it",
-    libvirt="frees only what is this domain's", here="the same",
-)  # fmt: skip
+    "prepare",
+    "a start that was refused is followed by the stop that libvirt makes of it",
+    libvirt="frees only what is this domain's",
+    here="the same",
+)
 def test_a_refused_start_frees_nothing(cluster: Cluster, host: Host) -> None:
     """The other domain's lease lives."""
     cluster.take(host, NIC, domain=DOM_A)
@@ -391,9 +445,12 @@ def test_a_refused_start_frees_nothing(cluster: Cluster, host: Host) -> None:
 
 
 @scenario(
-    "prepare", "reattach never returns (the driver hangs)", libvirt="`nodedev-reattach` hangs, and its caller with it",
-    here="the device goes into quarantine, with the reason and the way out", wrong=True,
-)  # fmt: skip
+    "prepare",
+    "reattach never returns (the driver hangs)",
+    libvirt="`nodedev-reattach` hangs, and its caller with it (as users report)",
+    here="the device goes into quarantine, with the reason and the way out",
+    wrong=True,
+)
 def test_a_driver_that_does_not_take_it_back(cluster: Cluster, host: Host) -> None:
     """It is nobody's until the binder succeeds, which it tries again and again."""
     lease = cluster.take(host, NIC)
@@ -407,8 +464,9 @@ def test_a_driver_that_does_not_take_it_back(cluster: Cluster, host: Host) -> No
     assert view.binding.reason
     assert view.binding.help
     assert refusal_of(cluster.want(host, NIC, principal=B)).code in (
-        RefusalCode.DEVICE_QUARANTINED, RefusalCode.DEVICE_HELD,
-    )  # fmt: skip
+        RefusalCode.DEVICE_QUARANTINED,
+        RefusalCode.DEVICE_HELD,
+    )
     host.kernel.pci.silent.clear()
     for _ in range(8):
         cluster.advance(10)
@@ -416,9 +474,11 @@ def test_a_driver_that_does_not_take_it_back(cluster: Cluster, host: Host) -> No
 
 
 @scenario(
-    "prepare", "the domain still has it when it is taken away", libvirt="at a stop QEMU has ended; a hot-unplug waits for the guest",
+    "prepare",
+    "the domain still has it when it is taken away",
+    libvirt="at a stop QEMU has ended; a hot-unplug waits for the guest",
     here="it is waited for; only `revoke --force` takes it from a running domain",
-)  # fmt: skip
+)
 @pytest.mark.parametrize("force", [False, True])
 def test_a_domain_that_does_not_let_go(cluster: Cluster, host: Host, force: bool) -> None:
     """The lease is over at once, the device is free when it is let go."""
@@ -439,9 +499,11 @@ def test_a_domain_that_does_not_let_go(cluster: Cluster, host: Host, force: bool
 
 
 @scenario(
-    "prepare", "a virtual function's MAC and VLAN", libvirt="saved in /run and restored at the stop",
+    "prepare",
+    "a virtual function's MAC and VLAN",
+    libvirt="saved in /run and restored at the stop",
     here="the same, saved before anything is written; trust, spoof check and rates, too",
-)  # fmt: skip
+)
 def test_settings_of_a_virtual_function(cluster: Cluster, host: Host) -> None:
     """What the domain made of them does not outlive it."""
     before = dict(host.kernel.vfs[0])
@@ -452,100 +514,6 @@ def test_settings_of_a_virtual_function(cluster: Cluster, host: Host) -> None:
     assert {name: host.kernel.vfs[0][name] for name in ("address", "vlan_list", "trust")} == {
         name: before[name] for name in ("address", "vlan_list", "trust")
     }
-
-
-# --- what cannot be owned apart ---------------------------------------------------------------------------------------
-
-
-@scenario(
-    "apart", "another member of its IOMMU group, for another domain", libvirt="refused, naming the member that is in use",
-    here="refused, naming it, its lease and the rule",
-)  # fmt: skip
-def test_group_members(cluster: Cluster, host: Host) -> None:
-    """Both are one holder's, or nobody's."""
-    host.bind_by_hand(SMBUS, "vfio-pci")
-    lease = cluster.take(host, SATA)
-    refusal = refusal_of(cluster.want(host, SMBUS, principal=B))
-    assert [(each.rule, each.because_of, each.lease) for each in refusal.blockers] == [
-        ("iommu_group", f"h1/{SATA}", lease)
-    ]
-
-
-@scenario(
-    "apart", "a member of the group for the same domain, while it runs", libvirt="accepted; QEMU may refuse it later",
-    here="granted to the same holder",
-)  # fmt: skip
-def test_group_members_of_one_holder(cluster: Cluster, host: Host) -> None:
-    """The same principal and holder may have the rest."""
-    host.bind_by_hand(SMBUS, "vfio-pci")
-    cluster.take(host, SATA, domain=DOM_A)
-    answer = cluster.want(host, SMBUS, domain=DOM_A)
-    assert answer.outcome == "granted", answer.refusal
-
-
-@scenario(
-    "apart", "a group member is still on its host driver (vfio)", libvirt="accepted; QEMU fails with `group is not viable`",
-    here="the lease fails, and says which member is on which driver", wrong=True,
-)  # fmt: skip
-def test_a_group_that_is_not_viable(cluster: Cluster, host: Host) -> None:
-    """One function of a card alone cannot be handed over by vfio."""
-    cluster.want(host, GPU)
-    failed = [event for event in cluster.told if isinstance(event, PrepareFailed)]
-    assert [event.key for event in failed] == [GPU]
-    assert kernel.GPU_SOUND in failed[0].reason
-    assert (host.driver(GPU), host.word(GPU)) == ("nouveau", "free")
-
-
-@scenario(
-    "apart", "a physical function while one of its virtual functions is held", libvirt="accepted", here="refused", wrong=True
-)  # fmt: skip
-def test_pf_while_vf_is_held(cluster: Cluster, host: Host) -> None:
-    """And the other way round."""
-    lease = cluster.take(host, VF0)
-    refusal = refusal_of(cluster.want(host, PF, principal=B))
-    assert [(each.rule, each.because_of) for each in refusal.blockers] == [("physical_function", f"h1/{VF0}")]
-    assert refusal_of(cluster.operate(host, "detach", PF)).code == RefusalCode.DEVICE_HELD
-    cluster.give(lease)
-    cluster.take(host, PF, principal=B)
-    refusal = refusal_of(cluster.want(host, VF1))
-    assert [(each.rule, each.because_of) for each in refusal.blockers] == [("physical_function", f"h1/{PF}")]
-
-
-@scenario(
-    "apart", "two virtual functions of one card for two domains", libvirt="accepted", here="granted: each is alone"
-)  # fmt: skip
-def test_two_virtual_functions(cluster: Cluster, host: Host) -> None:
-    """They share nothing but their physical function."""
-    cluster.take(host, VF0, domain=DOM_A)
-    cluster.take(host, VF1, domain=DOM_B, principal=B)
-
-
-@scenario(
-    "apart", "a USB controller while a stick behind it is held, and the other way round",
-    libvirt="both accepted: PCI and USB lists know nothing of each other", here="refused both ways", wrong=True,
-)  # fmt: skip
-def test_controller_and_stick(cluster: Cluster, host: Host) -> None:
-    """Who resets the controller takes the stick away."""
-    controller, stick = pci(kernel.XHCI), kernel.usb(kernel.STICK)
-    lease = cluster.take(host, stick)
-    refusal = refusal_of(cluster.want(host, controller, principal=B))
-    assert ("usb_tree", f"h1/{stick}") in [(each.rule, each.because_of) for each in refusal.blockers]
-    cluster.give(lease)
-    cluster.take(host, controller, principal=B)
-    refusal = refusal_of(cluster.want(host, stick))
-    assert ("usb_tree", f"h1/{controller}") in [(each.rule, each.because_of) for each in refusal.blockers]
-
-
-@scenario(
-    "apart", "a device that the host itself lives on", libvirt="accepted: the host loses its disk or its network",
-    here="refused, unless forced", wrong=True,
-)  # fmt: skip
-def test_what_the_host_lives_on(cluster: Cluster, host: Host) -> None:
-    """The card of the default route is the host's."""
-    host.protect(NIC, "carries the default route")
-    refusal = refusal_of(cluster.want(host, NIC))
-    assert refusal.code == RefusalCode.DEVICE_PROTECTED
-    assert refusal_of(cluster.operate(host, "detach", NIC)).code == RefusalCode.DEVICE_PROTECTED
 
 
 def test_operators_are_asked_by_name() -> None:
