@@ -103,6 +103,8 @@ class Handing:
         self._again_ms = again_ms
         self._held_timeout_ms = held_timeout_ms
         self._notes = HandMemory(notes, boot)
+        self._noted_floor = self._notes.newest_floor
+        """What the run before knew. What this one hears itself goes on top of an answer that is older."""
         self._numbers = 0
         self._running: dict[int, _Running] = {}
         self._busy: set[DeviceKey] = set()
@@ -120,9 +122,8 @@ class Handing:
         """Take in the log's answer to `sync`, which has all devices of the host; false if it is older than what is
         known here: then ask again.
         """
-        newest = self._notes.newest_floor
-        if newest > token_of(era, as_of):
-            self._complain(f"the log ends at {as_of} (era {era}), before what was acted on here (token {newest})")
+        if self._noted_floor > token_of(era, as_of):
+            self._complain(f"the log ends at {as_of} of era {era}; token {self._noted_floor} was acted on here")
             return False
         if not self.log.synced(holds, picture, as_of, era):
             return False

@@ -87,6 +87,7 @@ class BinderAgent:
         """How much had been missed when the log was asked: the last time that it answered, and the last time at all."""
         self._is_refresh = False
         """It is asked anew although nothing is known to be missing."""
+        self._complaint = ""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._speaker = Speaker(connection, subjects, host, AGENT, self, manages=True)
         self.reported = self._speaker.reported
@@ -253,7 +254,10 @@ class BinderAgent:
 
     def _say_complaints(self) -> None:
         for complaint in self._handing.complaints:
-            _log.error("%s", complaint)
+            # Some come again with each answer of the log.
+            if complaint != self._complaint:
+                _log.error("%s", complaint)
+            self._complaint = complaint
         self._handing.complaints.clear()
 
 

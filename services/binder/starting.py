@@ -1,5 +1,6 @@
 """How a binder begins on a machine: which stub it takes, where hooks find it."""
 
+import logging
 import os
 import threading
 from pathlib import Path
@@ -11,6 +12,8 @@ from leasehold.services.binder.agent import BinderAgent
 from leasehold.services.binder.machine import Machine
 from leasehold.services.connection import Connection
 from leasehold.services.watcher.sysfs import THIS_MACHINE, HostRoot, read_text
+
+_log: Final = logging.getLogger(__name__)
 
 DOOR: Final = "leasehold/binder.sock"
 """Below /run, where hooks look for it."""
@@ -37,6 +40,8 @@ def binder_of(
         door: where hooks are heard; empty: where they look, or beside its files if it may not make that.
         root: the machine.
     """
+    if os.geteuid() != 0:
+        _log.warning("the binder does not run as root: the kernel will refuse what it is told")
     ends = threading.Event()
     machine = Machine(root, stub=stub or stub_of(root), ends=ends)
     notes = store.with_suffix(".json")

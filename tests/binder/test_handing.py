@@ -104,15 +104,23 @@ def test_words_of_the_feed_that_are_doubled_late_or_of_another_era(course: Cours
 
 
 def test_an_answer_that_is_older_than_what_was_heard(course: Course) -> None:
-    """What was told since is put on top of it; and it is not believed where notes know more."""
+    """What was told since is put on top of it."""
     holds, as_of = course.holds(), course.position
     lease = course.grant(NIC)
-    assert course.handing.synced(holds, course.picture, as_of=as_of, era=0, now_ms=course.now_ms) is False
-    assert course.handing.complaints
-    course.handing = type(course.handing)(HOST)
-    course.tell(lease, course.fold._heard[-1].event)
     assert course.handing.synced(holds, course.picture, as_of=as_of, era=0, now_ms=course.now_ms)
     assert course.job().grant.lease == lease
+
+
+def test_an_answer_that_is_older_than_the_notes(course: Course) -> None:
+    """It is not believed, nor is a log that ends before what was acted on here: nothing is done, and that is told."""
+    holds, as_of = course.holds(), course.position
+    course.grant(NIC)
+    course.settle()
+    course.dies()
+    assert not course.handing.synced(holds, course.picture, as_of=as_of, era=0, now_ms=course.now_ms)
+    assert "was acted on here" in course.handing.complaints[0]
+    assert not course.jobs() and not course.hears_us()
+    assert course.sync()
 
 
 @pytest.mark.parametrize("is_noted", [False, True])
