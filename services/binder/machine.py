@@ -220,7 +220,8 @@ class Machine:
                 left.append(NotBack(before.key, f"it is in use ({', '.join(outcome.who)})", _help_in_use(outcome.who)))
             elif isinstance(outcome, NotBack):
                 left.append(outcome)
-        return Failed(key, reason, tuple(left))
+        told = [f"{each.key} is not back: {each.reason}" for each in left]
+        return Failed(key, "; ".join((reason, *told)), tuple(left))
 
     # --- taking back --------------------------------------------------------------------------------------------------
 

@@ -264,6 +264,7 @@ def test_a_roll_back_that_fails_says_what_is_left(bench: Bench) -> None:
     failed = bench.failed(pci(NIC))
     assert [left.key for left in failed.left] == [pci(NIC)]
     assert "e1000e" in failed.left[0].reason
+    assert f"{pci(NIC)} is not back: {failed.left[0].reason}" in failed.reason
     assert "bind it to e1000e by hand" in failed.left[0].help
     bench.kernel.pci.silent.clear()
     assert bench.take_back(pci(NIC)) == Back("e1000e", "flr")
