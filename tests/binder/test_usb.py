@@ -85,6 +85,14 @@ def test_a_process_that_has_claimed_it_is_left_alone(bench: Bench) -> None:
     assert bench.failed(usb(STICK)).reason == "it is in use (usbfs)"
 
 
+def test_what_its_domain_has_claimed_already_is_left_to_it(bench: Bench) -> None:
+    """Killed before it could tell, a binder hands over again what is with its domain by then: nothing is written."""
+    bench.ready(usb(STICK))
+    bench.kernel.usb.claim(f"{STICK}:1.0")
+    assert bench.ready(usb(STICK)).devices[0].reset == ""
+    assert not bench.kernel.told
+
+
 def test_forced_a_claim_ends(bench: Bench) -> None:
     """Forced, the device is taken from `usb` under the process, and the host's drivers get it."""
     before = bench.traces()
