@@ -24,7 +24,8 @@ from leasehold.services.query.decoding import check_question
 from tests.archive.records import made
 from tests.past import handed
 from tests.past.nodedevs import random_log
-from tests.sim.run import Simulation, bounded
+from tests.sim.run import bounded
+from tests.sim.simulation import Simulation
 
 ASKER = Principal("auditor")
 PAGES_MAX = 10_000

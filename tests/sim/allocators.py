@@ -21,7 +21,7 @@ from tests.sim.hint import look_once
 from tests.sim.world import SECOND, ViolationError
 
 if TYPE_CHECKING:
-    from tests.sim.run import Simulation
+    from tests.sim.simulation import Simulation
 
 MS = 1_000_000
 FRESH_NS = 3 * SECOND

@@ -10,7 +10,7 @@ from tests.sim.world import ViolationError
 
 if TYPE_CHECKING:
     from tests.sim.holders import Held, SimHolder
-    from tests.sim.run import Simulation
+    from tests.sim.simulation import Simulation
 
 GRACE_NS = 30 * 10**9
 DRIFT_DIVISOR = 1_000

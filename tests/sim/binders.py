@@ -27,7 +27,7 @@ from tests.sim.watchers import known_of, send
 from tests.sim.world import SimHost, ViolationError
 
 if TYPE_CHECKING:
-    from tests.sim.run import Simulation
+    from tests.sim.simulation import Simulation
 
 MS: Final = 1_000_000
 LAG_EVENTS: Final = 3

@@ -16,7 +16,7 @@ from tests.sim.watchers import known_of, send
 from tests.sim.world import GPU, MDEV_TYPE, SECOND, UUIDS, SimHost, ViolationError, mdev
 
 if TYPE_CHECKING:
-    from tests.sim.run import Simulation
+    from tests.sim.simulation import Simulation
 
 
 @dataclass

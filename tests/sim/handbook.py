@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from leasehold.events.identities import DeviceKey
 from tests.sim.world import ViolationError
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class HandBook:
         _must(host not in self.dead, f"{device} was granted, but {host} is dead")
         row.given_back = 0
         kernel = self.kernels.get(host)
-        left = kernel.handed.get(key, 0) if kernel is not None and host in self.managed else 0  # type: ignore[call-overload]
+        left = kernel.handed.get(DeviceKey(key), 0) if kernel is not None and host in self.managed else 0
         _must(not left or left in row.by_word, f"{device} was granted while it is in {left}'s hands")
 
     def freed(self, device: str, lease: int, *, by_word: bool) -> bool:

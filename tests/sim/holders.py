@@ -16,7 +16,7 @@ from tests.sim.watchers import refused
 from tests.sim.world import SECOND, ViolationError
 
 if TYPE_CHECKING:
-    from tests.sim.run import Simulation
+    from tests.sim.simulation import Simulation
 
 
 @dataclass

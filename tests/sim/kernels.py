@@ -17,7 +17,7 @@ from tests.sim.world import SECOND, SimHost, ViolationError
 
 if TYPE_CHECKING:
     from tests.sim.hypervisors import SimHypervisor
-    from tests.sim.run import Simulation
+    from tests.sim.simulation import Simulation
 
 STUB: Final = "vfio-pci"
 STUBS: Final = (STUB, "pciback", "pci-stub")

@@ -125,7 +125,7 @@ def ended_token_let_in() -> AbstractContextManager[Any]:
         return None if row.lease == token else original(state, device, token)
 
     original = fencing.check_token
-    return patch("tests.sim.run.check_token", check)
+    return patch("tests.sim.simulation.check_token", check)
 
 
 def expiry_without_grace() -> AbstractContextManager[Any]:

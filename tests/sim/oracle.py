@@ -8,64 +8,13 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from tests.sim.books import Device, Lease, Order, Source
 from tests.sim.domainbook import Bond, DomainBook
 from tests.sim.handbook import BINDER, HandBook
 from tests.sim.world import APART, ViolationError, short
 
 GRACE_NS = 30 * 10**9
 HOUR_NS = 3_600 * 10**9
-
-
-@dataclass
-class _Lease:
-    principal: str
-    holder: str
-    devices: list[str]
-    expires_at_ns: int
-    domain: str = ""
-    """The uuid of the domain that it is for."""
-    ended: int = 0
-    """The record in which it ended."""
-
-
-@dataclass
-class _Device:
-    lease: int = 0
-    users: tuple[str, ...] = ()
-    is_missing: bool = False
-    is_bare: bool = True
-    """Neither bridge, root hub nor protected."""
-    usb_id: tuple[str, str] = ("", "")
-    replaced_under: int = 0
-    """The last lease under which another thing came to sit here: it does not reach that."""
-
-
-@dataclass
-class _Source:
-    run: int
-    counter: int = 0
-    stale: bool = True
-    blind: bool = False
-
-    @property
-    def is_fresh(self) -> bool:
-        return not self.stale and not self.blind
-
-
-@dataclass
-class _Order:
-    host: str
-    agent: str
-    parent: str
-    device: str
-    uuid: str
-    principal: str
-    deadline_ns: int
-    state: str = "waiting"
-
-    @property
-    def is_open(self) -> bool:
-        return self.state == "waiting"
 
 
 @dataclass
@@ -80,11 +29,11 @@ class Oracle:
     grace: tuple[str, int] = ("", 0)
     announced: set[str] = field(default_factory=set)
     """Who has said that it decides from now on."""
-    devices: dict[str, _Device] = field(default_factory=dict)
-    leases: dict[int, _Lease] = field(default_factory=dict)
-    sources: dict[tuple[str, str], _Source] = field(default_factory=dict)
+    devices: dict[str, Device] = field(default_factory=dict)
+    leases: dict[int, Lease] = field(default_factory=dict)
+    sources: dict[tuple[str, str], Source] = field(default_factory=dict)
     """By host and agent."""
-    orders: dict[int, _Order] = field(default_factory=dict)
+    orders: dict[int, Order] = field(default_factory=dict)
     domains: DomainBook = field(default_factory=DomainBook)
     hands: HandBook = field(default_factory=HandBook)
     decided: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -137,7 +86,7 @@ class Oracle:
     def _source_started(self, _p: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
         before = self.sources.get(_source_of(event))
         _must(before is None or event["run"] > before.run, "intake", "an older run took over")
-        self.sources[_source_of(event)] = _Source(event["run"])
+        self.sources[_source_of(event)] = Source(event["run"])
 
     def _observations_accepted(self, _p: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
         source = self.sources[_source_of(event)]
@@ -199,7 +148,7 @@ class Oracle:
 
     def _device_appeared(self, _p: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
         described = event["device"]
-        row = self.devices.setdefault(f"{event['host']}/{described['key']}", _Device())
+        row = self.devices.setdefault(f"{event['host']}/{described['key']}", Device())
         row.users, row.is_missing = tuple(described.get("in_use_by", ())), False
         row.usb_id = described.get("vendor_id", ""), described.get("product_id", "")
         row.is_bare = not described.get("bridge") and not described.get("protections") and not described.get("hub")
@@ -245,7 +194,7 @@ class Oracle:
         _check_timely(event["request"]["issued_at_ns"], record["decided_at_ns"])
         bond = event.get("bond") or {}
         uuid = bond.get("uuid", "")
-        self.leases[position] = _Lease(holder[0], holder[1], event["devices"], event["expires_at_ns"], uuid)
+        self.leases[position] = Lease(holder[0], holder[1], event["devices"], event["expires_at_ns"], uuid)
         if bond and not bond.get("keep"):
             hosts = frozenset(device.partition("/")[0] for device in event["devices"])
             self.domains.bonds[position] = Bond(bond["uuid"], bond.get("gone_ms", 0), hosts)
@@ -274,7 +223,7 @@ class Oracle:
                 same = by == "holder" and (lease.principal, lease.holder) == holder
                 _must(same, "one owner", f"{device} was granted while {other} is another's")
 
-    def _owned(self, event: dict[str, Any], given: dict[str, Any], record: dict[str, Any]) -> _Lease:
+    def _owned(self, event: dict[str, Any], given: dict[str, Any], record: dict[str, Any]) -> Lease:
         lease = self.leases[event["lease"]]
         _must(lease.ended == 0, "token", f"lease {event['lease']} is over, yet was acted on")
         _must(given["request"]["token"] == self.era << 47 | event["lease"], "token", "another token was taken")
@@ -327,7 +276,7 @@ class Oracle:
         _must(bond is None or not bond.is_seen, "domains", "a lease expired though its domain was seen")
         self._end_by_time(position, lease, record)
 
-    def _end_by_time(self, position: int, lease: _Lease, record: dict[str, Any]) -> None:
+    def _end_by_time(self, position: int, lease: Lease, record: dict[str, Any]) -> None:
         writer, until_ns = self.grace
         _must(record["writer"] == writer and record["decided_at_ns"] >= until_ns, "grace", "expired within grace")
         lease.ended = position // 256
@@ -422,10 +371,10 @@ class Oracle:
             device = f"{host}/{what['device']}"
             _must(not self._orders_on(device), "orders", f"two open orders are about {device}")
             self._check_operated(device, what)
-            self.orders[position] = _Order(host, agent, "", device, "", principal, event["deadline_ns"])
+            self.orders[position] = Order(host, agent, "", device, "", principal, event["deadline_ns"])
             return
         device = f"{host}/{what['device']}" if what["type"] == "destroy_mdev" else ""
-        row = _Order(host, agent, f"{host}/{what['parent']}", device, what["uuid"], principal, event["deadline_ns"])
+        row = Order(host, agent, f"{host}/{what['parent']}", device, what["uuid"], principal, event["deadline_ns"])
         for other in self.orders.values():
             same = other.is_open and (other.host, other.uuid) == (host, row.uuid)
             _must(not same, "orders", f"two open orders are about {row.uuid}")
@@ -463,7 +412,7 @@ class Oracle:
         _must(record["decided_at_ns"] >= row.deadline_ns, "orders", "timed out before its time")
         _must(record["writer"] == writer and record["decided_at_ns"] >= until_ns, "grace", "timed out within grace")
 
-    def _check_teller(self, row: _Order, given: dict[str, Any]) -> None:
+    def _check_teller(self, row: Order, given: dict[str, Any]) -> None:
         _must((given["host"], given["agent"]) == (row.host, row.agent), "orders", "another told what became of it")
 
     def _decide_once(self, position: int, ref: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from tests.sim.watchers import known_of, send
 from tests.sim.world import SECOND, ViolationError
 
 if TYPE_CHECKING:
-    from tests.sim.run import Simulation
+    from tests.sim.simulation import Simulation
 
 MS = 1_000_000
 

@@ -13,7 +13,7 @@ from tests.sim.oracle import Oracle
 from tests.sim.world import ViolationError
 
 if TYPE_CHECKING:
-    from tests.sim.run import Simulation
+    from tests.sim.simulation import Simulation
 
 ERA_BITS = 47
 """The simulator's own knowledge of what a token is."""

@@ -14,7 +14,7 @@ from tests.sim.holders import SimHolder
 from tests.sim.world import SECOND
 
 if TYPE_CHECKING:
-    from tests.sim.run import Simulation
+    from tests.sim.simulation import Simulation
     from tests.sim.watchers import SimWatcher
 
 

@@ -18,7 +18,7 @@ from leasehold.projections.views import picture_of
 from tests.sim.world import SECOND, SimHost, ViolationError
 
 if TYPE_CHECKING:
-    from tests.sim.run import Simulation
+    from tests.sim.simulation import Simulation
 
 
 class SimWatcher:

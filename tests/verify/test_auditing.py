@@ -14,7 +14,8 @@ from leasehold.events.record import Record, Step
 from leasehold.projections.auditing import Audit
 from tests.projections.ledger import A, B, Ledger, device, ledger_with_hosts
 from tests.projections.scenario import play
-from tests.sim.run import Simulation, bounded
+from tests.sim.run import bounded
+from tests.sim.simulation import Simulation
 
 _replace = msgspec.structs.replace
 SEEDS = range(7_000, 7_040)
