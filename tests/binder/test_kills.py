@@ -115,19 +115,20 @@ def test_killed_in_giving_back_it_is_given_back(tmp_path: Path, lease: str, kind
     keys = LEASES[lease]
     bench = _bench(tmp_path, kind)
     before = bench.traces()
-    for at, is_done in _moments():
-        bench.notes.clear()
-        bench.start_again()
-        bench.ready(*keys)
-        bench.kill_at(at, is_done=is_done)
-        outcome = bench.take_back(keys[0], ours=keys)
-        bench.start_again()
-        _all_back(bench, keys, before, f"word {at}, done {is_done}")
-        if outcome is not None:
-            assert isinstance(outcome, Back), f"word {at}: {outcome}"
-            break
-    else:
-        pytest.fail("it never came to its end")
+    for key in keys:
+        for at, is_done in _moments():
+            bench.notes.clear()
+            bench.start_again()
+            bench.ready(*keys)
+            bench.kill_at(at, is_done=is_done)
+            outcome = bench.take_back(key, ours=keys)
+            bench.start_again()
+            _all_back(bench, keys, before, f"{key}, word {at}, done {is_done}")
+            if outcome is not None:
+                assert isinstance(outcome, Back), f"{key}, word {at}: {outcome}"
+                break
+        else:
+            pytest.fail("it never came to its end")
     bench.kernel.close()
 
 
