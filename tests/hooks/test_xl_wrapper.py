@@ -158,9 +158,7 @@ def test_a_configuration_that_cannot_be_known(xen: Xen, how: str, setting: str) 
 
 
 @pytest.mark.parametrize("setting", ["closed", "open"])
-@pytest.mark.parametrize(
-    "command", ["create web.cfg", "pci-attach web 03:00.0"]
-)
+@pytest.mark.parametrize("command", ["create web.cfg", "pci-attach web 03:00.0"])
 def test_a_door_that_hangs(xen: Xen, command: str, setting: str) -> None:
     """Refused or done as it is set, within its time."""
     xen.stage.set(on_failure=setting, timeout_s="2")

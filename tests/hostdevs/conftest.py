@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from leasehold.services.binder import door, steps
-from tests.hostdevs.hosts import Cluster, Host
+from tests.hostdevs.cluster import Cluster
+from tests.hostdevs.hosts import Host
 
 
 @pytest.fixture

@@ -9,7 +9,15 @@ from typing import Any, Final, NamedTuple, TypeVar
 from tests.support.tree import ROOT
 
 DOCUMENT: Final = ROOT / "docs/libvirt-scenarios.md"
-MODULES: Final = ("test_pci", "test_apart", "test_usb", "test_races", "test_lost", "test_past_the_ledger")
+MODULES: Final = (
+    "test_detach",
+    "test_pci",
+    "test_apart",
+    "test_usb",
+    "test_races",
+    "test_lost",
+    "test_past_the_ledger",
+)
 BEGIN: Final = "<!-- The tables are written by `python -m tests.hostdevs`. -->\n"
 SECTIONS: Final = {
     "detach": "Detach, reattach, reset",

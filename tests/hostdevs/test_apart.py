@@ -4,7 +4,8 @@ from leasehold.events.hostdev_events import PrepareFailed
 from leasehold.events.refusals import RefusalCode
 from tests.binder import kernel
 from tests.binder.kernel import pci
-from tests.hostdevs.hosts import Cluster, Host
+from tests.hostdevs.cluster import Cluster
+from tests.hostdevs.hosts import Host
 from tests.hostdevs.table import scenario
 from tests.hostdevs.test_pci import DOM_A, DOM_B, GPU, NIC, PF, SATA, SMBUS, VF0, VF1
 from tests.projections.ledger import B, refusal_of
@@ -123,7 +124,7 @@ def test_what_the_host_lives_on(cluster: Cluster, host: Host) -> None:
 @scenario(
     "apart",
     "two namespaces of one NVMe controller for two domains",
-    libvirt="accepted (inferred): the controller is left out of the check, and stays active for ever behind the second one",
+    libvirt="accepted (inferred): the controller is left out of the check, and stays active for ever",
     here="refused: a namespace stands for its controller, which goes as a whole",
     wrong=True,
 )

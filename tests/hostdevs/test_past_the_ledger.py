@@ -6,7 +6,8 @@ from leasehold.events.refusals import RefusalCode
 from leasehold.projections.drifting import list_drifts
 from tests.binder import kernel
 from tests.binder.kernel import STICK, usb
-from tests.hostdevs.hosts import Cluster, Host
+from tests.hostdevs.cluster import Cluster
+from tests.hostdevs.hosts import Host
 from tests.hostdevs.table import SCENARIOS, scenario
 from tests.hostdevs.test_pci import DOM_A, DOM_B, NIC, VF0, VF1
 from tests.projections.ledger import B, refusal_of

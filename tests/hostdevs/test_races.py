@@ -6,7 +6,8 @@ from leasehold.events import inputs
 from leasehold.events.identities import Holder, Principal
 from leasehold.events.refusals import RefusalCode
 from tests.binder import kernel
-from tests.hostdevs.hosts import OPERATOR, Cluster, Host
+from tests.hostdevs.cluster import OPERATOR, Cluster
+from tests.hostdevs.hosts import Host
 from tests.hostdevs.table import scenario
 from tests.hostdevs.test_pci import DOM_A, DOM_B, NIC, VF0
 from tests.projections.ledger import B

@@ -8,7 +8,8 @@ from leasehold.events.identities import DeviceKey
 from leasehold.events.refusals import RefusalCode
 from tests.binder import kernel
 from tests.binder.kernel import SERIAL, STICK, TWIN_A, TWIN_B, XHCI, usb
-from tests.hostdevs.hosts import Cluster, Host
+from tests.hostdevs.cluster import Cluster
+from tests.hostdevs.hosts import Host
 from tests.hostdevs.table import scenario
 from tests.hostdevs.test_pci import DOM_A, DOM_B
 from tests.projections.ledger import B, refusal_of
