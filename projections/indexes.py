@@ -242,8 +242,9 @@ def slot_of(description: DeviceDescription) -> str:
 
 
 def tells_resets(description: DeviceDescription) -> bool:
-    """Whether an agent tells of it that knows what functions share: earlier ones did not tell how they are reset."""
-    return isinstance(description.capability, Pci) and description.capability.resets is not None
+    """Whether it is a function of which an agent tells that knows what they share: earlier ones told no resets."""
+    capability = description.capability
+    return description.kind == "pci" and isinstance(capability, Pci) and capability.resets is not None
 
 
 def is_open(description: DeviceDescription) -> bool:

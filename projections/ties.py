@@ -78,7 +78,7 @@ def ties_of(state: State, device: DeviceId) -> Iterator[Tie]:
             yield "iommu_group", row.host, group
         if description.pci_class not in COMPANIONS:
             return
-    if description.kind != "pci" or not tells_resets(description):
+    if not tells_resets(description):
         return
     if group < 0:
         bridge = open_bridge(state, device)
@@ -138,12 +138,7 @@ def mates_of(state: State, device: DeviceId, tie: Tie) -> Iterator[DeviceId]:
 
 
 def _shares_bridge(description: DeviceDescription) -> bool:
-    return (
-        description.kind == "pci"
-        and description.iommu_group < 0
-        and not description.bridge
-        and tells_resets(description)
-    )
+    return description.iommu_group < 0 and not description.bridge and tells_resets(description)
 
 
 def _shares_slot(description: DeviceDescription) -> bool:
@@ -177,7 +172,7 @@ def peers_of(state: State, device: DeviceId) -> tuple[DeviceId, ...]:
 def functions_above(state: State, device: DeviceId) -> Iterator[DeviceId]:
     """The functions that carry a function though they are no bridges: a storage controller with a domain of its own."""
     description = state.devices[device].description
-    if description.kind != "pci" or not description.parent or not tells_resets(description):
+    if not description.parent or not tells_resets(description):
         return
     for above in lineage(state, device):
         row = state.devices.get(above)
@@ -190,6 +185,5 @@ def functions_below(state: State, device: DeviceId) -> Iterator[DeviceId]:
     description = state.devices[device].description
     if description.kind == "pci" and not description.bridge:
         for each in below(state, device, state.indexes.children):
-            other = state.devices[each].description
-            if other.kind == "pci" and tells_resets(other):
+            if tells_resets(state.devices[each].description):
                 yield each

@@ -259,7 +259,7 @@ class Hostile:
             return DeviceDescription(**fields, kind="usb_device", capability=UsbDevice(peer=peer))
         return DeviceDescription(
             **fields,
-            kind="pci",
+            kind=chance.choice((*["pci"] * 9, "other")),
             pci_class=chance.choice((UHCI, EHCI, XHCI, 0x020000)),
             iommu_group=chance.choice((-1, -1, -1, 0, 1)),
             physical_function=chance.choice([*[""] * 20, *self.keys]),
@@ -312,7 +312,7 @@ class Hostile:
         return self.descriptions[key].bridge or key.endswith("-0")
 
     def tells(self, key: DeviceKey) -> bool:
-        return self.fact(key, "resets") is not None
+        return self.descriptions[key].kind == "pci" and self.fact(key, "resets") is not None
 
     def fact(self, key: DeviceKey, name: str) -> Any:
         return getattr(self.descriptions[key].capability, name, None)
@@ -356,8 +356,7 @@ class Hostile:
             if any(self.peers(each, b) for each in self.usb_above(a)):
                 return False
             carriers = [each for each in self.above(b) if self.descriptions[each].kind == "pci"]
-            is_carried = self.descriptions[b].kind == "pci" and self.tells(b)
-            if is_carried and a in carriers and not self.descriptions[a].bridge:
+            if self.tells(b) and a in carriers and not self.descriptions[a].bridge:
                 return False
             if any(self.tied(a, each) and self.carries(each, b) for each in self.keys):
                 return False
