@@ -112,7 +112,6 @@ class Handing:
         self._handovers: dict[Grant, _Handover] = {}
         self._telling = Telling(self.log)
         self._contact_ms: int | None = None
-        self._is_new = True
         self.complaints: list[str] = []
         """What an administrator should read; taken out by whoever writes it down."""
 
@@ -125,13 +124,15 @@ class Handing:
         if self._noted_floor > token_of(era, as_of):
             self._complain(f"the log ends at {as_of} of era {era}; token {self._noted_floor} was acted on here")
             return False
+        was_synced = self.log.is_synced
         if not self.log.synced(holds, picture, as_of, era):
             return False
         self.contact(now_ms)
         self._notes.raise_floors(self.log.holds.values())
-        if self._is_new:
-            self._is_new = False
-            self._find_undone()
+        if not was_synced:
+            # Meanwhile devices may have gone and come back unheard.
+            for key in self._notes.undone(self.log.picture):
+                self._notes.void(key)
         self.log.returned.clear()
         self._telling.settle()
         self._find_forsaken()
@@ -162,14 +163,6 @@ class Handing:
         """Whether the log was not heard for so long that it may say anything now."""
         is_recent = self._contact_ms is not None and now_ms - self._contact_ms <= limits.CUT_OFF_MS
         return not (is_recent and self.log.is_synced)
-
-    def _find_undone(self) -> None:
-        """What was prepared and is now on another driver, before this run has done anything, is prepared again."""
-        for note in self._notes.all:
-            device = self.log.picture.get(note.key)
-            driver = note.prepared.driver if note.prepared is not None else ""
-            if driver and device is not None and device.driver != driver and not self.is_another(note.key):
-                self._notes.void(note.key)
 
     def _find_forsaken(self) -> None:
         """Nothing may be granted of what is still handed over for a lease that the log does not have any more."""
@@ -268,7 +261,7 @@ class Handing:
         times = [running.until_ms + OVERDUE_MS for running in self._running.values()]
         for key, attempt in self._tries.items():
             if key not in self._busy:
-                times.append(attempt.next_ms if attempt.held_since_ms is None else self._held_until(attempt))
+                times += (attempt.next_ms, self._held_until(attempt))
         for handover in self._handovers.values():
             times += (handover.next_ms, handover.since_ms + self._prepare_timeout_ms)
         return min((time_ms for time_ms in times if time_ms > now_ms), default=None)
@@ -405,7 +398,7 @@ class Handing:
         if handover.failed or any(key in self._busy for key in open_keys):
             return None
         hold = self.log.holds[open_keys[0]]
-        domains = {domain for key in keys for domain in self.log.domains_with(key)}
+        domains = {domain for key in open_keys for domain in self.log.domains_with(key)}
         is_with_its_domain = bool(domains) and all(uuid_of(domain) == hold.domain for domain in domains)
         if is_with_its_domain or self.is_cut_off(now_ms) or not self._has_room(Prepare):
             # Its time does not run. What its own domain has already is not bound or reset below that.
@@ -493,8 +486,9 @@ class Handing:
         self._complain(f"{key} cannot be prepared for {lease_id_text(grant.lease)}: {reason}")
         keys = self.log.grants().get(grant, ())
         is_used = any(self.log.domains_with(each) for each in keys)
-        if handover.is_again and (is_used or now_ms - handover.since_ms < self._prepare_timeout_ms):
-            handover.next_ms = now_ms + AGAIN_MS
+        is_late = now_ms - handover.since_ms >= self._prepare_timeout_ms
+        if handover.is_again and (is_used or not is_late):
+            handover.next_ms = now_ms + (self._again_ms if is_late else AGAIN_MS)
             return
         handover.failed = reason
         self._telling.tell(NotPrepared(key, grant.lease, reason[: limits.REASON_CHARS_MAX]))

@@ -1,6 +1,6 @@
 """A binder's notes as they are to stand on disk."""
 
-from collections.abc import Iterable, KeysView
+from collections.abc import Iterable, KeysView, Mapping
 
 from msgspec.structs import replace
 
@@ -83,6 +83,15 @@ class HandMemory:
         was = replace(device, kind=before.kind, vendor_id=before.vendor_id, product_id=before.product_id)
         return not same_thing(was, before.serial, device)
 
+    def undone(self, picture: Mapping[DeviceKey, DeviceDescription]) -> list[DeviceKey]:
+        """What was prepared, and is on other drivers than then, by the looks of it."""
+        ready = [note for note in self.all if note.step == PREPARED and note.key in picture]
+        return [
+            note.key
+            for note in ready
+            if not self.is_another(note.key, picture[note.key]) and _is_undone(note, picture)
+        ]
+
     def void(self, key: DeviceKey) -> None:
         """What was done to a prepared device is undone: it went away and came back, say."""
         note = self.of(key)
@@ -93,3 +102,13 @@ class HandMemory:
         """Nothing is left of what was done for a lease."""
         note = self.of(key)
         self.put(Note(key=key, floor=note.floor, boot=self._boot, detached=note.detached))
+
+
+def _is_undone(note: Note, picture: Mapping[DeviceKey, DeviceDescription]) -> bool:
+    if note.prepared is None or note.before is None or note.before.unmanaged:
+        return False
+    if note.prepared.driver:
+        return picture[note.key].driver != note.prepared.driver
+    # A USB device stays with the driver of all USB devices; its interfaces do not stay with theirs.
+    parts = (device for key, device in picture.items() if key.startswith(f"{note.key}/interface/"))
+    return any(part.driver not in ("", "usbfs") for part in parts)

@@ -30,9 +30,9 @@ def _targets(job: Prepare) -> Sequence[Target]:
 def _take_back(machine: Machine, job: TakeBack) -> Outcome:
     if job.note.before is not None:
         return machine.take_back(job.note.before, ours=job.ours, forced=job.forced)
-    # Nothing was written to it for any lease: it is as it was.
+    # Nothing was written to it for any lease, so there is nothing to take it from anybody by.
     seen = machine.look(job.key)
-    return Busy(seen.users) if seen.users and not job.forced else Back(seen.driver)
+    return Busy(seen.users) if seen.users else Back(seen.driver)
 
 
 def _operate(machine: Machine, job: Operate, note: Note) -> Outcome:
