@@ -40,7 +40,6 @@ _LEASE: Final = inputs.LeaseRequest(
     gone_ms=90_000,
     keep=True,
     driver="pciback",
-    unmanaged=True,
 )
 REQUESTS: Final[tuple[Request, ...]] = (
     inputs.PrepareRequest(
@@ -54,7 +53,6 @@ REQUESTS: Final[tuple[Request, ...]] = (
         force=True,
         gone_ms=90_000,
         keep=True,
-        driver="pciback",
         unmanaged=True,
     ),
     inputs.ReattachRequest(request_id=REQUEST, issued_at_ns=NS, domain=_UUID, host=HOST, bus="usb"),

@@ -52,12 +52,14 @@ _RECORDS = {f"record.v1+{what}" for what in ("rules_3", "node_devices", "domains
 _NEWEST = {name.partition("+")[0]: name for name in SAMPLES}
 _GROWN = {name for name in SAMPLES if name != _NEWEST[name.partition("+")[0]]} | _RECORDS
 """What came to their types later stands in other samples."""
+_EXCLUDED = {"LeaseRequest.unmanaged", "PrepareRequest.unmanaged"}
+"""Beside a driver they cannot be said; a grant has both."""
 
 
 @pytest.mark.parametrize("name", [name for name in SAMPLES if name not in {"snapshot.v4"} | _GROWN])
 def test_samples_say_everything(name: str) -> None:
     """No field of a sample has its default: such a field would not stand in the file."""
-    assert defaulted(SAMPLES[name][0]) == []
+    assert set(defaulted(SAMPLES[name][0])) <= _EXCLUDED
 
 
 def test_record_through_the_codec() -> None:
