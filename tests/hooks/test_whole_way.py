@@ -1,4 +1,4 @@
-"""From a lease to a guest: a real libvirtd, its hook, the binder's real door and core, and an imitated machine's kernel."""
+"""From a lease to a guest: a real libvirtd, its hook, the binder's real door and core, and a played kernel."""
 
 import asyncio
 import threading
@@ -63,7 +63,7 @@ class OpenDoor:
 
 
 async def test_a_lease_is_what_a_guest_starts_by(cluster: Cluster, hypervisor: Hypervisor) -> None:
-    """Without a lease it is refused, with another's lease by that one's name; with its own it runs; at its end the stick
+    """Without a lease it is refused, with another's by that one's name; with its own it runs; behind its end the stick
     is the host's again.
     """
     host = cluster.add("h1")
@@ -72,10 +72,10 @@ async def test_a_lease_is_what_a_guest_starts_by(cluster: Cluster, hypervisor: H
     door = OpenDoor(host, hypervisor.folder / "door")
     try:
         uuid = await stage.define("web", devices=[WORD])
-        with pytest.raises(libvirt.libvirtError, match="domain web may not have .*no lease holds it"):
+        with pytest.raises(libvirt.libvirtError, match=r"domain web may not have .*no lease holds it"):
             stage.domain(uuid).create()
         other = cluster.take(host, KEY, principal=B, holder="mary")
-        with pytest.raises(libvirt.libvirtError, match="domain web may not have .*mary holds it"):
+        with pytest.raises(libvirt.libvirtError, match=r"domain web may not have .*mary holds it"):
             stage.domain(uuid).create()
         assert host.word(KEY) == "leased prepared"
         cluster.give(other, B)
