@@ -52,7 +52,7 @@ _RECORDS = {f"record.v1+{what}" for what in ("rules_3", "node_devices", "domains
 _NEWEST = {name.partition("+")[0]: name for name in SAMPLES}
 _GROWN = {name for name in SAMPLES if name != _NEWEST[name.partition("+")[0]]} | _RECORDS
 """What came to their types later stands in other samples."""
-_EXCLUDED = {"LeaseRequest.unmanaged", "PrepareRequest.unmanaged"}
+_EXCLUDED = {"LeaseRequest.unmanaged", "PrepareRequest.driver"}
 """Beside a driver they cannot be said; a grant has both."""
 
 
