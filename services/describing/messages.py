@@ -48,6 +48,11 @@ REQUESTS: Final[dict[str, str]] = {
     "create_device": _tag(inputs.CreateDeviceRequest),
     "destroy_device": _tag(inputs.DestroyDeviceRequest),
     "retire_agent": _tag(inputs.RetireAgentRequest),
+    "prepare": _tag(inputs.PrepareRequest),
+    "reattach": _tag(inputs.ReattachRequest),
+    "operate_device": _tag(inputs.OperateDeviceRequest),
+    "revoke": _tag(inputs.RevokeRequest),
+    "declare_dead": _tag(inputs.DeclareDeadRequest),
 }
 """Verb -> name of the message."""
 ASKABLE: Final[dict[str, str]] = {verb: f"question_{verb}.v1" for verb in (*QUESTIONS, *PAST_QUESTIONS)}

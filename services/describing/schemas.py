@@ -16,7 +16,7 @@ from typing import Any, Final, get_args, get_origin
 
 import msgspec
 
-from leasehold.events import capabilities, identities, inputs, limits
+from leasehold.events import capabilities, hostdevs, identities, inputs, limits
 from leasehold.events.cloudevents import SCHEMA_PREFIX
 from leasehold.events.inputs import Observed, Request
 from leasehold.events.questions import Question, Sync
@@ -42,15 +42,35 @@ _WWN_OR_NONE: Final = {
 }
 _MDEV_TYPE: Final = {"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"}
 _UUID_OR_NONE: Final = {"pattern": "^(?:|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})$"}
+_REASON: Final = {"minLength": 1, "maxLength": limits.REASON_CHARS_MAX}
+_DOMAIN: Final = {"minLength": 1, "maxLength": limits.DOMAIN_NAME_CHARS_MAX}
+_STUB_OR_NONE: Final = {"enum": ["", *hostdevs.STUBS]}
+_BUS_OR_NONE: Final = {"enum": ["", *hostdevs.BUSES]}
+_TERMS: Final[dict[str, Schema]] = {
+    "ttl_ms": _TTL,
+    "host": _HOST_OR_NONE,
+    "gone_ms": {"minimum": 0, "maximum": limits.GONE_MS_MAX},
+    "driver": _STUB_OR_NONE,
+}
 _BOUNDS: Final[dict[type, dict[str, Schema]]] = {
     inputs.LeaseRequest: {
         "issued_at_ns": _TIME,
         "devices": {"minItems": 1, "maxItems": limits.DEVICES_PER_LEASE_MAX, "items": _DEVICE},
-        "ttl_ms": _TTL,
-        "host": _HOST_OR_NONE,
         "domain": _UUID_OR_NONE,
-        "gone_ms": {"minimum": 0, "maximum": limits.GONE_MS_MAX},
+        **_TERMS,
     },
+    inputs.PrepareRequest: {"issued_at_ns": _TIME, "domain": _DOMAIN, "bus": _BUS_OR_NONE, **_TERMS},
+    inputs.ReattachRequest: {"issued_at_ns": _TIME, "domain": _DOMAIN, "host": _HOST_OR_NONE, "bus": _BUS_OR_NONE},
+    inputs.OperateDeviceRequest: {
+        "issued_at_ns": _TIME,
+        "device": _DEVICE,
+        "operation": {"enum": list(hostdevs.OPERATIONS)},
+        "host": _HOST_OR_NONE,
+        "driver": _STUB_OR_NONE,
+        "timeout_ms": _TIMEOUT,
+    },
+    inputs.RevokeRequest: {"issued_at_ns": _TIME, "lease": _POSITION, "reason": _REASON},
+    inputs.DeclareDeadRequest: {"issued_at_ns": _TIME, "host": {"pattern": f"^(?:{_HOST})$"}, "reason": _REASON},
     inputs.RenewRequest: {
         "issued_at_ns": _TIME,
         "lease": _POSITION,
@@ -61,7 +81,7 @@ _BOUNDS: Final[dict[type, dict[str, Schema]]] = {
     inputs.ConfirmFreeRequest: {
         "issued_at_ns": _TIME,
         "device": _DEVICE,
-        "reason": {"minLength": 1, "maxLength": limits.REASON_CHARS_MAX},
+        "reason": _REASON,
         "host": _HOST_OR_NONE,
     },
     inputs.CreateDeviceRequest: {"issued_at_ns": _TIME, "host": _HOST_OR_NONE, "timeout_ms": _TIMEOUT},
@@ -75,13 +95,17 @@ _BOUNDS: Final[dict[type, dict[str, Schema]]] = {
         "issued_at_ns": _TIME,
         "host": {"pattern": f"^(?:{_HOST})$"},
         "agent": {"pattern": f"^(?:{identities.AGENT_PATTERN})$"},
-        "reason": {"minLength": 1, "maxLength": limits.REASON_CHARS_MAX},
+        "reason": _REASON,
     },
     capabilities.NewVport: {
         "parent": {"maxLength": limits.DEVICE_TEXT_CHARS_MAX},
         **dict.fromkeys(("parent_wwnn", "parent_wwpn", "parent_fabric_wwn", "wwnn", "wwpn"), _WWN_OR_NONE),
     },
     capabilities.NewMdev: {"parent": _DEVICE, "mdev_type": _MDEV_TYPE, "uuid": _UUID_OR_NONE},
+    capabilities.NewVirtualFunctions: {
+        "parent": _DEVICE,
+        "count": {"minimum": 0, "maximum": limits.VIRTUAL_FUNCTIONS_MAX},
+    },
     Observed: {
         "run": {"minimum": 1, "maximum": INT64_MAX},
         "counter": {"minimum": 0, "maximum": POSITION_MAX},
@@ -94,12 +118,21 @@ _BOUNDS: Final[dict[type, dict[str, Schema]]] = {
     Sync: {"host": {"pattern": f"^(?:{_HOST})$"}},
 }
 """By type and field: what the door checks beside the type."""
+_IS_STUB_OF_UNMANAGED: Final = {
+    "properties": {"driver": {"minLength": 1}, "unmanaged": {"const": True}},
+    "required": ["driver", "unmanaged"],
+}
 _RULES: Final[dict[type, Schema]] = {
     inputs.LeaseRequest: {
         "anyOf": [
             {"properties": {"domain": {"minLength": 1}}, "required": ["domain"]},
             {"properties": {"gone_ms": {"const": inputs.GONE_MS}, "keep": {"const": False}}},
-        ]
+        ],
+        "not": _IS_STUB_OF_UNMANAGED,
+    },
+    inputs.PrepareRequest: {"not": _IS_STUB_OF_UNMANAGED},
+    inputs.OperateDeviceRequest: {
+        "anyOf": [{"properties": {"operation": {"const": "detach"}}}, {"properties": {"driver": {"const": ""}}}]
     },
 }
 """By type: what the door checks of several fields together."""

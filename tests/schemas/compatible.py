@@ -2,8 +2,9 @@
 
     breaks(old, new, Way.TOLD)  # ["holder: it is gone", …]; empty: nobody who relied on the old one notices
 
-What Leasehold tells may gain fields that need not be there, and values in a list of values; else it stays: the old
-messages are in logs, and readers were written for them. What it is asked may also be bounded less.
+What Leasehold tells may gain fields that need not be there, values in a list of values, and kinds of a thing that says
+which it is (by `type`); else it stays: the old messages are in logs, and readers were written for them. What it is
+asked may also be bounded less, and fields that it gains may have rules.
 """
 
 from typing import Any, Final
@@ -59,7 +60,7 @@ class _Comparison:
             self._seen.add(names)
         old, new = _resolved(self._old_root, old), _resolved(self._new_root, new)
         for keyword in sorted((old.keys() | new.keys()) - _ALL_KNOWN):
-            if old.get(keyword) != new.get(keyword):
+            if old.get(keyword) != new.get(keyword) and not self._is_rule_of_new_fields(keyword, old, new):
                 self._say(path, f"{keyword} is not what it was")
         if old.get("type") != new.get("type"):
             self._say(path, f"it was {old.get('type')}, and is {new.get('type')}")
@@ -72,6 +73,12 @@ class _Comparison:
         self._compare_fields(path, old, new)
         if "items" in old or "items" in new:
             self._compare(f"{path}[]", old.get("items", {}), new.get("items", {}))
+
+    def _is_rule_of_new_fields(self, keyword: str, old: Schema, new: Schema) -> bool:
+        """Whether it shuts out only what says fields that were not known before."""
+        if self._way == Way.TOLD or keyword != "not" or keyword in old:
+            return False
+        return bool(set(new[keyword].get("required", ())) - old.get("properties", {}).keys())
 
     def _compare_values(self, path: str, old: Schema, new: Schema) -> None:
         before, after = _values(old), _values(new)
@@ -95,11 +102,16 @@ class _Comparison:
                 self._say(path, f"{keyword} was {before}, and is {after}")
 
     def _compare_alternatives(self, path: str, old: list[Schema], new: list[Schema]) -> None:
-        before = {_name_of(self._old_root, each): each for each in old}
-        after = {_name_of(self._new_root, each): each for each in new}
+        before = {_name_of(self._old_root, each): each for each in _flat(old)}
+        after = {_name_of(self._new_root, each): each for each in _flat(new)}
         if gone := sorted(before.keys() - after.keys()):
             self._say(path, f"it cannot be {gone} any more")
-        if self._way == Way.TOLD and (more := sorted(after.keys() - before.keys())):
+        more = sorted(after.keys() - before.keys())
+        # Who reads one of several kinds looks which it is.
+        is_told_apart = all(_tag_of(self._new_root, after[name]) for name in more) and any(
+            _tag_of(self._old_root, each) for each in before.values()
+        )
+        if self._way == Way.TOLD and more and not is_told_apart:
             self._say(path, f"it can also be {more}")
         for name in sorted(before.keys() & after.keys()):
             self._compare(f"{path}<{name}>", before[name], after[name])
@@ -135,9 +147,18 @@ def _values(schema: Schema) -> set[str] | None:
     return set(map(str, schema["enum"])) if "enum" in schema else None
 
 
+def _flat(alternatives: list[Schema]) -> list[Schema]:
+    """Alternatives of alternatives are alternatives."""
+    return [inner for each in alternatives for inner in (_flat(each["anyOf"]) if each.keys() == {"anyOf"} else [each])]
+
+
+def _tag_of(root: Schema, schema: Schema) -> str:
+    """By which value of its `type` it is told apart; empty: by none."""
+    return str(_resolved(root, schema).get("properties", {}).get("type", {}).get("const", ""))
+
+
 def _name_of(root: Schema, schema: Schema) -> str:
     """What an alternative is known by: its tag, else its type and bounds."""
     full = _resolved(root, schema)
-    tag = full.get("properties", {}).get("type", {}).get("const")
     named = schema.get("$ref", "").rpartition("/")[2]
-    return str(tag or named or full.get("type") or sorted(full.items()))
+    return _tag_of(root, schema) or str(named or full.get("type") or sorted(full.items()))

@@ -94,6 +94,10 @@ def test_planted_breaks_of_values_and_alternatives_are_found() -> None:
         ("request_refused.v1", lambda s: s["$defs"]["RefusalCode"]["enum"].remove("not_yours"), Way.TOLD),
         ("device_freed.v1", lambda s: s["properties"]["request"]["anyOf"].pop(0), Way.TOLD),
         ("answer.v1", lambda s: s["properties"]["refusal"]["anyOf"].append({"type": "string"}), Way.TOLD),
+        ("host_ordered.v1", lambda s: s["properties"]["order"]["anyOf"].pop(), Way.TOLD),
+        ("host_ordered.v1", lambda s: s["properties"]["order"]["anyOf"].append({"type": "string"}), Way.TOLD),
+        ("answer.v1", lambda s: s["properties"]["refusal"]["anyOf"].append(_tagged("refusal.v2")), Way.TOLD),
+        ("lease.v1", lambda s: s.update({"not": {"required": ["host"]}}), Way.ASKED),
         ("observed.v1", lambda s: s["properties"]["observations"]["items"]["anyOf"].pop(), Way.ASKED),
         ("observed.v1", lambda s: s["$defs"]["DeviceGone"]["properties"].pop("key"), Way.ASKED),
         ("device_appeared.v1", lambda s: s["$defs"]["DeviceDescription"]["properties"].pop("hub"), Way.TOLD),
@@ -113,6 +117,11 @@ def test_a_type_that_is_gone_is_found() -> None:
     assert broken(before, now) == ["lease_granted.v1: it was published, and is gone"]
 
 
+def _tagged(name: str) -> Schema:
+    """Something that says which it is."""
+    return {"type": "object", "properties": {"type": {"const": name}}, "required": ["type"]}
+
+
 GROWN: dict[str, tuple[str, Way, Change]] = {
     "new optional field": ("lease_granted.v2", Way.TOLD, lambda s: s["properties"].update(x={"type": "string"})),
     "one more value": ("request_refused.v1", Way.TOLD, lambda s: s["$defs"]["RefusalCode"]["enum"].append("new")),
@@ -120,6 +129,12 @@ GROWN: dict[str, tuple[str, Way, Change]] = {
     "wider bound": ("lease.v1", Way.ASKED, lambda s: s["properties"]["ttl_ms"].update(maximum=2**50, minimum=1)),
     "fewer bounds": ("lease.v1", Way.ASKED, lambda s: s["properties"]["holder"].pop("pattern")),
     "less required": ("lease.v1", Way.ASKED, lambda s: s["required"].remove("ttl_ms")),
+    "one more kind": (
+        "host_ordered.v1", Way.TOLD, lambda s: s["properties"]["order"]["anyOf"].append(_tagged("polish"))
+    ),
+    "a rule of a new field": (
+        "release.v1", Way.ASKED, lambda s: s.update({"not": {"required": ["lease", "colour"]}})
+    ),
     "more alternatives": (
         "observed.v1", Way.ASKED, lambda s: s["properties"]["observations"]["items"]["anyOf"].append({"type": "null"})
     ),
