@@ -208,14 +208,15 @@ def _tied(state: State, device: DeviceId, around: Around) -> Iterator[tuple[str,
 
 
 def _carriers_mates(state: State, device: DeviceId, around: Around) -> Iterator[tuple[str, DeviceId]]:
-    """The leased mates of what carries `device` (its physical function, its USB controller), and what ties them: what
-    is carried by a member cannot be had while another member is handed out.
+    """The mates of what carries `device` (its physical function, its USB controller) that are leased, or not known to be
+    taken back, and what ties them: what is carried by a member cannot be had while another member is handed out.
     """
     for carrier in (*physical_function_of(state, device), *usb_above(state, device)):
         if carrier in state.devices and not is_unleasable(state.devices[carrier]):
             for tie in ties.ties_of(state, carrier):
                 for mate, other in around.burdened(carrier, tie):
-                    if mate == other and mate != device and state.devices[mate].lease:
+                    row = state.devices[mate]
+                    if mate == other and mate != device and (row.lease or row.quarantine):
                         yield tie[0], mate
 
 
