@@ -208,8 +208,8 @@ def _tied(state: State, device: DeviceId, around: Around) -> Iterator[tuple[str,
 
 
 def _carriers_mates(state: State, device: DeviceId, around: Around) -> Iterator[tuple[str, DeviceId]]:
-    """The mates of what carries `device` (its physical function, its USB controller) that are leased, or not known to be
-    taken back, and what ties them: what is carried by a member cannot be had while another member is handed out.
+    """The mates of what carries `device` (its physical function, its USB controller) that are leased or in quarantine,
+    and what ties them: what is carried by a member cannot be had while another member is handed out.
     """
     for carrier in (*physical_function_of(state, device), *usb_above(state, device)):
         if carrier in state.devices and not is_unleasable(state.devices[carrier]):
