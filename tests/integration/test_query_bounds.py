@@ -20,7 +20,7 @@ from leasehold.events.identities import DeviceId, HostName
 from leasehold.events.position import end_of_record, position_of
 from leasehold.events.questions import QUESTIONS, Reading
 from leasehold.events.views import ChangeView, DeviceView
-from leasehold.projections import telling
+from leasehold.projections import telling, wording
 from leasehold.services import questioning
 from leasehold.services.ledger.memory import MemoryLedger, MemoryLog
 from leasehold.services.query.decoding import decode_question
@@ -309,7 +309,7 @@ def test_every_event_has_a_sentence() -> None:
     """No type of event is without one; spans are told in whole units."""
     assert set(telling._TELLERS) == set(get_args(Event))
     for ms, text in ((0, "0 ms"), (1_500, "1500 ms"), (60_000, "1 min"), (90_000, "90 s"), (86_400_000, "1 d")):
-        assert telling.span_text(ms) == text
+        assert wording.span_text(ms) == text
 
 
 @given(st.text(max_size=3_000))

@@ -183,6 +183,8 @@ def _effect(what: Order) -> tuple[str, DeviceDescription | None]:
             return key, node(key, "scsi_host", vport, parent=what.parent)
         case DestroyMdev() | DestroyVport():
             return what.device, None
+        case _:
+            raise AssertionError(f"nobody here asks for {what}")
 
 
 # --- any number of steps, each by chance ------------------------------------------------------------------------------
