@@ -33,6 +33,7 @@ from leasehold.services.binder.resets import NO_WAY, reset_function
 from leasehold.services.binder.spots import Spot, find_spot, interfaces_of, is_other, is_stub, seen, users_of
 from leasehold.services.binder.sriov import restore_functions, restore_network
 from leasehold.services.binder.steps import Hanging, Run, Steps, reset_usb, run_tool
+from leasehold.services.binder.xen import take_from_domains
 from leasehold.services.creator.attempt import Write, write_attribute
 from leasehold.services.watcher.picture import take_picture
 from leasehold.services.watcher.places import find_places
@@ -242,7 +243,8 @@ class Machine:
         Args:
             before: as it was noted.
             ours: which devices a reset may hit besides: those of the same lease, or of none, that nobody uses.
-            forced: although somebody uses it. A kernel asks a vfio user to let go, and waits for that.
+            forced: although somebody uses it. A kernel asks a vfio user to let go, and waits for that; Xen's toolstack
+                takes it from its domain.
             is_reset: whether somebody may have used it, so that it is reset.
             time_s: the time that it may take.
 
@@ -256,6 +258,8 @@ class Machine:
             users = users_of(steps, spot)
             if users and not forced:
                 return Busy(users)
+            if users and spot.driver == pci.PCIBACK:
+                take_from_domains(steps, spot.sysname)
         outcome = self._bring_back(steps, before, spot, ours=ours, is_reset=is_reset)
         if steps.has_ended():
             return None

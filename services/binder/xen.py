@@ -20,6 +20,7 @@ from leasehold.services.watcher.sysfs import list_names
 
 UNKNOWN: Final = "xen: unknown, xenstore does not answer"
 _BACKENDS: Final = "/local/domain/0/backend/pci"
+_DOMAIN: Final = "xen: domain "
 
 
 def domains_with(steps: Steps, address: str) -> tuple[str, ...]:
@@ -35,22 +36,31 @@ def domains_with(steps: Steps, address: str) -> tuple[str, ...]:
         return (UNKNOWN,)
     had = (each for each in xltext.read_backends(said) if f"pci/{address}" in each.devices)
     lives = (each for each in had if not each.is_closed or f"pci-{each.domid}-{each.number}" in served)
-    return tuple(sorted({f"xen: domain {each.domid}" for each in lives}))
+    return tuple(sorted({f"{_DOMAIN}{each.domid}" for each in lives}))
+
+
+def take_from_domains(steps: Steps, address: str) -> None:
+    """Have the toolstack take a function from the domains that have it, whether they agree or not. Look for what came
+    of it.
+    """
+    for each in domains_with(steps, address):
+        if each.startswith(_DOMAIN):
+            _xl(steps, address, "pci-detach", "-f", each.removeprefix(_DOMAIN))
 
 
 def make_assignable(steps: Steps, address: str) -> str:
     """Put a function under pciback by the toolstack; why it cannot be asked, or empty. Look for what came of it."""
-    return _xl(steps, "pci-assignable-add", address)
+    return _xl(steps, address, "pci-assignable-add")
 
 
 def end_assignable(steps: Steps, address: str) -> str:
     """Take a function from pciback by the toolstack; why it cannot be asked, or empty. Look for what came of it."""
     # One that no domain has had is not in quarantine unless the toolstack put it there, and is refused.
-    return _xl(steps, "pci-assignable-add", address) or _xl(steps, "pci-assignable-remove", address)
+    return _xl(steps, address, "pci-assignable-add") or _xl(steps, address, "pci-assignable-remove")
 
 
-def _xl(steps: Steps, verb: str, address: str) -> str:
-    said = steps.run(address, "xl", verb, address)
+def _xl(steps: Steps, address: str, *words: str) -> str:
+    said = steps.run(address, "xl", *words, address)
     if isinstance(said, OSError) and said.errno in (errno.ENOENT, errno.ETIMEDOUT, errno.EINTR):
         return said.strerror or str(said)
     return ""

@@ -55,6 +55,15 @@ def test_by_the_toolstack(dom0: Bench) -> None:
     assert dom0.traces() == before
 
 
+def test_forced_it_is_taken_from_its_domain(dom0: Bench) -> None:
+    """Where an operator says so, the toolstack takes it from a running domain; then it goes the usual way."""
+    xen = dom0.kernel.boot_xen()
+    dom0.ready(pci(NIC))
+    xen.give(NIC, 5)
+    assert dom0.take_back(pci(NIC), forced=True) == Back("e1000e", "flr")
+    assert not xen.assigned and not xen.quarantine
+
+
 def test_a_domain_that_has_it_stands_in_the_way(dom0: Bench) -> None:
     """A function that some domain has by hand is not handed over to another."""
     xen = dom0.kernel.boot_xen()

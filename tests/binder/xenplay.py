@@ -2,7 +2,7 @@
 
 As seen with Xen 4.17: `xl pci-assignable-add` puts a function under pciback and into quarantine, also when it is under
 pciback already; a domain that had one leaves it in quarantine; `xl pci-assignable-remove` takes it out of both, and is
-refused for what is not in quarantine; both are refused while a domain has it.
+refused for what is not in quarantine; both are refused while a domain has it. `xl pci-detach -f` takes it from that.
 """
 
 import errno
@@ -49,7 +49,10 @@ class Xen:
 
     def xl(self, words: Sequence[str]) -> str:
         """As `xl`; its way to the driver is the kernel's."""
-        verb, address = words
+        verb, *_, address = words
+        if verb == "pci-detach":
+            self.take(address)
+            return ""
         if address in self.assigned:
             raise OSError(errno.EIO, f"xl: failed to {'de-' if 'remove' in verb else ''}quarantine {address}")
         driver = self.pci.driver_of(address)
