@@ -4,16 +4,16 @@ import msgspec
 import pytest
 
 from leasehold.events import limits
-from leasehold.events.event_types import LeaseReleased, LedgerRestored
+from leasehold.events.event_types import AttachmentSeen, LeaseReleased, LedgerRestored
 from leasehold.events.hostdev_events import HostDeclaredDead
 from leasehold.events.hostdevs import Hold
 from leasehold.events.identities import DeviceKey
 from leasehold.events.inputs import GivenBack, NotPrepared, Prepared, Stuck
 from leasehold.events.position import token_of
-from leasehold.projections.handing import AGAIN_MS, JOBS_AT_ONCE_MAX, OVERDUE_MS
+from leasehold.projections.handing import AGAIN_MS, JOBS_AT_ONCE_MAX, OVERDUE_MS, Handing
 from leasehold.projections.handnotes import Prepare, TakeBack
 from leasehold.projections.handover import Failed, NotBack
-from tests.binder.course import GPU, HOST, NIC, REF, SOUND, Course, describe, kinds, ready
+from tests.binder.course import GPU, HOST, NIC, REF, SOUND, WEB, Course, describe, kinds, ready
 
 
 @pytest.fixture
@@ -103,6 +103,17 @@ def test_words_of_the_feed_that_are_doubled_late_or_of_another_era(course: Cours
     assert (course.handing.log.holds, course.handing.notes) == before
 
 
+def test_what_an_answer_has_already(course: Course) -> None:
+    """Told late, it is not taken for new."""
+    course.attach(NIC)
+    seen, event = course.position, AttachmentSeen(HOST, WEB, NIC, "attached", (NIC,))
+    course.detach(NIC)
+    course.handing = Handing(HOST)
+    assert course.sync()
+    course.tell(seen, event)
+    assert course.handing.log.domains_with(NIC) == []
+
+
 def test_an_answer_that_is_older_than_what_was_heard(course: Course) -> None:
     """What was told since is put on top of it."""
     holds, as_of = course.holds(), course.position
@@ -164,6 +175,22 @@ def test_killed_while_taking_back(course: Course) -> None:
     assert back.note.before is not None
     course.succeeds(back)
     assert course.hears_us() == [GivenBack(NIC, lease, "e1000e")]
+
+
+def test_killed_when_it_could_not_undo_what_it_had_begun(course: Course) -> None:
+    """Whether its lease lives or not, that is taken back before anything else is done."""
+    course.grant(NIC)
+    job = course.job()
+    course.begins(job)
+    course.done(job, Failed(NIC, "no reset", (NotBack(NIC, "e1000e does not take it", "bind it by hand"),)))
+    course.dies()
+    assert course.sync()
+    back = course.job()
+    assert isinstance(back, TakeBack)
+    course.succeeds(back)
+    again = course.job()
+    assert isinstance(again, Prepare)
+    assert again.notes[0].before is None
 
 
 def test_a_lease_that_the_log_does_not_have_any_more(course: Course) -> None:
