@@ -11,9 +11,8 @@ from leasehold.projections.wording import asked_text, lease_text
 
 def handover_text(handover: Handover) -> str:
     """How the devices of a lease are to be handed over."""
-    driver = f"on {handover.driver}" if handover.driver else "on a stub driver"
     if handover.unmanaged:
-        return f"unmanaged: they are {driver} already, and stay there"
+        return "unmanaged: they are on a stub driver already, and stay there"
     return f"to be bound to {handover.driver}" if handover.driver else ""
 
 
