@@ -129,11 +129,8 @@ class Handing:
             return False
         self.contact(now_ms)
         self._notes.raise_floors(self.log.holds.values())
-        if not was_synced:
-            # Meanwhile devices may have gone and come back unheard.
-            for key in self._notes.undone(self.log.picture):
-                self._notes.void(key)
-        self.log.returned.clear()
+        # Unheard, devices may have gone and come back; else that was heard, and what is on top of the answer is not new.
+        self._take_returned([] if was_synced else self._notes.undone(self.log.picture))
         self._telling.settle()
         self._find_forsaken()
         self._telling.again()
@@ -148,12 +145,15 @@ class Handing:
         if not self.log.hear(position, event, at_ns, era) or not self.log.is_synced:
             return
         self._notes.raise_floors(self.log.holds.values())
-        for key in self.log.returned:
-            # Another thing is not what the lease is for; it is left alone.
+        self._take_returned(self.log.returned)
+        self._telling.settle()
+
+    def _take_returned(self, keys: Iterable[DeviceKey]) -> None:
+        """What was done to devices that went away and came back is undone; another thing there is left alone."""
+        for key in keys:
             if not self.is_another(key):
                 self._notes.void(key)
         self.log.returned.clear()
-        self._telling.settle()
 
     def contact(self, now_ms: int) -> None:
         """The log was heard, and nothing of it is missing here."""
@@ -378,7 +378,11 @@ class Handing:
 
     def is_another(self, key: DeviceKey) -> bool:
         """Whether another thing sits in the place of what was handed over: the lease does not reach it."""
-        return self._notes.is_another(key, self.log.picture.get(key))
+        return self.log.is_displaced(key) or self._notes.is_another(key, self.log.picture.get(key))
+
+    def _was_displaced(self, key: DeviceKey) -> bool:
+        """Whether it had been handed over before another thing took its place: nothing more is done for the lease."""
+        return self.log.is_displaced(key) and (self.log.holds[key].prepared or self.is_ready(key))
 
     def _is_wanted(self, grant: Grant) -> bool:
         """Whether a lease lives, and has not failed."""
@@ -386,7 +390,7 @@ class Handing:
         return grant in self.log.grants() and not (handover is not None and handover.failed)
 
     def _prepare(self, grant: Grant, keys: tuple[DeviceKey, ...], now_ms: int) -> Prepare | None:
-        open_keys = tuple(key for key in keys if not self.is_ready(key))
+        open_keys = tuple(key for key in keys if not (self.is_ready(key) or self._was_displaced(key)))
         if not open_keys:
             self._handovers.pop(grant, None)
             self._tell_prepared(keys)
@@ -398,8 +402,8 @@ class Handing:
         if handover.failed or any(key in self._busy for key in open_keys):
             return None
         hold = self.log.holds[open_keys[0]]
-        domains = {domain for key in open_keys for domain in self.log.domains_with(key)}
-        is_with_its_domain = bool(domains) and all(uuid_of(domain) == hold.domain for domain in domains)
+        uuids = {uuid_of(domain) for key in open_keys for domain in self.log.domains_with(key)}
+        is_with_its_domain = uuids == {hold.domain}
         if is_with_its_domain or self.is_cut_off(now_ms) or not self._has_room(Prepare):
             # Its time does not run. What its own domain has already is not bound or reset below that.
             handover.since_ms = now_ms
@@ -416,6 +420,8 @@ class Handing:
         """Which device cannot be prepared now, why, and whether that is so for good."""
         for key in keys:
             token, floor = self.log.holds[key].token, self.note_of(key).floor
+            if self.log.is_displaced(key):
+                return key, "another thing sits in its place than was leased", True
             if token < floor:
                 return key, f"its token {token} is below the floor {floor} noted here: the log lacks what it had", True
             needs = self.log.protected(key)
@@ -468,8 +474,7 @@ class Handing:
         for key in job.keys:
             if key in reasons:
                 self._notes.put(replace(self.note_of(key), step=TAKING_BACK))
-                attempt = _Try(now_ms, None, now_ms + AGAIN_MS, reasons[key].reason, reasons[key].help)
-                self._tries[key] = attempt
+                self._tries[key] = _Try(now_ms, None, now_ms + AGAIN_MS, reasons[key].reason, reasons[key].help)
             else:
                 self._notes.clear(key)
 

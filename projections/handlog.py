@@ -136,7 +136,9 @@ class HandLog:
             case DeviceAppeared() | DeviceChanged() | DeviceReplaced() | DeviceReappeared():
                 device = heard.event.device
                 self.picture[device.key] = device
-                if not isinstance(heard.event, DeviceChanged):
+                if isinstance(heard.event, DeviceReplaced):
+                    self._displace(device.key, heard.position)
+                elif not isinstance(heard.event, DeviceChanged):
                     self.returned.add(device.key)
             case DeviceMissing(key=key):
                 self.picture.pop(key, None)
@@ -169,6 +171,12 @@ class HandLog:
         hold = self.holds.get(key)
         if host == self._host and hold is not None and hold.lease == lease:
             self.holds[key] = Hold(key=key, floor=hold.floor)
+
+    def _displace(self, key: DeviceKey, position: int) -> None:
+        """Another thing sits there than the one that was leased: the lease reaches it no more, whatever comes back."""
+        hold = self.holds.get(key)
+        if hold is not None and hold.lease:
+            self.holds[key] = msgspec.structs.replace(hold, floor=token_of(self.era, position))
 
     def _move(self, event: DevicePrepared | DeviceGivenBack | DeviceQuarantined) -> None:
         hold = self.holds.get(event.key, Hold(key=event.key, floor=0))
@@ -211,6 +219,11 @@ class HandLog:
         """The living lease that holds a device."""
         hold = self.holds.get(key)
         return Grant(hold.lease, hold.granted_at_ns) if hold is not None and hold.token else None
+
+    def is_displaced(self, key: DeviceKey) -> bool:
+        """Whether a living lease holds a device, and does not reach it: its token is below the log's own floor."""
+        hold = self.holds.get(key)
+        return hold is not None and 0 < hold.token < hold.floor
 
     def grants(self) -> dict[Grant, tuple[DeviceKey, ...]]:
         """The living leases, and what they hold here."""

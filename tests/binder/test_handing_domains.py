@@ -85,21 +85,36 @@ def test_a_device_that_comes_back(course: Course) -> None:
     assert course.handing.is_ready(NIC)
 
 
-def test_another_thing_in_its_place(course: Course) -> None:
-    """The lease does not reach it: nothing is done, no token acts on it; the first thing is handed over again."""
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_another_thing_in_its_place(course: Course, is_asked: bool) -> None:
+    """The lease does not reach it, nor what comes back behind it: nothing is done or vouched for until its end."""
     lease = course.grant(NIC, domain=UUID)
     course.settle()
     course.happens(DeviceReplaced(HOST, describe(NIC, vendor_id="10de")))
-    course.passes(10 * limits.PREPARE_TIMEOUT_MS)
-    assert not course.jobs() and not course.hears_us()
-    refusal = check_token(course.handing, NIC, lease, course.now_ms)
-    assert refusal is not None
-    assert refusal.code == "device_missing"
-    verdict = may_have(course.handing, UUID, "web1", [NIC], course.now_ms)
-    assert verdict.refusal is not None
-    course.happens(DeviceReplaced(HOST, describe(NIC)))
-    course.succeeds(course.job())
-    assert check_token(course.handing, NIC, lease, course.now_ms) is None
+    for _ in range(2):
+        if is_asked:
+            course.dies()
+            assert course.sync()
+        course.passes(10 * limits.PREPARE_TIMEOUT_MS)
+        assert not course.jobs() and not course.hears_us()
+        assert check_token(course.handing, NIC, lease, course.now_ms) is not None
+        assert may_have(course.handing, UUID, "web1", [NIC], course.now_ms).refusal is not None
+        course.happens(DeviceReplaced(HOST, describe(NIC)))
+    course.release(lease)
+    assert course.job().note.before is not None
+    course.settle()
+
+
+def test_another_thing_before_it_was_prepared(course: Course) -> None:
+    """The lease fails, and says why; the new thing is not touched."""
+    course.is_deaf = True
+    lease = course.grant(NIC)
+    course.happens(DeviceReplaced(HOST, describe(NIC, vendor_id="10de")))
+    course.is_deaf = False
+    assert course.sync()
+    assert course.jobs() == []
+    assert course.hears_us() == [NotPrepared(NIC, lease, "another thing sits in its place than was leased")]
+    assert course.job().note.before is None
 
 
 def test_a_domain_that_has_it_already(course: Course) -> None:
