@@ -185,7 +185,7 @@ async def crashes(stage: Stage) -> None:
     await _shown(stage, uuid, lambda row: row.state == "crashed")
     assert not [event for event in told.events() if not isinstance(event, DomainChanged)], told.events()
     await _is_as_xl_says(stage, uuid)
-    await is_foreign(stage, CARDS[0], "gpu")
+    await _is_foreign(stage, CARDS[0], "gpu")
     await ended(stage, "gpu", told, cards=CARDS[:1])
     # It could not give its card back: xenstore still has that as its own, and xl gives it to the next one, which is
     # that of the next scenario.
@@ -200,11 +200,11 @@ async def devices(stage: Stage) -> None:
     """Cards that are given to a domain at its start and later are told, are foreign, and are not granted."""
     xl = Xl(stage.guest)
     uuid, told = await begun(stage, "gpu", cards=CARDS[:1])
-    await is_foreign(stage, CARDS[0], "gpu")
+    await _is_foreign(stage, CARDS[0], "gpu")
     code, text = await xl.run("pci-attach", "gpu", CARDS[1])
     assert code == 0, text
     await told.until(AttachmentSeen, _has(CARDS[1]))
-    await is_foreign(stage, CARDS[1], "gpu")
+    await _is_foreign(stage, CARDS[1], "gpu")
     await _is_as_xl_says(stage, uuid)
     told.forget()
     code, text = await xl.run("pci-detach", "gpu", CARDS[1])
@@ -226,10 +226,9 @@ async def _is_leased(stage: Stage, card: str) -> None:
     assert done.code == 0, done.err
 
 
-async def is_foreign(stage: Stage, card: str, name: str, *, state: str = "foreign") -> None:
-    """A domain has the card, and nobody else gets it."""
+async def _is_foreign(stage: Stage, card: str, name: str) -> None:
     shown = await stage.watched.device(f"pci/{card}")
-    assert shown.state == state, shown
+    assert shown.state == "foreign", shown
     assert [(user.name, user.use) for user in shown.used_by if user.use == "attached"] == [(name, "attached")]
     refused = await stage.watched.cli("lease", f"pci/{card}", "--host", HOST, "--for", "another", "--ttl", "10m")
     assert refused.code == EXIT_REFUSED, refused.out + refused.err
@@ -252,7 +251,7 @@ async def refused(stage: Stage) -> None:
     await _shown(stage, uuid, lambda row: row.state == "running")
     assert all(isinstance(event, DomainChanged) for event in told.events()), told.events()
     assert not [event for event in thief.events() if isinstance(event, AttachmentSeen)], thief.events()
-    await is_foreign(stage, CARDS[0], "gpu")
+    await _is_foreign(stage, CARDS[0], "gpu")
     stage.show(f"xl said: {next(line for line in text.splitlines() if 'not assignable' in line)[:140]}")
     stage.show(
         f"xl then {'offered' if offered else 'did not offer'} the card that gpu had; in the ledger it stayed gpu's; "

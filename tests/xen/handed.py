@@ -11,7 +11,7 @@ from leasehold.services.poller import xltext
 from leasehold.services.poller.libxl import BACKENDS
 from tests.vm.binding import PCI, Binding, managed
 from tests.vm.stage import Stage, became
-from tests.xen.domains import Told, begun, ended, is_foreign
+from tests.xen.domains import Told, begun, ended
 from tests.xen.guest import CARDS
 from tests.xen.xl import Xl
 
@@ -107,7 +107,9 @@ async def owner_key(stage: Stage) -> None:
         assert shown.state == "leased" and [use.name for use in shown.used_by if use.use == "attached"] == ["owner"]
         stage.show(f"in the ledger: leased, with owner; to others: {await binding.refused_lease(KEY)}")
         await binding.release(held)
-        await is_foreign(stage, CARD, "owner", state="ending")
+        shown = await stage.watched.device(KEY)
+        assert shown.state == "ending" and [use.name for use in shown.used_by if use.use == "attached"] == ["owner"]
+        await binding.refused_lease(KEY)
         assert await binding.driver(CARD) == "pciback"
         assert not binding.of(KEY, DeviceGivenBack, DeviceFreed, since=since)
         await ended(stage, "owner", told, cards=[CARD])
