@@ -129,7 +129,7 @@ class Handing:
             return False
         self.contact(now_ms)
         self._notes.raise_floors(self.log.holds.values())
-        # Unheard, devices may have gone and come back; else that was heard, and what is on top of the answer is not new.
+        # Unheard, devices may have gone and come back; else that was heard, and what was put on top is not new.
         self._take_returned([] if was_synced else self._notes.undone(self.log.picture))
         self._telling.settle()
         self._find_forsaken()

@@ -209,7 +209,7 @@ async def test_a_start_waits_until_all_is_handed_over(played: Played) -> None:
             played.changed.notify_all()
         assert (await asyncio.wait_for(asking, WAIT_S))["ok"]
     course.grant(TWINS[0], domain=UUID)
-    async with played.opened(timeout_s=0.3):
+    async with played.opened(timeout_s=3.0):
         said = await played.asks(**START, devices=["usb-port/1-3"])
         assert (said["ok"], said["code"], TWINS[0] in said["message"]) == (False, "not_prepared", True)
 
