@@ -8,6 +8,8 @@ already makes no event, and no word makes more than one.
 
 from typing import Any
 
+import msgspec
+
 from leasehold.events import event_types, inputs
 from leasehold.events.event_types import Event
 from leasehold.events.hostdev_events import DeviceGivenBack, DevicePrepared, DeviceQuarantined, PrepareFailed
@@ -102,15 +104,7 @@ class BinderWords:
             if quarantine is None and binding is not None and binding.given_back:
                 return None
             before = binding or Binding(lease=word.lease, position=0, at_ns=0)
-            device.binding = Binding(
-                lease=word.lease,
-                driver=word.driver,
-                was_driver=before.was_driver,
-                reset=before.reset,
-                given_back=True,
-                position=0,
-                at_ns=0,
-            )
+            device.binding = msgspec.structs.replace(before, driver=word.driver, given_back=True)
         elif quarantine is None or not _ends(word.lease, quarantine, held_by=device.lease):
             return None
         device.quarantine = None
@@ -135,8 +129,8 @@ class BinderWords:
 
 
 def _same(known: Binding, said: Binding) -> bool:
-    pairs = ((known.lease, said.lease), (known.driver, said.driver), (known.was_driver, said.was_driver))
-    return all(one == other for one, other in pairs) and known.reset == said.reset and not known.given_back
+    """Whether both say the same of a device that is prepared, whenever it was said."""
+    return msgspec.structs.replace(known, position=0, at_ns=0) == said
 
 
 def _ends(lease: int, quarantine: Quarantine, *, held_by: int) -> bool:
