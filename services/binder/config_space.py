@@ -48,11 +48,6 @@ class ConfigSpace:
         return self._bytes[_HEADER_TYPE] & _HEADER_TYPE_MASK if len(self._bytes) > _HEADER_TYPE else -1
 
     @property
-    def is_all_told(self) -> bool:
-        """Whether more than the header can be read."""
-        return len(self._bytes) > 64
-
-    @property
     def resets(self) -> tuple[str, ...]:
         """How the function can be reset by itself, in the kernel's order, as far as its registers tell."""
         ways = []

@@ -40,8 +40,6 @@ from leasehold.services.watcher.places import find_places
 from leasehold.services.watcher.sysfs import THIS_MACHINE, HostRoot
 from leasehold.services.watcher.usage import USBFS
 
-__all__ = ["Machine", "Note", "Run", "reset_usb", "run_tool"]
-
 Note = Callable[[Sequence[Before]], None]
 """Makes durable what devices were before, before the first write. Raises OSError: then nothing is written."""
 

@@ -121,13 +121,6 @@ class Steps:
         """Whether the agent ends."""
         return self._ends.is_set()
 
-    def more(self, time_s: float) -> "Steps":
-        """The same with another time, from now: to undo what was begun."""
-        return Steps(
-            self.root, time_s, write=self._write, run=self._run, reset_port=self._reset_port,
-            hanging=self._hanging, ends=self._ends,
-        )  # fmt: skip
-
     def tell(self, device: str, path: str, text: str, *, ignoring: tuple[int, ...] = ()) -> str:
         """Write to an attribute, for the sake of `device` (its name in sysfs); why it was not taken, or empty.
 

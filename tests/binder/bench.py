@@ -62,12 +62,12 @@ class Bench:
         ]
 
     def prepare(
-        self, *keys: DeviceKey, handover: Handover | None = None, forced: bool = False, time_s: float = TIME_S
+        self, *keys: DeviceKey, handover: Handover | None = None, forced: bool = False
     ) -> Ready | Failed | None:
         """Hand over."""
         targets = self.targets(*keys, handover=handover, forced=forced)
         self.kernel.told.clear()
-        return self.machine.prepare(targets, note=self.note, time_s=time_s)
+        return self.machine.prepare(targets, note=self.note, time_s=TIME_S)
 
     def ready(self, *keys: DeviceKey, handover: Handover | None = None) -> Ready:
         """Hand over what can be."""
@@ -75,18 +75,18 @@ class Bench:
         assert isinstance(outcome, Ready), outcome
         return outcome
 
-    def failed(self, *keys: DeviceKey, handover: Handover | None = None, time_s: float = TIME_S) -> Failed:
+    def failed(self, *keys: DeviceKey, handover: Handover | None = None) -> Failed:
         """Hand over what cannot be."""
-        outcome = self.prepare(*keys, handover=handover, time_s=time_s)
+        outcome = self.prepare(*keys, handover=handover)
         assert isinstance(outcome, Failed), outcome
         return outcome
 
     def take_back(
-        self, key: DeviceKey, *, ours: Sequence[DeviceKey] = (), forced: bool = False, time_s: float = TIME_S
+        self, key: DeviceKey, *, ours: Sequence[DeviceKey] = (), forced: bool = False
     ) -> Back | Busy | NotBack | None:
         """Give it to the host again, as it was noted."""
         self.kernel.told.clear()
-        return self.machine.take_back(self.notes[key], ours=ours, forced=forced, time_s=time_s)
+        return self.machine.take_back(self.notes[key], ours=ours, forced=forced, time_s=TIME_S)
 
     def drivers(self) -> dict[str, str]:
         """Of all functions and interfaces that there are."""

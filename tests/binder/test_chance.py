@@ -16,7 +16,7 @@ from leasehold.services.binder import steps
 from tests.binder.bench import Bench
 from tests.binder.kernel import GPU, GPU_SOUND, NIC, SERIAL, STICK, TWIN_A, VF0, Kernel, pci, usb
 
-SEEDS: Final = range(24)
+SEEDS: Final = range(16)
 STEPS: Final = 25
 LEASES: Final = ((pci(NIC),), (pci(VF0), usb(STICK)), (pci(GPU), pci(GPU_SOUND)), (usb(TWIN_A),))
 NAMES: Final = {

@@ -155,8 +155,8 @@ def test_one_that_goes_with_its_reset_fails(bench: Bench) -> None:
             bench.kernel.usb.unplug(STICK)
 
     bench.kernel.on_told = pull
-    failed = bench.failed(usb(TWIN_A), usb(STICK), time_s=10)
-    assert failed.key == usb(TWIN_A) or failed.key == usb(STICK)
+    failed = bench.failed(usb(TWIN_A), usb(STICK))
+    assert (failed.key, failed.reason) == (usb(STICK), "it went away")
     assert not failed.left
     assert bench.kernel.driver(f"{TWIN_A}:1.0") == "ftdi_sio"
 
