@@ -45,9 +45,7 @@ class Mortal:
         self._ends = threading.Event()
         self._lock = threading.Lock()
         self.is_dead = False
-        self._machine = Machine(
-            kernel.root, write=self._write, run=self._run, reset_port=self._reset, ends=self._ends
-        )
+        self._machine = Machine(kernel.root, write=self._write, run=self._run, reset_port=self._reset, ends=self._ends)
         course.handing = Handing(HOST, course.disk, boot=course.boot)
         assert course.sync()
 
@@ -152,5 +150,3 @@ def test_at_each_word_and_the_lease_is_over_by_then(kernel: Kernel) -> None:
         assert all(course.fold.holds[key].given_back for key in keys)
     print(f"{deaths} deaths")
     assert deaths > 5
-
-
