@@ -134,12 +134,12 @@ class HandLog:
             case AttachmentSeen() | AttachmentGone() | DomainVanished():
                 self._attach(heard.event)
             case DeviceAppeared() | DeviceChanged() | DeviceReplaced() | DeviceReappeared():
-                device = heard.event.device
-                self.picture[device.key] = device
+                described = heard.event.device
+                self.picture[described.key] = described
                 if isinstance(heard.event, DeviceReplaced):
-                    self._displace(device.key, heard.position)
+                    self._displace(described.key, heard.position)
                 elif not isinstance(heard.event, DeviceChanged):
-                    self.returned.add(device.key)
+                    self.returned.add(described.key)
             case DeviceMissing(key=key):
                 self.picture.pop(key, None)
             case AgentRetired():
@@ -186,7 +186,7 @@ class HandLog:
             case DeviceGivenBack():
                 is_its = hold.lease == event.lease and not hold.token
                 now = msgspec.structs.replace(hold, quarantined=False, given_back=hold.given_back or is_its)
-            case DeviceQuarantined():
+            case _:
                 now = msgspec.structs.replace(hold, quarantined=True, given_back=False)
         self.holds[event.key] = now
 
