@@ -186,11 +186,6 @@ def prepared_over_what_is_left() -> AbstractContextManager[Any]:
     return patch.object(Handing, "wants_back", lambda _self, _key: False)
 
 
-def forsaken_not_told() -> AbstractContextManager[Any]:
-    """A binder does not tell what it still has for leases that the log knows no more."""
-    return patch.object(Handing, "_find_forsaken", lambda _self: None)
-
-
 def told_once() -> AbstractContextManager[Any]:
     """What was told once is not told again, be it lost or not."""
     return patch.object(Telling, "again", lambda _self: None)
@@ -245,7 +240,6 @@ MUTATIONS: Final[tuple[Callable[[], AbstractContextManager[Any]], ...]] = (
     busy_taken_for_back,
     failure_taken_for_back,
     prepared_over_what_is_left,
-    forsaken_not_told,
     told_once,
     ends_not_heard,
     vouches_in_the_dark,

@@ -80,9 +80,8 @@ class SimKernel:
         self.host.users.clear()
         self.detached.clear()
 
-    def break_down(self) -> None:
-        """The host's own drivers do not take back what is handed over, for a while."""
-        until_ns = self.sim.now_ns + self.sim.binder_rng.choice((20, 60)) * SECOND
+    def break_down(self, until_ns: int) -> None:
+        """Up to then the host's own drivers do not take back what is handed over now."""
         self.broken_until_ns.update(dict.fromkeys(self.handed, until_ns))
 
     def settle(self) -> None:

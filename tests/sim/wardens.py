@@ -147,7 +147,7 @@ def _cut_off(sim: Simulation, host: HostName, seconds: int) -> None:
         if agent.host.name == host:
             agent.cut_off_until_ns = until_ns
             if isinstance(agent, SimBinder) and sim.binder_rng.random() < 0.5:
-                agent.kernel.break_down()
+                agent.kernel.break_down(until_ns + 60 * SECOND)
     for poller in sim.pollers:
         if poller.hypervisor.host.name == host:
             poller.cut_off_until_ns = until_ns
