@@ -85,7 +85,7 @@ class Stage:
 
     async def is_cut_off(self) -> bool:
         """Whether the binder says so."""
-        return (await self.asks(op="status"))["code"] == "cut_off"
+        return bool((await self.asks(op="status"))["code"] == "cut_off")
 
     async def vouches(self, key: str, token: int) -> bool:
         """Whether the binder lets this token act."""
