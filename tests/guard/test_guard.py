@@ -38,7 +38,7 @@ def run(folder: Path, body: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "pytest", "-p", "tests.guard.plugin", "--rootdir", str(folder), "-c", "/dev/null"]
     return subprocess.run(
         [*command, "-p", "no:cacheprovider", "--import-mode=importlib", str(folder)],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60,
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=110,
     )  # fmt: skip
 
 
@@ -55,6 +55,14 @@ def test_a_write_fails_the_test_and_the_run(tmp_path: Path, body: str) -> None:
     assert NOWHERE[9:] in line
     assert "in test_case.py::test_case" in line
     assert "1 passed, 1 error" in done.stdout
+
+
+def test_a_write_is_refused_before_it_happens(tmp_path: Path) -> None:
+    """The kernel never hears of it, though the file is there, and would take it from root."""
+    done = run(tmp_path, f"with open('{HARMLESS}', 'a'): raise AssertionError('it was opened')")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "it was opened" not in done.stdout
+    assert f"WRITTEN TO /sys {HARMLESS}: open in test_case.py::test_case" in done.stdout
 
 
 def test_a_module_is_not_loaded(tmp_path: Path) -> None:
