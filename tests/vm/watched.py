@@ -187,6 +187,9 @@ class Watched:
             await self.cli("revoke", lease.lease, "--reason", "the scenario is over", "--force")
         for name in ("binder", "creator"):
             await self.cli("retire", HOST, name, "--reason", "the scenario is over")
+        for device in await self.client.devices(host=HOST):
+            if device.state == "ending":
+                await self.cli("confirm-free", device.key, "--host", HOST, "--reason", "the scenario is over")
 
     @asynccontextmanager
     async def without_udevd(self, **how: Any) -> AsyncIterator[None]:
