@@ -10,7 +10,7 @@ import msgspec
 from leasehold.events import limits
 from leasehold.events.identities import Principal, RequestId, RequestKey, request_key
 from leasehold.events.inputs import DeciderStarts
-from leasehold.projections import decide, evolve, sequencer, standby
+from leasehold.projections import decide, leasing, sequencer, standby
 from leasehold.projections.sequencer import Draft, Pending, Sequencer
 from leasehold.projections.standby import Standby
 from leasehold.projections.state import Head
@@ -181,7 +181,7 @@ def requests_named_by_id_alone() -> AbstractContextManager[Any]:
     def key(_principal: Principal, request_id: RequestId) -> RequestKey:
         return request_key(Principal("all"), request_id)
 
-    return _all(*(patch.object(module, "request_key", key) for module in (decide, evolve, sequencer, standby)))
+    return _all(*(patch.object(module, "request_key", key) for module in (decide, leasing, sequencer, standby)))
 
 
 def time_of_request_ignored() -> AbstractContextManager[Any]:
