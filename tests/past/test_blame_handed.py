@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from leasehold.events import inputs
-from leasehold.events.identities import split_device_id
+from leasehold.events.identities import Holder, split_device_id
 from leasehold.events.questions import Blame, Reading
 from tests.past.logs import archived
 from tests.projections.ledger import H1, B, Ledger, device, ledger_with_hosts
@@ -103,7 +103,7 @@ async def test_wishes_are_told_in_words(tmp_path: Path) -> None:
     ordered = ledger.ask(operate, B)
     assert ordered.outcome == "ordered", ordered
     prepare = inputs.PrepareRequest(
-        request_id=ledger.new_id(), issued_at_ns=ledger.now_ns, domain="web1", holder=leased.holder, ttl_ms=60_000,
+        request_id=ledger.new_id(), issued_at_ns=ledger.now_ns, domain="web1", holder=Holder(leased.holder), ttl_ms=60_000,
         bus="usb",
     )  # fmt: skip
     refused = ledger.ask(prepare)
