@@ -103,7 +103,7 @@ async def test_wishes_are_told_in_words(tmp_path: Path) -> None:
     ordered = ledger.ask(operate, B)
     assert ordered.outcome == "ordered", ordered
     prepare = inputs.PrepareRequest(
-        request_id=ledger.new_id(), issued_at_ns=ledger.now_ns, domain="web1", holder=Holder(leased.holder), ttl_ms=60_000,
+        request_id=ledger.new_id(), issued_at_ns=ledger.now_ns, domain="web1", holder=Holder("vm"), ttl_ms=60_000,
         bus="usb",
     )  # fmt: skip
     refused = ledger.ask(prepare)
