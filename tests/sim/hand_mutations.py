@@ -195,9 +195,10 @@ def ends_not_heard() -> AbstractContextManager[Any]:
     """A binder does not hear that leases end, and asks only when it begins."""
 
     def synced(self: Handing, *words: Any, **how: Any) -> bool:
-        if not self._is_new:
+        if self.__dict__.setdefault("_asked", []):
             self.contact(how["now_ms"])
             return True
+        self.__dict__["_asked"].append(True)
         return original(self, *words, **how)
 
     original = Handing.synced

@@ -229,6 +229,11 @@ MUTATIONS: Final = (
     queue_without_bound,
 )
 RARE: Final = frozenset(
-    {"deposed_forgets_an_outage", "short_grace_replaces_a_long_one", "woken_answers_from_old_state"}
+    {
+        "deposed_forgets_an_outage",
+        "quarantine_ignored",
+        "short_grace_replaces_a_long_one",
+        "woken_answers_from_old_state",
+    }
 )
 """Those that need several things to come together, and so more seeds than a short run has."""
