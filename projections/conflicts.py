@@ -33,14 +33,17 @@ from leasehold.events.identities import (
     is_physical,
     physical_key,
     split_device_id,
+    uuid_of,
 )
 from leasehold.events.position import lease_id_text
 from leasehold.events.refusals import Blocker, RefusalCode
 from leasehold.projections import ties
-from leasehold.projections.domains import named
+from leasehold.projections.domains import all_named, named
 from leasehold.projections.state import DeviceState, State
 from leasehold.projections.ties import Tie, carries_others, lineage
 
+_NAMES_USERS: Final = 4
+"""From these rules on a refusal tells the hypervisor and the domain, too."""
 CODE_OF_RULE: Final = {
     "bridge": RefusalCode.DEVICE_UNLEASABLE,
     "not_physical": RefusalCode.DEVICE_UNLEASABLE,
@@ -324,6 +327,27 @@ def users_of(state: State, row: DeviceState) -> tuple[str, ...]:
     return (*named(state, state.attached_to(row)), *row.description.in_use_by)
 
 
+def users_of_leased(state: State, row: DeviceState) -> list[str]:
+    """Hypervisor and name of the domains that have a leased device, else of the one that its lease is for; that one's
+    uuid, where it is not there.
+    """
+    users = state.attached_to(row)[: limits.USERS_TOLD_MAX]
+    bond = state.leases[row.lease].bond
+    if not users and bond is not None:
+        users = [each for each in all_named(state, bond.uuid) if state.domains[each].host == row.host]
+        if not users:
+            return [f"domain {bond.uuid}"]
+    rows = [state.domains[domain].description for domain in users]
+    return [f"driver {each.key.partition('/')[0]}, domain {each.name or uuid_of(each.key)}" for each in rows]
+
+
+def _whose(state: State, row: DeviceState) -> str:
+    users = users_of_leased(state, row)
+    if not users:
+        return ""
+    return f", {'used by' if state.attached_to(row) else 'for'} {', '.join(users)}"
+
+
 def users_seen(state: State, row: DeviceState) -> tuple[str, ...]:
     """As `users_of`; of what is not there nobody is seen on the host, but a domain may hold its place."""
     return tuple(named(state, state.attached_to(row))) if row.missing else users_of(state, row)
@@ -354,11 +378,14 @@ def held(state: State, device: DeviceId, other: DeviceId, rule: str) -> Blocker:
     lease = state.leases[row.lease]
     name = lease_id_text(row.lease)
     which = "it" if other == device else other
+    whose = _whose(state, row) if state.rules_version >= _NAMES_USERS else ""
     if row.ending:
-        why = f"{which} is being given back by {lease.holder} ({name}, {lease.ended}) and not known to be free yet"
+        why = (
+            f"{which} is being given back by {lease.holder} ({name}, {lease.ended}) and not known to be free yet{whose}"
+        )
         help_text = "wait for the evidence, or let an operator confirm that it is free"
     else:
-        why = f"{which} is leased to {lease.holder} ({name})"
+        why = f"{which} is leased to {lease.holder} ({name}){whose}"
         help_text = "wait for its release or expiry, or ask its holder"
     return Blocker(
         device=device,

@@ -158,8 +158,10 @@ def _result(order: int, key: DeviceKey, outcome: Outcome) -> OrderDone | OrderNo
             return OrderDone(order, key)
         case Busy(who=who):
             reason = f"it is in use by {', '.join(who)}"
-        case Failed(reason=reason) | NotBack(reason=reason):
+        case Failed(reason=reason):
             pass
+        case NotBack(reason=reason, help=help_):
+            reason = f"{reason} ({help_})" if help_ else reason
         case _:
             reason = "it is not known what came of it"
     return OrderNotDone(order, reason[: limits.REASON_CHARS_MAX])

@@ -7,13 +7,12 @@ a device that is in use may be detached. What is in quarantine may be reattached
 from leasehold.events import inputs, limits
 from leasehold.events.capabilities import DetachDevice, OrderToBinder, ReattachDevice, ResetDevice
 from leasehold.events.event_types import HostOrdered
-from leasehold.events.identities import DeviceId, HostName, RequestRef, uuid_of
+from leasehold.events.identities import DeviceId, HostName, RequestRef
 from leasehold.events.inputs import BINDER
 from leasehold.events.position import lease_id_text
 from leasehold.events.refusals import Blocker, Refusal, RefusalCode
 from leasehold.projections import conflicts
 from leasehold.projections.declining import Declined, declined
-from leasehold.projections.domains import all_named
 from leasehold.projections.granting import refusal_of
 from leasehold.projections.naming import Resolved, resolve, unresolved
 from leasehold.projections.state import DeviceState, State
@@ -87,23 +86,9 @@ def _in_use(state: State, device: DeviceId, row: DeviceState) -> Declined:
     lease = state.leases[row.lease]
     whose = f"lease {lease_id_text(row.lease)} of {lease.holder}"
     ended = f" (ended: {lease.ended}; not free yet)" if row.ending else ""
-    text = f"{device} is in use by {', '.join((whose + ended, *_users(state, row)))}"
+    text = f"{device} is in use by {', '.join((whose + ended, *conflicts.users_of_leased(state, row)))}"
     blocker: Blocker = conflicts.held(state, device, device, "same_device")
     help_text = "release the lease first" if not row.ending else blocker.help
     return Declined(
         (device,), Refusal(code=RefusalCode.DEVICE_HELD, message=text, blockers=(blocker,), help=help_text)
     )
-
-
-def _users(state: State, row: DeviceState) -> list[str]:
-    """Hypervisor and name of the domains that have it, else of the one that its lease is for; that one's uuid, where it
-    is not there.
-    """
-    users = state.attached_to(row)[: limits.USERS_TOLD_MAX]
-    bond = state.leases[row.lease].bond
-    if not users and bond is not None:
-        users = [each for each in all_named(state, bond.uuid) if state.domains[each].host == row.host]
-        if not users:
-            return [f"domain {bond.uuid}"]
-    rows = [state.domains[domain].description for domain in users]
-    return [f"driver {each.key.partition('/')[0]}, domain {each.name or uuid_of(each.key)}" for each in rows]

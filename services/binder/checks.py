@@ -29,7 +29,14 @@ PCI_STUB: Final = "pci-stub"
 
 
 def check_target(
-    steps: Steps, target: Target, place: Place | None, picture: Picture, ours: Collection[DeviceKey], stub: str
+    steps: Steps,
+    target: Target,
+    place: Place | None,
+    picture: Picture,
+    ours: Collection[DeviceKey],
+    stub: str,
+    *,
+    is_leased: bool,
 ) -> Before | str:
     """What a device is before anything is written to it, or why it cannot be handed over.
 
@@ -40,6 +47,8 @@ def check_target(
         picture: of the whole machine, as it is now.
         ours: the keys of all that is handed over with it.
         stub: what PCI functions are bound to unless the lease says otherwise.
+        is_leased: whether a domain may use it then, so that it must be kept apart from what is not ours. An
+            administrator detaches the members of a group one after the other.
     """
     now = picture.get(target.key)
     if place is None or now is None:
@@ -56,7 +65,10 @@ def check_target(
         return f"it is in use ({', '.join(users)})"
     match place.kind:
         case "pci":
-            return _check_pci(steps, target, spot, now, ours, stub)
+            before = _check_pci(steps, target, spot, now, stub)
+            if isinstance(before, str) or not is_leased:
+                return before
+            return _check_group(steps, spot, before.stub, ours) or before
         case "usb_device" | "usb_interface":
             return _check_usb(target, spot, now)
         case _:
@@ -64,9 +76,7 @@ def check_target(
             return target.before or _before(target, spot, now, driver=now.driver, stub=now.driver)
 
 
-def _check_pci(
-    steps: Steps, target: Target, spot: Spot, now: DeviceDescription, ours: Collection[DeviceKey], stub: str
-) -> Before | str:
+def _check_pci(steps: Steps, target: Target, spot: Spot, now: DeviceDescription, stub: str) -> Before | str:
     handover = target.handover
     if now.bridge or ConfigSpace(spot.path).header_type > 0:
         return "it is a bridge: only endpoints can be handed over"
@@ -77,12 +87,7 @@ def _check_pci(
     before = target.before or _bound_before(steps, target, spot, now, wanted, is_unmanaged=is_unmanaged)
     if isinstance(before, str):
         return before
-    return (
-        pci.load_driver(steps, spot.sysname, before.stub)
-        or _check_group(steps, spot, before.stub, ours)
-        or _check_twins(steps, spot, before)
-        or before
-    )
+    return pci.load_driver(steps, spot.sysname, before.stub) or _check_twins(steps, spot, before) or before
 
 
 def _bound_before(

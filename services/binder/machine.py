@@ -94,21 +94,23 @@ class Machine:
         Returns:
             `None`: the agent ends before it is known. What was begun stands in the notes.
         """
-        return self._hand_over(targets, note, time_s, is_reset=True)
+        return self._hand_over(targets, note, time_s, is_leased=True)
 
     def detach(
         self, target: Target, *, note: Note, time_s: float = limits.PREPARE_TIMEOUT_MS / 1000
     ) -> Ready | Failed | None:
-        """As virsh's nodedev-detach: as `prepare` of this one, but without a reset."""
-        return self._hand_over([target], note, time_s, is_reset=False)
+        """As virsh's nodedev-detach: as `prepare` of this one, but for nobody yet. It is not reset, and what it shares
+        an IOMMU group or a switch with may be its host's still.
+        """
+        return self._hand_over([target], note, time_s, is_leased=False)
 
     def _hand_over(
-        self, targets: Sequence[Target], note: Note, time_s: float, *, is_reset: bool
+        self, targets: Sequence[Target], note: Note, time_s: float, *, is_leased: bool
     ) -> Ready | Failed | None:
         if not targets:
             return Ready(())
         steps = self._steps(time_s)
-        befores = self._check(steps, targets)
+        befores = self._check(steps, targets, is_leased=is_leased)
         if not isinstance(befores, list):
             return befores
         try:
@@ -121,7 +123,7 @@ class Machine:
         resets: dict[DeviceKey, str] = {}
         ready = []
         for before in befores:
-            way, refused = self._reset_taken(steps, before, befores, resets) if is_reset else ("", "")
+            way, refused = self._reset_taken(steps, before, befores, resets) if is_leased else ("", "")
             if refused:
                 return self._undo(steps, befores, before.key, refused)
             resets[before.key] = way
@@ -131,7 +133,7 @@ class Machine:
                 return self._undo(steps, befores, before.key, refused)
         return Ready(tuple(ready))
 
-    def _check(self, steps: Steps, targets: Sequence[Target]) -> list[Before] | Failed | None:
+    def _check(self, steps: Steps, targets: Sequence[Target], *, is_leased: bool) -> list[Before] | Failed | None:
         """What the devices are before anything is written."""
         try:
             picture = take_picture(self._root)
@@ -145,7 +147,8 @@ class Machine:
                 # It has gone with what carries it.
                 befores.append(target.before)
                 continue
-            before = check_target(steps, target, places.get(target.key), picture, ours, self._stub)
+            place = places.get(target.key)
+            before = check_target(steps, target, place, picture, ours, self._stub, is_leased=is_leased)
             if steps.has_ended():
                 return None
             if isinstance(before, str):

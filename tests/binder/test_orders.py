@@ -67,7 +67,7 @@ def test_detached_and_reattached(course: Ordered) -> None:
         (Done("e1000e", "flr"), ""),
         (Busy(("process 7",)), "it is in use by process 7"),
         (Failed(NIC, "no way"), "no way"),
-        (NotBack(NIC, "no way", "none"), "no way"),
+        (NotBack(NIC, "no way", "switch it off and on"), "no way (switch it off and on)"),
     ],
 )
 def test_outcomes(course: Ordered, outcome: Done | Busy | Failed | NotBack, said: str) -> None:

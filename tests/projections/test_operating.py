@@ -19,6 +19,7 @@ from leasehold.events.hostdevs import OPERATIONS
 from leasehold.events.identities import DeviceKey, Holder
 from leasehold.events.inputs import BINDER, GivenBack, OrderDone, OrderNotDone, Stuck
 from leasehold.events.refusals import RefusalCode
+from leasehold.projections import conflicts
 from leasehold.projections.orders import open_orders
 from tests.projections.domains import UUID, Polled, used
 from tests.projections.hbas import Creator
@@ -259,3 +260,26 @@ def test_more_than_there_can_be() -> None:
     assert (refusal.code, refusal.help) == (RefusalCode.PARENT_UNSUITABLE, "ask for 0 to 7")
     assert refusal_of(make(ledger, 1, "01:00.0")).code == RefusalCode.PARENT_UNSUITABLE
     assert refusal_of(make(ledger, 1, "1f:00.0")).code == RefusalCode.DEVICE_UNKNOWN
+
+
+def test_a_refused_lease_names_driver_and_domain() -> None:
+    """Who asks for what another has reads by which hypervisor and domain it is used, or for which domain it is; by
+    rules of before, nothing of these.
+    """
+    ledger = ledger_with_hosts()
+    poller = Polled(ledger)
+    lease = ledger.granted("01:00.0", domain=UUID)
+    assert refusal_of(ledger.lease("01:00.0", principal=B)).message == (
+        f"{CARD}: it is leased to vm (L{lease}), for domain {UUID}"
+    )
+    poller.see()
+    poller.say(used(NIC))
+    assert refusal_of(ledger.lease("01:00.0", principal=B)).message == (
+        f"{CARD}: it is leased to vm (L{lease}), used by driver xen, domain web"
+    )
+    ledger.release(lease)
+    assert "not known to be free yet, used by driver xen, domain web" in (
+        refusal_of(ledger.lease("01:00.0", principal=B)).message
+    )
+    ledger.state.rules_version = 3
+    assert "web" not in conflicts.held(ledger.state, CARD, CARD, "same_device").why
