@@ -13,7 +13,6 @@ from leasehold.events.refusals import Blocker, Refusal, RefusalCode
 from leasehold.projections.handing import Handing
 
 HELP_STALE: Final = "stop using the device; ask for a new lease"
-HELP_LEASE: Final = "lease it for the domain first"
 HELP_CUT_OFF: Final = "see that the bus and the allocator run, and are reached from here"
 
 
@@ -59,7 +58,7 @@ def may_have(handing: Handing, uuid: str, name: str, keys: Sequence[DeviceKey], 
         said = "; ".join(f"{blocker.device}: {blocker.why}" for blocker in blockers)
         code = RefusalCode.DEVICE_HELD if any(blocker.lease for blocker in blockers) else RefusalCode.LEASE_UNKNOWN
         message = f"domain {name or uuid} may not have {said}"
-        return Verdict(refusal=Refusal(code=code, message=message, blockers=tuple(blockers), help=HELP_LEASE))
+        return Verdict(refusal=Refusal(code=code, message=message, blockers=tuple(blockers), help=blockers[0].help))
     return Verdict(
         is_ready=all(handing.is_ready(key) for key in physical),
         leases=tuple(sorted({handing.log.holds[key].lease for key in physical})),
@@ -68,16 +67,22 @@ def may_have(handing: Handing, uuid: str, name: str, keys: Sequence[DeviceKey], 
 
 def _blocker(hold: Hold | None, key: DeviceKey, uuid: str, name: str) -> Blocker | None:
     """What keeps a domain from having a device."""
+    help_ = f"lease it for the domain: leasehold lease {key} --for {name or 'HOLDER'} --domain {uuid}"
     if hold is None or not hold.lease:
-        return Blocker(device=key, rule="no_lease", why="no lease holds it", help=HELP_LEASE)
+        return Blocker(device=key, rule="no_lease", why="no lease holds it", help=help_)
     is_its = hold.domain == uuid if hold.domain else hold.holder in (uuid, name)
     if hold.token and is_its:
         return None
     lease = lease_id_text(hold.lease)
-    said = f"{hold.holder or 'somebody'} holds it by {lease}" if hold.token else f"it is being given back after {lease}"
+    if hold.token:
+        # For whom it is: else its own holder would read that he has it, and not why that is not enough.
+        whose = f"domain {hold.domain}" if hold.domain else "no domain"
+        said, help_ = f"{hold.holder} holds it by {lease}, which is for {whose}", f"release {lease}; {help_}"
+    else:
+        said, help_ = f"it is being given back after {lease}", f"wait until it is free; {help_}"
     return Blocker(
         device=key, rule="same_device", why=said, lease=hold.lease, holder=hold.holder, since_ns=hold.granted_at_ns,
-        since_position=hold.lease, help=HELP_LEASE,
+        since_position=hold.lease, help=help_,
     )  # fmt: skip
 
 

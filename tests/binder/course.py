@@ -90,13 +90,15 @@ class Course:
         """The feed tells it."""
         self.handing.hear(position, event, at_ns=position, era=self.era, now_ms=self.now_ms)
 
-    def grant(self, *keys: DeviceKey, domain: str = "", keep: bool = False, forced: bool = False) -> int:
+    def grant(
+        self, *keys: DeviceKey, domain: str = "", keep: bool = False, forced: bool = False, holder: str = "web1"
+    ) -> int:
         """A lease of these."""
         bond: Any = {"bond": DomainBond(uuid=domain, keep=keep)} if domain else {}
         devices = tuple(device_id(HOST, key) for key in keys)
         return self.happens(
             LeaseGranted(
-                request=REF, tenant=Principal("ann"), holder=Holder("web1"), devices=devices, ttl_ms=1, expires_at_ns=1,
+                request=REF, tenant=Principal("ann"), holder=Holder(holder), devices=devices, ttl_ms=1, expires_at_ns=1,
                 forced=forced, **bond,
             )
         )  # fmt: skip

@@ -169,6 +169,8 @@ async def test_a_domain_that_may_not_have_something(played: Played) -> None:
         said = await played.asks(**START, devices=[NIC])
         assert (said["code"], said["holder"]) == ("device_held", "web1")
         assert f"L{lease}" in said["message"]
+        assert "for domain 00000000-0000-4000-8000-000000000001" in said["message"]
+        assert f"release L{lease}" in said["help"]
         assert (await played.asks(**START, devices=["pci/0000:09:00.0"]))["code"] == "device_unknown"
 
 
@@ -178,7 +180,22 @@ async def test_a_lease_for_no_domain(played: Played) -> None:
         played.course.grant(NIC)
         played.course.settle()
         assert (await played.asks(**START, devices=[NIC]))["ok"]
-        assert (await played.asks(**{**START, "name": "web2"}, devices=[NIC]))["code"] == "device_held"
+        said = await played.asks(**{**START, "name": "web2"}, devices=[NIC])
+        assert said["code"] == "device_held"
+
+
+async def test_a_lease_that_is_not_for_the_domain_says_so(played: Played) -> None:
+    """Its own holder reads why it is not enough that he has it, and with which words it would be."""
+    async with played.opened():
+        lease = played.course.grant(NIC, holder="vm:web1")
+        played.course.settle()
+        said = await played.asks(**START, devices=[NIC])
+        assert said["message"].endswith(f"vm:web1 holds it by L{lease}, which is for no domain")
+        assert said["help"].startswith(f"release L{lease}; ")
+        assert f"--domain {UUID}" in said["help"]
+        played.course.release(lease)
+        said = await played.asks(**START, devices=[NIC])
+        assert ("given back" in said["message"], "wait until" in said["help"]) == (True, True)
 
 
 async def test_twins(played: Played) -> None:
