@@ -67,7 +67,9 @@ class DeviceQuarantined(
 
 
 class LeaseRevoked(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="lease_revoked.v1"):
-    """An operator took the lease away."""
+    """An operator took the lease away; by force, perhaps one that has ended and whose devices are not free yet: how it
+    ended stays.
+    """
 
     request: RequestRef
     lease: int

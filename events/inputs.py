@@ -191,7 +191,7 @@ class OperateDeviceRequest(
 class RevokeRequest(
     msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True, tag_field="type", tag="revoke.v1"
 ):
-    """An operator takes a lease away, whoever holds it."""
+    """An operator takes a lease away, whoever holds it; by force also what domains still have of one that has ended."""
 
     request_id: RequestId
     issued_at_ns: int

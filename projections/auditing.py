@@ -67,6 +67,8 @@ class _Lease(msgspec.Struct, kw_only=True):
     held: int
     expires_at_ns: int
     has_ended: bool = False
+    is_forced: bool = False
+    """Domains lose what they still have of it."""
 
 
 class _Hold(msgspec.Struct, frozen=True):
@@ -146,7 +148,7 @@ class Audit:
             case hostdev_events.PrepareFailed():
                 self._end(position, event.lease, "fails")
             case hostdev_events.LeaseRevoked():
-                self._end(position, event.lease, "is revoked")
+                self._revoke(position, event)
             case event_types.DeviceFreed():
                 self._free(position, event)
             case event_types.GraceStarted() | event_types.LedgerRestored():
@@ -258,6 +260,12 @@ class Audit:
         if row is None or row.has_ended:
             raise _wrong(position, f"lease {lease_id_text(lease)} {how}, but does not live")
         row.has_ended = True
+
+    def _revoke(self, position: int, event: hostdev_events.LeaseRevoked) -> None:
+        row = self._leases.get(event.lease)
+        if row is None or not (row.has_ended and event.force and not row.is_forced):
+            self._end(position, event.lease, "is revoked")
+        self._leases[event.lease].is_forced = event.force
 
     def _free(self, position: int, event: event_types.DeviceFreed) -> None:
         if not event.lease and event.request is not None and event.device not in self._holds:

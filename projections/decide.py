@@ -333,7 +333,8 @@ def _revoke(state: State, ref: RequestRef, request: inputs.RevokeRequest, now_ns
     found = hostdevs.revoke(state, ref, request)
     if isinstance(found, Declined):
         return _refuse(state, ref, request, found.about, found.refusal, now_ns)
-    return _ending(state, found)
+    # What has ended holds no more than some of its devices, and these wait for evidence already.
+    return [found] if state.leases[found.lease].ended else _ending(state, found)
 
 
 def _declare_dead(state: State, ref: RequestRef, request: inputs.DeclareDeadRequest, now_ns: int) -> Decision:

@@ -221,6 +221,12 @@ def _of_its_lease(fold: Feeding, _position: int, _at_ns: int, event: Any) -> lis
     return _of_lease(fold, event.lease)
 
 
+def _revoked(fold: Feeding, _position: int, _at_ns: int, event: hostdev_events.LeaseRevoked) -> list[Part]:
+    # It may have ended before, and others may have some of its devices.
+    held = [device for device in fold.leases[event.lease].devices if fold.devices[device] == event.lease]
+    return _of_lease(fold, event.lease, held)
+
+
 def _freed(fold: Feeding, _position: int, _at_ns: int, event: event_types.DeviceFreed) -> list[Part]:
     if not event.lease:
         return [_held(fold, event.device)]
@@ -363,7 +369,7 @@ _MOVES: Final[dict[type[Any], Callable[[Feeding, int, int, Any], list[Part]]]] =
     hostdev_events.PrepareFailed: _of_its_lease,
     hostdev_events.DeviceGivenBack: _of_key,
     hostdev_events.DeviceQuarantined: _of_key,
-    hostdev_events.LeaseRevoked: _of_its_lease,
+    hostdev_events.LeaseRevoked: _revoked,
     hostdev_events.DriftDetected: _drifted,
     hostdev_events.DriftResolved: _drifted,
 }

@@ -124,9 +124,10 @@ class HandLog:
             case LeaseGranted():
                 self._grant(heard.position, heard.event, heard.at_ns)
             case LeaseReleased() | LeaseExpired() | LeaseOutlived() | PrepareFailed():
-                self._end(heard.event.lease, heard.position, is_forced=False)
+                self._end(heard.event.lease, heard.position)
             case LeaseRevoked(lease=lease, force=force):
-                self._end(lease, heard.position, is_forced=force)
+                self._end(lease, heard.position)
+                self._force(lease, is_forced=force)
             case DeviceFreed(device=device, lease=lease):
                 self._free(device, lease)
             case DevicePrepared() | DeviceGivenBack() | DeviceQuarantined():
@@ -160,11 +161,17 @@ class HandLog:
                 forced=event.forced, mates=tuple(mate for mate in ours if mate != key),
             )  # fmt: skip
 
-    def _end(self, lease: int, position: int, *, is_forced: bool) -> None:
+    def _end(self, lease: int, position: int) -> None:
         floor = token_of(self.era, position)
         for key, hold in self.holds.items():
             if hold.lease == lease and hold.token:
-                self.holds[key] = msgspec.structs.replace(hold, token=0, floor=floor, revoked=is_forced)
+                self.holds[key] = msgspec.structs.replace(hold, token=0, floor=floor)
+
+    def _force(self, lease: int, *, is_forced: bool) -> None:
+        """Of a lease that has ended: whether its devices are taken from a domain that has them."""
+        for key, hold in self.holds.items():
+            if hold.lease == lease:
+                self.holds[key] = msgspec.structs.replace(hold, revoked=is_forced)
 
     def _free(self, device: str, lease: int) -> None:
         host, key = split_device_id(device)  # type: ignore[arg-type]

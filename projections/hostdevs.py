@@ -14,7 +14,7 @@ from leasehold.events.refusals import RefusalCode
 from leasehold.projections import conflicts, domains
 from leasehold.projections.declining import Declined, declined
 from leasehold.projections.granting import grant
-from leasehold.projections.state import State
+from leasehold.projections.state import LeaseState, State
 
 _LIST_DOMAINS: Final = "list the domains"
 
@@ -160,15 +160,27 @@ def _freed(state: State, leases: list[int]) -> Iterator[Event]:
 
 
 def revoke(state: State, ref: RequestRef, request: inputs.RevokeRequest) -> LeaseRevoked | Declined:
-    """The end of a lease, whoever holds it."""
+    """The end of a lease, whoever holds it; by force also that of one which has ended, and which its host's binder has
+    not taken back yet: that domains lose what they still have of it.
+    """
     lease, name = state.leases.get(request.lease), lease_id_text(request.lease)
     if lease is None:
         return declined((name,), RefusalCode.LEASE_UNKNOWN, f"no lease {name} is known", "list the leases")
-    if lease.ended:
+    if lease.ended and not (request.force and _may_be_forced(state, request.lease, lease)):
         text = f"lease {name} was ended ({lease.ended})"
+        if lease.is_forced_off:
+            text += ", and its devices are being taken by force"
         help_text = "what a domain still has of it comes back when that domain lets go, or is stopped"
         return declined((name,), RefusalCode.LEASE_ENDED, text, help_text)
     return LeaseRevoked(request=ref, lease=request.lease, reason=request.reason, force=request.force)
+
+
+def _may_be_forced(state: State, number: int, lease: LeaseState) -> bool:
+    """Whether a lease that has ended holds devices that a binder could take by force, and has not been told to."""
+    rows = (state.devices[device] for device in lease.devices if device in state.devices)
+    return not lease.is_forced_off and any(
+        row.lease == number and state.hosts[row.host].mode == "managed" for row in rows
+    )
 
 
 def declare_dead(state: State, ref: RequestRef, request: inputs.DeclareDeadRequest) -> HostDeclaredDead | Declined:

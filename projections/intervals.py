@@ -276,9 +276,10 @@ class IntervalFold:
         self._end(position, at_ns, event.lease, "failed", f"{event.host}/{event.key}: {event.reason}")
 
     def revoked(self, position: int, at_ns: int, event: hostdev_events.LeaseRevoked) -> None:
-        """An operator took it away."""
+        """An operator took it away; or, by force, what domains still have of one that has ended."""
         self._ask(position, event.request)
-        self._end(position, at_ns, event.lease, "revoked", f"{event.request.principal}: {event.reason}")
+        if not self._leases[event.lease].ended:
+            self._end(position, at_ns, event.lease, "revoked", f"{event.request.principal}: {event.reason}")
 
     def _end(self, position: int, at_ns: int, lease: int, how: str, reason: str = "") -> None:
         row = self._leases[lease]

@@ -103,10 +103,14 @@ def failed(state: State, position: int, at_ns: int, event: PrepareFailed) -> Non
 
 
 def revoked(state: State, position: int, at_ns: int, event: LeaseRevoked) -> None:
-    """An operator took it away."""
+    """An operator took it away; or what domains still have of one that has ended."""
     ref = event.request
-    reason = f"{ref.principal}: {event.reason}"
-    end(state, position, at_ns, event.lease, "revoked", reason=reason, is_forced_off=event.force)
+    row = state.leases[event.lease]
+    if row.ended:
+        state.put_lease(event.lease, _replace(row, is_forced_off=event.force))
+    else:
+        reason = f"{ref.principal}: {event.reason}"
+        end(state, position, at_ns, event.lease, "revoked", reason=reason, is_forced_off=event.force)
     answer = AnswerState(
         body_hash=ref.body_hash, verb="revoke", position=position, issued_at_ns=ref.issued_at_ns, lease=event.lease
     )

@@ -186,7 +186,10 @@ async def retire(data: str | None, as_json: bool, host: str, agent: str, reason:
 async def revoke(
     data: str | None, as_json: bool, lease_id: int, reason: str, force: bool, request_id: str | None
 ) -> None:
-    """Take a lease away, whoever holds it. Its devices are free when nobody has them any more."""
+    """Take a lease away, whoever holds it. Its devices are free when nobody has them any more.
+
+    By force, a lease that has ended may be named, too: a domain that keeps a device of it loses that.
+    """
     await ask_and_tell(data, revoke_request(lease_id, reason, force=force, request_id=request_id), as_json=as_json)
 
 

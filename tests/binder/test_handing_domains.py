@@ -66,6 +66,26 @@ def test_revoked(course: Course, force: bool) -> None:
     assert [job.forced for job in course.jobs() if isinstance(job, TakeBack)] == [True] * force
 
 
+@pytest.mark.parametrize("is_heard", [True, False])
+def test_revoked_by_force_behind_the_end(course: Course, is_heard: bool) -> None:
+    """Of a lease that has ended its domain keeps the device, until it is taken by force; nothing else moves."""
+    lease, other = course.grant(NIC, domain=UUID), course.grant(GPU, domain=UUID)
+    course.settle()
+    course.attach(NIC)
+    course.release(lease)
+    assert course.jobs() == []
+    floor = course.handing.log.holds[NIC].floor
+    course.revoke(lease, force=True)
+    if not is_heard:
+        assert course.sync()
+    (job,) = course.jobs()
+    assert isinstance(job, TakeBack)
+    assert (job.key, job.forced) == (NIC, True)
+    assert course.handing.log.holds[NIC].floor == floor
+    assert course.handing.log.holds[GPU].lease == other
+    assert not course.handing.log.holds[GPU].revoked
+
+
 def test_a_device_that_comes_back(course: Course) -> None:
     """The same thing is handed over again; its failing ends nothing while a domain has another part of the lease."""
     course.grant(NIC, GPU, domain=UUID)

@@ -152,7 +152,10 @@ class RawLog:
             self.tenures += held
             self._living[position] = held
         elif kind in ENDS:
+            is_forced = kind == "lease_revoked" and event.get("force", False)
             for each in self._living[event["lease"]]:
+                if each.ended and is_forced:
+                    continue  # what had ended is taken by force
                 assert not each.ended, f"L{event['lease']} ends twice"
                 each.ended, each.ended_position, each.ended_ns = ENDS[kind], position, at_ns
         elif kind == "device_freed" and event["lease"]:

@@ -40,6 +40,15 @@ def test_a_tenure_from_grant_to_freedom() -> None:
     ]
 
 
+def test_what_has_ended_is_taken_by_force() -> None:
+    """How and when it ended stays."""
+    log = RawLog()
+    log.add(1, _record(10, _granted("h/a")))
+    log.add(2, _record(20, {"type": "lease_expired.v1", "lease": 256}))
+    log.add(3, _record(30, {"type": "lease_revoked.v1", "request": _ASKED, "lease": 256, "force": True}))
+    assert log.owners_at(768)["h/a"].told_at(768)[5:] == ("ending", 256, 10, "expired", 512, 20, 0, 0)
+
+
 @pytest.mark.parametrize(("kind", "ended"), [("prepare_failed", "failed"), ("lease_revoked", "revoked")])
 def test_a_tenure_that_is_cut_short(kind: str, ended: str) -> None:
     """It fails, or is revoked; what binders say of its devices changes neither them nor whose they are."""

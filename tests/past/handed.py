@@ -40,10 +40,12 @@ class _Log:
         self.ledger.lease(*self.rng.sample(PLACES, count), principal=self.rng.choice((A, B)), driver=driver)
 
     def end(self) -> None:
-        if not self.living():
+        ending = sorted({lease for _, lease in self.held(ending=True)})
+        if not (self.living() or ending):
             return
-        lease = self.rng.choice(self.living())
-        if self.rng.random() < 0.5:
+        is_over = bool(ending) and (not self.living() or self.rng.random() < 0.2)
+        lease = self.rng.choice(ending if is_over else self.living())
+        if not is_over and self.rng.random() < 0.5:
             self.ledger.release(lease, principal=self.ledger.state.leases[lease].principal)
             return
         request = inputs.RevokeRequest(

@@ -69,7 +69,8 @@ def holdings(events: Iterable[At]) -> list[Held]:
                 | hostdev_events.PrepareFailed()
                 | hostdev_events.LeaseRevoked()
             ):
-                for key in [key for key in found if key[1] == event.lease]:
+                # What had ended already is taken by force, if it is ended again.
+                for key in [key for key in found if key[1] == event.lease and not any(found[key].ended)]:
                     found[key] = found[key]._replace(ended=(position, ns))
             case event_types.DeviceFreed() if event.lease:
                 key = event.device, event.lease

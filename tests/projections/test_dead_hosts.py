@@ -2,12 +2,14 @@
 
 from leasehold.events import inputs
 from leasehold.events.hostdev_events import LeaseRevoked
+from leasehold.events.identities import split_device_id
 from leasehold.events.inputs import GivenBack, Prepared, Stuck
 from leasehold.events.refusals import RefusalCode
 from leasehold.projections.bindings import hold_of, holds_of
 from leasehold.projections.snapshots import decode_state, encode_state
 from leasehold.projections.views import host_view, lease_view
-from tests.projections.ledger import H1, A, B, ledger_with_hosts, refusal_of
+from tests.projections.domains import UUID, Polled, used
+from tests.projections.ledger import H1, A, B, device, ledger_with_hosts, refusal_of
 from tests.projections.test_hostdevs import (
     CARD,
     MATE,
@@ -55,6 +57,44 @@ def test_what_cannot_be_revoked() -> None:
     lease = ledger.granted("01:00.0")
     ledger.release(lease)
     assert refusal_of(revoke(ledger, lease)).code == RefusalCode.LEASE_ENDED
+
+
+def test_what_is_kept_behind_the_end_is_taken_by_force() -> None:
+    """A lease that has ended, and whose devices are not free yet, is revoked by force, once: how it ended stays, and of
+    what is another's by now nothing changes.
+    """
+    ledger = managed()
+    lease = ledger.granted("01:00.0", "0a:00.0")
+    ledger.release(lease)
+    ledger.bind(GivenBack(split_device_id(device("0a:00.0"))[1], lease, "igb"))
+    ledger.tick()
+    other = ledger.granted("0a:00.0", principal=B)
+    assert refusal_of(revoke(ledger, lease)).code == RefusalCode.LEASE_ENDED
+    answer = revoke(ledger, lease, force=True)
+    assert (answer.outcome, answer.ended, answer.state) == ("revoked", "released", "ending")
+    assert kinds(ledger) == ["LeaseRevoked"]
+    forced, free = hold_of(ledger.state, CARD), hold_of(ledger.state, device("0a:00.0"))
+    assert forced is not None and free is not None
+    assert (forced.token, forced.revoked, free.lease, free.revoked) == (0, True, other, False)
+    refusal = refusal_of(revoke(ledger, lease, force=True))
+    assert refusal.code == RefusalCode.LEASE_ENDED
+    assert "by force" in refusal.message
+    assert decode_state(encode_state(ledger.state)).leases[lease].is_forced_off
+    ledger.bind(GivenBack(NIC, lease, "igb"))
+    ledger.tick()
+    assert ledger.state.devices[CARD].lease == 0
+    assert refusal_of(revoke(ledger, lease, force=True)).code == RefusalCode.LEASE_ENDED
+
+
+def test_nobody_takes_by_force_where_no_binder_acts() -> None:
+    """On a watched host a lease that has ended is not revoked: nothing would come of it."""
+    ledger = ledger_with_hosts()
+    poller = Polled(ledger)
+    lease = ledger.granted("01:00.0", domain=UUID)
+    poller.see()
+    poller.say(used(NIC))
+    ledger.release(lease)
+    assert refusal_of(revoke(ledger, lease, force=True)).code == RefusalCode.LEASE_ENDED
 
 
 def test_revoking_twice_by_one_request() -> None:

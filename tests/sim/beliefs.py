@@ -69,6 +69,9 @@ def note_cut_short(sim: Simulation, body: bytes) -> None:
         reattaches = step["input"].get("request", {}).get("type") == "reattach.v1"
         for event in step["events"]:
             kind = event["type"].partition(".")[0]
+            lease = sim.reader.leases.get(event.get("lease", 0))
+            if kind == "lease_revoked" and lease is not None and lease.ended:
+                continue  # only what domains still have of it is taken
             if kind in _CUT_SHORT or (reattaches and kind == "lease_released"):
                 _cut_short(sim, event["lease"])
 

@@ -263,8 +263,13 @@ class Oracle:
         same = (asked["lease"], asked.get("force", False)) == (event["lease"], event.get("force", False))
         _must(same and asked["type"].startswith("revoke"), "revoke", "not as it was asked for")
         _must(given["principal"] == event["request"]["principal"], "principal", "revoked for another")
-        _must(self.leases[event["lease"]].ended == 0, "revoke", f"lease {event['lease']} is over, yet was revoked")
-        self._end_lease(position, event["lease"])
+        lease = event["lease"]
+        if self.leases[lease].ended:
+            _must(event.get("force", False), "revoke", f"lease {lease} is over, yet was revoked")
+            _must(lease not in self.hands.forced, "revoke", f"lease {lease} is taken by force twice")
+            _must(any(row.lease == lease for row in self.devices.values()), "revoke", f"lease {lease} holds nothing")
+        else:
+            self._end_lease(position, lease)
         if event.get("force"):
             self.hands.forced.add(event["lease"])
 

@@ -48,13 +48,14 @@ class SimWarden(SimHolder):
 
     def _revoke(self, host: str = "") -> None:
         rng = self.sim.binder_rng
-        living = [
+        held = {row.lease for row in self.sim.oracle.devices.values()}
+        some = [
             lease
             for lease, row in self.sim.oracle.leases.items()
-            if not row.ended and any(device.startswith(host) for device in row.devices)
+            if (not row.ended or lease in held) and any(device.startswith(host) for device in row.devices)
         ]
-        if living:
-            lease, force = rng.choice(living), rng.random() < 0.3
+        if some:
+            lease, force = rng.choice(some), rng.random() < 0.4
             self._send(
                 inputs.RevokeRequest(
                     request_id=self._id(), issued_at_ns=self._now_ns, lease=lease, reason="needed", force=force

@@ -71,8 +71,10 @@ def _back(lease: int, key: DeviceKey = NIC) -> tuple[Observed, hostdev_events.De
     return _by_binder(GivenBack(key, lease, "igb")), event
 
 
-def _ask_revoke(ledger: Ledger, lease: int) -> None:
-    request = inputs.RevokeRequest(request_id=ledger.new_id(), issued_at_ns=ledger.now_ns, lease=lease, reason="needed")
+def _ask_revoke(ledger: Ledger, lease: int, *, force: bool = False) -> None:
+    request = inputs.RevokeRequest(
+        request_id=ledger.new_id(), issued_at_ns=ledger.now_ns, lease=lease, reason="needed", force=force
+    )
     assert ledger.ask(request, B).outcome == "revoked"
 
 
@@ -219,6 +221,15 @@ def _revoked_twice() -> list[Record]:
     return [*records, _replace(records[-1], steps=records[-1].steps[-1:])]
 
 
+def _forced_twice() -> list[Record]:
+    ledger, lease = _leased()
+    ledger.release(lease)
+    _ask_revoke(ledger, lease, force=True)
+    records = _records(ledger)
+    _audited(records)
+    return [*records, _replace(records[-1], steps=records[-1].steps[-1:])]
+
+
 def _let_go_of_no_domain() -> list[Record]:
     ledger, lease = _leased()
     event = event_types.LeaseOutlived(lease=lease, domain="d", gone_since_ns=ledger.now_ns)
@@ -289,6 +300,7 @@ def _never_drifted() -> list[Record]:
         (_dead_by_nobody, "nobody has said so"),
         (_revoked_by_nobody, "not as it was asked for"),
         (_revoked_twice, "does not live"),
+        (_forced_twice, "does not live"),
         (_let_go_of_no_domain, "not for, or does not live"),
         (_let_go_by_the_watcher, "by the word of another"),
         (_freed_of_nothing, "of no lease"),
