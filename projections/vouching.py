@@ -55,10 +55,12 @@ def may_have(handing: Handing, uuid: str, name: str, keys: Sequence[DeviceKey], 
         return Verdict(refusal=_replaced(others[0]))
     blockers = [found for key in physical if (found := _blocker(handing.log.holds.get(key), key, uuid, name))]
     if blockers:
-        said = "; ".join(f"{blocker.device}: {blocker.why}" for blocker in blockers)
+        most = limits.BLOCKERS_PER_REFUSAL_MAX
+        said = "; ".join(f"{blocker.device}: {blocker.why}" for blocker in blockers[:most])
+        said += f"; and {len(blockers) - most} more" if len(blockers) > most else ""
         code = RefusalCode.DEVICE_HELD if any(blocker.lease for blocker in blockers) else RefusalCode.LEASE_UNKNOWN
-        message = f"domain {name or uuid} may not have {said}"
-        return Verdict(refusal=Refusal(code=code, message=message, blockers=tuple(blockers), help=blockers[0].help))
+        message, help_ = f"domain {name or uuid} may not have {said}", blockers[0].help
+        return Verdict(refusal=Refusal(code=code, message=message, blockers=tuple(blockers[:most]), help=help_))
     return Verdict(
         is_ready=all(handing.is_ready(key) for key in physical),
         leases=tuple(sorted({handing.log.holds[key].lease for key in physical})),
@@ -67,7 +69,7 @@ def may_have(handing: Handing, uuid: str, name: str, keys: Sequence[DeviceKey], 
 
 def _blocker(hold: Hold | None, key: DeviceKey, uuid: str, name: str) -> Blocker | None:
     """What keeps a domain from having a device."""
-    help_ = f"lease it for the domain: leasehold lease {key} --for {name or 'HOLDER'} --domain {uuid}"
+    help_ = f"lease it for the domain: leasehold lease {key} --for HOLDER --domain {uuid}"
     if hold is None or not hold.lease:
         return Blocker(device=key, rule="no_lease", why="no lease holds it", help=help_)
     is_its = hold.domain == uuid if hold.domain else hold.holder in (uuid, name)

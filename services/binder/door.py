@@ -35,8 +35,10 @@ _log: Final = logging.getLogger(__name__)
 IDLE_S: Final = 60.0
 """Who asks nothing for so long is sent away."""
 DEVICES_MAX: Final = limits.USES_PER_DOMAIN_MAX
+SAID_CHARS_MAX: Final = 4_096
 CUT_OFF: Final = "cut_off"
 _CREDENTIALS: Final = struct.Struct("3i")
+_TOKEN_MAX: Final = (1 << 64) - 1
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -157,7 +159,7 @@ class Door:
             async with asyncio.timeout(self._timeout_s):
                 return await self._said(asked)
         except (msgspec.DecodeError, InvalidInputError, RecursionError) as error:
-            return _invalid(str(error))
+            return _invalid(str(error) if line.strip() else "the line is empty; ask by one JSON object")
         except TimeoutError:
             return Said(ok=False, code="unavailable", message=f"no answer could be found in {self._timeout_s:g} s")
         except Exception:  # noqa: BLE001 - a hook must hear something
@@ -181,13 +183,17 @@ class Door:
     # --- the questions ----------------------------------------------------------------------------------------------
 
     def _check(self, asked: Asked) -> Said:
-        if not asked.device or asked.token <= 0:
-            raise InvalidInputError("name a device and a token", field="device")
+        if not asked.device:
+            raise InvalidInputError("name a device", field="device")
+        if not 0 < asked.token <= _TOKEN_MAX:
+            raise InvalidInputError("it is that of a lease, a number above 0", field="token")
         keys = self._keys(asked.device)
         if len(keys) > 1:
             return _refused(_ambiguous(asked.device, keys))
         # What is gone still has its floor, under its key.
         key = keys[0] if keys else DeviceKey(spelling(asked.device))
+        if not (keys or key in self._handing.log.holds or self._handing.note_of(key).floor):
+            return _refused(self._unknown(asked.device))
         refusal = check_token(self._handing, key, asked.token, _now_ms())
         if refusal is not None:
             return self._refused(refusal, (key,))
@@ -196,14 +202,14 @@ class Door:
 
     async def _start(self, asked: Asked) -> Said:
         """Wait until all is handed over, or refuse at once."""
-        uuid = parse_uuid(asked.uuid)
+        uuid, name = parse_uuid(asked.uuid), asked.name[: limits.DOMAIN_NAME_CHARS_MAX]
         self._handing.starts(uuid)
         end_ms = _now_ms() + int(self._timeout_s * 900)
         while True:
-            keys, refusal = self._meant(asked.devices, uuid, asked.name)
+            keys, refusal = self._meant(asked.devices, uuid, name)
             if refusal is not None:
                 return self._refused(refusal, keys)
-            verdict = may_have(self._handing, uuid, asked.name, keys, _now_ms())
+            verdict = may_have(self._handing, uuid, name, keys, _now_ms())
             leases = tuple(map(lease_id_text, verdict.leases))
             if verdict.refusal is not None:
                 return self._refused(verdict.refusal, keys)
@@ -220,6 +226,9 @@ class Door:
 
     def _stop(self, asked: Asked) -> Said:
         uuid = parse_uuid(asked.uuid)
+        if not self._handing.log.is_synced:
+            message = "which leases it has is not known: the log was not heard"
+            return Said(ok=False, code=CUT_OFF, message=message, help="pollers see it, too")
         keys = None if asked.op == "stop" else {key for word in asked.devices for key in self._keys(word)}
         leases = self._handing.stopped(uuid, keys)
         self._stir()
@@ -262,27 +271,31 @@ class Door:
         for word in words:
             keys = self._keys(word)
             if not keys:
-                if not self._handing.log.is_synced:
-                    return (), _cut_off(word)
-                message = f"no device {word[:80]} is known on this host"
-                return (), Refusal(code=RefusalCode.DEVICE_UNKNOWN, message=message)
+                return (), self._unknown(word)
             if len(keys) > 1 and may_have(self._handing, uuid, name, keys, _now_ms()).refusal is not None:
                 return keys, _ambiguous(word, keys)
             found += keys
         return tuple(dict.fromkeys(found)), None
 
+    def _unknown(self, word: str) -> Refusal:
+        if not self._handing.log.is_synced:
+            return _cut_off(word)
+        message = f"no device {word[:80]!r} is known on this host"
+        return Refusal(code=RefusalCode.DEVICE_UNKNOWN, message=message, help="leasehold devices lists them")
+
     def _refused(self, refusal: Refusal, keys: Sequence[DeviceKey]) -> Said:
         holders = {hold.holder: None for key in keys if (hold := self._handing.log.holds.get(key)) and hold.token}
-        return msgspec.structs.replace(_refused(refusal), holder=", ".join(holders))
+        return msgspec.structs.replace(_refused(refusal), holder=", ".join(holders)[:SAID_CHARS_MAX])
 
 
 def _refused(refusal: Refusal) -> Said:
     code = CUT_OFF if refusal.code is RefusalCode.HOST_STALE else refusal.code.value
-    return Said(ok=False, code=code, message=refusal.message, help=refusal.help)
+    # Whoever asks takes so much and no more; what he cannot take he may let through.
+    return Said(ok=False, code=code, message=refusal.message[:SAID_CHARS_MAX], help=refusal.help[:SAID_CHARS_MAX])
 
 
 def _ambiguous(word: str, keys: Sequence[DeviceKey]) -> Refusal:
-    message = f"{word[:80]} could be {', '.join(keys)}, and not all of these may be had"
+    message = f"{word[:80]} could be {', '.join(keys[:8])}, and not all of these may be had"
     return Refusal(code=RefusalCode.DEVICE_AMBIGUOUS, message=message, help="name it by its bus and address")
 
 
@@ -291,7 +304,7 @@ def _cut_off(word: str) -> Refusal:
 
 
 def _invalid(message: str) -> Said:
-    return Said(ok=False, code="invalid", message=message)
+    return Said(ok=False, code="invalid", message=message[:SAID_CHARS_MAX])
 
 
 async def _send(writer: asyncio.StreamWriter, said: Said) -> None:

@@ -18,7 +18,7 @@ from leasehold.events.errors import StorageError
 from leasehold.events.identities import DeviceKey
 from leasehold.services.binder import door as doors
 from leasehold.services.binder.door import Door
-from tests.binder.course import GPU, HOST, NIC, UUID, Course
+from tests.binder.course import GPU, HOST, NIC, UUID, Course, describe
 
 START = {"op": "start", "hypervisor": "qemu", "uuid": UUID, "name": "web1"}
 TWINS = tuple(DeviceKey(f"usb/0000:00:14.0/2-{port}") for port in (3, 4))
@@ -148,6 +148,10 @@ async def test_a_token(played: Played) -> None:
     course = played.course
     async with played.opened():
         assert (await played.asks(op="check", device=NIC, token=5))["code"] == "token_stale"
+        assert (await played.asks(op="check", device="pci/0000:99:00.0", token=5))["code"] == "device_unknown"
+        for token in (0, -1, 10**400):
+            said = await played.asks(op="check", device=NIC, token=token)
+            assert (said["code"], said["message"].partition(":")[0]) == ("invalid", "token")
         lease = course.grant(NIC)
         for name in (NIC, f"{HOST}/{NIC}", "0000:03:00.0", "pci_0000_03_00_0"):
             said = await played.asks(op="check", device=name, token=lease)
@@ -266,3 +270,30 @@ async def test_what_it_fails_at(played: Played, monkeypatch: pytest.MonkeyPatch)
     async with played.opened():
         said = await played.asks(op="check", device=NIC, token=1)
     assert (said["code"], "secret" in json.dumps(said)) == ("internal", False)
+
+
+async def test_answers_stay_short(played: Played) -> None:
+    """Hooks take 64 KiB: a refusal that they could not take whole would be no refusal to those that fail open."""
+    for number in range(doors.DEVICES_MAX):
+        key = DeviceKey(f"pci/{number:04x}:05:00.0")
+        played.course.fold.picture[key] = describe(key)
+        played.course.grant(key, holder="h" * limits.HOLDER_CHARS_MAX, domain="00000000-0000-4000-8000-000000000001")
+    assert played.course.sync()
+    words = [f"pci/{number:04x}:05:00.0" for number in range(doors.DEVICES_MAX)]
+    async with played.opened():
+        said = await played.asks(**{**START, "name": "n" * 50_000}, devices=words)
+        assert (said["code"], len(json.dumps(said)) < 32_768) == ("device_held", True)
+        said = await played.asks(**START, devices=words)
+        assert f"and {len(words) - limits.BLOCKERS_PER_REFUSAL_MAX} more" in said["message"]
+        said = await played.asks(op="check", device="x" * 60_000, token=5)
+        assert len(json.dumps(said)) < 1_024
+
+
+async def test_a_stop_before_the_log_was_heard(played: Played) -> None:
+    """It cannot be told whose leases end, and that is said."""
+    lease = played.course.grant(NIC, domain=UUID)
+    played.course.handing.log.is_synced = False
+    async with played.opened():
+        assert (await played.asks(**{**START, "op": "stop"}))["code"] == "cut_off"
+        played.course.handing.log.is_synced = True
+        assert (await played.asks(**{**START, "op": "stop"}))["leases"] == [f"L{lease}"]
