@@ -23,6 +23,10 @@ TEXT_CHARS_MAX = 4_096
 DEVICES_MAX = 256
 HYPERVISORS = {"qemu": "qemu", "lxc": "lxc", "libxl": "xen"}
 """By the name of libvirt's hook; the first part of a domain's key."""
+ENDS_FOR_GOOD = frozenset({"qemu"})
+"""Whose `release` is an end. The others release a domain that only reboots, too, and prepare it at once (libvirt's
+`virLXCProcessReboot`, `libxlDomainShutdownHandleRestart`): it would find its lease ended.
+"""
 
 
 class DomainXml:
@@ -145,7 +149,7 @@ def _whole(values: dict[str, Any], name: str) -> int:
 def libvirt(settings: Settings, hook: str, arguments: Sequence[str]) -> None:
     """As libvirt calls it: the domain's name, an operation, and two words more; the XML is on standard input."""
     operation = arguments[1] if len(arguments) > 1 else ""
-    if operation not in ("prepare", "release"):
+    if operation != "prepare" and not (operation == "release" and hook in ENDS_FOR_GOOD):
         return
     read = DomainXml()
     try:
