@@ -20,7 +20,6 @@ Time is an argument, in ms of a clock that nobody sets.
 from collections.abc import Collection, Iterable
 from typing import Final
 
-import msgspec
 from msgspec.structs import replace
 
 from leasehold.events import limits
@@ -42,6 +41,7 @@ from leasehold.projections.handnotes import (
 )
 from leasehold.projections.handover import Back, Before, Busy, Failed, NotBack, Ready
 from leasehold.projections.handtelling import Telling
+from leasehold.projections.handtries import HandoverTry, Running, Try
 
 AGAIN_MS: Final = 2_000
 """What could not be taken back is tried again after this, until its time is over; then more seldom."""
@@ -52,34 +52,8 @@ JOBS_AT_ONCE_MAX: Final = 32
 OVERDUE_MS: Final = 5_000
 """A job that does not come back so long after its time waits for the kernel."""
 HELP_HELD: Final = "stop it, or take the device from it"
+HELP_HANGS: Final = "see the host's kernel log; it may take a reboot"
 HELP_AGAIN: Final = "it is tried again every 30 s"
-
-
-class _Try(msgspec.Struct):
-    """A device that is being taken back."""
-
-    since_ms: int | None = None
-    """Since when nobody has it, as far as is known."""
-    held_since_ms: int | None = None
-    next_ms: int = 0
-    reason: str = ""
-    help: str = ""
-
-
-class _Handover(msgspec.Struct):
-    """A living lease on this host that is not prepared yet, or was not long ago."""
-
-    since_ms: int
-    next_ms: int = 0
-    failed: str = ""
-    """Why it cannot be; the log is told, and ends it."""
-    is_again: bool = False
-    """It was prepared once: what of it comes back is prepared again, and its failing ends nothing."""
-
-
-class _Running(msgspec.Struct, frozen=True):
-    job: Prepare | TakeBack
-    until_ms: int
 
 
 class Handing:
@@ -106,10 +80,10 @@ class Handing:
         self._noted_floor = self._notes.newest_floor
         """What the run before knew. What this one hears itself goes on top of an answer that is older."""
         self._numbers = 0
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, Running] = {}
         self._busy: set[DeviceKey] = set()
-        self._tries: dict[DeviceKey, _Try] = {}
-        self._handovers: dict[Grant, _Handover] = {}
+        self._tries: dict[DeviceKey, Try] = {}
+        self._handovers: dict[Grant, HandoverTry] = {}
         self._telling = Telling(self.log)
         self._contact_ms: int | None = None
         self.complaints: list[str] = []
@@ -267,11 +241,14 @@ class Handing:
         return min((time_ms for time_ms in times if time_ms > now_ms), default=None)
 
     def _begin(self, job: Prepare | TakeBack, until_ms: int) -> None:
-        self._running[job.number] = _Running(job, until_ms)
+        self._running[job.number] = Running(job, until_ms)
         self._busy.update(job.keys)
 
     def _has_room(self, kind: type[Prepare | TakeBack]) -> bool:
         return sum(isinstance(running.job, kind) for running in self._running.values()) < JOBS_AT_ONCE_MAX
+
+    def _preparing(self) -> list[Prepare]:
+        return [running.job for running in self._running.values() if isinstance(running.job, Prepare)]
 
     def _number(self) -> int:
         self._numbers += 1
@@ -283,9 +260,12 @@ class Handing:
             if now_ms < running.until_ms + OVERDUE_MS:
                 continue
             if isinstance(running.job, TakeBack):
-                self._telling.stuck(running.job.key, said, "see the host's kernel log; it may take a reboot")
+                self._telling.stuck(running.job.key, said, HELP_HANGS)
             elif self._is_wanted(running.job.grant):
                 self._fail(running.job.grant, running.job.keys[0], said, now_ms)
+            elif running.job.grant not in self.log.grants():
+                for key in running.job.keys:
+                    self._telling.stuck(key, said, HELP_HANGS)
 
     # --- taking back ------------------------------------------------------------------------------------------------
 
@@ -307,7 +287,7 @@ class Handing:
             return None
         if key in self._busy:
             return None
-        attempt = self._tries.setdefault(key, _Try())
+        attempt = self._tries.setdefault(key, Try())
         hold, note = self.log.holds.get(key), self.note_of(key)
         is_forced = hold is not None and hold.revoked and not hold.token
         domains = self.log.domains_with(key)
@@ -325,7 +305,7 @@ class Handing:
         self._begin(job, now_ms + self._give_back_timeout_ms)
         return job
 
-    def _is_held(self, key: DeviceKey, attempt: _Try, who: Iterable[str], now_ms: int) -> None:
+    def _is_held(self, key: DeviceKey, attempt: Try, who: Iterable[str], now_ms: int) -> None:
         """Somebody has it: its time does not run, but that is told in the end."""
         attempt.since_ms = None
         if attempt.held_since_ms is None:
@@ -334,11 +314,11 @@ class Handing:
         if now_ms >= self._held_until(attempt):
             self._telling.stuck(key, attempt.reason, attempt.help)
 
-    def _held_until(self, attempt: _Try) -> int:
+    def _held_until(self, attempt: Try) -> int:
         return (attempt.held_since_ms or 0) + self._held_timeout_ms
 
     def _taken_back(self, job: TakeBack, outcome: Outcome, now_ms: int) -> None:
-        key, attempt = job.key, self._tries.setdefault(job.key, _Try())
+        key, attempt = job.key, self._tries.setdefault(job.key, Try())
         match outcome:
             case Back(driver=driver):
                 self._is_back(key, driver)
@@ -398,8 +378,13 @@ class Handing:
         handover = self._handovers.get(grant)
         if handover is None:
             is_again = any(self.log.holds[key].prepared or self.is_ready(key) for key in keys)
-            handover = self._handovers[grant] = _Handover(now_ms, is_again=is_again)
-        if handover.failed or any(key in self._busy for key in open_keys):
+            handover = self._handovers[grant] = HandoverTry(now_ms, is_again=is_again)
+        if handover.failed:
+            return None
+        if busy := [key for key in open_keys if key in self._busy]:
+            is_late = now_ms - handover.since_ms >= self._prepare_timeout_ms
+            if is_late and all(job.grant != grant for job in self._preparing()):
+                self._fail(grant, busy[0], "what was begun with it before is not over", now_ms)
             return None
         hold = self.log.holds[open_keys[0]]
         uuids = {uuid_of(domain) for key in open_keys for domain in self.log.domains_with(key)}
@@ -474,20 +459,21 @@ class Handing:
         for key in job.keys:
             if key in reasons:
                 self._notes.put(replace(self.note_of(key), step=TAKING_BACK))
-                self._tries[key] = _Try(now_ms, None, now_ms + AGAIN_MS, reasons[key].reason, reasons[key].help)
+                self._tries[key] = Try(now_ms, None, now_ms + AGAIN_MS, reasons[key].reason, reasons[key].help)
             else:
                 self._notes.clear(key)
 
     def _tell_prepared(self, keys: Iterable[DeviceKey]) -> None:
         for key in keys:
-            note, hold = self.note_of(key), self.log.holds[key]
-            if note.prepared is not None and not hold.prepared and not self._telling.has(key, Prepared):
+            note, hold = self.note_of(key), self.log.holds.get(key)
+            is_new = hold is not None and not hold.prepared and not self._telling.has(key, Prepared)
+            if note.prepared is not None and is_new:
                 done = note.prepared
                 self._telling.tell(Prepared(key, note.lease, done.driver, done.was_driver, done.reset))
 
     def _fail(self, grant: Grant, key: DeviceKey, reason: str, now_ms: int) -> None:
         """A device cannot be handed over: that ends the lease, but not below a domain that has another part of it."""
-        handover = self._handovers.setdefault(grant, _Handover(now_ms))
+        handover = self._handovers.setdefault(grant, HandoverTry(now_ms))
         self._complain(f"{key} cannot be prepared for {lease_id_text(grant.lease)}: {reason}")
         keys = self.log.grants().get(grant, ())
         is_used = any(self.log.domains_with(each) for each in keys)
@@ -496,4 +482,4 @@ class Handing:
             handover.next_ms = now_ms + (self._again_ms if is_late else AGAIN_MS)
             return
         handover.failed = reason
-        self._telling.tell(NotPrepared(key, grant.lease, reason[: limits.REASON_CHARS_MAX]))
+        self._telling.failed(grant, NotPrepared(key, grant.lease, reason[: limits.REASON_CHARS_MAX]))

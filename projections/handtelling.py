@@ -7,20 +7,27 @@ from leasehold.events.hostdevs import Hold
 from leasehold.events.identities import DeviceKey
 from leasehold.events.inputs import GivenBack, LetGo, NotPrepared, Observation, Prepared, Stuck
 from leasehold.projections.handlog import HandLog
+from leasehold.projections.handnotes import Grant
 
-Word = Prepared | NotPrepared | GivenBack | Stuck
+Word = Prepared | GivenBack | Stuck
 
 
 class Telling:
-    """The words of one run. Of each device the last one counts."""
+    """The words of one run. Of each device the last one counts; what asks for the end of a lease waits beside these."""
 
     def __init__(self, log: HandLog) -> None:
         """`log`: what the log has."""
         self._log = log
         self._words: dict[DeviceKey, Word] = {}
-        self._let_go: dict[int, LetGo] = {}
-        self._untold: set[DeviceKey | int] = set()
+        self._ends: dict[Grant, LetGo | NotPrepared] = {}
+        self._era = log.era
+        self._untold: set[DeviceKey | Grant] = set()
         """Devices and leases of which the wires were not given the word."""
+
+    def failed(self, grant: Grant, word: NotPrepared) -> None:
+        """Ask the log to end a lease that cannot be handed over."""
+        self._ends[grant] = word
+        self._untold.add(grant)
 
     def tell(self, word: Word) -> None:
         """Let the log have this."""
@@ -45,17 +52,18 @@ class Telling:
         """
         holds = [hold for hold in self._log.holds.values() if hold.domain == uuid and hold.token]
         stay = {hold.lease for hold in holds if hold.keep or (keys is not None and hold.key not in keys)}
-        ended = {hold.lease for hold in holds} - stay
-        for lease in sorted(ended - self._let_go.keys()):
-            self._let_go[lease] = LetGo(lease)
-            self._untold.add(lease)
-        return sorted(ended)
+        ended = {Grant(hold.lease, hold.granted_at_ns) for hold in holds if hold.lease not in stay}
+        for grant in sorted(ended - self._ends.keys()):
+            self._ends[grant] = LetGo(grant.lease)
+            self._untold.add(grant)
+        return sorted(grant.lease for grant in ended)
 
     def keep(self, uuid: str) -> None:
         """Do not ask for that any more."""
         for hold in self._log.holds.values():
-            if hold.domain == uuid:
-                self._let_go.pop(hold.lease, None)
+            grant = Grant(hold.lease, hold.granted_at_ns)
+            if hold.domain == uuid and isinstance(self._ends.get(grant), LetGo):
+                del self._ends[grant]
 
     @property
     def is_waiting(self) -> bool:
@@ -65,30 +73,32 @@ class Telling:
     def drain(self) -> list[Observation]:
         """What the wires were not given yet."""
         untold, self._untold = self._untold, set()
-        leases = sorted(each for each in untold if isinstance(each, int) and each in self._let_go)
+        grants = sorted(each for each in untold if isinstance(each, Grant) and each in self._ends)
         keys = sorted(each for each in untold if isinstance(each, str) and each in self._words)
-        return [*(self._let_go[lease] for lease in leases), *(self._words[key] for key in keys)]
+        return [*(self._ends[grant] for grant in grants), *(self._words[key] for key in keys)]
 
     def again(self) -> None:
         """What was given to the wires may be lost."""
-        self._untold = {*self._words, *self._let_go}
+        self._untold = {*self._words, *self._ends}
 
     def settle(self, keys: Collection[DeviceKey] | None = None) -> None:
         """Forget what the log has, or has no use for."""
+        if self._era != self._log.era:
+            # A restored ledger gives the numbers of leases again. What is still so is found, and told, anew.
+            self._era, keys = self._log.era, ()
+            self._words.clear()
         for key in list(self._words) if keys is None else keys:
             if _is_settled(self._words[key], self._log.holds.get(key)):
                 del self._words[key]
-        if self._let_go:
-            living = {grant.lease for grant in self._log.grants()}
-            self._let_go = {lease: word for lease, word in self._let_go.items() if lease in living}
+        if self._ends:
+            living = self._log.grants()
+            self._ends = {grant: word for grant, word in self._ends.items() if grant in living}
 
 
 def _is_settled(word: Word, hold: Hold | None) -> bool:
     match word:
         case Prepared(lease=lease):
             return hold is None or hold.lease != lease or not hold.token or hold.prepared
-        case NotPrepared(lease=lease):
-            return hold is None or hold.lease != lease or not hold.token
         case GivenBack(lease=lease):
             if hold is None or (lease and hold.lease != lease):
                 return True

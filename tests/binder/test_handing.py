@@ -229,6 +229,27 @@ def test_a_number_that_a_restored_ledger_gave_again(course: Course) -> None:
     assert course.job().token == token
 
 
+def test_words_of_a_lost_lease_are_not_said_of_another(course: Course) -> None:
+    """That a lease was prepared, or cannot be, is not told of the one that has its number behind a restore."""
+    for goes_well in (True, False):
+        course.__init__()  # type: ignore[misc]
+        lease = course.grant(NIC)
+        job = course.job()
+        course.begins(job)
+        course.done(job, ready(job.keys) if goes_well else Failed(NIC, "no"))
+        lost = course.handing.observations()
+        assert [word.lease for word in lost if isinstance(word, Prepared | NotPrepared)] == [lease]
+        course.era, token = 1, token_of(1, lease)
+        hold = Hold(key=NIC, floor=token, lease=lease, token=token, granted_at_ns=lease + 77, holder="other")
+        course.fold.synced([hold], course.picture, lease, 1)
+        course.position = lease
+        assert course.sync()
+        assert course.handing.observations() == []
+        course.settle()
+        assert course.handing.is_ready(NIC)
+        assert course.fold.holds[NIC].prepared
+
+
 def test_a_lease_that_outlived_a_restore(course: Course) -> None:
     """It has another token, and stays prepared."""
     lease = course.grant(NIC)

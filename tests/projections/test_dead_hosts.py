@@ -79,7 +79,9 @@ def test_what_is_kept_behind_the_end_is_taken_by_force() -> None:
     refusal = refusal_of(revoke(ledger, lease, force=True))
     assert refusal.code == RefusalCode.LEASE_ENDED
     assert "by force" in refusal.message
-    assert decode_state(encode_state(ledger.state)).leases[lease].is_forced_off
+    snapshot = decode_state(encode_state(ledger.state))
+    assert snapshot is not None
+    assert snapshot.leases[lease].is_forced_off
     ledger.bind(GivenBack(NIC, lease, "igb"))
     ledger.tick()
     assert ledger.state.devices[CARD].lease == 0

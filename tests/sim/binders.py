@@ -229,7 +229,7 @@ class SimBinder:
         jobs: list[Job] = [*handing.jobs(self.now_ms)]
         if self.orders is not None:
             jobs += self.orders.jobs(self.now_ms)
-        words = handing._telling._words.values()
+        words = handing._telling._ends.values()
         self.kernel.failed |= {word.lease for word in words if isinstance(word, NotPrepared)}
         for job in jobs:
             self._write(handing)
