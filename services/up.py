@@ -41,7 +41,7 @@ from leasehold.services.ledger.port import Ledger
 from leasehold.services.ledger.streams import ensure_streams
 from leasehold.services.lifeline import tied_to_us
 from leasehold.services.natsserver import NatsServer
-from leasehold.services.processes import EXIT_CORRUPT, EXIT_IN_USE, ROLES
+from leasehold.services.processes import EXIT_CORRUPT, EXIT_FAILED, EXIT_IN_USE, ROLES
 from leasehold.services.restoring import check_finished
 from leasehold.services.room import keep_room
 from leasehold.services.verifying.links import check_chain
@@ -240,7 +240,8 @@ class Up:
                 self._fail(_HOPELESS[code](f"the {title} has stopped: {_last_words(self._options.data, title)}"))
                 return
             pause_s = RESTART_S_MIN if time.monotonic() - started_s > CALM_S else min(pause_s * 2, RESTART_S_MAX)
-            _log.error("the %s ended with exit code %d; starting it again in %.1f s", title, code, pause_s)
+            why = f" ({_last_words(self._options.data, title)})" if code in (EXIT_FAILED, EXIT_IN_USE) else ""
+            _log.error("the %s ended with exit code %d%s; starting it again in %.1f s", title, code, why, pause_s)
             await asyncio.sleep(pause_s)
 
     async def _spawn(self, title: str) -> asyncio.subprocess.Process:

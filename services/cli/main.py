@@ -74,6 +74,8 @@ async def up(
     from leasehold.services.poller.sources import source_word
     from leasehold.services.up import Options
 
+    if door and not manage:
+        raise InvalidInputError("hooks are heard where a binder runs: say --manage, too", field="door")
     directory = home.chosen_data_dir(data) or home.default_data_dir()
     options = Options(
         data=directory,
