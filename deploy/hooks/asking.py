@@ -56,6 +56,10 @@ class Settings:
             pass
         except (OSError, ValueError, configparser.Error) as error:
             self.trouble = "{} cannot be read: {}".format(path, " ".join(str(error).split()))
+            # What was taken in before that is not in its last shape.
+            read.clear()
+        for section in set(read.sections()) - {"hooks"}:
+            self.trouble = f"{path}: there is no section [{section}]; there is [hooks]"
         said = dict(read["hooks"]) if read.has_section("hooks") else {}
         for name, value in said.items():
             if name not in DEFAULTS:
@@ -113,7 +117,8 @@ def ask(settings: Settings, op: str, domain: dict[str, str], devices: Sequence[s
         answer = json.loads(heard[: heard.index(b"\n")])
     except (ValueError, RecursionError):
         answer = None
-    if not isinstance(answer, dict) or not isinstance(answer.get("ok"), bool):
+    is_one = isinstance(answer, dict) and isinstance(answer.get("ok"), bool)
+    if not is_one or not isinstance(answer.get("code", ""), str):
         raise AskingFailedError(f"what answers at {settings.door} is no binder: {heard[:80]!r}")
     if not answer["ok"] and answer.get("code") in CANNOT_TELL:
         raise AskingFailedError(f"the binder cannot tell: {_said(answer)}")
@@ -218,12 +223,13 @@ def decided(settings: Settings, work: Callable[[], None]) -> bool:
         unlimited()
         note(syslog.LOG_NOTICE, str(error))
         return False
-    except AskingFailedError as error:
+    except Exception as error:  # noqa: BLE001 - whatever it was, nobody was asked
         unlimited()
+        failed = error if isinstance(error, AskingFailedError) else AskingFailedError(f"the hook fails: {error!r}")
         if settings.is_open:
-            failed_open(settings, error)
+            failed_open(settings, failed)
             return True
-        note(syslog.LOG_ERR, f"{error}; refused, as on_failure is closed ({settings.path})")
+        note(syslog.LOG_ERR, f"{failed}; refused, as on_failure is closed ({settings.path})")
         return False
     unlimited()
     return True

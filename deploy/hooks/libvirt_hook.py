@@ -104,8 +104,8 @@ class DomainXml:
             if self._device.get("mode") == "subsystem":
                 self._take(self._device, self._device.get("address"))
         elif path == "devices/interface" and self._device.get("type") == "hostdev":
-            address = self._device.get("address") or {}
-            self._take({"type": address.get("type", "")}, address)
+            address = self._device.get("address")
+            self._take({"type": (address or {}).get("type", "pci")}, address)
         self._path.pop()
 
     def _take(self, device: dict[str, Any], address: dict[str, str] | None) -> None:

@@ -197,6 +197,7 @@ SILENT: Final[dict[str, tuple[Callable[..., object], str]]] = {
     "no JSON": (doors.says(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "is no binder: b'HTTP/1.1 400"),
     "no object": (doors.says(b"[true]\n"), "is no binder"),
     "no verdict": (doors.says(b'{"ok": "yes"}\n'), "is no binder"),
+    "a code that is none": (doors.says(b'{"ok": false, "code": []}\n'), "is no binder"),
     "too deep": (doors.says(b"[" * 60_000 + b"\n"), "is no binder"),
     "no text": (doors.says(b"\xff\xfe\x00\n"), "is no binder"),
     "cannot tell": (
@@ -265,6 +266,8 @@ ENTITIES: Final = "<!DOCTYPE d [<!ENTITY a 'aaaaaaaaaa'>" + "".join(
 )
 WRONG: Final = {
     "no XML": ("rubbish", "cannot be read"),
+    "an unknown encoding": (domain_xml(PCI, before='<?xml version="1.0" encoding="x-none"?>'), "the hook fails"),
+    "no place": (domain_xml("<interface type='hostdev'><source/></interface>"), "without 'address'"),
     "nothing": ("", "cannot be read"),
     "half": (domain_xml(PCI)[:-20], "cannot be read"),
     "of another": ("<network><name>x</name></network>", "is of a 'network', not of a domain"),
@@ -316,6 +319,8 @@ UNSET: Final = {
     "[hooks]\non_failure = open\ntimeout_s = 0\n": "timeout_s is '0'; it can be up to 600",
     "[hooks]\non_failure = open\ntimeout_s = inf\n": "timeout_s is 'inf'; it can be up to 600",
     "on_failure = open\n": "cannot be read",
+    "[hook]\non_failure = open\n": "there is no section [hook]; there is [hooks]",
+    "[hooks]\ntimeout_s = 5\ntimeout_s = 6\n": "'timeout_s' in section 'hooks' already exists",
     "\xff\x00[hooks": "cannot be read",
 }
 
