@@ -354,7 +354,9 @@ class Handing:
         note, hold = self.note_of(key), self.log.holds.get(key)
         if hold is None or not hold.token:
             return False
-        return hold.early or (note.step == PREPARED and note.grant == self.log.grant_of(key))
+        if not note.step:
+            return hold.early
+        return note.step == PREPARED and note.grant == self.log.grant_of(key)
 
     def is_another(self, key: DeviceKey) -> bool:
         """Whether another thing sits in the place of what was handed over: the lease does not reach it."""

@@ -4,6 +4,7 @@ import pytest
 
 from leasehold.events import limits
 from leasehold.events.event_types import DeviceMissing, DeviceReappeared, DeviceReplaced
+from leasehold.events.hostdevs import Hold
 from leasehold.events.inputs import GivenBack, LetGo, NotPrepared, Stuck
 from leasehold.projections.handing import AGAIN_MS
 from leasehold.projections.handnotes import Prepare, TakeBack
@@ -84,6 +85,28 @@ def test_revoked_by_force_behind_the_end(course: Course, is_heard: bool) -> None
     assert course.handing.log.holds[NIC].floor == floor
     assert course.handing.log.holds[GPU].lease == other
     assert not course.handing.log.holds[GPU].revoked
+
+
+def test_a_lease_of_before_waits_for_what_another_left(course: Course) -> None:
+    """The binder was retired, and the device given to another meanwhile: that one may not use it before what the first
+    lease had done to it is undone.
+    """
+    course.grant(NIC, domain=UUID)
+    course.settle()
+    lease = course.position + 256
+    token = lease
+    early = Hold(key=NIC, floor=token, lease=lease, token=token, granted_at_ns=lease, domain=UUID, early=True)
+    course.fold.holds[NIC] = early
+    course.position = lease
+    course.dies()
+    assert course.sync()
+    assert not course.handing.is_ready(NIC)
+    assert not may_have(course.handing, UUID, "", (NIC,), course.now_ms).is_ready
+    back = course.job()
+    assert isinstance(back, TakeBack)
+    course.succeeds(back)
+    assert course.jobs() == []
+    assert course.handing.is_ready(NIC)
 
 
 def test_a_device_that_comes_back(course: Course) -> None:
