@@ -28,7 +28,7 @@ from leasehold.events.refusals import Refusal, RefusalCode
 from leasehold.projections.handing import Handing
 from leasehold.projections.indexes import words_of
 from leasehold.projections.naming import spelling
-from leasehold.projections.vouching import check_token, may_have
+from leasehold.projections.vouching import HELP_CUT_OFF, check_token, may_have
 
 _log: Final = logging.getLogger(__name__)
 
@@ -228,7 +228,7 @@ class Door:
         uuid = parse_uuid(asked.uuid)
         if not self._handing.log.is_synced:
             message = "which leases it has is not known: the log was not heard"
-            return Said(ok=False, code=CUT_OFF, message=message, help="pollers see it, too")
+            return Said(ok=False, code=CUT_OFF, message=message, help=HELP_CUT_OFF)
         keys = None if asked.op == "stop" else {key for word in asked.devices for key in self._keys(word)}
         leases = self._handing.stopped(uuid, keys)
         self._stir()
@@ -247,8 +247,10 @@ class Door:
             driver = note.prepared.driver if note.prepared is not None else ""
             lease = lease_id_text(hold.lease or note.lease)
             held.append(Held(device=note.key, lease=lease, holder=hold.holder, state=state, driver=driver))
-        is_cut_off = handing.is_cut_off(now_ms)
-        return Said(ok=not is_cut_off, code=CUT_OFF if is_cut_off else "", held=tuple(held))
+        if handing.is_cut_off(now_ms):
+            message = f"the log was not heard for {limits.CUT_OFF_MS // 1000} s: no token is vouched for"
+            return Said(ok=False, code=CUT_OFF, message=message, help=HELP_CUT_OFF, held=tuple(held))
+        return Said(ok=True, held=tuple(held))
 
     # --- what words mean --------------------------------------------------------------------------------------------
 

@@ -245,7 +245,8 @@ async def test_cut_off(played: Played) -> None:
         assert (await played.asks(op="check", device=NIC, token=lease))["code"] == "cut_off"
         assert (await played.asks(op="check", device=NIC, token=lease - 1))["code"] == "token_stale"
         assert (await played.asks(**START, devices=[NIC]))["code"] == "cut_off"
-        assert (await played.asks(op="status"))["code"] == "cut_off"
+        said = await played.asks(op="status")
+        assert (said["code"], "not heard for 15 s" in said["message"], said["help"] != "") == ("cut_off", True, True)
         played.tick()
         assert (await played.asks(**START, devices=[NIC]))["ok"]
 
