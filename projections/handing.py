@@ -164,11 +164,11 @@ class Handing:
         """
         return self._telling.let_go(uuid, keys)
 
-    def starts(self, uuid: str) -> None:
+    def starts(self, uuid: str) -> bool:
         """A hook says that the domain is about to start: what its last stop asked for, and has not come to anything
-        yet, is not asked any more.
+        yet, is not asked any more; whether it may come to something all the same, as it is on its way.
         """
-        self._telling.keep(uuid)
+        return self._telling.keep(uuid)
 
     def _complain(self, complaint: str) -> None:
         if complaint not in self.complaints:

@@ -58,12 +58,13 @@ class Telling:
             self._untold.add(grant)
         return sorted(grant.lease for grant in ended)
 
-    def keep(self, uuid: str) -> None:
-        """Do not ask for that any more."""
-        for hold in self._log.holds.values():
-            grant = Grant(hold.lease, hold.granted_at_ns)
-            if hold.domain == uuid and isinstance(self._ends.get(grant), LetGo):
-                del self._ends[grant]
+    def keep(self, uuid: str) -> bool:
+        """Do not ask for that any more; whether the log may have heard it already."""
+        grants = {Grant(hold.lease, hold.granted_at_ns) for hold in self._log.holds.values() if hold.domain == uuid}
+        asked = {grant for grant in grants if isinstance(self._ends.get(grant), LetGo)}
+        for grant in asked:
+            del self._ends[grant]
+        return not asked <= self._untold
 
     @property
     def is_waiting(self) -> bool:

@@ -34,6 +34,8 @@ _log: Final = logging.getLogger(__name__)
 
 IDLE_S: Final = 60.0
 """Who asks nothing for so long is sent away."""
+ENDING_MS: Final = 2_000
+"""A domain that stopped a moment ago may have its lease ended yet: so long that is waited for before it starts."""
 DEVICES_MAX: Final = limits.USES_PER_DOMAIN_MAX
 SAID_CHARS_MAX: Final = 4_096
 CUT_OFF: Final = "cut_off"
@@ -203,7 +205,8 @@ class Door:
     async def _start(self, asked: Asked) -> Said:
         """Wait until all is handed over, or refuse at once."""
         uuid, name = parse_uuid(asked.uuid), asked.name[: limits.DOMAIN_NAME_CHARS_MAX]
-        self._handing.starts(uuid)
+        is_ending = self._handing.starts(uuid)
+        sure_ms = _now_ms() + ENDING_MS if is_ending else 0
         end_ms = _now_ms() + int(self._timeout_s * 900)
         while True:
             keys, refusal = self._meant(asked.devices, uuid, name)
@@ -213,15 +216,15 @@ class Door:
             leases = tuple(map(lease_id_text, verdict.leases))
             if verdict.refusal is not None:
                 return self._refused(verdict.refusal, keys)
-            if verdict.is_ready:
+            if verdict.is_ready and _now_ms() >= sure_ms:
                 return Said(ok=True, leases=leases, devices=keys)
             left_s = (end_ms - _now_ms()) / 1_000
-            if left_s <= 0:
+            if left_s <= 0 and not verdict.is_ready:
                 waiting = ", ".join(key for key in keys if not self._handing.is_ready(key))
                 message = f"{waiting} is leased for it, but was not handed over in {self._timeout_s:g} s"
                 return Said(ok=False, code="not_prepared", message=message, help="try again", leases=leases)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(left_s, 1.0)), self._changed:
+                async with asyncio.timeout(min(max(left_s, 0.1), 1.0)), self._changed:
                     await self._changed.wait()
 
     def _stop(self, asked: Asked) -> Said:

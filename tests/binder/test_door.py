@@ -15,7 +15,9 @@ from leasehold.events import limits
 from leasehold.events.capabilities import UsbDevice
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.errors import StorageError
+from leasehold.events.event_types import LeaseOutlived
 from leasehold.events.identities import DeviceKey
+from leasehold.events.inputs import LetGo
 from leasehold.services.binder import door as doors
 from leasehold.services.binder.door import Door
 from tests.binder.course import GPU, HOST, NIC, UUID, Course, describe
@@ -298,3 +300,37 @@ async def test_a_stop_before_the_log_was_heard(played: Played) -> None:
         assert (await played.asks(**{**START, "op": "stop"}))["code"] == "cut_off"
         played.course.handing.log.is_synced = True
         assert (await played.asks(**{**START, "op": "stop"}))["leases"] == [f"L{lease}"]
+
+
+async def test_a_start_right_behind_a_stop(played: Played) -> None:
+    """If the log has not been asked for the end of the lease yet, it is not; if it has, that is waited for, so that no
+    domain starts with a lease that ends below it.
+    """
+    course = played.course
+    lease = course.grant(NIC, domain=UUID)
+    course.settle()
+    async with played.opened():
+        assert (await played.asks(**{**START, "op": "stop"}))["leases"] == [f"L{lease}"]
+        assert (await played.asks(**START, devices=[NIC]))["ok"]
+        assert course.handing.observations() == []
+        await played.asks(**{**START, "op": "stop"})
+        assert course.handing.observations() == [LetGo(lease)]
+        asking = asyncio.create_task(played.asks(**START, devices=[NIC]))
+        await played.asks(op="status")
+        assert not asking.done()
+        course.happens(LeaseOutlived(lease=lease, domain=UUID, gone_since_ns=1))
+        async with played.changed:
+            played.changed.notify_all()
+        said = await asyncio.wait_for(asking, WAIT_S)
+        assert (said["code"], "given back" in said["message"]) == ("device_held", True)
+
+
+async def test_an_end_that_does_not_come(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log had no use for it: the domain starts a little later."""
+    monkeypatch.setattr(doors, "ENDING_MS", 50)
+    played.course.grant(NIC, domain=UUID)
+    played.course.settle()
+    async with played.opened():
+        await played.asks(**{**START, "op": "stop"})
+        played.course.handing.observations()
+        assert (await played.asks(**START, devices=[NIC]))["ok"]
