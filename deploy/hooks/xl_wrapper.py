@@ -135,8 +135,8 @@ class Xl:
 
     def _create(self) -> None:
         """The configuration is read by `xl` itself, which makes up a uuid where none is said: that one is kept."""
-        if "-" in self.rest:
-            raise AskingFailedError("a configuration on standard input cannot be read twice")
+        if "-" in self.rest or any(os.path.exists(each) and not os.path.isfile(each) for each in self.given):
+            raise AskingFailedError("a configuration on standard input or in a pipe cannot be read twice")
         config = self._json(*self.globals, "create", "-n", *self.rest)
         words = sorted(set(_xl_words(config)))
         if not words:

@@ -127,7 +127,9 @@ def test_a_domain_without_host_devices_needs_no_binder(xen: Xen) -> None:
     assert xen.called == [["create", "web.cfg"]]
 
 
-@pytest.mark.parametrize("how", ["a name that only libxl knows", "standard input", "rubbish", "fails", "no xl"])
+@pytest.mark.parametrize(
+    "how", ["a name that only libxl knows", "standard input", "a pipe", "rubbish", "fails", "no xl"]
+)
 @pytest.mark.parametrize("setting", ["closed", "open"])
 def test_a_configuration_that_cannot_be_known(xen: Xen, how: str, setting: str) -> None:
     """Refused, or left to the real `xl`, as it is set."""
@@ -138,6 +140,8 @@ def test_a_configuration_that_cannot_be_known(xen: Xen, how: str, setting: str) 
             xen.says("dry", {"c_info": {"name": "web", "uuid": UUID}, "pcidevs": [{"name": "nic", "vfunc_mask": 1}]})
         case "standard input":
             name = "-"
+        case "a pipe":
+            name = "/dev/stdin"
         case "rubbish":
             xen.says("dry", "not JSON")
         case "fails":
