@@ -146,7 +146,7 @@ def holds_of(state: State, host: HostName) -> list[Hold]:
 def binding_view(state: State, row: DeviceState) -> BindingView | None:
     """How far a physical device is handed over, or taken back; `None`: it is not, or nobody does so on its host."""
     binding, quarantine = row.binding, row.quarantine
-    if quarantine is None and binding is None and not (row.lease and _is_managed(state, row.host)):
+    if quarantine is None and binding is None and not _is_binders(state, row):
         return None
     state_word = "quarantined" if quarantine is not None else _state_word(row)
     told = quarantine or binding
@@ -179,7 +179,7 @@ def prepared_word(state: State, lease: LeaseState) -> str:
     rows = [
         row
         for row in [state.devices[device] for device in lease.devices]
-        if _is_managed(state, row.host) and (not lease.ended or (row.ending and state.leases[row.lease] is lease))
+        if state.leases.get(row.lease) is lease and _is_binders(state, row)
     ]
     if not rows:
         return ""
@@ -188,6 +188,11 @@ def prepared_word(state: State, lease: LeaseState) -> str:
     return "prepared" if all(row.binding is not None for row in rows) else "preparing"
 
 
-def _is_managed(state: State, host: HostName) -> bool:
-    row = state.hosts.get(host)
-    return row is not None and row.mode == "managed"
+def _is_binders(state: State, row: DeviceState) -> bool:
+    """Whether a leased device is in a binder's hands; one leased before there was a binder its holder has already, and
+    it comes into these hands by the lease's end.
+    """
+    host = state.hosts.get(row.host)
+    if not row.lease or host is None or host.mode != "managed":
+        return False
+    return row.ending or row.binding is not None or row.lease >= host.managed_since

@@ -10,7 +10,7 @@ from leasehold.events.hostdevs import Hold
 from leasehold.events.identities import DeviceKey, Principal
 from leasehold.events.inputs import GivenBack, NotPrepared, Prepared, Stuck
 from leasehold.events.refusals import RefusalCode
-from leasehold.projections.bindings import hold_of, holds_of
+from leasehold.projections.bindings import binding_view, hold_of, holds_of
 from leasehold.projections.views import device_view, device_word, host_view, lease_view
 from tests.projections.domains import OTHER, UUID, Polled, key, unused, used
 from tests.projections.ledger import H1, H2, A, B, Ledger, device, ledger_with_hosts, refusal_of
@@ -199,7 +199,7 @@ def test_a_binder_may_come_later() -> None:
     ledger.change("0a:00.0", in_use_by=("domain web",))
     ledger.release(ended)
     ledger.start_binder(H1)
-    assert _binding(ledger) == "preparing"
+    assert _binding(ledger) == ""
     assert _binding(ledger, "0a:00.0") == "giving_back"
     ledger.change("0a:00.0", in_use_by=())
     ledger.release(lease)
@@ -445,3 +445,20 @@ def test_a_failed_lease_cannot_fail_by_another_hosts_binder() -> None:
     assert failed.lease == lease
 
 
+
+
+def test_a_lease_of_before_a_binder_is_not_said_to_be_prepared() -> None:
+    """Its holder has the device, and nobody hands it over any more; behind its end the binder is to give it back."""
+    ledger = ledger_with_hosts()
+    lease = ledger.granted("01:00.0")
+    ledger.start_binder(H1)
+    row = ledger.state.devices[CARD]
+    assert binding_view(ledger.state, row) is None
+    assert lease_view(ledger.state, lease, asker=A).prepared == ""
+    ledger.release(lease)
+    view = binding_view(ledger.state, ledger.state.devices[CARD])
+    assert view is not None
+    assert view.state == "giving_back"
+    assert lease_view(ledger.state, lease, asker=A).prepared == "taking_back"
+    later = ledger.granted("0a:00.0")
+    assert lease_view(ledger.state, later, asker=A).prepared == "preparing"
