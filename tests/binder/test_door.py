@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from leasehold.events import limits
-from leasehold.events.capabilities import UsbDevice
+from leasehold.events.capabilities import Mdev, UsbDevice
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.errors import StorageError
 from leasehold.events.event_types import LeaseOutlived
@@ -334,3 +335,19 @@ async def test_an_end_that_does_not_come(played: Played, monkeypatch: pytest.Mon
         await played.asks(**{**START, "op": "stop"})
         played.course.handing.observations()
         assert (await played.asks(**START, devices=[NIC]))["ok"]
+
+
+async def test_a_mediated_device(played: Played) -> None:
+    """It is had by its own uuid, without the rest of the card; the card is not had with it."""
+    uuid = "83c32df7-d52e-4ec1-9668-1f3c7e4df107"
+    key = DeviceKey(f"{GPU}/mdev/{uuid}")
+    mdev = describe(key, capability=Mdev(uuid=uuid, mdev_type="vgpu"))
+    played.course.fold.picture[key] = replace(mdev, kind="mdev")
+    assert played.course.sync()
+    async with played.opened():
+        assert (await played.asks(**START, devices=[f"mdev/{uuid}"]))["code"] == "lease_unknown"
+        lease = played.course.grant(key, domain=UUID)
+        played.course.settle()
+        said = await played.asks(**START, devices=[f"mdev/{uuid}"])
+        assert (said["ok"], said["devices"], said["leases"]) == (True, [key], [f"L{lease}"])
+        assert (await played.asks(**START, devices=[GPU]))["code"] == "lease_unknown"
