@@ -110,6 +110,8 @@ class SimBinder:
     orders: HandOrders | None = None
     reporter: Reporter | None = None
     cut_off_until_ns: int = 0
+    gone_until_ns: int = 0
+    """Until then nobody runs it."""
     _heard: int = 0
     """How much of the feed."""
     _work: list[tuple[Job, Steps]] = field(default_factory=list)
@@ -124,7 +126,7 @@ class SimBinder:
     def act(self) -> None:
         """One turn of its loop: some work, what is told of its host, a heartbeat, and what its answer calls for."""
         rng = self.sim.binder_rng
-        if self.sim.is_off(self.host.name):
+        if self.sim.is_off(self.host.name) or self.sim.now_ns < self.gone_until_ns:
             self.die()
             return
         if rng.random() < self.sim.faults.binder_killed:

@@ -59,7 +59,8 @@ class SimKernel:
     def act(self) -> None:
         """Time goes on: nothing is left of what was unplugged; now and then something is done by hand, or breaks."""
         rng = self.sim.binder_rng
-        for key in self.host.absent:
+        # What was plugged out, and what was made and is taken away.
+        for key in sorted({*self.host.absent, *(self.handed.keys() - self.host.devices.keys())}):
             self._plug(key)
         if self._settled:
             return

@@ -47,6 +47,8 @@ class Simulation:
         self.order_rng = random.Random(f"order {seed}")
         self.domain_rng = random.Random(f"domain {seed}")
         self.binder_rng = random.Random(f"binder {seed}")
+        self.retire_rng = random.Random(f"retire {seed}")
+        self.has_binders_retired = self.retire_rng.random() < 0.25
         self.restores = self._planned_restores()
         self.has_small_disk = self.side_rng.random() < 0.25
         self.low_until_ns = 0
@@ -365,7 +367,7 @@ class Simulation:
             host.absent.clear()
         self.off_until_ns.clear()
         for binder in self.binders:
-            binder.cut_off_until_ns = 0
+            binder.cut_off_until_ns = binder.gone_until_ns = 0
             binder.kernel.settle()
         for poller in self.pollers:
             poller.cut_off_until_ns = 0

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class SimWarden(SimHolder):
-    """It revokes leases, declares hosts dead, has devices bound by order, and confirms what it has looked at."""
+    """It revokes leases, declares hosts dead, has devices bound by order, and confirms what it has looked at. It ends
+    binders for a while, and retires them: then their hosts are only watched.
+    """
 
     def act(self) -> None:
         """One of these, now and then."""
@@ -29,6 +31,7 @@ class SimWarden(SimHolder):
         if lost and rng.random() < 0.4:
             self._give_up(rng.choice(lost))
             return
+        self._end_or_retire()
         match rng.choice(("nothing",) * 40 + ("revoke", "revoke", "dead", "operate", "operate", "confirm")):
             case "revoke":
                 self._revoke()
@@ -38,6 +41,21 @@ class SimWarden(SimHolder):
                 self._operate()
             case "confirm":
                 self._confirm()
+
+    def _end_or_retire(self) -> None:
+        """In some runs."""
+        rng, now_ns = self.sim.retire_rng, self.sim.now_ns
+        for binder in self.sim.binders if self.sim.has_binders_retired else ():
+            if now_ns >= binder.gone_until_ns:
+                if rng.random() < 0.02:
+                    binder.gone_until_ns = now_ns + rng.choice((20, 60)) * SECOND
+            elif rng.random() < 0.2:
+                self._send(
+                    inputs.RetireAgentRequest(
+                        request_id=self._id(), issued_at_ns=self._now_ns, host=binder.host.name, agent=inputs.BINDER,
+                        reason="it is done by hand",
+                    )
+                )  # fmt: skip
 
     def _give_up(self, host: HostName) -> None:
         """Of a host that is not heard: what it has is to be had again, or it is off for good."""
