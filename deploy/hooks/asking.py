@@ -114,7 +114,7 @@ def ask(settings: Settings, op: str, domain: dict[str, str], devices: Sequence[s
         why = error.strerror or str(error)
         raise AskingFailedError(f"there is no binder at {settings.door}: {why}") from None
     try:
-        answer = json.loads(heard[: heard.index(b"\n")])
+        answer: Any = json.loads(heard[: heard.index(b"\n")])
     except (ValueError, RecursionError):
         answer = None
     is_one = isinstance(answer, dict) and isinstance(answer.get("ok"), bool)

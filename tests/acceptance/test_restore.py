@@ -68,7 +68,9 @@ class Place:
         while True:
             status = leasehold(self.data, "status", "--json").object
             archive = status["archive"]
-            if archive and min(archive["sequence"], archive["modelled"]) >= status["sequence"]:
+            # One that lies there still may be of the log before a restore, and have more records than this one.
+            is_of_this = archive and (archive["ledger_id"], archive["era"]) == (status["ledger_id"], status["era"])
+            if is_of_this and min(archive["sequence"], archive["modelled"]) >= status["sequence"]:
                 return
             assert time.monotonic() < give_up_s, status
 
