@@ -114,11 +114,11 @@ def ask(settings: Settings, op: str, domain: dict[str, str], devices: Sequence[s
         why = error.strerror or str(error)
         raise AskingFailedError(f"there is no binder at {settings.door}: {why}") from None
     try:
-        answer: Any = json.loads(heard[: heard.index(b"\n")])
+        said: object = json.loads(heard[: heard.index(b"\n")])
     except (ValueError, RecursionError):
-        answer = None
-    is_one = isinstance(answer, dict) and isinstance(answer.get("ok"), bool)
-    if not is_one or not isinstance(answer.get("code", ""), str):
+        said = None
+    answer: dict[str, Any] = said if isinstance(said, dict) else {}
+    if not isinstance(answer.get("ok"), bool) or not isinstance(answer.get("code", ""), str):
         raise AskingFailedError(f"what answers at {settings.door} is no binder: {heard[:80]!r}")
     if not answer["ok"] and answer.get("code") in CANNOT_TELL:
         raise AskingFailedError(f"the binder cannot tell: {_said(answer)}")
