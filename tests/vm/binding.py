@@ -138,8 +138,9 @@ class Binding:
         assert isinstance(events[0], DeviceGivenBack)
         return events[0]
 
-    def prepared(self, key: str, *, since: int) -> DevicePrepared:
-        """What was said of it when it was handed over: once."""
+    async def prepared(self, key: str, *, since: int) -> DevicePrepared:
+        """What is said of it when it is handed over: once. It may be told later than who leased it has his answer."""
+        await self.told(DevicePrepared, key, since=since)
         (event,) = self.of(key, DevicePrepared, since=since)
         assert isinstance(event, DevicePrepared)
         return event

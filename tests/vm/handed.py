@@ -45,7 +45,7 @@ async def handed_over(stage: Stage) -> None:
         await binding.count_resets()
         since = len(stage.watched.heard)
         held = await binding.lease(CARD_KEY)
-        prepared = binding.prepared(CARD_KEY, since=since)
+        prepared = await binding.prepared(CARD_KEY, since=since)
         assert (prepared.driver, prepared.was_driver) == ("vfio-pci", "e1000e"), prepared
         assert await binding.driver(CARD_AT) == "vfio-pci"
         resets = await binding.resets()
@@ -135,7 +135,7 @@ async def ordered_functions(stage: Stage) -> None:
         assert back.driver == "igbvf", back
         await binding.is_as_before(_VF_AT, "igbvf")
         assert await _network(binding, name) == before
-        to = binding.prepared(_VF, since=since)
+        to = await binding.prepared(_VF, since=since)
         stage.show(f"of 2 made by order, {_VF} to {to.driver} (reset: {to.reset}) and back to {back.driver}")
         stage.show(f"meanwhile its card: {refused}")
         stage.show(f"and taken away: {kept}; its address is again {_VF_MAC}")

@@ -42,7 +42,7 @@ async def handed_over(stage: Stage) -> None:
         await _sends(stage)
         uuid, since = next(_uuids), len(stage.watched.heard)
         held = await binding.lease(KEY, "--domain", uuid)
-        to = binding.prepared(KEY, since=since)
+        to = await binding.prepared(KEY, since=since)
         assert (to.driver, to.was_driver) == ("pciback", "e1000e"), to
         assert await binding.driver(CARD) == "pciback"
         offered = await xl.offered()
