@@ -80,7 +80,11 @@ FROM (SELECT DISTINCT domain FROM domain_name WHERE text IN (SELECT value FROM j
 WHERE i.domain >= :low AND i.domain < :high LIMIT :limit
 """  # noqa: S608 - all ours
 _HOSTS: Final = """
-SELECT host, mode, sources, dead FROM host h WHERE host IN (SELECT value FROM json_each(:hosts))
+SELECT host, mode, sources, dead,
+    (SELECT min(m.from_position) FROM host m WHERE m.host = h.host AND m.mode = 'managed' AND m.from_position <= :at
+    AND m.from_position > ifnull((SELECT max(w.from_position) FROM host w
+        WHERE w.host = h.host AND w.mode <> 'managed' AND w.from_position <= :at), 0)) AS managed_since
+FROM host h WHERE host IN (SELECT value FROM json_each(:hosts))
 AND from_position = (SELECT max(from_position) FROM host x WHERE x.host = h.host AND x.from_position <= :at)
 """
 _STATES: Final = f"""
@@ -301,13 +305,14 @@ def _build(
         is_whole = "lease" in row.keys()  # noqa: SIM118 - what is in a row are its values
         held = {"flaps": row["flaps"], **_handed(row), **_held(state, row, at)} if is_whole else {}
         state.devices[row["device"]] = _device(row, **held)
-    for host, mode, sources, dead in hosts:
+    for host, mode, sources, dead, managed_since in hosts:
         doubts = sources_in(sources).items()
         state.hosts[host] = HostState(
             mode=mode,
             sources={agent: SourceState(run=1, stale=doubt.stale, blind=doubt.blind) for agent, doubt in doubts},
             device_count=counts.get(host, 0),
             dead=dead,
+            managed_since=managed_since or 0,
         )
     for row in orders:
         state.orders[row["ordered"]] = OrderState(

@@ -36,6 +36,9 @@ IDLE_S: Final = 60.0
 """Who asks nothing for so long is sent away."""
 ENDING_MS: Final = 2_000
 """A domain that stopped a moment ago may have its lease ended yet: so long that is waited for before it starts."""
+GRANTED_PART: Final = 20
+"""A lease may have been granted a moment ago, and not be heard of here yet: that is waited for, for one part in so many
+of the time that an answer may take."""
 DEVICES_MAX: Final = limits.USES_PER_DOMAIN_MAX
 SAID_CHARS_MAX: Final = 4_096
 CUT_OFF: Final = "cut_off"
@@ -203,11 +206,12 @@ class Door:
         return Said(ok=True, holder=hold.holder, leases=(lease_id_text(hold.lease),), devices=(key,))
 
     async def _start(self, asked: Asked) -> Said:
-        """Wait until all is handed over, or refuse at once."""
+        """Wait until all is handed over, or refuse: at once, but for what nobody has leased a moment ago."""
         uuid, name = parse_uuid(asked.uuid), asked.name[: limits.DOMAIN_NAME_CHARS_MAX]
         is_ending = self._handing.starts(uuid)
         sure_ms = _now_ms() + ENDING_MS if is_ending else 0
-        end_ms = _now_ms() + int(self._timeout_s * 900)
+        begun_ms = _now_ms()
+        end_ms = begun_ms + int(self._timeout_s * 900)
         while True:
             keys, refusal = self._meant(asked.devices, uuid, name)
             if refusal is not None:
@@ -215,7 +219,11 @@ class Door:
             verdict = may_have(self._handing, uuid, name, keys, _now_ms())
             leases = tuple(map(lease_id_text, verdict.leases))
             if verdict.refusal is not None:
-                return self._refused(verdict.refusal, keys)
+                left_ms = begun_ms + int(self._timeout_s * 1_000) // GRANTED_PART - _now_ms()
+                if left_ms <= 0 or verdict.refusal.code is not RefusalCode.LEASE_UNKNOWN:
+                    return self._refused(verdict.refusal, keys)
+                await self._change(left_ms / 1_000)
+                continue
             if verdict.is_ready and _now_ms() >= sure_ms:
                 return Said(ok=True, leases=leases, devices=keys)
             left_s = (end_ms - _now_ms()) / 1_000
@@ -223,9 +231,13 @@ class Door:
                 waiting = ", ".join(key for key in keys if not self._handing.is_ready(key))
                 message = f"{waiting} is leased for it, but was not handed over in {self._timeout_s:g} s"
                 return Said(ok=False, code="not_prepared", message=message, help="try again", leases=leases)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(max(left_s, 0.1), 1.0)), self._changed:
-                    await self._changed.wait()
+            await self._change(min(max(left_s, 0.1), 1.0))
+
+    async def _change(self, timeout_s: float) -> None:
+        """Until something may be otherwise, or the time is over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s), self._changed:
+                await self._changed.wait()
 
     def _stop(self, asked: Asked) -> Said:
         uuid = parse_uuid(asked.uuid)

@@ -257,7 +257,10 @@ class Kernel:
 
     def _answer(self, caller: socket.socket) -> None:
         with caller, suppress(BrokenPipeError, ConnectionResetError):
-            what, *given = json.loads(caller.makefile().readline())
+            asked = caller.makefile().readline()
+            if not asked:
+                return  # whoever wanted to ask was killed before
+            what, *given = json.loads(asked)
             answer: list[object]
             try:
                 played: dict[str, Callable[..., object]]

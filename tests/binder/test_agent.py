@@ -94,6 +94,7 @@ async def test_a_domain_starts_and_stops(short: Path, kernel: Kernel) -> None:
         said = await stage.asks(op="start", devices=[NIC_KEY], **WEB)
         assert (said["ok"], said["code"]) == (False, "lease_unknown"), said
         async with stage.client.lease(NIC_KEY, host=HOST, holder="vm:other"):
+            await until(lambda: stage.is_prepared(NIC_KEY))
             said = await stage.asks(op="start", devices=[NIC_KEY], **WEB)
             assert (said["code"], said["holder"]) == ("device_held", "vm:other"), said
         await until(lambda: stage.is_free(NIC_KEY))
