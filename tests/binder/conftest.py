@@ -1,5 +1,6 @@
 """Fixtures of these tests."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,13 @@ import pytest
 from leasehold.services.binder import steps
 from tests.binder.bench import Bench
 from tests.binder.kernel import Kernel
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder of a short name: sockets have no room for long ones."""
+    with tempfile.TemporaryDirectory(prefix="lh") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

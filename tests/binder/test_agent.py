@@ -4,8 +4,6 @@ import asyncio
 import errno
 import os
 import signal
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,21 +17,6 @@ from tests.binder.stage import HOST, WAIT_S, staged, until
 NIC_KEY, STICK_KEY = pci(NIC), usb(STICK)
 UUID = "6f6b0d4e-8e5a-4f2b-9f0c-1d2e3f4a5b6c"
 WEB = {"hypervisor": "qemu", "uuid": UUID, "name": "web1"}
-
-
-@pytest.fixture
-def short() -> Iterator[Path]:
-    """A folder of a short name: sockets have no room for long ones."""
-    with tempfile.TemporaryDirectory(prefix="lh") as folder:
-        yield Path(folder)
-
-
-@pytest.fixture
-def kernel(tmp_path: Path) -> Iterator[Kernel]:
-    """An imitated machine of its own."""
-    kernel = Kernel(tmp_path / "machine")
-    yield kernel
-    kernel.close()
 
 
 async def test_a_lease_is_handed_over_and_given_back(short: Path, kernel: Kernel) -> None:

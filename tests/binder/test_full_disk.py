@@ -2,8 +2,6 @@
 
 import errno
 import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,21 +12,6 @@ from tests.binder.stage import HOST, staged, until
 from tests.support.disks import small_disk_at
 
 KEY = pci(NIC)
-
-
-@pytest.fixture
-def short() -> Iterator[Path]:
-    """A folder of a short name: sockets have no room for long ones."""
-    with tempfile.TemporaryDirectory(prefix="lh") as folder:
-        yield Path(folder)
-
-
-@pytest.fixture
-def kernel(tmp_path: Path) -> Iterator[Kernel]:
-    """An imitated machine of its own."""
-    kernel = Kernel(tmp_path / "machine")
-    yield kernel
-    kernel.close()
 
 
 def _fill(path: Path) -> None:

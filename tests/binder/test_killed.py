@@ -5,8 +5,7 @@ The kernel is played. Nothing that the binder would have done behind the moment 
 
 import errno
 import threading
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 
@@ -24,14 +23,6 @@ DEVICES = {NIC: pci(NIC), VF0: pci(VF0), STICK: usb(STICK)}
 DRIVERS = {NIC: "e1000e", VF0: "igbvf", f"{STICK}:1.0": "usb-storage"}
 STUBBED = {NIC: "vfio-pci", VF0: "vfio-pci", f"{STICK}:1.0": ""}
 WORDS_MAX = 100
-
-
-@pytest.fixture
-def kernel(tmp_path: Path) -> Iterator[Kernel]:
-    """An imitated machine of its own."""
-    kernel = Kernel(tmp_path / "machine")
-    yield kernel
-    kernel.close()
 
 
 class Mortal:

@@ -1,7 +1,5 @@
 """A binder without the notes of the one before it: nothing is guessed, and an administrator can make it good."""
 
-import tempfile
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -13,21 +11,6 @@ from tests.binder.kernel import NIC, STICK, Kernel, pci, usb
 from tests.binder.stage import HOST, staged, until
 
 KEYS = (pci(NIC), usb(STICK))
-
-
-@pytest.fixture
-def short() -> Iterator[Path]:
-    """A folder of a short name: sockets have no room for long ones."""
-    with tempfile.TemporaryDirectory(prefix="lh") as folder:
-        yield Path(folder)
-
-
-@pytest.fixture
-def kernel(tmp_path: Path) -> Iterator[Kernel]:
-    """An imitated machine of its own."""
-    kernel = Kernel(tmp_path / "machine")
-    yield kernel
-    kernel.close()
 
 
 async def test_what_was_handed_over_counts_as_detached_by_hand(short: Path, kernel: Kernel) -> None:
