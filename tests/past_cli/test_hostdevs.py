@@ -142,8 +142,7 @@ def test_a_lease_is_revoked(story: Story, commands: Commands) -> None:
     assert row["ended"] == "revoked"
     end = until(commands, "blame", "v1", because="ended by", depth=0)
     assert "the host is to be emptied" in end["text"]
-    (owner,) = [row for row in commands.objects("who", card) if row["lease"] == lease["lease"]]
-    assert owner["ended"] == "revoked"
+    until(commands, "who", card, lease=lease["lease"], ended="revoked")
 
 
 def test_what_only_managed_hosts_do(story: Story, commands: Commands) -> None:
