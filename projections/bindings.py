@@ -28,6 +28,44 @@ _NO_MORE: Final = 2**53 - 1
 """As if a source had said all that it ever can: no word of that run counts any more."""
 
 
+# --- what an event says of a device -------------------------------------------------------------------------------
+
+
+def binding_of(event: DevicePrepared, position: int, at_ns: int) -> Binding:
+    """How it was handed over."""
+    return Binding(
+        lease=event.lease,
+        driver=event.driver,
+        was_driver=event.was_driver,
+        reset=event.reset,
+        position=position,
+        at_ns=at_ns,
+    )
+
+
+def back_of(before: Binding | None, event: DeviceGivenBack, position: int, at_ns: int) -> Binding:
+    """How it was taken back from the lease that holds it; `before`: how it had been handed over, if it had."""
+    was = before or Binding(lease=event.lease, position=position, at_ns=at_ns)
+    return _replace(was, driver=event.driver, given_back=True, position=position, at_ns=at_ns)
+
+
+def quarantine_of(event: DeviceQuarantined, position: int, at_ns: int) -> Quarantine:
+    """Why nobody gets it."""
+    return Quarantine(lease=event.lease, reason=event.reason, help=event.help, position=position, at_ns=at_ns)
+
+
+def drift_of(event: DriftDetected, position: int, at_ns: int) -> Drift:
+    """How the witnesses differ about it."""
+    return Drift(
+        kind=event.kind,
+        leased=event.leased,
+        attached=event.attached,
+        bound=event.bound,
+        position=position,
+        at_ns=at_ns,
+    )
+
+
 # --- folding ------------------------------------------------------------------------------------------------------
 
 
@@ -36,15 +74,7 @@ def prepared(state: State, position: int, at_ns: int, event: DevicePrepared) -> 
     device = device_id(event.host, event.key)
     row = state.devices[device]
     assert row.lease == event.lease, f"{device} is not held by lease {event.lease}"
-    binding = Binding(
-        lease=event.lease,
-        driver=event.driver,
-        was_driver=event.was_driver,
-        reset=event.reset,
-        position=position,
-        at_ns=at_ns,
-    )
-    state.put_device(device, _replace(row, binding=binding))
+    state.put_device(device, _replace(row, binding=binding_of(event, position, at_ns)))
 
 
 def given_back(state: State, position: int, at_ns: int, event: DeviceGivenBack) -> None:
@@ -53,18 +83,14 @@ def given_back(state: State, position: int, at_ns: int, event: DeviceGivenBack) 
     row = state.devices[device]
     binding = row.binding
     if row.lease and row.lease == event.lease:
-        before = binding or Binding(lease=event.lease, position=position, at_ns=at_ns)
-        binding = _replace(before, driver=event.driver, given_back=True, position=position, at_ns=at_ns)
+        binding = back_of(binding, event, position, at_ns)
     state.put_device(device, _replace(row, binding=binding, quarantine=None))
 
 
 def quarantined(state: State, position: int, at_ns: int, event: DeviceQuarantined) -> None:
     """Nobody gets it."""
     device = device_id(event.host, event.key)
-    quarantine = Quarantine(
-        lease=event.lease, reason=event.reason, help=event.help, position=position, at_ns=at_ns
-    )
-    state.put_device(device, _replace(state.devices[device], quarantine=quarantine))
+    state.put_device(device, _replace(state.devices[device], quarantine=quarantine_of(event, position, at_ns)))
 
 
 def declared_dead(state: State, position: int, at_ns: int, event: HostDeclaredDead) -> None:
@@ -84,15 +110,7 @@ def declared_dead(state: State, position: int, at_ns: int, event: HostDeclaredDe
 
 def drift_detected(state: State, position: int, at_ns: int, event: DriftDetected) -> None:
     """The witnesses differ about a device."""
-    drift = Drift(
-        kind=event.kind,
-        leased=event.leased,
-        attached=event.attached,
-        bound=event.bound,
-        position=position,
-        at_ns=at_ns,
-    )
-    state.put_device(event.device, _replace(state.devices[event.device], drift=drift))
+    state.put_device(event.device, _replace(state.devices[event.device], drift=drift_of(event, position, at_ns)))
 
 
 def drift_resolved(state: State, _position: int, _at_ns: int, event: DriftResolved) -> None:

@@ -17,6 +17,7 @@ from leasehold.events.hostdev_events import (
     DriftResolved,
 )
 from leasehold.events.identities import DeviceId, device_id
+from leasehold.projections import bindings
 from leasehold.projections.rows import Binding, Drift, Quarantine
 
 HandedEvent = DevicePrepared | DeviceGivenBack | DeviceQuarantined | DriftDetected | DriftResolved
@@ -54,37 +55,16 @@ def handed_after(body: bytes, lease: int, position: int, at_ns: int, event: Hand
     before = handed_in(body)
     match event:
         case DevicePrepared():
-            binding = Binding(
-                lease=event.lease,
-                driver=event.driver,
-                was_driver=event.was_driver,
-                reset=event.reset,
-                position=position,
-                at_ns=at_ns,
-            )
-            return _body(_replace(before, binding=binding))
+            return _body(_replace(before, binding=bindings.binding_of(event, position, at_ns)))
         case DeviceGivenBack():
             after = _replace(before, quarantine=None)
             if lease and lease == event.lease:
-                was = before.binding or Binding(lease=lease, position=position, at_ns=at_ns)
-                back = _replace(was, driver=event.driver, given_back=True, position=position, at_ns=at_ns)
-                after = _replace(after, binding=back)
+                after = _replace(after, binding=bindings.back_of(before.binding, event, position, at_ns))
             return _body(after)
         case DeviceQuarantined():
-            quarantine = Quarantine(
-                lease=event.lease, reason=event.reason, help=event.help, position=position, at_ns=at_ns
-            )
-            return _body(_replace(before, quarantine=quarantine))
+            return _body(_replace(before, quarantine=bindings.quarantine_of(event, position, at_ns)))
         case DriftDetected():
-            drift = Drift(
-                kind=event.kind,
-                leased=event.leased,
-                attached=event.attached,
-                bound=event.bound,
-                position=position,
-                at_ns=at_ns,
-            )
-            return _body(_replace(before, drift=drift))
+            return _body(_replace(before, drift=bindings.drift_of(event, position, at_ns)))
         case DriftResolved():
             return _body(_replace(before, drift=None))
 

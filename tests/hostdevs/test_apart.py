@@ -82,6 +82,7 @@ def test_two_virtual_functions(cluster: Cluster, host: Host) -> None:
     """They share nothing but their physical function."""
     cluster.take(host, VF0, domain=DOM_A)
     cluster.take(host, VF1, domain=DOM_B, principal=B)
+    assert (host.word(VF0), host.word(VF1)) == ("leased prepared", "leased prepared")
 
 
 @scenario(
