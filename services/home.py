@@ -108,6 +108,16 @@ def write_private(path: Path, body: bytes) -> None:
         raise
 
 
+def write_durably(path: Path, body: bytes) -> None:
+    """As `write_private`; and that the file took another's place is on disk, too, when it returns."""
+    write_private(path, body)
+    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_connection(data: Path, info: ConnectionInfo) -> None:
     """Say how this bus is reached, for those who may read the data directory."""
     write_private(data / CONNECTION_FILE, msgspec.json.format(msgspec.json.encode(info)))

@@ -15,7 +15,7 @@ import msgspec
 
 from leasehold.events.errors import StorageError, StoreInUseError
 from leasehold.projections.handnotes import Note
-from leasehold.services.home import write_private
+from leasehold.services.home import write_durably
 from leasehold.services.watcher.sysfs import THIS_MACHINE, HostRoot, read_text
 
 FORMAT: Final = 1
@@ -85,18 +85,8 @@ class Notes:
         """Have these on disk when it returns, and nothing else. May be called on any thread. Raises OSError."""
         with self._lock:
             if not self.has(notes):
-                write_private(self._path, msgspec.json.encode(_File(FORMAT, tuple(notes))))
-                _sync_folder(self._path.parent)
+                write_durably(self._path, msgspec.json.encode(_File(FORMAT, tuple(notes))))
                 self._written = tuple(notes)
-
-
-def _sync_folder(folder: Path) -> None:
-    """That a file took another's place is as durable as what is in it."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def boot_of(root: HostRoot) -> str:

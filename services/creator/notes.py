@@ -13,7 +13,7 @@ import msgspec
 
 from leasehold.events import limits
 from leasehold.events.errors import StorageError, StoreInUseError
-from leasehold.services.home import write_private
+from leasehold.services.home import write_durably
 
 NOTES_BYTES_MAX: Final = 1024 * 1024
 
@@ -77,5 +77,5 @@ class Notes:
 
     def _write(self, begun: set[Begun]) -> None:
         kept = sorted(begun)[-limits.ORDERS_KEPT_PER_HOST_MAX :]
-        write_private(self._path, msgspec.json.encode(kept))
+        write_durably(self._path, msgspec.json.encode(kept))
         self._begun = set(kept)
