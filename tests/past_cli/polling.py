@@ -6,16 +6,17 @@ import threading
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from leasehold.events.identities import HostName
 from leasehold.events.subjects import Subjects
 from leasehold.services import home
+from leasehold.services.client import Client
 from leasehold.services.credentials import own_credential
 from leasehold.services.poller.agent import PollerAgent
 from tests.support.commands import Commands
 from tests.support.hypervisor import PaperHypervisor
-from tests.support.running import HOST
+from tests.support.running import HOST, RunningUp
 from tests.support.servers import connected
 
 WAIT_S = 60.0
@@ -59,6 +60,24 @@ class Poller:
             await agent.reported.wait()
             self._ready.set()
             await asyncio.wait({self._task})
+
+
+class Story(NamedTuple):
+    """An `up`, its poller, and devices that nobody had."""
+
+    up: RunningUp
+    poller: Poller
+    devices: list[str]
+
+    @classmethod
+    def of(cls, up: RunningUp) -> Self:
+        """The poller has yet to be started."""
+
+        async def free() -> list[str]:
+            async with Client(up.data) as client:
+                return [row.key for row in await client.devices(bus="pci") if row.state == "free"]
+
+        return cls(up, Poller(up.data), asyncio.run(free()))
 
 
 def until(commands: Commands, *arguments: str, **wanted: object) -> dict[str, Any]:

@@ -3,49 +3,33 @@
 What they do where a binder hands over is in `tests/acceptance/test_hostdevs.py`.
 """
 
-import asyncio
 import csv
 import io
 import json
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import pytest
 
 from leasehold.events import limits
 from leasehold.events.hostdevs import DRIFTS, STUBS
-from leasehold.services.client import Client
-from tests.past_cli.polling import Poller, until
+from tests.past_cli.polling import Story, until
 from tests.support.commands import Commands
-from tests.support.running import HOST, RunningUp, running_up
+from tests.support.running import HOST, running_up
 
 WEB, DB, THIEF = (f"c0ffee00-0000-4000-8000-00000000000{number}" for number in range(3))
-
-
-class Story(NamedTuple):
-    """An `up`, its poller, and devices that nobody had."""
-
-    up: RunningUp
-    poller: Poller
-    devices: list[str]
 
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     """A domain that claims two cards; another one, that has a third without a lease."""
     with running_up(tmp_path_factory.mktemp("hostdevs") / "data") as up:
-
-        async def free() -> list[str]:
-            async with Client(up.data) as client:
-                return [row.key for row in await client.devices(bus="pci") if row.state == "free"]
-
-        devices = asyncio.run(free())
-        poller = Poller(up.data)
+        story = Story.of(up)
+        poller, devices = story.poller, story.devices
         poller.hypervisor.put(WEB, name="web", domid=-1, state="halted", configured=tuple(devices[:2]))
         poller.hypervisor.put(DB, name="db", domid=-1, state="halted")
         poller.hypervisor.put(THIEF, name="thief", attached=(devices[2],))
         poller.start()
-        yield Story(up, poller, devices)
+        yield story
         poller.stop()
 
 
