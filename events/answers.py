@@ -3,13 +3,24 @@
 import msgspec
 
 from leasehold.events.capabilities import Order
-from leasehold.events.refusals import Refusal
+from leasehold.events.refusals import Refusal, RefusalCode
+from leasehold.events.scheduling import Search
+
+
+class NotRenewed(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """A lease that was not renewed, and why."""
+
+    lease: int
+    code: RefusalCode
+    message: str
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     """The answer to a request.
 
-    `outcome`: `granted`, `renewed`, `released`, `freed`, `ordered`, `retired`, `revoked`, `declared_dead`, `refused`;
+    `outcome`: `granted`, `renewed`, `released`, `freed`, `ordered`, `retired`, `revoked`, `declared_dead`, `refused`,
+    `queued` (it waits: ask again, with the same id, how it stands), `withdrawn`, `transferred`, `switched`, `set` (what
+    operators say of classes, quotas, devices and hosts);
     or, with nothing in the log, `invalid` (the request cannot be read: `field`, `message`), `unavailable` (not decided,
     nothing done) or `outcome_unknown` (the append has no answer yet: ask again with the same id).
     """
@@ -42,7 +53,22 @@ class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=
     """Which were released, where it was asked for all of a domain."""
     ttl_ms: int = 0
     expires_at_ns: int = 0
+    queued: int = 0
+    """Its place in the queue: an id."""
+    ahead: int = 0
+    """How many of those that wait come before it and could want the same."""
+    until_ns: int = 0
+    """Until when it waits."""
+    kept: tuple[str, ...] = ()
+    """Devices that are kept for it."""
+    reserved_for: int = 0
+    """The lease that it is to stand in for; until the switch its token opens nothing."""
+    not_renewed: tuple[NotRenewed, ...] = ()
+    """Of many, those that were not; the others are in `leases`."""
+    search: Search | None = None
+    """How its devices were found, where none were named."""
     refusal: Refusal | None = None
+    """Why not; of what waits, why not yet."""
     field: str = ""
     message: str = ""
     retry_after_ms: int = 0

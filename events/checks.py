@@ -4,12 +4,14 @@ import re
 
 import msgspec
 
-from leasehold.events import capabilities, identities, inputs, limits
+from leasehold.events import capabilities, identities, inputs, limits, schedule_checks
+from leasehold.events.bounds import check_range, check_text
 from leasehold.events.devices import SOURCES, WHYS, Sighting
 from leasehold.events.domains import STATES, USES, DomainDescription, parse_device_word
 from leasehold.events.errors import InvalidInputError
 from leasehold.events.hostdevs import BUSES, OPERATIONS, RESETS, parse_stub
 from leasehold.events.inputs import Observed, Request
+from leasehold.events.schedule_inputs import ScheduleRequest
 
 # --- agents' messages ---------------------------------------------------------------------------------------------
 
@@ -192,6 +194,8 @@ def check_request(request: Request) -> None:
     elif isinstance(request, inputs.DeclareDeadRequest):
         identities.parse_host(request.host)
         check_text(request.reason, "reason", limits.REASON_CHARS_MAX)
+    elif isinstance(request, ScheduleRequest):
+        schedule_checks.check_schedule_request(request)
     else:
         check_range(request.lease, 1, 2**53 - 1, "lease")
         check_range(request.token, 1, 2**53 - 1, "token")
@@ -201,9 +205,8 @@ def check_request(request: Request) -> None:
 
 def _check_lease(request: inputs.LeaseRequest) -> None:
     _check_terms(request)
-    check_range(len(request.devices), 1, limits.DEVICES_PER_LEASE_MAX, "devices")
-    for device in request.devices:
-        check_text(device, "devices", limits.DEVICE_TEXT_CHARS_MAX)
+    schedule_checks.check_wanted(request)
+    schedule_checks.check_waiting(request)
     if request.domain:
         if identities.parse_uuid(request.domain, "domain") != request.domain:
             raise InvalidInputError(
@@ -290,15 +293,3 @@ def _check_new_vport(device: capabilities.NewVport, host: str) -> None:
     for field in ("parent_wwnn", "parent_wwpn", "parent_fabric_wwn", "wwnn", "wwpn"):
         if getattr(device, field):
             identities.parse_wwn(getattr(device, field), f"device.{field}")
-
-
-def check_text(text: str, field: str, chars_max: int) -> None:
-    """Whether it is a printable text of 1 to `chars_max` characters."""
-    if not 1 <= len(text) <= chars_max or not text.isprintable():
-        raise InvalidInputError(f"{text[:40]!r} is not a printable text of 1 to {chars_max} characters", field=field)
-
-
-def check_range(value: int, low: int, high: int, field: str) -> None:
-    """Whether it lies between `low` and `high`."""
-    if not low <= value <= high:
-        raise InvalidInputError(f"{value} is not between {low} and {high}", field=field)

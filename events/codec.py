@@ -5,14 +5,16 @@ Sorted keys make equal values equal bytes, so a record that is decided again can
 
 import hashlib
 import re
+from types import GenericAlias
 from typing import Any, Final, Union, get_args
 
 import msgspec
 
-from leasehold.events import capabilities, checks, event_types, identities, inputs, limits
+from leasehold.events import capabilities, checks, event_types, identities, inputs, limits, schedule_inputs, scheduling
 from leasehold.events.errors import CorruptLedgerError, InvalidInputError, UnknownFormatError
-from leasehold.events.event_types import Event, OldEvent
+from leasehold.events.event_types import Event
 from leasehold.events.inputs import Input, Observed, Request
+from leasehold.events.old_events import LeaseGrantedV1, OldEvent
 from leasehold.events.record import FORMAT, Record, Step
 
 _encoder: Final = msgspec.json.Encoder(order="sorted")
@@ -20,7 +22,7 @@ _record_decoder: Final = msgspec.json.Decoder(Record)
 _observed_decoder: Final = msgspec.json.Decoder(Observed)
 
 
-def _strict(kind: type[Any], *fields: tuple[str, Any]) -> type[Any]:
+def _strict(kind: type[Any], *fields: tuple[str, Any] | tuple[str, Any, Any]) -> type[Any]:
     """The same, but for fields that it does not know, which it refuses."""
     tag = kind.__struct_config__.tag
     return msgspec.defstruct(
@@ -35,10 +37,17 @@ def _strict(kind: type[Any], *fields: tuple[str, Any]) -> type[Any]:
     )
 
 
+_STRICT_OPTION: Final = _strict(scheduling.Option)
+_STRICT_NEED: Final = _strict(scheduling.Need, ("first_of", GenericAlias(tuple, (_STRICT_OPTION, ...)), ()))
+_STRICT_CONSTRAINT: Final = _strict(scheduling.Constraint)
+_NEEDS: Final = (
+    ("needs", GenericAlias(tuple, (_STRICT_NEED, ...)), ()),
+    ("constraints", GenericAlias(tuple, (_STRICT_CONSTRAINT, ...)), ()),
+)
 _STRICT_NEW: Final = {kind: _strict(kind) for kind in get_args(capabilities.NewDevice)}
 _STRICT_NEWS: Final[Any] = Union[tuple(_STRICT_NEW.values())]  # noqa: UP007 (it is made, not written)
 _STRICT: Final[dict[str, type[Any]]] = {
-    "lease": _strict(inputs.LeaseRequest),
+    "lease": _strict(inputs.LeaseRequest, *_NEEDS),
     "renew": _strict(inputs.RenewRequest),
     "release": _strict(inputs.ReleaseRequest),
     "confirm_free": _strict(inputs.ConfirmFreeRequest),
@@ -50,9 +59,25 @@ _STRICT: Final[dict[str, type[Any]]] = {
     "operate_device": _strict(inputs.OperateDeviceRequest),
     "revoke": _strict(inputs.RevokeRequest),
     "declare_dead": _strict(inputs.DeclareDeadRequest),
+    "withdraw": _strict(schedule_inputs.WithdrawRequest),
+    "renew_many": _strict(schedule_inputs.RenewManyRequest),
+    "transfer": _strict(schedule_inputs.TransferRequest),
+    "reserve": _strict(schedule_inputs.ReserveRequest, *_NEEDS),
+    "switch": _strict(schedule_inputs.SwitchRequest),
+    "set_class": _strict(schedule_inputs.SetClassRequest),
+    "remove_class": _strict(schedule_inputs.RemoveClassRequest),
+    "set_quota": _strict(schedule_inputs.SetQuotaRequest),
+    "cordon": _strict(schedule_inputs.CordonRequest),
+    "uncordon": _strict(schedule_inputs.UncordonRequest),
+    "taint": _strict(schedule_inputs.TaintRequest),
+    "untaint": _strict(schedule_inputs.UntaintRequest),
+    "set_policy": _strict(schedule_inputs.SetPolicyRequest),
+    "confirm_clean": _strict(schedule_inputs.ConfirmCleanRequest),
+    "heal": _strict(schedule_inputs.HealRequest),
 }
 _TOLERANT: Final[dict[type[Any], type[Any]]] = {
-    strict: strict.__bases__[0] for strict in (*_STRICT.values(), *_STRICT_NEW.values())
+    strict: strict.__bases__[0]
+    for strict in (*_STRICT.values(), *_STRICT_NEW.values(), _STRICT_OPTION, _STRICT_NEED, _STRICT_CONSTRAINT)
 }
 _VERB: Final[dict[type[Any], str]] = {_TOLERANT[strict]: verb for verb, strict in _STRICT.items()}
 _request_decoders: Final = {verb: msgspec.json.Decoder(kind) for verb, kind in _STRICT.items()}
@@ -177,7 +202,7 @@ def _decode_old(body: bytes) -> Record | None:
 
 
 def _upcast(event: Event | OldEvent) -> Event:
-    if not isinstance(event, event_types.LeaseGrantedV1):
+    if not isinstance(event, LeaseGrantedV1):
         return event
     fields = {name: getattr(event, name) for name in event.__struct_fields__}
     return event_types.LeaseGranted(tenant=identities.tenant_of(event.request.principal), **fields)
@@ -214,11 +239,12 @@ def decode_request(verb: str, body: bytes) -> Request:
 
 def _as_tolerant(value: Any) -> Any:
     """The same in the type that stands in the log."""
-    kind = _TOLERANT[type(value)]
-    fields = msgspec.structs.asdict(value)
-    if kind is inputs.CreateDeviceRequest:
-        fields["device"] = _as_tolerant(value.device)
-    return kind(**fields)
+    if isinstance(value, tuple):
+        return tuple(map(_as_tolerant, value))
+    kind = _TOLERANT.get(type(value))
+    if kind is None:
+        return value
+    return kind(**{name: _as_tolerant(getattr(value, name)) for name in value.__struct_fields__})
 
 
 def decode_checked(decoder: msgspec.json.Decoder[Any], body: bytes, *, what: str) -> Any:
@@ -239,6 +265,10 @@ def decode_checked(decoder: msgspec.json.Decoder[Any], body: bytes, *, what: str
         raise InvalidInputError(f"not JSON ({error})", field=what) from error
 
 
+_SAID_SINCE_SCHEDULING: Final = ("needs", "constraints", "mode", "tolerates", "wait_ms", "priority")
+"""Of a request for a lease: hashed only where they are said, as before they could be."""
+
+
 def body_hash(request: Request) -> str:
     """32 hex digits over what is asked for, without when: the same words said again are the same request."""
     fields = msgspec.structs.asdict(request)
@@ -249,4 +279,8 @@ def body_hash(request: Request) -> str:
     if isinstance(request, inputs.LeaseRequest) and not request.driver and not request.unmanaged:
         # As before it could be said how they are handed over.
         del fields["driver"], fields["unmanaged"]
+    if isinstance(request, inputs.LeaseRequest):
+        for name in _SAID_SINCE_SCHEDULING:
+            if not fields[name]:
+                del fields[name]
     return hashlib.sha256(_encoder.encode((verb_of(request), fields))).hexdigest()[:32]

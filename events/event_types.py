@@ -13,6 +13,8 @@ from leasehold.events.hostdev_events import HostdevEvent
 from leasehold.events.hostdevs import Handover
 from leasehold.events.identities import DeviceId, DeviceKey, DomainKey, Holder, HostName, Principal, RequestRef
 from leasehold.events.refusals import Refusal
+from leasehold.events.schedule_events import ScheduleEvent
+from leasehold.events.scheduling import Search
 
 
 class LedgerStarted(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="ledger_started.v1"):
@@ -325,18 +327,18 @@ class LeaseGranted(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_fiel
     bond: DomainBond | msgspec.UnsetType = msgspec.UNSET
     """For which domain, if it was said; written only then, as records from before there was any are decided again."""
     handover: Handover | msgspec.UnsetType = msgspec.UNSET
-    """How its devices are handed over, if that was said."""
-
-
-class LeaseGrantedV1(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="lease_granted.v1"):
-    """As it was written up to rules version 2; whoever reads the log gets a `LeaseGranted` for it."""
-
-    request: RequestRef
-    holder: Holder
-    devices: tuple[DeviceId, ...]
-    ttl_ms: int
-    expires_at_ns: int
-    forced: bool = False
+    """How its devices are handed over, if that was said. What follows is written only where it is so, too."""
+    mode: str | msgspec.UnsetType = msgspec.UNSET
+    """One of `scheduling.MODES`; unset: alone."""
+    tolerates: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    charges: tuple[tuple[str, ...], ...] | msgspec.UnsetType = msgspec.UNSET
+    """Of each device, against which of its tenant's quotas it counts, by their classes."""
+    queued: int | msgspec.UnsetType = msgspec.UNSET
+    """It waited at this place of the queue, which it leaves."""
+    reserved_for: int | msgspec.UnsetType = msgspec.UNSET
+    """It is to stand in for that lease, and its token opens nothing before a `LeaseSwitched`."""
+    search: Search | msgspec.UnsetType = msgspec.UNSET
+    """How its devices were found, where none were named."""
 
 
 class LeaseRenewed(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="lease_renewed.v1"):
@@ -485,7 +487,5 @@ Event = (
     | OrderCarriedOut
     | OrderFailed
     | HostdevEvent
+    | ScheduleEvent
 )
-
-OldEvent = LeaseGrantedV1
-"""Versions that are read, and no longer written; `codec.decode_record` gives today's events for them."""

@@ -54,7 +54,8 @@ class DeviceQuarantined(
     msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="device_quarantined.v1"
 ):
     """The host's binder cannot bring the device into the state that it should have. Nobody gets it until the binder
-    has given it back after all, or an operator has confirmed that it is free.
+    has given it back after all, or an operator has confirmed that it is free. Or (`evidence`) it has failed its holders
+    too often: nobody gets it until an operator has said that it works again.
     """
 
     host: HostName
@@ -64,6 +65,8 @@ class DeviceQuarantined(
     reason: str
     help: str
     """The way out."""
+    evidence: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Positions of the events that show how often it failed; written only where that is the reason."""
 
 
 class LeaseRevoked(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="lease_revoked.v1"):

@@ -11,6 +11,8 @@ from leasehold.events.capabilities import NewDevice
 from leasehold.events.devices import DeviceDescription, Sighting
 from leasehold.events.domains import DomainDescription
 from leasehold.events.identities import DeviceKey, DomainKey, Holder, HostName, Principal, RequestId
+from leasehold.events.schedule_inputs import ScheduleRequest
+from leasehold.events.scheduling import Constraint, Need
 
 POLLER: Final = "poller"
 """The agent that tells of a host's domains."""
@@ -31,12 +33,12 @@ class LeaseRequest(
 
     request_id: RequestId
     issued_at_ns: int
-    devices: tuple[str, ...]
-    """Each a key, `host/key`, a node-device name, a PCI address or a sysfs path."""
     holder: Holder
     ttl_ms: int
+    devices: tuple[str, ...] = ()
+    """Each a key, `host/key`, a node-device name, a PCI address or a sysfs path. Either these, or `needs`."""
     host: str = ""
-    """Where to look names up; empty: on all hosts, if only one has it."""
+    """Where to look names up, or what is needed; empty: on all hosts (a name: if only one has it)."""
     force: bool = False
     """Take it although the host itself lives on it."""
     domain: str = ""
@@ -50,6 +52,17 @@ class LeaseRequest(
     """Where a binder hands over: which stub PCI functions are bound to (`hostdevs.STUBS`); empty: its own choice."""
     unmanaged: bool = False
     """They are bound to a stub already, by hand, and are to stay so: nothing is bound, only reset and checked."""
+    needs: tuple[Need, ...] = ()
+    """What is needed, where no device is named."""
+    constraints: tuple[Constraint, ...] = ()
+    mode: str = ""
+    """One of `scheduling.MODES`."""
+    tolerates: tuple[str, ...] = ()
+    """Taints, each by its `name`, or `name=value` for one of that value; `*`: all."""
+    wait_ms: int = 0
+    """For how long it may wait until it can be granted; 0: it does not wait."""
+    priority: int = 0
+    """Each step counts like a minute of waiting longer than others: -100 to 100."""
 
 
 class RenewRequest(
@@ -225,6 +238,7 @@ Request = (
     | OperateDeviceRequest
     | RevokeRequest
     | DeclareDeadRequest
+    | ScheduleRequest
 )
 
 

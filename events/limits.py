@@ -103,6 +103,48 @@ OUTAGE_MS: Final = 5_000
 CONTACT_MS: Final = 1_000
 """How often an idle allocator makes sure that the log answers, and sets its clock by the server's."""
 
+# --- scheduling -------------------------------------------------------------------------------------------------
+SELECTOR_BYTES_MAX: Final = 4 * 1024
+SELECTOR_DEPTH_MAX: Final = 32
+"""The evaluator recurses, and has no bound of its own."""
+SELECTOR_NODES_MAX: Final = 512
+SELECTOR_LOOPS_MAX: Final = 2
+"""Comprehensions (`exists`, `all`, …) within each other."""
+NEEDS_PER_REQUEST_MAX: Final = 16
+OPTIONS_PER_NEED_MAX: Final = 8
+CONSTRAINTS_PER_REQUEST_MAX: Final = 8
+TOLERATIONS_MAX: Final = 16
+SEARCH_STEPS_MAX: Final = 4_096
+"""Candidates that a search tries. A step costs some microseconds."""
+CLASSES_MAX: Final = 256
+QUOTAS_MAX: Final = 16_384
+QUOTAS_PER_TENANT_MAX: Final = 64
+CHARGED_AT_ONCE_MAX: Final = 8_192
+"""Devices that a tenant may have when a quota is set: one event names those that count."""
+PRIORITY_MAX: Final = 100
+PRIORITY_STEP_NS: Final = 60 * 10**9
+"""So much longer does a request seem to have waited for each step of its priority. So nobody waits for ever: who comes
+later than priority can make good for, comes behind."""
+WAIT_MS_MIN: Final = 1_000
+WAIT_MS_MAX: Final = 30 * 24 * 3_600_000
+QUEUED_MAX: Final = 16_384
+QUEUED_PER_PRINCIPAL_MAX: Final = 2_048
+QUEUED_TRIED_PER_TICK_MAX: Final = 16
+"""How many waiting requests one decision looks at; the next one goes on behind them."""
+STIRRED_MAX: Final = 4_096
+"""Notes of what has become better for those who wait; past it there is one for all of them."""
+BUCKETS_PER_REQUEST_MAX: Final = 64
+RENEWALS_PER_REQUEST_MAX: Final = 1_000
+TAINTS_MAX: Final = 16
+"""On one host, or on one device."""
+SHARERS_MAX: Final = 64
+FAILURES_MAX: Final = 3
+"""So often may a device fail its holders within `FAILURE_WINDOW_NS` before it is in quarantine."""
+FAILURE_WINDOW_NS: Final = 24 * 3_600 * 10**9
+NOTICE_MS_MAX: Final = 30 * 24 * 3_600_000
+EXCLUDED_TOLD_MAX: Final = 8
+"""Rules that the reasons of one need name."""
+
 # --- names ------------------------------------------------------------------------------------------------------
 NAME_CHARS_MAX: Final = 63
 HOLDER_CHARS_MAX: Final = 128

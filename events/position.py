@@ -17,6 +17,7 @@ Position = NewType("Position", int)
 _POSITION_BITS: Final = 47
 assert EVENTS_PER_RECORD_MAX * (SEQUENCE_MAX + 1) == 1 << _POSITION_BITS
 _LEASE_ID: Final = re.compile(r"L([1-9][0-9]{0,15})")
+_QUEUED_ID: Final = re.compile(r"Q([1-9][0-9]{0,15})")
 
 
 def position_of(sequence: int, index: int) -> Position:
@@ -72,4 +73,21 @@ def parse_lease_id(text: str) -> Position:
     match = _LEASE_ID.fullmatch(text if text.startswith("L") else f"L{text}")
     if match is None or int(match[1]) >= 2**53:
         raise InvalidInputError(f"{text[:80]!r} is not a lease id; one looks like L4352", field="lease")
+    return Position(int(match[1]))
+
+
+def queued_id_text(position: int) -> str:
+    """How people see a place in the queue: `Q` and the position at which the request was queued."""
+    return f"Q{position}"
+
+
+def parse_queued_id(text: str) -> Position:
+    """Read `Q4352` (or the bare number).
+
+    Raises:
+        InvalidInputError: anything else.
+    """
+    match = _QUEUED_ID.fullmatch(text if text.startswith("Q") else f"Q{text}")
+    if match is None or int(match[1]) >= 2**53:
+        raise InvalidInputError(f"{text[:80]!r} is no place in the queue; one looks like Q4352", field="queued")
     return Position(int(match[1]))

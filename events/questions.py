@@ -14,6 +14,7 @@ from leasehold.events.domains import SeenDomain
 from leasehold.events.hostdevs import Hold
 from leasehold.events.identities import HostName
 from leasehold.events.refusals import Blocker
+from leasehold.events.schedule_views import Broken, ClassView, Explanation, QueuedView, QuotaView, TaintView
 from leasehold.events.views import (
     CauseView,
     ChangeView,
@@ -93,7 +94,9 @@ class History(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Explain(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Why: of a device, what would stand in the way of a lease now; of a request id, how it was decided."""
+    """Why: of a device, what would stand in the way of a lease now; of a request id, how it was decided; of a place in
+    the queue (`Q4352`) or a lease, which devices were looked at, and why these.
+    """
 
     name: str
     host: str = ""
@@ -156,6 +159,53 @@ class ListDrifts(Question, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Only this one, by any name."""
     after: str = ""
     limit: int = 1_000
+
+
+class ListClasses(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Device classes with how their devices stand, in the order of their names, from behind `after`. `name`: only this.
+
+    `free`: with the free ones, as `devices`, of the one class that is named.
+    """
+
+    name: str = ""
+    free: bool = False
+    after: str = ""
+    limit: int = 100
+
+
+class ListQuotas(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Quotas in the order of tenant and class, from behind `after` (`tenant/class`)."""
+
+    tenant: str = ""
+    after: str = ""
+    limit: int = 1_000
+
+
+class ListQueue(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Requests that wait, first the one that comes first, from behind `after` (`Q4352`)."""
+
+    tenant: str = ""
+    device_class: str = ""
+    after: str = ""
+    limit: int = 1_000
+
+
+class ListTaints(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is cordoned or tainted, in the order of hosts and devices, from behind `after` (`target kind name`)."""
+
+    host: str = ""
+    after: str = ""
+    limit: int = 1_000
+
+
+class Consider(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a request would be decided now, with nothing done: `answer`, and what would end by it as `broken`.
+
+    `request`: its body, as it would be sent; ids and times in it need not be new.
+    """
+
+    verb: str
+    request: msgspec.Raw
 
 
 class Status(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -291,6 +341,11 @@ QUESTIONS: Final[dict[str, type[Question]]] = {
     "list_domains": ListDomains,
     "list_hostdevs": ListHostdevs,
     "list_drifts": ListDrifts,
+    "list_classes": ListClasses,
+    "list_quotas": ListQuotas,
+    "list_queue": ListQueue,
+    "list_taints": ListTaints,
+    "consider": Consider,
     "show": Show,
     "history": History,
     "explain": Explain,
@@ -318,6 +373,13 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     domains: list[DomainView] = []
     hostdevs: list[HostdevView] = []
     drifts: list[DriftView] = []
+    classes: list[ClassView] = []
+    quotas: list[QuotaView] = []
+    queue: list[QueuedView] = []
+    taints: list[TaintView] = []
+    broken: list[Broken] = []
+    """The living leases that a considered request would end, or give notice of their end, exactly these."""
+    explanation: Explanation | None = None
     count: int = 0
     """How many there are, where only that was asked."""
     history: list[HistoryRow] = []

@@ -9,13 +9,13 @@ from leasehold.events.event_types import Event
 from leasehold.events.inputs import Input
 
 FORMAT: Final = 1
-RULES_VERSION: Final = 4
+RULES_VERSION: Final = 5
 """Raised when the same input would be decided differently, or an event be written differently."""
-RULES_DECIDED: Final = frozenset({2, 3, 4})
+RULES_DECIDED: Final = frozenset({2, 3, 4, 5})
 """Rules that this build decides by; records of others are folded, but not decided again. 2 and 3 come to the same
 events, which are written differently; 4 decides otherwise only on what no record of theirs can hold, but for ticks, by
 which it also tells how the witnesses of a device differ."""
-RULES_WRITTEN: Final = frozenset({3, 4})
+RULES_WRITTEN: Final = frozenset({3, 4, 5})
 """Rules whose records this build would write in the same bytes."""
 GENESIS_PREV: Final = "0" * 64
 

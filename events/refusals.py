@@ -4,6 +4,8 @@ from enum import StrEnum
 
 import msgspec
 
+from leasehold.events.scheduling import Search
+
 
 class RefusalCode(StrEnum):
     """Stable for programs; a code is never given another meaning."""
@@ -49,6 +51,49 @@ class RefusalCode(StrEnum):
     NOTHING_TO_PREPARE = "nothing_to_prepare"
     NOTHING_TO_REATTACH = "nothing_to_reattach"
     LEASE_OF_BOTH_BUSES = "lease_of_both_buses"
+    SELECTOR_INVALID = "selector_invalid"
+    """The message says where, and what is wrong."""
+    CLASS_UNKNOWN = "class_unknown"
+    CLASS_IN_USE = "class_in_use"
+    """A quota or a waiting request names it."""
+    NO_MATCH = "no_match"
+    """There is no such device, or not so many, whoever has them."""
+    NOT_ENOUGH = "not_enough"
+    """There are, but too few of them can be had now."""
+    CONSTRAINT_UNMET = "constraint_unmet"
+    """Enough can be had, but not so that they go together."""
+    SEARCH_CUT_OFF = "search_cut_off"
+    """The search was given up at its bound: there may be a solution. Say more narrowly what is needed."""
+    QUOTA_EXCEEDED = "quota_exceeded"
+    QUEUE_FULL = "queue_full"
+    WAITED_IN_VAIN = "waited_in_vain"
+    """It was waited for as long as was said."""
+    WITHDRAWN = "withdrawn"
+    QUEUED_UNKNOWN = "queued_unknown"
+    DEVICE_CORDONED = "device_cordoned"
+    DEVICE_TAINTED = "device_tainted"
+    DEVICE_KEPT = "device_kept"
+    """It is kept for a request that waits, and comes first."""
+    DEVICE_UNCLEAN = "device_unclean"
+    """Nobody has confirmed yet that it was cleaned up behind another tenant."""
+    DEVICE_SHARED = "device_shared"
+    """Others share it."""
+    NOT_SHAREABLE = "not_shareable"
+    NOT_TRANSFERABLE = "not_transferable"
+    """It would go to another tenant without being cleaned up, or it is reserved, shared or only looked at."""
+    PRINCIPAL_UNKNOWN = "principal_unknown"
+    SOURCE_STILL_HAS = "source_still_has"
+    """The domain has not let go of what it is to hand over."""
+    LEASE_RESERVED = "lease_reserved"
+    """It counts only after the switch."""
+    NOT_RESERVED = "not_reserved"
+    HOST_UNKNOWN = "host_unknown"
+    NOT_CORDONED = "not_cordoned"
+    TAINT_UNKNOWN = "taint_unknown"
+    TAINTS_TOO_MANY = "taints_too_many"
+    NOTHING_TO_CLEAN = "nothing_to_clean"
+    NOTHING_TO_HEAL = "nothing_to_heal"
+    QUOTA_UNKNOWN = "quota_unknown"
     REQUEST_ID_REUSED = "request_id_reused"
     REQUEST_TOO_OLD = "request_too_old"
     REQUEST_FROM_FUTURE = "request_from_future"
@@ -78,3 +123,5 @@ class Refusal(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only
     message: str
     blockers: tuple[Blocker, ...] = ()
     help: str = ""
+    search: Search | None = None
+    """How devices were looked for, where none were named."""

@@ -7,7 +7,8 @@ from leasehold.events.identities import HostName, RequestKey
 from leasehold.events.position import end_of_record
 from leasehold.projections import bindings
 from leasehold.projections.orders import newest_open
-from leasehold.projections.state import AnswerState, LeaseState, State
+from leasehold.projections.rows import AnswerState, LeaseState
+from leasehold.projections.state import State
 
 _OUTCOME: Final = {
     "lease": "granted",

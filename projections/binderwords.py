@@ -14,8 +14,8 @@ from leasehold.events import event_types, inputs
 from leasehold.events.event_types import Event
 from leasehold.events.hostdev_events import DeviceGivenBack, DevicePrepared, DeviceQuarantined, PrepareFailed
 from leasehold.events.identities import DeviceId, DeviceKey, HostName, device_id
-from leasehold.projections.rows import Binding, Quarantine
-from leasehold.projections.state import DeviceState, State
+from leasehold.projections.rows import Binding, DeviceState, Quarantine
+from leasehold.projections.state import State
 
 
 class _Device:

@@ -20,8 +20,8 @@ from leasehold.events.identities import DeviceId, HostName, device_id, split_dev
 from leasehold.events.position import position_of_token
 from leasehold.events.views import BindingView
 from leasehold.projections import bonds, remembering
-from leasehold.projections.rows import Binding, Drift, Quarantine
-from leasehold.projections.state import AnswerState, DeviceState, LeaseState, SourceState, State
+from leasehold.projections.rows import AnswerState, Binding, DeviceState, Drift, LeaseState, Quarantine, SourceState
+from leasehold.projections.state import State
 
 _replace: Final = msgspec.structs.replace
 _NO_MORE: Final = 2**53 - 1

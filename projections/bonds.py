@@ -12,7 +12,8 @@ import msgspec
 
 from leasehold.events.domains import DomainDescription
 from leasehold.events.identities import HostName, uuid_of
-from leasehold.projections.state import HostState, LeaseState, State
+from leasehold.projections.rows import HostState, LeaseState
+from leasehold.projections.state import State
 
 _replace: Final = msgspec.structs.replace
 

@@ -39,7 +39,9 @@ from leasehold.events.position import lease_id_text
 from leasehold.events.refusals import Blocker, RefusalCode
 from leasehold.projections import ties
 from leasehold.projections.domains import all_named, named
-from leasehold.projections.state import DeviceState, State
+from leasehold.projections.rows import DeviceState
+from leasehold.projections.state import State
+from leasehold.projections.terms import STRANGER, Terms
 from leasehold.projections.ties import Tie, carries_others, lineage
 
 _NAMES_USERS: Final = 4
@@ -250,6 +252,7 @@ def blockers(
     together: frozenset[DeviceId],
     force: bool,
     around: Around | None = None,
+    terms: Terms = STRANGER,
 ) -> Iterator[Blocker]:
     """Everything that keeps `device` from being leased by `owner` (principal, holder) along with `together`.
 
@@ -420,14 +423,19 @@ def _apart(state: State, device: DeviceId, other: DeviceId, rule: str) -> str:
 
 
 def first_blockers(
-    state: State, devices: tuple[DeviceId, ...], *, owner: tuple[str, str], force: bool
+    state: State,
+    devices: tuple[DeviceId, ...],
+    *,
+    owner: tuple[str, str],
+    force: bool,
+    terms: Terms = STRANGER,
 ) -> tuple[Blocker, ...]:
     """What stands in the way of a lease of all `devices`, up to a bound for each, gravest rule first."""
     together = frozenset(devices)
     found: list[Blocker] = []
     around = Around(state)
     for device in devices:
-        those = blockers(state, device, owner=owner, together=together, force=force, around=around)
+        those = blockers(state, device, owner=owner, together=together, force=force, around=around, terms=terms)
         found += islice(those, limits.BLOCKERS_PER_REFUSAL_MAX)
     ranks = list(CODE_OF_RULE)
     found.sort(key=lambda blocker: (ranks.index(blocker.rule), blocker.device, blocker.because_of))

@@ -16,13 +16,26 @@ from leasehold.events.inputs import Asked, Input, Request
 from leasehold.events.position import era_of_token, lease_id_text
 from leasehold.events.record import ledger_id_of
 from leasehold.events.refusals import Refusal, RefusalCode
-from leasehold.projections import conflicts, drifting, hostdevs, observing, operating, ordering
+from leasehold.events.schedule_inputs import ScheduleRequest
+from leasehold.projections import (
+    classes,
+    conflicts,
+    drifting,
+    handingon,
+    hostdevs,
+    observing,
+    operating,
+    operators,
+    ordering,
+    waiting,
+)
 from leasehold.projections.declining import Declined
 from leasehold.projections.fencing import HELP_RESTORED
 from leasehold.projections.granting import grant
 from leasehold.projections.naming import Resolved, resolve, unresolved
 from leasehold.projections.remembering import refusal_fingerprint
-from leasehold.projections.state import LeaseState, State
+from leasehold.projections.rows import LeaseState
+from leasehold.projections.state import State
 
 Decision = list[Event] | None
 _NS_PER_MS: Final = 1_000_000
@@ -368,6 +381,19 @@ def _not_retired(state: State, request: inputs.RetireAgentRequest) -> Refusal | 
     return None
 
 
+def _scheduled(state: State, ref: RequestRef, request: ScheduleRequest, now_ns: int) -> Decision:
+    given = _SCHEDULE_DECIDERS[type(request)](state, ref, request, now_ns)
+    if isinstance(given, Declined):
+        return _refuse(state, ref, request, given.about, given.refusal, now_ns)
+    return given
+
+
+_SCHEDULE_DECIDERS: Final[dict[type[Any], Callable[[State, RequestRef, Any, int], list[Event] | Declined]]] = {
+    **waiting.DECIDERS,
+    **handingon.DECIDERS,
+    **classes.DECIDERS,
+    **operators.DECIDERS,
+}
 _REQUEST_DECIDERS: Final[dict[type[Any], Callable[[State, RequestRef, Any, int], Decision]]] = {
     inputs.LeaseRequest: _lease,
     inputs.RenewRequest: _renew,
@@ -381,6 +407,7 @@ _REQUEST_DECIDERS: Final[dict[type[Any], Callable[[State, RequestRef, Any, int],
     inputs.OperateDeviceRequest: _operate,
     inputs.RevokeRequest: _revoke,
     inputs.DeclareDeadRequest: _declare_dead,
+    **dict.fromkeys(_SCHEDULE_DECIDERS, _scheduled),
 }
 _DECIDERS: Final[dict[type[Any], Callable[[State, Any, int], Decision]]] = {
     inputs.LedgerBegins: _ledger_begins,

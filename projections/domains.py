@@ -15,7 +15,8 @@ from leasehold.events.inputs import BINDER
 from leasehold.events.position import lease_id_text
 from leasehold.events.views import DomainView, UsedView, UserView
 from leasehold.projections import bonds, remembering
-from leasehold.projections.state import AnswerState, DeviceState, DomainState, State
+from leasehold.projections.rows import AnswerState, DeviceState, DomainState
+from leasehold.projections.state import State
 
 _replace: Final = msgspec.structs.replace
 

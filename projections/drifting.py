@@ -34,7 +34,8 @@ from leasehold.projections.indexes import words_of
 from leasehold.projections.rows import Differing
 
 if TYPE_CHECKING:
-    from leasehold.projections.state import DeviceState, HostState, State
+    from leasehold.projections.rows import DeviceState, HostState
+    from leasehold.projections.state import State
 
 RULES: Final = 4
 """Since these rules drift is told; what was decided by earlier ones is decided without it."""

@@ -15,8 +15,21 @@ from leasehold.events.event_types import Event
 from leasehold.events.identities import HostName, device_id
 from leasehold.events.position import index_of, position_of, position_of_token, sequence_of, token_of
 from leasehold.events.record import Record, chain_hash, event_count
-from leasehold.projections import bindings, bonds, domains, drifting, leasing, orders, remembering
-from leasehold.projections.state import DeviceState, Head, HostState, SourceState, State
+from leasehold.projections import (
+    bindings,
+    bonds,
+    classes,
+    domains,
+    drifting,
+    keeping,
+    leasing,
+    marking,
+    orders,
+    queueing,
+    remembering,
+)
+from leasehold.projections.rows import DeviceState, Head, HostState, SourceState
+from leasehold.projections.state import State
 
 _replace: Final = msgspec.structs.replace
 
@@ -353,4 +366,8 @@ _HANDLERS: Final[dict[type[Any], Callable[[State, int, int, Any], None]]] = {
     hostdev_events.HostDeclaredDead: bindings.declared_dead,
     hostdev_events.DriftDetected: bindings.drift_detected,
     hostdev_events.DriftResolved: bindings.drift_resolved,
+    **queueing.HANDLERS,
+    **keeping.HANDLERS,
+    **classes.HANDLERS,
+    **marking.HANDLERS,
 }

@@ -39,7 +39,7 @@ from leasehold.events.position import lease_id_text, parse_lease_id, position_of
 from leasehold.events.record import Record, chain_hash
 from leasehold.events.subjects import NONE, device_word
 from leasehold.projections.evolve import check_follows
-from leasehold.projections.state import Head
+from leasehold.projections.rows import Head
 
 FEED_VERSION: Final = 4
 """Raised when the same log would be told otherwise; snapshots of another version are built anew."""

@@ -17,7 +17,8 @@ from leasehold.events.identities import DeviceId, DomainId, parse_uuid, split_do
 from leasehold.events.position import lease_id_text
 from leasehold.events.views import HostdevView
 from leasehold.projections import domains, nodedev
-from leasehold.projections.state import DeviceState, LeaseState, State
+from leasehold.projections.rows import DeviceState, LeaseState
+from leasehold.projections.state import State
 
 ACTIVE: Final = "active"
 INACTIVE: Final = "inactive"

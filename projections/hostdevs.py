@@ -14,7 +14,8 @@ from leasehold.events.refusals import RefusalCode
 from leasehold.projections import conflicts, domains
 from leasehold.projections.declining import Declined, declined
 from leasehold.projections.granting import grant
-from leasehold.projections.state import LeaseState, State
+from leasehold.projections.rows import LeaseState
+from leasehold.projections.state import State
 
 _LIST_DOMAINS: Final = "list the domains"
 

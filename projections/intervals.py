@@ -37,7 +37,7 @@ from leasehold.projections.modelrows import (
     RequestRow,
     VersionRow,
 )
-from leasehold.projections.state import DeviceState
+from leasehold.projections.rows import DeviceState
 
 _Describing = (
     event_types.DeviceAppeared | event_types.DeviceChanged | event_types.DeviceReplaced | event_types.DeviceReappeared

@@ -9,7 +9,8 @@ from leasehold.events.hostdev_events import LeaseRevoked, PrepareFailed
 from leasehold.events.identities import RequestRef, request_key
 from leasehold.events.position import token_of
 from leasehold.projections import bonds, remembering
-from leasehold.projections.state import AnswerState, LeaseState, State
+from leasehold.projections.rows import AnswerState, LeaseState
+from leasehold.projections.state import State
 
 _replace: Final = msgspec.structs.replace
 

@@ -14,7 +14,8 @@ from leasehold.events.devices import DeviceDescription
 from leasehold.events.identities import COMPUTER, DeviceId, DeviceKey, device_id
 from leasehold.events.questions import DevicesAt, ListDevices
 from leasehold.projections.naming import all_named
-from leasehold.projections.state import DeviceState, State
+from leasehold.projections.rows import DeviceState
+from leasehold.projections.state import State
 
 UNBOUND: Final = "none"
 """As a driver: none is bound."""

@@ -9,7 +9,8 @@ from leasehold.events.event_types import Event
 from leasehold.events.identities import device_id
 from leasehold.events.inputs import HostHeard, Observed
 from leasehold.projections import binderwords, domainwords, ordering, sharing
-from leasehold.projections.state import HostState, SourceState, State
+from leasehold.projections.rows import HostState, SourceState
+from leasehold.projections.state import State
 
 Decision = list[Event] | None
 _TOLD_BEFORE: Final[tuple[str, ...]] = ("driver", "capability.link_state")

@@ -15,7 +15,8 @@ from leasehold.projections import conflicts
 from leasehold.projections.declining import Declined, declined
 from leasehold.projections.granting import refusal_of
 from leasehold.projections.naming import Resolved, resolve, unresolved
-from leasehold.projections.state import DeviceState, State
+from leasehold.projections.rows import DeviceState
+from leasehold.projections.state import State
 
 
 def operate(

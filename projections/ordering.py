@@ -34,7 +34,8 @@ from leasehold.projections import conflicts
 from leasehold.projections.declining import Declined, declined
 from leasehold.projections.indexes import mark_of_uuid, mark_of_wwn, marks_of
 from leasehold.projections.naming import resolve, unresolved
-from leasehold.projections.state import OrderState, State
+from leasehold.projections.rows import OrderState
+from leasehold.projections.state import State
 
 _UNHEARD: Final = "nothing was heard of it in time"
 _NAA_AND_OUI: Final = "5525400"

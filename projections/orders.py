@@ -13,7 +13,8 @@ from leasehold.events.capabilities import DestroyMdev, DestroyVport, Order, Orde
 from leasehold.events.identities import DeviceKey, HostName, Principal, RequestKey, device_id, request_key
 from leasehold.events.views import OrderView
 from leasehold.projections import remembering
-from leasehold.projections.state import AnswerState, OrderState, State
+from leasehold.projections.rows import AnswerState, OrderState
+from leasehold.projections.state import State
 
 _replace: Final = msgspec.structs.replace
 

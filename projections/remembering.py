@@ -7,8 +7,8 @@ import msgspec
 from leasehold.events import event_types, limits
 from leasehold.events.identities import Principal, RequestKey, RequestRef, request_key
 from leasehold.events.refusals import Refusal
-from leasehold.projections.rows import Fading, PrincipalState, RecentRefusal
-from leasehold.projections.state import AnswerState, State
+from leasehold.projections.rows import AnswerState, Fading, PrincipalState, RecentRefusal
+from leasehold.projections.state import State
 
 _replace: Final = msgspec.structs.replace
 

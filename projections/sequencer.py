@@ -19,7 +19,8 @@ from leasehold.events.record import FORMAT, RULES_VERSION, Record, Step, chain_h
 from leasehold.projections import evolve
 from leasehold.projections.answers import answer_for
 from leasehold.projections.decide import decide, id_reused, next_work_ns
-from leasehold.projections.state import Head, State
+from leasehold.projections.rows import Head
+from leasehold.projections.state import State
 
 
 class Pending(msgspec.Struct, frozen=True, gc=False):

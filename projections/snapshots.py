@@ -11,18 +11,22 @@ import msgspec
 from leasehold.events import codec
 from leasehold.events.errors import CorruptSnapshotError
 from leasehold.events.identities import DeviceId, DomainId, HostName, Principal, RequestKey
-from leasehold.projections.rows import Fading, PrincipalState, RecentRefusal
-from leasehold.projections.state import (
-    FOLD_VERSION,
+from leasehold.projections.rows import (
     AnswerState,
+    ClassState,
     DeviceState,
     DomainState,
+    Fading,
     Head,
     HostState,
     LeaseState,
     OrderState,
-    State,
+    PrincipalState,
+    QueuedState,
+    QuotaState,
+    RecentRefusal,
 )
+from leasehold.projections.state import FOLD_VERSION, State
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +43,10 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     refusals: list[tuple[int, RecentRefusal]]
     orders: list[tuple[int, OrderState]]
     domains: list[tuple[DomainId, DomainState]]
+    queue: list[tuple[int, QueuedState]]
+    stirred: list[tuple[int, tuple[str, ...]]]
+    classes: list[tuple[str, ClassState]]
+    quotas: list[tuple[tuple[Principal, str], QuotaState]]
 
 
 _decoder: Final = msgspec.json.Decoder(Snapshot)
@@ -127,6 +135,10 @@ def _restore(snapshot: Snapshot) -> State:
     state.fading.update(snapshot.fading)
     state.refusals.update(snapshot.refusals)
     state.orders.update(snapshot.orders)
+    state.queue.update(snapshot.queue)
+    state.stirred.update(snapshot.stirred)
+    state.classes.update(snapshot.classes)
+    state.quotas.update(snapshot.quotas)
     state.domains.update(snapshot.domains)
     state.index_anew()
     return state

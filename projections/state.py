@@ -2,254 +2,42 @@
 
 from typing import Final
 
-import msgspec
-
-from leasehold.events.capabilities import Order
-from leasehold.events.devices import DeviceDescription
-from leasehold.events.domains import DomainDescription, Use
-from leasehold.events.event_types import DomainBond
-from leasehold.events.hostdevs import Handover
+from leasehold.events.domains import Use
 from leasehold.events.identities import (
     DeviceId,
     DeviceKey,
     DomainId,
-    Holder,
     HostName,
     Principal,
     RequestKey,
     device_id,
-    split_device_id,
 )
-from leasehold.events.inputs import BINDER, CREATOR, POLLER
-from leasehold.events.record import GENESIS_PREV, RULES_VERSION
-from leasehold.events.refusals import Refusal
+from leasehold.events.inputs import POLLER
+from leasehold.events.record import RULES_VERSION
 from leasehold.projections import drifting
 from leasehold.projections.dues import Dues
 from leasehold.projections.indexes import Indexes, words_of
 from leasehold.projections.rows import (
-    Binding,
-    Differing,
-    Drift,
+    AnswerState,
+    ClassState,
+    DeviceState,
+    DomainState,
     Fading,
+    Head,
+    HostState,
+    LeaseState,
+    OrderState,
     PrincipalState,
-    Quarantine,
+    QueuedState,
+    QuotaState,
     RecentRefusal,
 )
 from leasehold.projections.tables import Cell, Journal, Table
 
-FOLD_VERSION: Final = 4
+FOLD_VERSION: Final = 5
 """Raised when the same log would fold to another state; snapshots of another version are built anew."""
 
 _GIVEN_BACK: Final = "the host's binder has given it back, and no domain has it"
-
-
-class Head(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """How far the log has been folded, and what holds for all of it."""
-
-    ledger_id: str = ""
-    cluster: str = ""
-    era: int = 0
-    sequence: int = 0
-    """Of the last record folded; 0: the ledger is empty."""
-    chain: str = GENESIS_PREV
-    decided_at_ns: int = 0
-    observed_through: int = 0
-    decider: str = ""
-    grace_until_ns: int = 0
-
-
-class SourceState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """One agent of a host: its current run, the last counter taken, and why it cannot be relied on (empty: it can)."""
-
-    run: int
-    counter: int = 0
-    complete: bool = False
-    stale: str = ""
-    wants_report: bool = False
-    gap: int = 0
-    """The counter behind the last gap: what was said up to there is not known to be whole."""
-    blind: str = ""
-    """Why it cannot tell what is there, although it is heard; empty: it can."""
-
-    @property
-    def doubt(self) -> str:
-        """Why what it told may be out of date."""
-        return self.stale or self.blind
-
-
-class HostState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """A host. `mode`: `managed` or `watched`."""
-
-    mode: str
-    sources: dict[str, SourceState] = {}
-    device_count: int = 0
-    dead: str = ""
-    """Who said that it is off, and why; empty: nobody did, or it has reported anew since."""
-    managed_since: int = 0
-    """Position from which on what is leased of it is handed over; 0: nothing is."""
-
-    @property
-    def stale(self) -> str:
-        """Why nothing of it is granted; empty: its picture is up to date. Who only acts there paints none of it."""
-        if self.dead:
-            return self.dead
-        doubts, tells_of_devices = [], False
-        for agent, source in self.sources.items():
-            if agent != CREATOR:
-                tells_of_devices = tells_of_devices or agent not in (POLLER, BINDER)
-                if source.stale or source.blind:
-                    doubts.append(f"{agent}: {source.doubt}")
-        if doubts:
-            return "; ".join(sorted(doubts))
-        if tells_of_devices:
-            return ""
-        return "no agent tells of its devices" if self.sources.keys() & {POLLER, BINDER} else "no agent has reported"
-
-    @property
-    def has_reported(self) -> bool:
-        """Whether who acts there, or where nobody does, who tells of its devices, has reported since it last had to."""
-        binder = self.sources.get(BINDER)
-        if binder is not None:
-            return binder.complete
-        return any(source.complete for agent, source in self.sources.items() if agent not in (CREATOR, POLLER))
-
-    @property
-    def shows_domains(self) -> bool:
-        """Whether it is known which domains are there, and which are not."""
-        return POLLER in self.sources and not self.stale
-
-
-class DeviceState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """A device: what is known of it, and who has it."""
-
-    host: HostName
-    description: DeviceDescription
-    serial: str = ""
-    """The last one that the thing here has told; a look that finds none does not make it another thing."""
-    missing: bool = False
-    lease: int = 0
-    """The lease that holds it (0: none), living or ended but not yet freed."""
-    ending: bool = False
-    """Its lease has ended; nobody gets it before there is evidence."""
-    displaced: bool = False
-    """Another thing sits here than the one that was leased."""
-    floor: int = 0
-    """Token of the last grant, end or replacement, in today's era: a token below acts no more."""
-    since_position: int = 0
-    since_ns: int = 0
-    flaps: int = 0
-    """How often the thing here went away, or lost its driver or its link, and was back before that was told."""
-    described_position: int = 0
-    """Of the event that told last what is here, or that nothing is."""
-    binding: Binding | None = None
-    """How far its binder is with the lease that holds it; `None`: nothing is told of that, or nobody holds it."""
-    quarantine: Quarantine | None = None
-    drift: Drift | None = None
-    """How the witnesses differ about it, as it was told."""
-    differing: Differing | None = None
-
-
-class DomainState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """A domain: what is known of it, and by whom."""
-
-    host: HostName
-    agent: str
-    description: DomainDescription
-    uses: tuple[Use, ...] = ()
-    """Sorted."""
-    used_since: tuple[int, ...] = ()
-    """Of each use, the position of the event that told it."""
-    since_position: int = 0
-    """Of the event since which it is in this incarnation, or known."""
-    since_ns: int = 0
-
-
-class LeaseState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """A lease, living or ended. Its id is the position of the grant; so is its token, in the ledger's era."""
-
-    principal: Principal
-    holder: Holder
-    devices: tuple[DeviceId, ...]
-    token: int
-    ttl_ms: int
-    granted_at_ns: int
-    expires_at_ns: int
-    forced: bool
-    grant_key: RequestKey
-    ended: str = ""
-    """Empty while it lives, then `released`, `expired`, `outlived`, `failed` or `revoked`."""
-    ended_at_ns: int = 0
-    ended_position: int = 0
-    held: int = 0
-    """How many of its devices are not free yet."""
-    renewals: tuple[RequestKey, ...] = ()
-    """The last ones, whose answers are remembered."""
-    renewal_horizon_ns: int = 0
-    """Renewals issued up to here may have been forgotten, so unknown ones are refused as too old."""
-    bond: DomainBond | None = None
-    """For which domain it is."""
-    domain_seen: bool = False
-    """That domain has been there: from then on the lease ends with it, and not by time."""
-    gone_since_ns: int = 0
-    """Since when that domain has not been there, for all that its hosts show; 0: it is there, was not seen yet, or
-    nobody can tell.
-    """
-    handover: Handover | None = None
-    """How its devices are handed over, if that was said."""
-    end_reason: str = ""
-    """Why it failed, or was revoked."""
-    is_forced_off: bool = False
-    """Its devices are taken back even from a domain that still has them."""
-
-    @property
-    def is_bound(self) -> bool:
-        """Whether it ends with a domain."""
-        return self.bond is not None and not self.bond.keep
-
-    @property
-    def hosts(self) -> tuple[HostName, ...]:
-        """Those of its devices, each once."""
-        return tuple(dict.fromkeys(split_device_id(device)[0] for device in self.devices))
-
-
-class AnswerState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """What is remembered of a request: enough to answer it again."""
-
-    body_hash: str
-    verb: str
-    position: int
-    issued_at_ns: int
-    lease: int = 0
-    device: str = ""
-    """The id of what was confirmed free, or of what an order has made or taken away."""
-    refusal: Refusal | None = None
-    order: int = 0
-    state: str = ""
-    """Of the order, as in its row, which is forgotten earlier than this may be."""
-    reason: str = ""
-    leases: tuple[int, ...] = ()
-    """All that one request has ended, if it was more than one."""
-
-
-class OrderState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """What a host was told to do. `state`: `waiting`, `done`, `failed`, `timed_out`."""
-
-    host: HostName
-    agent: str
-    what: Order
-    request: RequestKey
-    ordered_at_ns: int
-    deadline_ns: int
-    state: str = "waiting"
-    device: str = ""
-    """Key of the device that was made or taken away."""
-    reason: str = ""
-    """Why it was not done."""
-
-    @property
-    def is_open(self) -> bool:
-        """Whether its outcome is awaited."""
-        return self.state == "waiting"
 
 
 class State:
@@ -269,6 +57,14 @@ class State:
         self.orders: Table[int, OrderState] = Table(journal)
         """By position."""
         self.domains: Table[DomainId, DomainState] = Table(journal)
+        self.queue: Table[int, QueuedState] = Table(journal)
+        """By position."""
+        self.stirred: Table[int, tuple[str, ...]] = Table(journal)
+        """What has become better for those who wait, and was not looked at yet: the buckets of those who may care
+        (`buckets`), by the position of the event that made it so."""
+        self.classes: Table[str, ClassState] = Table(journal)
+        self.quotas: Table[tuple[Principal, str], QuotaState] = Table(journal)
+        """By tenant and class."""
         self.expiries: Dues[int, LeaseState] = Dues(journal, self.leases, _expiry_ns)
         self.deadlines: Dues[int, OrderState] = Dues(journal, self.orders, _deadline_ns)
         self.outlivings: Dues[int, LeaseState] = Dues(journal, self.leases, _outliving_ns)

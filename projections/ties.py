@@ -22,7 +22,8 @@ from leasehold.events.capabilities import Pci, UsbDevice
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.identities import DeviceId, DeviceKey, HostName, device_id
 from leasehold.projections.indexes import COMPANIONS, is_open, slot_of, tells_resets
-from leasehold.projections.state import DeviceState, State
+from leasehold.projections.rows import DeviceState
+from leasehold.projections.state import State
 from leasehold.projections.tables import Table
 
 Tie = tuple[str, HostName, int | str]

@@ -6,7 +6,7 @@ No clock is read here: the shell hands in what its clocks say. Why it is so: `do
 import msgspec
 
 from leasehold.events import limits
-from leasehold.projections.state import Head
+from leasehold.projections.rows import Head
 
 _NS_PER_MS = 1_000_000
 

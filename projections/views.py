@@ -8,8 +8,9 @@ from leasehold.events.views import DeviceView, HostView, LeaseView
 from leasehold.projections import bindings, conflicts, domains, nodedev
 from leasehold.projections.answers import lease_word
 from leasehold.projections.reporting import Picture
+from leasehold.projections.rows import DeviceState
 from leasehold.projections.sharing import shared
-from leasehold.projections.state import DeviceState, State
+from leasehold.projections.state import State
 from leasehold.projections.ties import carries_others
 
 SHARED_SHOWN_MAX: Final = 4

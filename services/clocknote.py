@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from leasehold.events import limits
-from leasehold.projections.state import Head
+from leasehold.projections.rows import Head
 from leasehold.projections.timekeeping import ClockNote, LedgerClock
 
 _log: Final = logging.getLogger(__name__)

@@ -23,8 +23,9 @@ from leasehold.events import identities, limits
 from leasehold.events.errors import CorruptLedgerError, InvalidInputError, LeaseholdError, StorageError, StoreInUseError
 from leasehold.events.identities import HostName
 from leasehold.events.subjects import LEDGER_STREAM, Subjects
+from leasehold.projections.rows import Head
 from leasehold.projections.snapshots import Frozen, freeze
-from leasehold.projections.state import Head, State
+from leasehold.projections.state import State
 from leasehold.services import home
 from leasehold.services.allocator.contact import monotonic_ns
 from leasehold.services.allocator.hint import KvHint

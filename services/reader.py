@@ -19,8 +19,9 @@ from leasehold.events.position import end_of_record, sequence_of
 from leasehold.events.record import chain_hash
 from leasehold.projections import evolve
 from leasehold.projections.history import IndexRow, index_rows
+from leasehold.projections.rows import Head
 from leasehold.projections.snapshots import freeze
-from leasehold.projections.state import Head, State
+from leasehold.projections.state import State
 from leasehold.services.ledger.port import Entry, Ledger, last_beyond_doubt
 from leasehold.services.store import FoldStore, NotedHead, encode_gently
 

@@ -25,8 +25,9 @@ from leasehold.events.record import chain_hash
 from leasehold.events.subjects import LEDGER_STREAM, Subjects
 from leasehold.projections.appending import Won
 from leasehold.projections.replay import Replay
+from leasehold.projections.rows import Head
 from leasehold.projections.sequencer import Sequencer
-from leasehold.projections.state import Head, State
+from leasehold.projections.state import State
 from leasehold.services import credentials, home, permissions
 from leasehold.services.archive.ledger import ArchivedLedger
 from leasehold.services.connection import Connection, connect, disconnect

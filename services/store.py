@@ -24,7 +24,8 @@ import msgspec
 from leasehold.events.errors import CorruptSnapshotError, StorageError, StoreInUseError
 from leasehold.projections import snapshots
 from leasehold.projections.history import IndexRow
-from leasehold.projections.state import FOLD_VERSION, Head, State
+from leasehold.projections.rows import Head
+from leasehold.projections.state import FOLD_VERSION, State
 
 _SCHEMA: Final = ("store.sql", "store-2.sql")
 """What makes schema 1, and each further one of the one before."""

@@ -4,7 +4,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from leasehold.events import limits
-from leasehold.projections.state import Head
+from leasehold.projections.rows import Head
 from leasehold.projections.timekeeping import Contact, LedgerClock
 from leasehold.services.clocknote import ClockKeeper
 

@@ -48,7 +48,8 @@ from leasehold.events.views import CauseView
 from leasehold.projections.handedrows import Handed, handed_in
 from leasehold.projections.hostdevtelling import handover_text
 from leasehold.projections.modelrows import LeaseRow
-from leasehold.projections.state import LeaseState, State
+from leasehold.projections.rows import LeaseState
+from leasehold.projections.state import State
 from leasehold.projections.telling import bond_text, tell
 from leasehold.projections.wording import span_text
 from leasehold.services.archive.lookup import Lookup

@@ -18,15 +18,8 @@ from leasehold.projections.handedrows import handed_in
 from leasehold.projections.modelrows import sources_in
 from leasehold.projections.naming import Resolved, resolve, spelling
 from leasehold.projections.nodedev import Wanted
-from leasehold.projections.state import (
-    DeviceState,
-    DomainState,
-    HostState,
-    LeaseState,
-    OrderState,
-    SourceState,
-    State,
-)
+from leasehold.projections.rows import DeviceState, DomainState, HostState, LeaseState, OrderState, SourceState
+from leasehold.projections.state import State
 from leasehold.services.archive.lookup import Lookup, Place, range_of
 
 CANDIDATES_MAX: Final = 20_000

@@ -7,8 +7,9 @@ import msgspec
 
 from leasehold.events import inputs
 from leasehold.events.answers import Answer, Heard, Heartbeat
-from leasehold.events.event_types import Event, OldEvent
+from leasehold.events.event_types import Event
 from leasehold.events.inputs import Observed, Request
+from leasehold.events.old_events import OldEvent
 from leasehold.events.questions import PAST_QUESTIONS, QUESTIONS, Reading
 from leasehold.services.ledger.api import PublishReply
 

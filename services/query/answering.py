@@ -31,7 +31,8 @@ from leasehold.events.questions import (
 from leasehold.projections import bindings, conflicts, domains, drifting, hostdevlists, nodedev, orders, views
 from leasehold.projections.answers import answer_for, lease_word
 from leasehold.projections.naming import Resolved, resolve
-from leasehold.projections.state import HostState, State
+from leasehold.projections.rows import HostState
+from leasehold.projections.state import State
 from leasehold.services.permissions import AGENT_PREFIX
 from leasehold.services.query.lists import DeviceFilters, DeviceIds, LeaseIds
 

@@ -9,7 +9,8 @@ from typing import Final
 from leasehold.events.identities import COMPUTER, DeviceId, split_device_id
 from leasehold.projections.answers import lease_word
 from leasehold.projections.nodedev import UNBOUND, Wanted, bus_of, capability_types, is_wanted
-from leasehold.projections.state import DeviceState, LeaseState, State
+from leasehold.projections.rows import DeviceState, LeaseState
+from leasehold.projections.state import State
 
 INSERTED_ONE_BY_ONE_MAX: Final = 64
 REBUILT_SHARE: Final = 16

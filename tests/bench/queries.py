@@ -15,7 +15,8 @@ from leasehold.events.devices import DeviceDescription
 from leasehold.events.identities import DeviceId, DeviceKey, HostName, Principal, device_id
 from leasehold.events.questions import ListDevices
 from leasehold.projections.nodedev import is_wanted, wanted_by
-from leasehold.projections.state import DeviceState, HostState, SourceState, State
+from leasehold.projections.rows import DeviceState, HostState, SourceState
+from leasehold.projections.state import State
 from leasehold.services.query.answering import Answerer
 
 ROUNDS = 7

@@ -7,7 +7,7 @@ from leasehold.events.domains import DomainDescription, Use
 from leasehold.events.event_types import DomainBond, Event
 from leasehold.events.identities import DomainId, DomainKey, Principal, split_device_id
 from leasehold.events.inputs import Input, Observation, Request
-from leasehold.projections.state import DomainState
+from leasehold.projections.rows import DomainState
 from tests.golden.words import DEVICE, HOLDER, HOST, KEY, NS, PRINCIPAL, REF, REQUEST, USB
 
 _UUID: Final = "c0ffee00-0000-4000-8000-000000000001"

@@ -6,21 +6,24 @@ from typing import Any, Final, get_args
 import msgspec
 
 from leasehold.events import event_types, inputs
-from leasehold.events.event_types import Event, OldEvent
+from leasehold.events.event_types import Event
 from leasehold.events.identities import Principal, RequestKey
 from leasehold.events.inputs import Input, Observation, Request
+from leasehold.events.old_events import LeaseGrantedV1, OldEvent
 from leasehold.events.record import Record, Step
-from leasehold.projections.rows import Fading, PrincipalState, RecentRefusal
-from leasehold.projections.snapshots import Snapshot
-from leasehold.projections.state import (
+from leasehold.projections.rows import (
     AnswerState,
     DeviceState,
+    Fading,
     Head,
     HostState,
     LeaseState,
     OrderState,
+    PrincipalState,
+    RecentRefusal,
     SourceState,
 )
+from leasehold.projections.snapshots import Snapshot
 from tests.golden import domains, hostdevs, nodedevs
 from tests.golden.words import DESCRIPTION, DEVICE, FOLDER, HOLDER, HOST, KEY, NS, PRINCIPAL, REF, REFUSAL, REQUEST, USB
 
@@ -93,7 +96,7 @@ _EVENTS: Final[tuple[Event, ...]] = (
 )
 
 _OLD_EVENTS: Final[tuple[OldEvent, ...]] = (
-    event_types.LeaseGrantedV1(
+    LeaseGrantedV1(
         request=REF, holder=HOLDER, devices=(DEVICE, USB), ttl_ms=60_000, expires_at_ns=NS + 60, forced=True
     ),
 )
@@ -271,6 +274,10 @@ _SNAPSHOT: Final = Snapshot(
     principals=[(PRINCIPAL, PrincipalState(first=4, next=6, horizon_ns=NS - 20))],
     fading=[((PRINCIPAL, 4), Fading(_KEY_OF_REQUEST, NS + 90)), ((PRINCIPAL, 5), Fading(_REFUSED, NS + 91))],
     refusals=[(1_024, RecentRefusal("scheduler-1\nlease", REFUSAL, "lease", (DEVICE,), NS, 3))],
+    queue=[],
+    stirred=[],
+    classes=[],
+    quotas=[],
     orders=[
         (
             1_280,

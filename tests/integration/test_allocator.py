@@ -20,7 +20,8 @@ from leasehold.events.event_types import Event, LeaseExpired
 from leasehold.events.inputs import LeaseRequest, Request, StillHere
 from leasehold.events.subjects import LEDGER_STREAM, OBSERVED_STREAM
 from leasehold.projections.reporting import Reporter
-from leasehold.projections.state import Head, State
+from leasehold.projections.rows import Head
+from leasehold.projections.state import State
 from leasehold.services.allocator.wire import Wire
 from leasehold.services.connection import Connection
 from leasehold.services.ledger.jetstream import JetStreamLedger

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from leasehold.projections.state import Head
+from leasehold.projections.rows import Head
 from leasehold.projections.timekeeping import LedgerClock
 from leasehold.services.clocknote import ClockKeeper
 

@@ -13,7 +13,8 @@ from leasehold.events.identities import HostName, Principal
 from leasehold.events.inputs import DeviceSeen, HostHeard, Observed
 from leasehold.projections import evolve
 from leasehold.projections.decide import decide
-from leasehold.projections.state import HostState, SourceState, State
+from leasehold.projections.rows import HostState, SourceState
+from leasehold.projections.state import State
 from leasehold.services import complaints
 from leasehold.services.allocator.buckets import Buckets
 from leasehold.services.allocator.door import Door

@@ -18,7 +18,8 @@ from leasehold.events.record import Record, chain_hash
 from leasehold.projections import evolve, snapshots
 from leasehold.projections.appending import Said
 from leasehold.projections.history import IndexRow, index_rows
-from leasehold.projections.state import Head, State
+from leasehold.projections.rows import Head
+from leasehold.projections.state import State
 from leasehold.services import reader as reading
 from leasehold.services.ledger import api, port
 from leasehold.services.ledger.memory import MemoryLedger, MemoryLog

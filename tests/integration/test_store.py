@@ -13,8 +13,9 @@ import pytest
 
 from leasehold.events.errors import CorruptSnapshotError, LeaseholdError, StorageError, StoreInUseError
 from leasehold.projections import snapshots
+from leasehold.projections.rows import Head
 from leasehold.projections.snapshots import freeze
-from leasehold.projections.state import Head, State
+from leasehold.projections.state import State
 from leasehold.services.ledger.memory import MemoryLedger, MemoryLog
 from leasehold.services.store import APPLICATION_ID, SCHEMA_VERSION, FoldStore, NotedHead, encode_gently
 from tests.integration.growing import Grower, pci

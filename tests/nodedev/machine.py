@@ -35,7 +35,8 @@ from leasehold.events.capabilities import (
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.identities import DeviceKey, HostName, device_id, node_device_name
 from leasehold.events.views import DeviceView
-from leasehold.projections.state import DeviceState, HostState, SourceState, State
+from leasehold.projections.rows import DeviceState, HostState, SourceState
+from leasehold.projections.state import State
 from leasehold.projections.views import device_view
 
 UUID = "c2177883-f1bb-47f0-914d-32a22e3a8804"

@@ -8,7 +8,8 @@ import pytest
 from leasehold.events.identities import DeviceId, HostName, device_id
 from leasehold.events.questions import ListDevices
 from leasehold.projections.nodedev import UNBOUND, Wanted, is_wanted, parents_named, wanted_by
-from leasehold.projections.state import DeviceState, HostState, State
+from leasehold.projections.rows import DeviceState, HostState
+from leasehold.projections.state import State
 from leasehold.services.query import lists
 from leasehold.services.query.lists import DeviceFilters
 from tests.nodedev.machine import HBA, NIC, everything, state_of

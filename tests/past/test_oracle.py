@@ -19,7 +19,8 @@ from leasehold.events.questions import DevicesAt, Diff, Moment, Owners, Utilisat
 from leasehold.projections import views
 from leasehold.projections.conflicts import physical_device
 from leasehold.projections.naming import resolve
-from leasehold.projections.state import DeviceState, State
+from leasehold.projections.rows import DeviceState
+from leasehold.projections.state import State
 from tests.past.logs import (
     Asked,
     At,

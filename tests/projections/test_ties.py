@@ -16,8 +16,8 @@ from leasehold.events.hostdevs import STUBS
 from leasehold.events.identities import DeviceId, DeviceKey, Holder, Principal, RequestId, request_key
 from leasehold.events.refusals import RefusalCode
 from leasehold.projections import conflicts, sharing, ties
-from leasehold.projections.rows import Quarantine
-from leasehold.projections.state import DeviceState, HostState, LeaseState, SourceState, State
+from leasehold.projections.rows import DeviceState, HostState, LeaseState, Quarantine, SourceState
+from leasehold.projections.state import State
 from tests.projections.ledger import H1, A, B, Ledger, device, ledger_with_hosts, pci, refusal_of, usb
 
 FLR, BUS_ONLY, UNTOLD = ("flr", "bus"), ("bus",), None

@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass, field
 
 from leasehold.events import limits
-from leasehold.projections.state import Head
+from leasehold.projections.rows import Head
 from leasehold.projections.timekeeping import ClockNote, LedgerClock
 from tests.sim.world import SECOND
 

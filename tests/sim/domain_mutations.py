@@ -15,7 +15,8 @@ from leasehold.events.refusals import RefusalCode
 from leasehold.projections import bonds, conflicts, decide, evolve, indexes, polling, state
 from leasehold.projections.domainwords import DomainWords
 from leasehold.projections.polling import Look, Polling
-from leasehold.projections.state import DeviceState, HostState, LeaseState, State
+from leasehold.projections.rows import DeviceState, HostState, LeaseState
+from leasehold.projections.state import State
 
 _replace: Final = msgspec.structs.replace
 

@@ -16,7 +16,8 @@ from leasehold.projections.handlog import HandLog
 from leasehold.projections.handnotes import Note, TakeBack
 from leasehold.projections.handover import Back, Busy, NotBack
 from leasehold.projections.handtelling import Telling
-from leasehold.projections.state import DeviceState, SourceState, State
+from leasehold.projections.rows import DeviceState, SourceState
+from leasehold.projections.state import State
 
 _replace: Final = msgspec.structs.replace
 
@@ -85,8 +86,8 @@ def back_before_it_was_looked_at() -> AbstractContextManager[Any]:
     @contextmanager
     def both() -> Iterator[None]:
         with (
-            patch("leasehold.projections.state.HostState.has_reported", property(has_reported)),
-            patch("leasehold.projections.state.HostState.stale", property(_stale_but_for_the_binder)),
+            patch("leasehold.projections.rows.HostState.has_reported", property(has_reported)),
+            patch("leasehold.projections.rows.HostState.stale", property(_stale_but_for_the_binder)),
         ):
             yield
 

@@ -17,8 +17,9 @@ from leasehold.events.inputs import Asked, Observed, PictureComplete, Tick
 from leasehold.projections import conflicts, decide, evolve, fencing, observing
 from leasehold.projections.answers import answer_for
 from leasehold.projections.appending import Action, Append, Appender, Read, Said, Won
+from leasehold.projections.rows import HostState
 from leasehold.projections.sequencer import Draft, Reply, Sequencer
-from leasehold.projections.state import HostState, State
+from leasehold.projections.state import State
 from tests.sim import domain_mutations, hand_mutations, order_mutations, shell_mutations
 from tests.sim.run import simulate
 

@@ -11,9 +11,9 @@ from leasehold.events import limits
 from leasehold.events.identities import Principal, RequestId, RequestKey, request_key
 from leasehold.events.inputs import DeciderStarts
 from leasehold.projections import decide, leasing, sequencer, standby
+from leasehold.projections.rows import Head
 from leasehold.projections.sequencer import Draft, Pending, Sequencer
 from leasehold.projections.standby import Standby
-from leasehold.projections.state import Head
 from leasehold.projections.timekeeping import ClockNote, Contact, LedgerClock
 from tests.sim.allocators import SimAllocator
 from tests.sim.world import SimLog

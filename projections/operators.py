@@ -1,0 +1,15 @@
+"""What operators say of devices and hosts: cordons, taints, drains, policies, cleaning and healing.
+
+What events make of it: `marking`.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from leasehold.events.event_types import Event
+from leasehold.events.identities import RequestRef
+from leasehold.projections.declining import Declined
+from leasehold.projections.state import State
+
+DECIDERS: Final[dict[type[Any], Callable[[State, RequestRef, Any, int], list[Event] | Declined]]] = {}
+"""By type of request; see `decide`."""
