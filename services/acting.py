@@ -2,12 +2,14 @@
 
 import asyncio
 import time
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from leasehold.events import inputs
 from leasehold.events.answers import Answer
 from leasehold.events.capabilities import NewDevice
 from leasehold.events.inputs import GONE_MS
+from leasehold.events.scheduling import Constraint, Need, Option
 from leasehold.services import asking
 from leasehold.services.holding import Lease, until_prepared
 
@@ -41,10 +43,33 @@ class Acting:
         keep: bool = False,
         driver: str = "",
         unmanaged: bool = False,
+        select: str = "",
+        device_class: str = "",
+        count: int = 1,
+        every: bool = False,
+        first_of: Iterable[str | Option] = (),
+        needs: Iterable[Need] = (),
+        same: str | Iterable[str] = (),
+        distinct: str | Iterable[str] = (),
+        constraints: Iterable[Constraint] = (),
+        mode: str = "",
+        tolerates: Iterable[str] = (),
+        wait_s: float = 0,
+        priority: int = 0,
+        on_wait: Callable[[Answer], None] | None = None,
+        on_lost: Callable[[str], None] | None = None,
         wait_prepared: bool = False,
         request_id: str | None = None,
     ) -> Lease:
-        """A lease of `devices` (names, keys, addresses or paths), to be entered with `async with`.
+        """A lease of `devices` (names, keys, addresses or paths) or of what is needed, to be entered by `async with`.
+
+        What is needed: `count` devices (or `every` one) that match the selector `select` and are of the class
+        `device_class`; or those of the first of `first_of` that can be had; and all of `needs` besides. `same`,
+        `distinct`: attributes that are to be alike, or not alike, for all of them (`host`, `numa_node`, `pcie_root`).
+
+        With `wait_s` it waits so long for its turn; `on_wait` is called with how it stands whenever that changes
+        (`ahead`, `kept`, and as `refusal` why not yet). Who stops waiting takes the request back. `on_lost` is called
+        once, with the reason, when the lease can be counted on no more.
 
         `domain`: the uuid of the domain that it is for, which need not exist yet. While that is there, the lease does
         not expire; `gone_ms` after it was seen gone, the lease ends. `keep`: the domain is only named.
@@ -64,9 +89,17 @@ class Acting:
             keep=keep,
             driver=driver,
             unmanaged=unmanaged,
+            needs=asking.needs_of(
+                select, device_class=device_class, count=count, every=every, first_of=first_of, needs=needs
+            ),
+            constraints=asking.constraints_of(same, distinct, constraints),
+            mode=mode,
+            tolerates=tuple(tolerates),
+            wait_ms=round(wait_s * 1_000),
+            priority=priority,
             request_id=request_id,
         )
-        return Lease(self, request, wait_prepared=wait_prepared)
+        return Lease(self, request, wait_prepared=wait_prepared, on_wait=on_wait, on_lost=on_lost)
 
     async def renew(self, lease: int, token: int, *, ttl_ms: int = 0, request_id: str | None = None) -> Answer:
         """Keep a lease for `ttl_ms` from now; 0: for as long as before."""

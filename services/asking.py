@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from collections.abc import Iterable
 from typing import Final
 
 from leasehold.events import identities, inputs
@@ -9,6 +10,7 @@ from leasehold.events.capabilities import NewDevice
 from leasehold.events.hostdevs import parse_stub
 from leasehold.events.identities import Holder, RequestId
 from leasehold.events.inputs import GONE_MS
+from leasehold.events.scheduling import Constraint, Need, Option
 
 ORDER_TIMEOUT_MS: Final = 60_000
 """As long as libvirt waits for a virtual HBA."""
@@ -35,9 +37,16 @@ def lease_request(
     keep: bool = False,
     driver: str = "",
     unmanaged: bool = False,
+    needs: tuple[Need, ...] = (),
+    constraints: tuple[Constraint, ...] = (),
+    mode: str = "",
+    tolerates: tuple[str, ...] = (),
+    wait_ms: int = 0,
+    priority: int = 0,
     request_id: str | None = None,
 ) -> inputs.LeaseRequest:
-    """Lease `devices` (names, keys, addresses or paths), all or none; for `domain` (a uuid), if one is named.
+    """Lease `devices` (names, keys, addresses or paths) or what is needed, all or none; for `domain` (a uuid), if there
+    is one.
 
     Raises:
         InvalidInputError: `domain` is no uuid, or `driver` no stub driver.
@@ -55,6 +64,49 @@ def lease_request(
         keep=keep,
         driver=parse_stub(driver) if driver else "",
         unmanaged=unmanaged,
+        needs=needs,
+        constraints=constraints,
+        mode=mode,
+        tolerates=tolerates,
+        wait_ms=wait_ms,
+        priority=priority,
+    )
+
+
+def needs_of(
+    select: str = "",
+    *,
+    device_class: str = "",
+    count: int = 1,
+    every: bool = False,
+    first_of: Iterable[str | Option] = (),
+    needs: Iterable[Need] = (),
+) -> tuple[Need, ...]:
+    """What is needed: one thing, by a selector, a class or both; or the first of several `first_of` (selectors, of
+    `count` devices each, or options); and all of `needs` besides.
+    """
+    options = tuple(
+        Option(select=each, count=count, every=every) if isinstance(each, str) else each for each in first_of
+    )
+    if options:
+        return (Need(first_of=options), *needs)
+    if select or device_class:
+        return (Need(select=select, device_class=device_class, count=count, every=every), *needs)
+    return tuple(needs)
+
+
+def constraints_of(
+    same: str | Iterable[str] = (), distinct: str | Iterable[str] = (), constraints: Iterable[Constraint] = ()
+) -> tuple[Constraint, ...]:
+    """Which attributes are to be the same, or distinct, for all devices; and all of `constraints` besides."""
+    said = (("same", same), ("distinct", distinct))
+    return (
+        *(
+            Constraint(kind=kind, attribute=attribute)
+            for kind, attributes in said
+            for attribute in ((attributes,) if isinstance(attributes, str) else attributes)
+        ),
+        *constraints,
     )
 
 

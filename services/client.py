@@ -11,9 +11,7 @@ Requests are asked again under the same id until they are answered, so each has 
         ...  # everything that happened behind the snapshot, each event once and in order
 """
 
-import asyncio
 import os
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
@@ -21,6 +19,14 @@ from types import TracebackType
 from typing import Final, Self
 
 import msgspec
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    TryAgain,
+    retry_if_exception_type,
+    stop_before_delay,
+    wait_exponential_jitter,
+)
 
 from leasehold.events import checks, codec, limits
 from leasehold.events.answers import Answer
@@ -40,6 +46,7 @@ from leasehold.services.ledger.jetstream import JetStreamLedger
 from leasehold.services.looking import Looking
 from leasehold.services.past import Past
 from leasehold.services.permissions import publishes
+from leasehold.services.scheduling import Scheduling
 
 ATTEMPT_TIMEOUT_S: Final = limits.REQUEST_TIMEOUT_MS / 1_000 + 0.2
 PATIENCE_S: Final = 10.0
@@ -47,7 +54,11 @@ PAUSE_S: Final = 0.05
 PAUSE_S_MAX: Final = 1.0
 
 
-class Client(Looking, Acting):
+def _given_up(_state: RetryCallState) -> None:
+    """Those who have asked say what they make of it."""
+
+
+class Client(Looking, Acting, Scheduling):
     """A connection to one cluster, as one principal. Positions seen here are never un-seen by its later questions."""
 
     def __init__(
@@ -188,23 +199,31 @@ class Client(Looking, Acting):
         checks.check_request(request)
         subject = self._subject(codec.verb_of(request))
         body = codec.encode(request)
-        deadline_s = time.monotonic() + self._patience_s
-        pause_s, may_have_arrived, why = PAUSE_S, False, ""
-        while time.monotonic() < deadline_s:
-            answer, arrived, why = await self._attempt(subject, body)
-            await self.connection.note(well=answer is not None)
-            if answer is not None:
-                self._saw(answer.era, answer.as_of)
-                return answer
-            may_have_arrived = may_have_arrived or arrived
-            await asyncio.sleep(min(pause_s, max(0.0, deadline_s - time.monotonic())))
-            pause_s = min(pause_s * 2, PAUSE_S_MAX)
+        may_have_arrived, why = False, ""
+        async for attempt in self._attempts():
+            with attempt:
+                answer, arrived, why = await self._attempt(subject, body)
+                await self.connection.note(well=answer is not None)
+                if answer is not None:
+                    self._saw(answer.era, answer.as_of)
+                    return answer
+                may_have_arrived = may_have_arrived or arrived
+                raise TryAgain
         if may_have_arrived:
             raise OutcomeUnknownError(
                 f"no answer within {self._patience_s:g} s ({why}); ask again with request id {request.request_id}",
                 request_id=request.request_id,
             )
         raise UnavailableError(f"nothing was done: {why}")
+
+    def _attempts(self) -> AsyncRetrying:
+        """Attempts with pauses between them, which grow and differ, for as long as we are patient."""
+        return AsyncRetrying(
+            stop=stop_before_delay(self._patience_s),
+            wait=wait_exponential_jitter(multiplier=PAUSE_S, max=PAUSE_S_MAX, jitter=PAUSE_S),
+            retry=retry_if_exception_type(TryAgain),
+            retry_error_callback=_given_up,
+        )
 
     async def _attempt(self, subject: str, body: bytes) -> tuple[Answer | None, bool, str]:
         """One try: the answer if it is final, whether the request may have been taken, and what was in the way."""
@@ -234,18 +253,16 @@ class Client(Looking, Acting):
             UnavailableError: nobody answers in time.
         """
         subject = self._subject(verb)
-        deadline_s = time.monotonic() + self._patience_s
-        pause_s = PAUSE_S
-        while True:
-            asked = msgspec.structs.replace(question, min_position=max(self.seen, question.min_position))
-            reading, why = await self._try_question(subject, codec.encode(asked))
-            await self.connection.note(well=reading is not None)
-            if reading is not None:
-                break
-            if time.monotonic() + pause_s >= deadline_s:
-                raise UnavailableError(why)
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, PAUSE_S_MAX)
+        reading, why = None, ""
+        async for attempt in self._attempts():
+            with attempt:
+                asked = msgspec.structs.replace(question, min_position=max(self.seen, question.min_position))
+                reading, why = await self._try_question(subject, codec.encode(asked))
+                await self.connection.note(well=reading is not None)
+                if reading is None:
+                    raise TryAgain
+        if reading is None:
+            raise UnavailableError(why)
         if reading.outcome in ("invalid", "not_found"):
             raise InvalidInputError(reading.message.removeprefix(f"{reading.field}: "), field=reading.field)
         return reading

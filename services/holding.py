@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
@@ -16,7 +17,9 @@ from leasehold.events.errors import (
     RefusedError,
     UnavailableError,
 )
+from leasehold.events.position import queued_id_text
 from leasehold.events.refusals import RefusalCode
+from leasehold.services.schedule_asking import withdraw_request
 
 _log: Final = logging.getLogger(__name__)
 PREPARED_S_MAX: Final = limits.PREPARE_TIMEOUT_MS / 1_000 + limits.CUT_OFF_MS / 1_000
@@ -24,6 +27,13 @@ PREPARED_S_MAX: Final = limits.PREPARE_TIMEOUT_MS / 1_000 + limits.CUT_OFF_MS / 
 cut off."""
 PREPARED_PAUSE_S: Final = 0.1
 """How often it is asked how far that is."""
+
+
+WAIT_PAUSE_S: Final = 0.1
+"""How often it is asked at first how a waiting request stands; less often the longer it takes."""
+WAIT_PAUSE_S_MAX: Final = 2.0
+RENEWED_AT: Final = (0.27, 1 / 3)
+"""Behind which part of its time a lease is renewed: not all that began together at once."""
 
 
 class Asker(Protocol):
@@ -40,6 +50,53 @@ class Asker(Protocol):
     async def release(self, lease: int, token: int) -> Answer:
         """As `Client.release`."""
         ...
+
+
+async def until_granted(asker: Asker, request: inputs.LeaseRequest, told: Callable[[Answer], None]) -> Answer:
+    """Ask, and while the answer is that it waits, ask again; `told` is called with each answer that says something new.
+
+    Asked again it says how it stands, so that is how it is waited for, and nobody has to listen meanwhile. Whoever
+    cancels this takes the request back, as far as it can be reached. Raises as `Client.ask` does: RefusedError when it
+    has waited in vain.
+    """
+    answer, before, pause_s = await asker.ask(request), None, WAIT_PAUSE_S
+    longest_s = min(WAIT_PAUSE_S_MAX, request.ttl_ms / 1_000 / 4)
+    try:
+        while answer.outcome == "queued":
+            stands = (answer.ahead, answer.kept, answer.refusal)
+            if stands != before:
+                told(answer)
+                before, pause_s = stands, WAIT_PAUSE_S
+            await asyncio.sleep(random.uniform(0.5, 1.0) * min(pause_s, longest_s))  # noqa: S311 - no secret
+            pause_s *= 1.5
+            answer = await _asked_again(asker, request, answer)
+    except asyncio.CancelledError:
+        await asyncio.shield(_take_back(asker, request, answer.queued))
+        raise
+    return answer
+
+
+async def _asked_again(asker: Asker, request: inputs.LeaseRequest, last: Answer) -> Answer:
+    """The answer now, or the last one if nobody could be reached: it waits there all the same."""
+    try:
+        return await asker.ask(request)
+    except UnavailableError as error:
+        _log.warning("how %s stands could not be asked: %s", queued_id_text(last.queued), error)
+        return last
+
+
+async def _take_back(asker: Asker, request: inputs.LeaseRequest, queued: int) -> None:
+    """Nobody waits for it any more: neither is it to wait, nor to be granted."""
+    try:
+        try:
+            await asker.ask(withdraw_request(queued, "who asked for it does not wait any more"))
+        except RefusedError:
+            # It does not wait any more, perhaps because it was granted just now.
+            answer = await asker.ask(request)
+            if answer.state == "living":
+                await asker.release(answer.lease, answer.token)
+    except LeaseholdError as error:
+        _log.warning("%s was not taken back: %s", queued_id_text(queued), error)
 
 
 async def until_prepared(asker: Asker, request: inputs.LeaseRequest | inputs.PrepareRequest, answer: Answer) -> Answer:
@@ -66,13 +123,28 @@ def counted_s(ttl_ms: int) -> float:
     return ttl_ms / 1_000 * (1 - 1 / limits.CLOCK_SLEW_DIVISOR) - limits.CLOCK_TOLERANCE_NS / 10**9
 
 
+def renewal_pause_s(ttl_ms: int) -> float:
+    """How long to wait until a lease is renewed: not always the same part of its time."""
+    return ttl_ms / 1_000 * random.uniform(*RENEWED_AT)  # noqa: S311 - no secret
+
+
 class Lease:
     """A lease that renews itself while it is held, and is released at the end of its `async with`."""
 
-    def __init__(self, client: Asker, request: inputs.LeaseRequest, *, wait_prepared: bool = False) -> None:
+    def __init__(
+        self,
+        client: Asker,
+        request: inputs.LeaseRequest,
+        *,
+        wait_prepared: bool = False,
+        on_wait: Callable[[Answer], None] | None = None,
+        on_lost: Callable[[str], None] | None = None,
+    ) -> None:
         self._client = client
         self._request = request
         self._wait_prepared = wait_prepared
+        self._on_wait = on_wait
+        self._on_lost = on_lost
         self._answer = Answer(outcome="")
         self._renewing: asyncio.Task[None] | None = None
         self._valid_until_s = 0.0
@@ -106,13 +178,8 @@ class Lease:
             raise LeaseLostError(self.why_lost or "its time is over, and no renewal succeeded")
 
     async def __aenter__(self) -> Self:
-        """Ask for it. Raises as `Client.ask` does."""
-        sent_s = time.monotonic()
-        answer = await self._client.ask(self._request)
-        if answer.state != "living":
-            raise LeaseLostError(_ended_text(answer))
-        self._answer = answer
-        self._valid_until_s = sent_s + counted_s(self._request.ttl_ms)
+        """Ask for it, and wait for its turn. Raises as `Client.ask` does."""
+        await self.acquire()
         self._renewing = asyncio.create_task(self._keep_renewing())
         if self._wait_prepared:
             try:
@@ -122,6 +189,25 @@ class Lease:
                 await self.__aexit__(type(error), error, error.__traceback__)
                 raise
         return self
+
+    async def acquire(self) -> None:
+        """Ask for it, and wait for its turn; who calls this renews it, and releases it. Raises as `Client.ask` does."""
+        sent_s = time.monotonic()
+        waited: list[Answer] = []
+        answer = await until_granted(self._client, self._request, lambda each: self._waits(each, waited))
+        if answer.state != "living":
+            raise LeaseLostError(_ended_text(answer))
+        self._answer = answer
+        if waited:
+            # Since when it is ours nobody has told us: a renewal says from when on.
+            sent_s = time.monotonic()
+            await self._act(self._client.renew)
+        self._valid_until_s = sent_s + counted_s(self._request.ttl_ms)
+
+    def _waits(self, answer: Answer, waited: list[Answer]) -> None:
+        waited[:] = [answer]
+        if self._on_wait is not None:
+            self._on_wait(answer)
 
     async def _until_prepared(self) -> None:
         answer = await until_prepared(self._client, self._request, self._answer)
@@ -151,7 +237,7 @@ class Lease:
     async def _keep_renewing(self) -> None:
         """Renew when a third of the time is over, and sooner again after a failure."""
         ttl_s = self._request.ttl_ms / 1_000
-        pause_s = ttl_s / 3
+        pause_s = renewal_pause_s(self._request.ttl_ms)
         while True:
             left_s = self._valid_until_s - time.monotonic()
             if left_s <= 0:
@@ -172,7 +258,7 @@ class Lease:
                 pause_s = min(1.0, ttl_s / 10)
             else:
                 self._valid_until_s = sent_s + counted_s(self._request.ttl_ms)
-                pause_s = ttl_s / 3
+                pause_s = renewal_pause_s(self._request.ttl_ms)
 
     async def _act(self, act: Callable[[int, int], Awaitable[Answer]]) -> None:
         """Renew or release with the token that counts now. Raises as `Client.ask` does."""
@@ -201,8 +287,15 @@ class Lease:
         raise refused
 
     def _lose(self, why: str) -> None:
+        if self.lost.is_set():
+            return
         self.why_lost = why
         self.lost.set()
+        if self._on_lost is not None:
+            try:
+                self._on_lost(why)
+            except Exception:  # noqa: BLE001 - it is not ours, and the lease is lost all the same
+                _log.exception("what is called when lease L%d is lost has failed", self.id)
 
 
 def _ended_text(answer: Answer) -> str:
