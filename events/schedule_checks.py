@@ -54,7 +54,7 @@ def _least(need: Need) -> int:
 
 def _check_need(need: Need, field: str) -> None:
     if need.name:
-        _check_name(need.name, f"{field}.name")
+        check_name(need.name, f"{field}.name")
     if not need.first_of:
         _check_option(need, field)
         return
@@ -71,7 +71,7 @@ def _check_option(option: Need | Option, field: str) -> None:
     if option.select:
         check_selector_text(option.select, f"{field}.select")
     if option.device_class:
-        _check_name(option.device_class, f"{field}.device_class")
+        check_name(option.device_class, f"{field}.device_class")
     check_range(option.count, 1, limits.DEVICES_PER_LEASE_MAX, f"{field}.count")
 
 
@@ -102,9 +102,9 @@ def _check_tolerations(tolerates: tuple[str, ...]) -> None:
     for each in tolerates:
         name, _, value = each.partition("=")
         if name != "*":
-            _check_name(name, "tolerates")
+            check_name(name, "tolerates")
         if value:
-            _check_name(value, "tolerates")
+            check_name(value, "tolerates")
 
 
 def check_waiting(request: LeaseRequest) -> None:
@@ -152,15 +152,15 @@ def check_schedule_request(request: ScheduleRequest) -> None:
         case schedule_inputs.SwitchRequest():
             _check_lease_and_token(request.lease, request.token)
         case schedule_inputs.SetClassRequest():
-            _check_name(request.name, "name")
+            check_name(request.name, "name")
             check_selector_text(request.select, "select")
         case schedule_inputs.RemoveClassRequest():
-            _check_name(request.name, "name")
+            check_name(request.name, "name")
         case schedule_inputs.SetQuotaRequest():
             identities.parse_principal(request.tenant)
             check_range(request.devices_max, -1, 2**31 - 1, "devices_max")
             if request.device_class:
-                _check_name(request.device_class, "device_class")
+                check_name(request.device_class, "device_class")
         case _:
             _check_operators_word(request)
 
@@ -186,14 +186,14 @@ def _check_operators_word(
         raise InvalidInputError("say why: it is kept", field="reason")
     match request:
         case schedule_inputs.TaintRequest():
-            _check_name(request.name, "name")
+            check_name(request.name, "name")
             if request.value:
-                _check_name(request.value, "value")
+                check_name(request.value, "value")
             if request.effect not in EFFECTS:
                 raise InvalidInputError(f"{request.effect[:40]!r} is none of {', '.join(EFFECTS)}", field="effect")
             check_range(request.notice_ms, 0, limits.NOTICE_MS_MAX if request.effect == "evict" else 0, "notice_ms")
         case schedule_inputs.UntaintRequest():
-            _check_name(request.name, "name")
+            check_name(request.name, "name")
         case schedule_inputs.SetPolicyRequest():
             check_range(request.share_max, 1, limits.SHARERS_MAX, "share_max")
             if not request.device:
@@ -208,7 +208,12 @@ def _check_lease_and_token(lease: int, token: int, field: str = "") -> None:
     check_range(token, 1, 2**53 - 1, field or "token")
 
 
-def _check_name(name: str, field: str) -> None:
+def check_name(name: str, field: str) -> None:
+    """Whether it can be the name of a class, a need or a taint.
+
+    Raises:
+        InvalidInputError: with the field and what would be right.
+    """
     if not _NAME.fullmatch(name):
         raise InvalidInputError(
             f"{name[:80]!r} is no name: 1 to 63 letters, digits, dots, dashes, underscores and slashes, like gpu.large",

@@ -21,6 +21,21 @@ _OUTCOME: Final = {
     "operate_device": "ordered",
     "revoke": "revoked",
     "declare_dead": "declared_dead",
+    "withdraw": "withdrawn",
+    "renew_many": "renewed",
+    "transfer": "transferred",
+    "reserve": "granted",
+    "switch": "switched",
+    "set_class": "set",
+    "remove_class": "set",
+    "set_quota": "set",
+    "cordon": "set",
+    "uncordon": "set",
+    "taint": "set",
+    "untaint": "set",
+    "set_policy": "set",
+    "confirm_clean": "set",
+    "heal": "set",
 }
 
 

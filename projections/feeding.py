@@ -7,11 +7,17 @@ is a function of the log alone: whoever folds it from the start tells the same, 
 | of an event | the subjects name |
 |---|---|
 | of a device | its host and key; the lease that holds it, and that one's tenant, if one does |
-| of a lease | the same, for each of its devices |
+| of a lease | the same, for each of its devices; of one that changes hands, the tenant before and the new one |
+| of many leases that are renewed together | the tenant who asked |
+| of a request that waits | the tenant who asked, with each device that is kept for it |
 | of a refusal | each device that it is about, or of the lease that it is about; the tenant who was refused |
 | of an order | the device that it takes away or has made, and the one that this is a part of; the tenant who asked |
 | of a host | the host |
-| of the whole ledger | nothing |
+| of a quota | the tenant |
+| of the whole ledger, of a class | nothing |
+
+What several leases share is told of under each of them. A lease that only looks on is told of where it begins, is
+renewed, changes hands and ends; what happens to its devices is told under others.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,15 +25,14 @@ from typing import Any, Final
 
 import msgspec
 
-from leasehold.events import cloudevents, codec, event_types, hostdev_events, limits
+from leasehold.events import cloudevents, codec, event_types, hostdev_events, limits, schedule_events
 from leasehold.events.capabilities import keys_of
 from leasehold.events.cloudevents import Attributes
-from leasehold.events.errors import CorruptLedgerError, CorruptSnapshotError, InvalidInputError
+from leasehold.events.errors import CorruptLedgerError, InvalidInputError
 from leasehold.events.event_types import Event
 from leasehold.events.identities import (
     DeviceId,
     DeviceKey,
-    DomainId,
     HostName,
     device_id,
     domain_id,
@@ -35,14 +40,11 @@ from leasehold.events.identities import (
     split_device_id,
     tenant_of,
 )
-from leasehold.events.position import lease_id_text, parse_lease_id, position_of
+from leasehold.events.position import lease_id_text, parse_lease_id, position_of, queued_id_text
 from leasehold.events.record import Record, chain_hash
 from leasehold.events.subjects import NONE, device_word
 from leasehold.projections.evolve import check_follows
 from leasehold.projections.rows import Head
-
-FEED_VERSION: Final = 4
-"""Raised when the same log would be told otherwise; snapshots of another version are built anew."""
 
 
 class Part(msgspec.Struct, frozen=True, gc=False):
@@ -64,17 +66,25 @@ class Message(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     body: bytes
 
 
-class _Lease(msgspec.Struct, frozen=True, gc=False):
+class Lease(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """A lease, until nothing more is told of it."""
+
     tenant: str
     devices: tuple[DeviceId, ...]
+    mode: str = ""
+    """Only what is leased alone is held until it is free; all else is forgotten at the end of the lease."""
 
 
-class _Refused(msgspec.Struct, frozen=True, gc=False):
+class Refused(msgspec.Struct, frozen=True, gc=False):
+    """Of what a refusal was told, and when."""
+
     at_ns: int
     parts: tuple[Part, ...]
 
 
-class _Order(msgspec.Struct, frozen=True, gc=False):
+class Order(msgspec.Struct, frozen=True, gc=False):
+    """What a host was told to do, and by whose matter."""
+
     host: HostName
     tenant: str
     devices: tuple[DeviceId, ...]
@@ -107,11 +117,15 @@ class Feeding:
         """Position and part of the last message of the last record."""
         self.devices: dict[str, int] = {}
         """Each device that was ever seen, and the lease that holds it, or 0."""
-        self.leases: dict[int, _Lease] = {}
+        self.leases: dict[int, Lease] = {}
         """Until all devices of one are free."""
-        self.refusals: dict[int, _Refused] = {}
+        self.sharers: dict[str, tuple[int, ...]] = {}
+        """Of each device that is shared, the living leases that share it, in order."""
+        self.queue: dict[int, str] = {}
+        """Of each request that waits, its tenant."""
+        self.refusals: dict[int, Refused] = {}
         """As long as they can be repeated, oldest first."""
-        self.orders: dict[str, dict[int, _Order]] = {}
+        self.orders: dict[str, dict[int, Order]] = {}
         """Of each host, until nothing more can be told of one, or too many are over."""
         self.previous: dict[str, int] = {}
         """The position that was told last of each host; of no host, under the empty name."""
@@ -159,8 +173,8 @@ class Feeding:
         kind = tag.rpartition(".")[0]
         request = getattr(event, "request", None)
         cause = f"{request.principal}/{request.request_id}" if request is not None else ""
-        domain_of = _DOMAIN_OF.get(type(event))
-        domain = domain_of(event) if domain_of is not None else ""
+        said_of = _ABOUT.get(type(event))
+        about = said_of(event, position) if said_of is not None else ""
         before = [self.previous.get(part.host, 0) for part in parts]
         told = []
         for index, (part, previous) in enumerate(zip(parts, before, strict=True)):
@@ -169,7 +183,7 @@ class Feeding:
                 cluster=cluster, ledger_id=record.ledger_id, era=record.era,
                 position=position, part=index, parts=len(parts), previous=previous,
                 tag=tag, at_ns=record.decided_at_ns,
-                subject=part.device or lease or domain or part.host, tenant=part.tenant, cause=cause,
+                subject=part.device or lease or about or part.host, tenant=part.tenant, cause=cause,
             )  # fmt: skip
             key = device_word(part.device.partition("/")[2])
             subject = f"{part.host or NONE}.{kind}.{key or NONE}.{lease or NONE}.{part.tenant or NONE}"
@@ -186,12 +200,16 @@ class Feeding:
 # --- what an event tells of, and does to the fold ----------------------------------------------------------------
 
 
-def _held(fold: Feeding, device: str) -> Part:
-    """A device with the lease that holds it, itself or the physical device that it is a part of."""
+def _held(fold: Feeding, device: str) -> list[Part]:
+    """A device with the lease that holds it, or those that share it, itself or the physical device that it is a part
+    of.
+    """
     host, key = split_device_id(DeviceId(device))
-    lease = fold.devices.get(device) or fold.devices.get(device_id(host, physical_key(key)), 0)
-    row = fold.leases.get(lease)
-    return Part(host, device, lease, row.tenant) if row else Part(host, device)
+    physical = device_id(host, physical_key(key))
+    lease = fold.devices.get(device) or fold.devices.get(physical, 0)
+    leases = (lease,) if lease else fold.sharers.get(device) or fold.sharers.get(physical, ())
+    rows = [(each, fold.leases[each]) for each in leases if each in fold.leases]
+    return [Part(host, device, each, row.tenant) for each, row in rows] or [Part(host, device)]
 
 
 def _of_lease(fold: Feeding, lease: int, devices: Iterable[str] | None = None) -> list[Part]:
@@ -203,17 +221,22 @@ def _of_lease(fold: Feeding, lease: int, devices: Iterable[str] | None = None) -
 def _described(fold: Feeding, _position: int, _at_ns: int, event: Any) -> list[Part]:
     device = device_id(event.host, event.device.key)
     fold.devices.setdefault(device, 0)
-    return [_held(fold, device)]
+    return _held(fold, device)
 
 
 def _of_key(fold: Feeding, _position: int, _at_ns: int, event: Any) -> list[Part]:
-    return [_held(fold, device_id(event.host, event.key))]
+    return _held(fold, device_id(event.host, event.key))
 
 
 def _granted(fold: Feeding, position: int, _at_ns: int, event: event_types.LeaseGranted) -> list[Part]:
-    fold.leases[position] = _Lease(event.tenant, event.devices)
+    mode = event.mode or ""
+    fold.leases[position] = Lease(event.tenant, event.devices, mode)
     for device in event.devices:
-        fold.devices[device] = position
+        if not mode:
+            fold.devices[device] = position
+        elif mode == "shared":
+            fold.sharers[device] = (*fold.sharers.get(device, ()), position)
+    fold.queue.pop(event.queued or 0, None)
     return _of_lease(fold, position)
 
 
@@ -221,15 +244,39 @@ def _of_its_lease(fold: Feeding, _position: int, _at_ns: int, event: Any) -> lis
     return _of_lease(fold, event.lease)
 
 
+def _ended(fold: Feeding, _position: int, _at_ns: int, event: Any) -> list[Part]:
+    parts = _of_lease(fold, event.lease)
+    _forget_if_over(fold, event.lease)
+    return parts
+
+
+def _forget_if_over(fold: Feeding, lease: int) -> None:
+    """What is not held alone is over with its lease: nothing has to be freed."""
+    row = fold.leases[lease]
+    if not row.mode:
+        return
+    del fold.leases[lease]
+    for device in row.devices if row.mode == "shared" else ():
+        others = tuple(each for each in fold.sharers[device] if each != lease)
+        if others:
+            fold.sharers[device] = others
+        else:
+            del fold.sharers[device]
+
+
 def _revoked(fold: Feeding, _position: int, _at_ns: int, event: hostdev_events.LeaseRevoked) -> list[Part]:
     # It may have ended before, and others may have some of its devices.
-    held = [device for device in fold.leases[event.lease].devices if fold.devices[device] == event.lease]
-    return _of_lease(fold, event.lease, held)
+    row = fold.leases[event.lease]
+    parts = _of_lease(
+        fold, event.lease, [device for device in row.devices if row.mode or fold.devices[device] == event.lease]
+    )
+    _forget_if_over(fold, event.lease)
+    return parts
 
 
 def _freed(fold: Feeding, _position: int, _at_ns: int, event: event_types.DeviceFreed) -> list[Part]:
     if not event.lease:
-        return [_held(fold, event.device)]
+        return _held(fold, event.device)
     parts = _of_lease(fold, event.lease, (event.device,))
     if fold.devices[event.device] == event.lease:
         fold.devices[event.device] = 0
@@ -238,13 +285,14 @@ def _freed(fold: Feeding, _position: int, _at_ns: int, event: event_types.Device
     return parts
 
 
-def _drifted(fold: Feeding, _position: int, _at_ns: int, event: Any) -> list[Part]:
-    return [_held(fold, event.device)]
+def _of_device(fold: Feeding, _position: int, _at_ns: int, event: Any) -> list[Part]:
+    return _held(fold, event.device)
 
 
 def _attachment(fold: Feeding, _position: int, _at_ns: int, event: Any) -> list[Part]:
     """Of each device that is meant; what means none that is known is told of the host alone."""
-    return [_held(fold, device_id(event.host, key)) for key in event.devices] or [Part(event.host)]
+    parts = [part for key in event.devices for part in _held(fold, device_id(event.host, key))]
+    return parts or [Part(event.host)]
 
 
 def _shared(fold: Feeding, _position: int, _at_ns: int, event: event_types.SharingFound) -> list[Part]:
@@ -261,7 +309,7 @@ def _refused(fold: Feeding, position: int, at_ns: int, event: event_types.Reques
         parts += _of_asked(fold, name, tenant)
     parts = list(dict.fromkeys(parts)) or [Part(tenant=tenant)]
     _forget_refusals(fold, at_ns)
-    fold.refusals[position] = _Refused(at_ns, tuple(parts))
+    fold.refusals[position] = Refused(at_ns, tuple(parts))
     return parts
 
 
@@ -298,7 +346,7 @@ def _forget_refusals(fold: Feeding, at_ns: int) -> None:
 
 def _ordered(fold: Feeding, position: int, _at_ns: int, event: event_types.HostOrdered) -> list[Part]:
     devices = tuple(device_id(event.host, key) for key in keys_of(event.order))
-    row = _Order(event.host, tenant_of(event.request.principal), devices)
+    row = Order(event.host, tenant_of(event.request.principal), devices)
     fold.orders.setdefault(event.host, {})[position] = row
     return _of_order(row)
 
@@ -319,18 +367,57 @@ def _failed(fold: Feeding, _position: int, _at_ns: int, event: event_types.Order
     return _of_order(row)
 
 
-def _take_order(fold: Feeding, host: HostName, order: int) -> _Order:
+def _take_order(fold: Feeding, host: HostName, order: int) -> Order:
     orders = fold.orders.get(host, {})
     # One that was forgotten is told of its host alone.
-    row = orders.pop(order, _Order(host, "", ()))
+    row = orders.pop(order, Order(host, "", ()))
     if not orders:
         fold.orders.pop(host, None)
     return row
 
 
-def _of_order(row: _Order, made: tuple[DeviceId, ...] = ()) -> list[Part]:
+def _of_order(row: Order, made: tuple[DeviceId, ...] = ()) -> list[Part]:
     """An order bears no lease: what it is about may have come to be another tenant's before it is over."""
     return [Part(row.host, device, 0, row.tenant) for device in (*made, *row.devices)] or [Part(row.host)]
+
+
+# --- waiting, keeping, and what operators say -----------------------------------------------------------------------
+
+
+def _queued(fold: Feeding, position: int, _at_ns: int, event: schedule_events.RequestQueued) -> list[Part]:
+    fold.queue[position] = event.tenant
+    return _of_queued(event.tenant, event.keeps)
+
+
+def _moved(fold: Feeding, _position: int, _at_ns: int, event: schedule_events.QueuedMoved) -> list[Part]:
+    return _of_queued(fold.queue[event.queued], event.keeps)
+
+
+def _of_queued(tenant: str, keeps: tuple[DeviceId, ...]) -> list[Part]:
+    """What is kept may still be another's: it bears no lease."""
+    return [Part(device.partition("/")[0], device, 0, tenant) for device in keeps] or [Part(tenant=tenant)]
+
+
+def _waits_no_more(fold: Feeding, _position: int, _at_ns: int, event: Any) -> list[Part]:
+    return [Part(tenant=fold.queue.pop(event.queued))]
+
+
+def _of_asker(_fold: Feeding, _position: int, _at_ns: int, event: Any) -> list[Part]:
+    return [Part(tenant=tenant_of(event.request.principal))]
+
+
+def _transferred(fold: Feeding, _position: int, _at_ns: int, event: schedule_events.LeaseTransferred) -> list[Part]:
+    before = _of_lease(fold, event.lease)
+    fold.leases[event.lease] = msgspec.structs.replace(fold.leases[event.lease], tenant=event.tenant)
+    return [*before, *_of_lease(fold, event.lease)]
+
+
+def _of_tenant(_fold: Feeding, _position: int, _at_ns: int, event: schedule_events.QuotaSet) -> list[Part]:
+    return [Part(tenant=event.tenant)]
+
+
+def _marked(fold: Feeding, _position: int, _at_ns: int, event: Any) -> list[Part]:
+    return _held(fold, device_id(event.host, event.key)) if event.key else [Part(event.host)]
 
 
 def _of_host(_fold: Feeding, _position: int, _at_ns: int, event: Any) -> list[Part]:
@@ -356,9 +443,9 @@ _MOVES: Final[dict[type[Any], Callable[[Feeding, int, int, Any], list[Part]]]] =
     event_types.SharingFound: _shared,
     event_types.LeaseGranted: _granted,
     event_types.LeaseRenewed: _of_its_lease,
-    event_types.LeaseReleased: _of_its_lease,
-    event_types.LeaseExpired: _of_its_lease,
-    event_types.LeaseOutlived: _of_its_lease,
+    event_types.LeaseReleased: _ended,
+    event_types.LeaseExpired: _ended,
+    event_types.LeaseOutlived: _ended,
     event_types.DeviceFreed: _freed,
     event_types.RequestRefused: _refused,
     event_types.RefusalsRepeated: _repeated,
@@ -366,72 +453,44 @@ _MOVES: Final[dict[type[Any], Callable[[Feeding, int, int, Any], list[Part]]]] =
     event_types.OrderCarriedOut: _carried_out,
     event_types.OrderFailed: _failed,
     hostdev_events.DevicePrepared: _of_key,
-    hostdev_events.PrepareFailed: _of_its_lease,
+    hostdev_events.PrepareFailed: _ended,
     hostdev_events.DeviceGivenBack: _of_key,
     hostdev_events.DeviceQuarantined: _of_key,
     hostdev_events.LeaseRevoked: _revoked,
-    hostdev_events.DriftDetected: _drifted,
-    hostdev_events.DriftResolved: _drifted,
+    hostdev_events.DriftDetected: _of_device,
+    hostdev_events.DriftResolved: _of_device,
+    schedule_events.RequestQueued: _queued,
+    schedule_events.QueuedMoved: _moved,
+    schedule_events.QueueLooked: _of_nothing,
+    schedule_events.RequestWithdrawn: _waits_no_more,
+    schedule_events.WaitingEnded: _waits_no_more,
+    schedule_events.LeasesRenewed: _of_asker,
+    schedule_events.LeaseTransferred: _transferred,
+    schedule_events.LeaseSwitched: _of_its_lease,
+    schedule_events.ClassSet: _of_nothing,
+    schedule_events.ClassRemoved: _of_nothing,
+    schedule_events.QuotaSet: _of_tenant,
+    schedule_events.Cordoned: _marked,
+    schedule_events.Uncordoned: _marked,
+    schedule_events.Tainted: _marked,
+    schedule_events.Untainted: _marked,
+    schedule_events.PolicySet: _of_device,
+    schedule_events.DeviceCleaned: _of_device,
+    schedule_events.DeviceHealed: _of_device,
 }
 """What an event tells of; of the host alone where it is not named here."""
 
 
-_DOMAIN_OF: Final[dict[type[Any], Callable[[Any], DomainId]]] = {
-    event_types.DomainAppeared: lambda event: domain_id(event.host, event.domain.key),
-    event_types.DomainChanged: lambda event: domain_id(event.host, event.domain.key),
-    event_types.DomainStarted: lambda event: domain_id(event.host, event.domain.key),
-    event_types.DomainVanished: lambda event: domain_id(event.host, event.key),
-    event_types.AttachmentSeen: lambda event: domain_id(event.host, event.domain),
-    event_types.AttachmentGone: lambda event: domain_id(event.host, event.domain),
+_ABOUT: Final[dict[type[Any], Callable[[Any, int], str]]] = {
+    event_types.DomainAppeared: lambda event, _position: domain_id(event.host, event.domain.key),
+    event_types.DomainChanged: lambda event, _position: domain_id(event.host, event.domain.key),
+    event_types.DomainStarted: lambda event, _position: domain_id(event.host, event.domain.key),
+    event_types.DomainVanished: lambda event, _position: domain_id(event.host, event.key),
+    event_types.AttachmentSeen: lambda event, _position: domain_id(event.host, event.domain),
+    event_types.AttachmentGone: lambda event, _position: domain_id(event.host, event.domain),
+    schedule_events.RequestQueued: lambda _event, position: queued_id_text(position),
+    schedule_events.QueuedMoved: lambda event, _position: queued_id_text(event.queued),
+    schedule_events.RequestWithdrawn: lambda event, _position: queued_id_text(event.queued),
+    schedule_events.WaitingEnded: lambda event, _position: queued_id_text(event.queued),
 }
-"""The domain that an event is about."""
-
-
-class _Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    version: int
-    head: Head
-    last: tuple[int, int]
-    devices: dict[str, int]
-    leases: list[tuple[int, _Lease]]
-    refusals: list[tuple[int, _Refused]]
-    orders: list[tuple[int, _Order]] = []
-    previous: dict[str, int]
-
-
-_snapshot_decoder: Final = msgspec.json.Decoder(_Snapshot)
-
-
-def encode_feeding(fold: Feeding) -> bytes:
-    """The fold as it is now; equal folds are equal bytes."""
-    snapshot = _Snapshot(
-        version=FEED_VERSION,
-        head=fold.head,
-        last=fold.last,
-        devices=fold.devices,
-        leases=sorted(fold.leases.items()),
-        refusals=list(fold.refusals.items()),
-        orders=sorted(pair for orders in fold.orders.values() for pair in orders.items()),
-        previous=fold.previous,
-    )
-    return codec.encode(snapshot)
-
-
-def decode_feeding(body: bytes) -> Feeding | None:
-    """The fold again; `None`, if another version has written it.
-
-    Raises:
-        CorruptSnapshotError: it is none.
-    """
-    try:
-        snapshot = _snapshot_decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CorruptSnapshotError(f"not a snapshot of the feed ({error})") from error
-    if snapshot.version != FEED_VERSION:
-        return None
-    fold = Feeding()
-    fold.head, fold.last = snapshot.head, snapshot.last
-    fold.devices, fold.previous = snapshot.devices, snapshot.previous
-    fold.leases, fold.refusals = dict(snapshot.leases), dict(snapshot.refusals)
-    for order, row in snapshot.orders:
-        fold.orders.setdefault(row.host, {})[order] = row
-    return fold
+"""The domain, or the place in the queue, that an event is about."""

@@ -1,4 +1,4 @@
-"""The index beside the state: which positions tell of a device, a domain, a lease, a holder, a host or a principal.
+"""The index beside the state: which positions tell of a device, a domain, a lease, a place in the queue, and others.
 
 History is answered from it without a walk through the log. Of a domain the log tells under its id, and also under its
 uuid and name, by which one that has vanished is still known; of leases that are for a domain under its uuid.
@@ -7,7 +7,7 @@ uuid and name, by which one that has vanished is still known; of leases that are
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from leasehold.events import event_types, hostdev_events
+from leasehold.events import event_types, hostdev_events, schedule_events
 from leasehold.events.errors import InvalidInputError
 from leasehold.events.event_types import Event
 from leasehold.events.identities import (
@@ -20,12 +20,14 @@ from leasehold.events.identities import (
     domain_id,
     uuid_of,
 )
-from leasehold.events.position import lease_id_text, parse_lease_id
+from leasehold.events.position import lease_id_text, parse_lease_id, parse_queued_id, queued_id_text
 from leasehold.projections.indexes import devices_of
 from leasehold.projections.state import State
 
 IndexRow = tuple[str, str, int]
-"""Of kind `device`, `domain`, `lease`, `holder`, `host` or `principal`; its name; the position that tells of it."""
+"""Of kind `device`, `domain`, `lease`, `queued`, `holder`, `host`, `class` or `principal`; its name; the position that
+tells of it.
+"""
 _Named = list[tuple[str, str]]
 
 
@@ -49,7 +51,10 @@ def _restored(state: State, _position: int, _event: event_types.LedgerRestored) 
 
 
 def _granted(state: State, position: int, event: event_types.LeaseGranted) -> _Named:
-    return [("principal", event.request.principal), *_of_lease(state, position, event.devices)]
+    waited: _Named = [("queued", queued_id_text(event.queued))] if event.queued else []
+    stands_in: _Named = [("lease", lease_id_text(event.reserved_for))] if event.reserved_for else []
+    named = _of_lease(state, position, event.devices)
+    return [("principal", event.request.principal), *named, *waited, *stands_in]
 
 
 def _renewed(
@@ -81,6 +86,72 @@ def _refused(state: State, _position: int, event: event_types.RequestRefused) ->
 
 def _repeated(state: State, _position: int, event: event_types.RefusalsRepeated) -> _Named:
     return [("principal", event.request.principal), *_of_refusal(state, state.refusals[event.first].about)]
+
+
+def _queued(_state: State, position: int, event: schedule_events.RequestQueued) -> _Named:
+    asked = [("principal", event.request.principal), ("holder", event.asked.holder)]
+    return [*asked, ("queued", queued_id_text(position)), *_of_devices(event.keeps)]
+
+
+def _moved(_state: State, _position: int, event: schedule_events.QueuedMoved) -> _Named:
+    return [("queued", queued_id_text(event.queued)), *_of_devices(event.keeps)]
+
+
+def _waits_no_more(
+    _state: State, _position: int, event: schedule_events.RequestWithdrawn | schedule_events.WaitingEnded
+) -> _Named:
+    by = event.request.principal if isinstance(event, schedule_events.RequestWithdrawn) else ""
+    return [("queued", queued_id_text(event.queued)), *([("principal", by)] if by else [])]
+
+
+def _many_renewed(state: State, _position: int, event: schedule_events.LeasesRenewed) -> _Named:
+    """Of the leases alone: it says nothing more of their devices than that all stays as it is."""
+    named: _Named = [("principal", event.request.principal)]
+    for lease in event.leases:
+        named += _of_lease(state, lease, ())
+    return named
+
+
+def _transferred(state: State, _position: int, event: schedule_events.LeaseTransferred) -> _Named:
+    """Of both principals; who held it before is told of by what stands before this in the lease's history."""
+    named = [("principal", event.request.principal), ("principal", event.principal)]
+    return [*named, *_of_lease(state, event.lease, state.leases[event.lease].devices)]
+
+
+def _switched(state: State, _position: int, event: schedule_events.LeaseSwitched) -> _Named:
+    named = _of_lease(state, event.lease, state.leases[event.lease].devices)
+    return [("principal", event.request.principal), *named, ("lease", lease_id_text(event.source))]
+
+
+def _of_class(
+    _state: State, _position: int, event: schedule_events.ClassSet | schedule_events.ClassRemoved
+) -> _Named:
+    return [("principal", event.request.principal), ("class", event.name)]
+
+
+def _of_quota(_state: State, _position: int, event: schedule_events.QuotaSet) -> _Named:
+    of: _Named = [("class", event.device_class)] if event.device_class else []
+    return [("principal", event.request.principal), ("principal", event.tenant), *of]
+
+
+def _marked(
+    _state: State,
+    _position: int,
+    event: schedule_events.Cordoned
+    | schedule_events.Uncordoned
+    | schedule_events.Tainted
+    | schedule_events.Untainted,
+) -> _Named:
+    device = _of_devices([device_id(event.host, event.key)]) if event.key else [("host", event.host)]
+    return [("principal", event.request.principal), *device]
+
+
+def _said_of_device(
+    _state: State,
+    _position: int,
+    event: schedule_events.PolicySet | schedule_events.DeviceCleaned | schedule_events.DeviceHealed,
+) -> _Named:
+    return [("principal", event.request.principal), *_of_devices([event.device])]
 
 
 def _missing(_state: State, _position: int, event: event_types.DeviceMissing | event_types.DeviceFlapped) -> _Named:
@@ -214,6 +285,8 @@ def _of_refusal(state: State, about: tuple[str, ...]) -> _Named:
             named += _of_domain(row.host, row.description.key, row.description.name)
         elif name.startswith("L"):
             named += _of_asked_lease(state, name)
+        elif name.startswith("Q"):
+            named += _of_asked_place(name)
     return named
 
 
@@ -225,6 +298,13 @@ def _of_asked_lease(state: State, name: str) -> _Named:
         return []
     row = state.leases.get(lease)
     return [("lease", lease_id_text(lease)), *(("device", device) for device in (row.devices if row else ()))]
+
+
+def _of_asked_place(name: str) -> _Named:
+    try:
+        return [("queued", queued_id_text(parse_queued_id(name)))]
+    except InvalidInputError:
+        return []
 
 
 _SUBJECTS: Final[dict[type[Any], Callable[[State, int, Any], _Named]]] = {
@@ -265,5 +345,23 @@ _SUBJECTS: Final[dict[type[Any], Callable[[State, int, Any], _Named]]] = {
     hostdev_events.HostDeclaredDead: _retired,
     hostdev_events.DriftDetected: _drifted,
     hostdev_events.DriftResolved: _drifted,
+    schedule_events.RequestQueued: _queued,
+    schedule_events.QueuedMoved: _moved,
+    schedule_events.QueueLooked: _nothing,
+    schedule_events.RequestWithdrawn: _waits_no_more,
+    schedule_events.WaitingEnded: _waits_no_more,
+    schedule_events.LeasesRenewed: _many_renewed,
+    schedule_events.LeaseTransferred: _transferred,
+    schedule_events.LeaseSwitched: _switched,
+    schedule_events.ClassSet: _of_class,
+    schedule_events.ClassRemoved: _of_class,
+    schedule_events.QuotaSet: _of_quota,
+    schedule_events.Cordoned: _marked,
+    schedule_events.Uncordoned: _marked,
+    schedule_events.Tainted: _marked,
+    schedule_events.Untainted: _marked,
+    schedule_events.PolicySet: _said_of_device,
+    schedule_events.DeviceCleaned: _said_of_device,
+    schedule_events.DeviceHealed: _said_of_device,
 }
 """What an event tells of; of the host alone where it is not named here."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from leasehold.events import codec, event_types, hostdev_events, limits
+from leasehold.events import codec, event_types, hostdev_events, limits, schedule_events
 from leasehold.events.devices import DeviceDescription, Sighting
 from leasehold.events.errors import CorruptLedgerError
 from leasehold.events.event_types import Event
@@ -45,6 +45,7 @@ _Describing = (
 
 
 _replace: Final = msgspec.structs.replace
+_NS_PER_MS: Final = 1_000_000
 
 
 class IntervalFold:
@@ -244,6 +245,8 @@ class IntervalFold:
             **_bond(event),
         )
         held = self._held[position] = {}
+        if event.mode:
+            return
         for device in event.devices:
             row = self._touch(device, position)
             assert not row.lease, f"{device} is held by L{row.lease}"
@@ -257,6 +260,15 @@ class IntervalFold:
         row.renewals += 1
         row.renewed_position, row.ttl_ms, row.expires_at_ns = position, event.ttl_ms, event.expires_at_ns
         self._changes.leases[row.lease] = row
+
+    def many_renewed(self, position: int, at_ns: int, event: schedule_events.LeasesRenewed) -> None:
+        """They live on, each for its own time."""
+        self._ask(position, event.request)
+        for lease in event.leases:
+            row = self._leases[lease]
+            row.renewals += 1
+            row.renewed_position, row.expires_at_ns = position, at_ns + row.ttl_ms * _NS_PER_MS
+            self._changes.leases[lease] = row
 
     def released(self, position: int, at_ns: int, event: event_types.LeaseReleased) -> None:
         """Its holder gave it back."""
@@ -290,6 +302,9 @@ class IntervalFold:
             self._touch(device, position)
             held.ended_position, held.ended_ns = position, at_ns
             self._changes.ownerships[device, lease] = held
+        if not self._held[lease]:
+            # What is shared, or only looked at, is over with its lease.
+            del self._held[lease], self._leases[lease]
 
     def freed(self, position: int, at_ns: int, event: event_types.DeviceFreed) -> None:
         """Nobody has it any more."""
@@ -337,6 +352,10 @@ class IntervalFold:
         """As it was before."""
         self._ask(position, event.request)
         self._changes.repeated[event.first] = event.count
+
+    def asked(self, position: int, _at_ns: int, event: Any) -> None:
+        """A request was decided."""
+        self._ask(position, event.request)
 
     def _ask(self, position: int, ref: RequestRef) -> None:
         self._changes.requests.append(RequestRow(ref.request_id, ref.principal, position))
@@ -425,5 +444,20 @@ _HANDLERS: Final[dict[type[Event], Callable[[IntervalFold, int, int, Any], None]
     hostdev_events.DeviceQuarantined: IntervalFold.handed,
     hostdev_events.DriftDetected: IntervalFold.handed,
     hostdev_events.DriftResolved: IntervalFold.handed,
+    schedule_events.RequestQueued: IntervalFold.asked,
+    schedule_events.RequestWithdrawn: IntervalFold.asked,
+    schedule_events.LeasesRenewed: IntervalFold.many_renewed,
+    schedule_events.LeaseTransferred: IntervalFold.asked,
+    schedule_events.LeaseSwitched: IntervalFold.asked,
+    schedule_events.ClassSet: IntervalFold.asked,
+    schedule_events.ClassRemoved: IntervalFold.asked,
+    schedule_events.QuotaSet: IntervalFold.asked,
+    schedule_events.Cordoned: IntervalFold.asked,
+    schedule_events.Uncordoned: IntervalFold.asked,
+    schedule_events.Tainted: IntervalFold.asked,
+    schedule_events.Untainted: IntervalFold.asked,
+    schedule_events.PolicySet: IntervalFold.asked,
+    schedule_events.DeviceCleaned: IntervalFold.asked,
+    schedule_events.DeviceHealed: IntervalFold.asked,
 }
 """What moves a row; the other events say nothing that is asked of the past."""

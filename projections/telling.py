@@ -27,7 +27,7 @@ from leasehold.events.hostdevs import Handover
 from leasehold.events.identities import DomainKey, HostName, domain_id
 from leasehold.events.inputs import CREATOR
 from leasehold.events.position import lease_id_text
-from leasehold.projections import hostdevtelling
+from leasehold.projections import hostdevtelling, scheduletelling
 from leasehold.projections.hostdevtelling import handover_text
 from leasehold.projections.state import State
 from leasehold.projections.wording import asked_text, lease_text, span_text
@@ -282,13 +282,14 @@ def _used(event: event_types.AttachmentSeen | event_types.AttachmentGone) -> str
 # --- leases -------------------------------------------------------------------------------------------------------
 
 
-def _lease_granted(event: event_types.LeaseGranted, position: int, _state: State | None) -> str:
+def _lease_granted(event: event_types.LeaseGranted, position: int, state: State | None) -> str:
     forced = ", although the host itself needs it (forced)" if event.forced else ""
     bond = f", {bond_text(event.bond)}" if isinstance(event.bond, DomainBond) else ""
     how = handover_text(event.handover) if isinstance(event.handover, Handover) else ""
+    more = f"{f', {how}' if how else ''}{scheduletelling.granted_text(event, state)}"
     return (
         f"granted to {event.holder} as {lease_id_text(position)}: {', '.join(event.devices)}, "
-        f"for {span_text(event.ttl_ms)}{bond}{f', {how}' if how else ''}{forced} ({asked_text(event.request)})"
+        f"for {span_text(event.ttl_ms)}{bond}{more}{forced} ({asked_text(event.request)})"
     )
 
 
@@ -428,4 +429,5 @@ _TELLERS: Final[dict[type[Any], Callable[[Any, int, State | None], str]]] = {
     event_types.OrderCarriedOut: _order_carried_out,
     event_types.OrderFailed: _order_failed,
     **hostdevtelling.TELLERS,
+    **scheduletelling.TELLERS,
 }

@@ -5,7 +5,7 @@ from typing import Any, Final, get_args
 
 import msgspec
 
-from leasehold.events import inputs
+from leasehold.events import inputs, schedule_inputs
 from leasehold.events.answers import Answer, Heard, Heartbeat
 from leasehold.events.event_types import Event
 from leasehold.events.inputs import Observed, Request
@@ -54,6 +54,21 @@ REQUESTS: Final[dict[str, str]] = {
     "operate_device": _tag(inputs.OperateDeviceRequest),
     "revoke": _tag(inputs.RevokeRequest),
     "declare_dead": _tag(inputs.DeclareDeadRequest),
+    "withdraw": _tag(schedule_inputs.WithdrawRequest),
+    "renew_many": _tag(schedule_inputs.RenewManyRequest),
+    "transfer": _tag(schedule_inputs.TransferRequest),
+    "reserve": _tag(schedule_inputs.ReserveRequest),
+    "switch": _tag(schedule_inputs.SwitchRequest),
+    "set_class": _tag(schedule_inputs.SetClassRequest),
+    "remove_class": _tag(schedule_inputs.RemoveClassRequest),
+    "set_quota": _tag(schedule_inputs.SetQuotaRequest),
+    "cordon": _tag(schedule_inputs.CordonRequest),
+    "uncordon": _tag(schedule_inputs.UncordonRequest),
+    "taint": _tag(schedule_inputs.TaintRequest),
+    "untaint": _tag(schedule_inputs.UntaintRequest),
+    "set_policy": _tag(schedule_inputs.SetPolicyRequest),
+    "confirm_clean": _tag(schedule_inputs.ConfirmCleanRequest),
+    "heal": _tag(schedule_inputs.HealRequest),
 }
 """Verb -> name of the message."""
 ASKABLE: Final[dict[str, str]] = {verb: f"question_{verb}.v1" for verb in (*QUESTIONS, *PAST_QUESTIONS)}

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from leasehold.events.errors import CorruptSnapshotError
-from leasehold.projections.feeding import Feeding, decode_feeding
+from leasehold.projections.feeding import Feeding
+from leasehold.projections.feedsnapshots import decode_feeding
 from leasehold.services.home import write_private
 
 _log: Final = logging.getLogger(__name__)

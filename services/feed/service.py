@@ -20,7 +20,8 @@ from leasehold.events.errors import CorruptLedgerError, FeedMovedError, Unavaila
 from leasehold.events.position import sequence_of
 from leasehold.events.record import chain_hash
 from leasehold.events.subjects import Subjects
-from leasehold.projections.feeding import Feeding, Message, encode_feeding
+from leasehold.projections.feeding import Feeding, Message
+from leasehold.projections.feedsnapshots import encode_feeding
 from leasehold.services.connection import Connection, status_of
 from leasehold.services.feed.keeping import FeedFiles
 from leasehold.services.feed.outbox import End, Outbox

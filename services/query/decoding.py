@@ -8,7 +8,18 @@ import msgspec
 
 from leasehold.events import codec, domains, hostdevs, identities, limits
 from leasehold.events.errors import InvalidInputError
-from leasehold.events.questions import PAST_QUESTIONS, QUESTIONS, History, ListHostdevs, Moment, Question, Sync, Who
+from leasehold.events.questions import (
+    PAST_QUESTIONS,
+    QUESTIONS,
+    History,
+    ListClasses,
+    ListHostdevs,
+    Moment,
+    Question,
+    Sync,
+    Who,
+)
+from leasehold.events.schedule_checks import check_name
 from leasehold.projections import nodedev
 
 SYNC_ROWS_MAX: Final = 200
@@ -16,7 +27,7 @@ SYNC_ROWS_MAX: Final = 200
 AFTER_CHARS_MAX: Final = limits.NAME_CHARS_MAX + 1 + limits.KEY_CHARS_MAX
 DOMAIN_TEXT_CHARS_MAX: Final = limits.DOMAIN_NAME_CHARS_MAX
 """Longer than any id of a domain."""
-KINDS: Final = ("device", "lease", "host", "domain", "holder", "principal")
+KINDS: Final = ("device", "lease", "queued", "host", "domain", "holder", "class", "principal")
 """In the order in which a name is looked for: a domain is called whatever its owner likes, `node1` or `L3584`, too."""
 """What a history may be of, in the order in which a bare name is tried."""
 USED_BY: Final = ("device", "holder")
@@ -54,7 +65,11 @@ def check_question(question: Question) -> None:
         _CHECKS[field](question, getattr(question, field))
 
 
-def _check_name(_question: Question, name: str) -> None:
+def _check_name(question: Question, name: str) -> None:
+    if isinstance(question, ListClasses):
+        if name:
+            check_name(name, "name")
+        return
     _check_text(name, "name", 1, limits.DEVICE_TEXT_CHARS_MAX)
 
 
@@ -143,6 +158,21 @@ def _check_principal(_question: Question, principal: str) -> None:
         identities.parse_principal(principal)
 
 
+def _check_tenant(_question: Question, tenant: str) -> None:
+    if tenant:
+        identities.parse_principal(tenant)
+
+
+def _check_class(_question: Question, name: str) -> None:
+    if name:
+        check_name(name, "device_class")
+
+
+def _check_verb(_question: Question, verb: str) -> None:
+    if verb not in codec.VERBS:
+        raise InvalidInputError(f"{verb[:40]!r} is none of {', '.join(codec.VERBS)}", field="verb")
+
+
 def _check_text(text: str, field: str, chars_min: int, chars_max: int) -> None:
     if not chars_min <= len(text) <= chars_max or not text.isprintable():
         said = f"{text[:40]!r} is not a printable text of {chars_min} to {chars_max} characters"
@@ -181,4 +211,9 @@ _CHECKS: Final[dict[str, Callable[[Question, Any], None]]] = {
     "depth": lambda _question, value: _check_range(value, 1, DEPTH_MAX, "depth"),
     "by": _check_by,
     "every_ns": _check_every,
+    "free": lambda _question, _value: None,
+    "tenant": _check_tenant,
+    "device_class": _check_class,
+    "verb": _check_verb,
+    "request": lambda _question, _value: None,
 }

@@ -16,7 +16,8 @@ from leasehold.events.identities import DeviceKey, Holder
 from leasehold.events.position import position_of, sequence_of
 from leasehold.events.subjects import EventSubject, Subjects
 from leasehold.projections import feeding
-from leasehold.projections.feeding import Feeding, Message, decode_feeding, encode_feeding
+from leasehold.projections.feeding import Feeding, Message
+from leasehold.projections.feedsnapshots import FEED_VERSION, decode_feeding, encode_feeding
 from tests.past import domains, handed
 from tests.past.nodedevs import GPU, HOSTS, MDEV_TYPE, NIC, SCSI_HOST, NodeLedger, random_log
 from tests.projections.ledger import B, Ledger, ledger_with_hosts
@@ -266,7 +267,7 @@ def test_another_log_is_not_read_on() -> None:
         fold.fold(2, bodies[2])
     with pytest.raises(CorruptSnapshotError):
         decode_feeding(b"{}")
-    old = encode_feeding(fold).replace(b'"version":%d' % feeding.FEED_VERSION, b'"version":1')
+    old = encode_feeding(fold).replace(b'"version":%d' % FEED_VERSION, b'"version":1')
     assert decode_feeding(old.replace(b'"orders":[],', b"")) is None
 
 

@@ -46,14 +46,17 @@ ROLES: Final = {
 """The name of the one that tries, by its role."""
 OWN: Final = {role: f"agent-{name}" if role == "agent" else name for role, name in ROLES.items()}
 
-REQUESTS: Final = ("lease", "renew", "release", "prepare", "reattach")
+KEEPING: Final = ("renew_many", "withdraw", "transfer", "reserve", "switch")
+REQUESTS: Final = ("lease", "renew", "release", "prepare", "reattach", *KEEPING)
 MAKING: Final = ("create_device", "destroy_device", "operate_device")
-OPERATORS: Final = ("confirm_free", *MAKING, "retire_agent", "revoke", "declare_dead")
+NAMING: Final = ("set_class", "remove_class", "set_quota")
+MARKING: Final = ("cordon", "uncordon", "taint", "untaint", "set_policy", "confirm_clean", "heal")
+OPERATORS: Final = ("confirm_free", *MAKING, "retire_agent", "revoke", "declare_dead", *NAMING, *MARKING)
 LISTS: Final = (
     *("list_devices", "list_leases", "list_hosts", "list_orders", "list_domains"),
-    *("list_hostdevs", "list_drifts"),
+    *("list_hostdevs", "list_drifts", "list_classes", "list_quotas", "list_queue", "list_taints"),
 )
-QUESTIONS: Final = (*LISTS, "show", "history", "explain", "status", "sync")
+QUESTIONS: Final = (*LISTS, "consider", "show", "history", "explain", "status", "sync")
 PAST_QUESTIONS: Final = ("owners", "devices_at", "domains_at", "diff", "who", "blame", "utilisation", "archived")
 CLIENTS: Final = {"scheduler", "operator", "auditor", "subscriber"}
 READERS: Final = {"operator", "auditor"}
