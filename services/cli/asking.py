@@ -5,20 +5,26 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import click
+import msgspec
 
-from leasehold.events.errors import InvalidInputError
+from leasehold.events.answers import Answer
+from leasehold.events.errors import InvalidInputError, RefusedError
 from leasehold.events.hostdevs import STUBS
 from leasehold.events.inputs import GONE_MS, LeaseRequest, PrepareRequest, Request
+from leasehold.events.questions import Reading
+from leasehold.events.scheduling import Need, Option
 from leasehold.services.asking import (
     confirm_free_request,
+    constraints_of,
     declare_dead_request,
     lease_request,
+    needs_of,
     release_request,
     renew_request,
     retire_agent_request,
     revoke_request,
 )
-from leasehold.services.cli import render
+from leasehold.services.cli import render, render_scheduling
 from leasehold.services.cli.common import (
     EXIT_FAILED,
     EXIT_REFUSED,
@@ -27,17 +33,53 @@ from leasehold.services.cli.common import (
     client_of,
     common,
     complete_device,
+    dry_run_option,
+    is_dry_run,
 )
 from leasehold.services.cli.values import Duration, LeaseId
-from leasehold.services.holding import until_prepared
+from leasehold.services.holding import until_granted, until_prepared
 
 
-async def ask_and_tell(data: str | None, request: Request, *, as_json: bool, is_waited_for: bool = False) -> None:
-    """Ask, and tell the answer; of a grant, if `is_waited_for`, when its devices are handed over, or could not be."""
+async def ask_and_tell(
+    data: str | None, request: Request, *, as_json: bool, is_waited_for: bool = False, is_followed: bool = True
+) -> Answer | None:
+    """Ask, and tell the answer: of what waits, when it does so no more, with progress on standard error; of a grant, if
+    `is_waited_for`, when its devices are handed over, or could not be. With `--dry-run` tell how it would be decided.
+
+    The answer, if there was one and it was no refusal.
+    """
     async with client_of(data) as client:
-        answer = await client.answer_to(request)
+        if is_dry_run():
+            _tell_considered(await client.consider(request), as_json=as_json)
+            return None
+        try:
+            if isinstance(request, LeaseRequest) and request.wait_ms and is_followed:
+                answer = await until_granted(client, request, render_scheduling.waits)
+            else:
+                answer = await client.answer_to(request)
+        except RefusedError:
+            answer = await client.answer_to(request)
         if is_waited_for and answer.outcome == "granted" and isinstance(request, LeaseRequest | PrepareRequest):
             answer = await until_prepared(client, request, answer)
+    return _tell(answer, as_json=as_json)
+
+
+def _tell_considered(reading: Reading, *, as_json: bool) -> None:
+    """How it would be decided. The exit code is the one that doing it would have."""
+    if as_json:
+        render.json_line(reading)
+    elif reading.answer is not None:
+        click.echo("nothing is done; it would be decided like this:", err=True)
+        if reading.answer.outcome != "refused":
+            render.answered(reading.answer, as_json=False)
+        render_scheduling.considered(reading)
+    if reading.answer is not None and reading.answer.outcome == "refused":
+        if not as_json:
+            render.refused(reading.answer)
+        sys.exit(EXIT_REFUSED)
+
+
+def _tell(answer: Answer, *, as_json: bool) -> Answer:
     render.answered(answer, as_json=as_json)
     if answer.outcome == "refused":
         sys.exit(EXIT_REFUSED)
@@ -45,11 +87,86 @@ async def ask_and_tell(data: str | None, request: Request, *, as_json: bool, is_
         sys.exit(EXIT_USAGE)
     if answer.outcome == "granted" and answer.ended:
         sys.exit(EXIT_FAILED)
+    return answer
 
 
-request_id_option: Final = click.option(
-    "--request-id", default=None, help="Your own name for this request: asking again with it is safe."
-)
+def request_id_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--request-id` and `--dry-run`."""
+    return click.option(
+        "--request-id", default=None, help="Your own name for this request: asking again with it is safe."
+    )(dry_run_option(function))
+
+
+def need_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What is needed, where no device is named."""
+    for option in (
+        click.option("--tolerate", "tolerates", multiple=True, metavar="TAINT", help="Take also what has this taint."),
+        click.option("--distinct", multiple=True, metavar="ATTRIBUTE", help="No two alike in this: host."),
+        click.option("--same", multiple=True, metavar="ATTRIBUTE", help="All alike in this: numa_node, pcie_root."),
+        click.option(
+            "--need", "needs", multiple=True, metavar="JSON",
+            help='One of several needs: {"name": "nic", "class": "nic", "count": 2}, as `select` or `first_of`.',
+        ),
+        click.option(
+            "--first-of", multiple=True, metavar="SELECTOR", help="The first of these that can be had, in this order."
+        ),
+        click.option("--all", "every", is_flag=True, help="All devices that match, and at least --count."),
+        click.option("--count", type=click.IntRange(1), default=1, show_default=True, help="How many devices."),
+        click.option("--class", "device_class", default="", metavar="CLASS", help="Devices of this class."),
+        click.option("--select", default="", metavar="SELECTOR", help="Devices that match: device.numa_node == 0"),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+class _NeedSaid(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"device_class": "class"}
+):
+    """A need as `--need` has it; so are its options."""
+
+    name: str = ""
+    select: str = ""
+    device_class: str = ""
+    count: int = 1
+    every: bool = False
+    first_of: tuple["_NeedSaid", ...] = ()
+
+
+def needs_said(
+    *, select: str, device_class: str, count: int, every: bool, first_of: tuple[str, ...], needs: tuple[str, ...]
+) -> tuple[Need, ...]:
+    """What `need_options` say.
+
+    Raises:
+        InvalidInputError: a `--need` is none; or a number is said of nothing.
+    """
+    if (count != 1 or every) and not (select or device_class or first_of):
+        raise InvalidInputError("so many of what? say --select, --class or --first-of", field="count")
+    if first_of and (select or device_class):
+        raise InvalidInputError("say --first-of, or --select and --class", field="first-of")
+    read = [_need_of(text) for text in needs]
+    return needs_of(select, device_class=device_class, count=count, every=every, first_of=first_of, needs=read)
+
+
+def _need_of(text: str) -> Need:
+    try:
+        said = msgspec.json.decode(text, type=_NeedSaid)
+    except (msgspec.DecodeError, UnicodeEncodeError) as error:
+        raise InvalidInputError(
+            f'{error}; a need looks like {{"name": "gpu", "class": "gpu", "count": 2}}', field="need"
+        ) from None
+    options = tuple(
+        Option(select=each.select, device_class=each.device_class, count=each.count, every=each.every)
+        for each in said.first_of
+    )
+    return Need(
+        name=said.name,
+        select=said.select,
+        device_class=said.device_class,
+        count=said.count,
+        every=said.every,
+        first_of=options,
+    )
 
 
 def stub_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -64,7 +181,8 @@ def stub_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command()
-@click.argument("names", nargs=-1, required=True, metavar="DEVICE...", shell_complete=complete_device)
+@click.argument("names", nargs=-1, metavar="[DEVICE]...", shell_complete=complete_device)
+@need_options
 @click.option("--for", "holder", required=True, metavar="HOLDER", help="For whom: a domain, a job, a person.")
 @click.option("--ttl", "ttl_ms", type=Duration(), default="30m", show_default=True, help="Ends unless renewed.")
 @click.option("--host", default="", help="On which host the names are.")
@@ -80,6 +198,13 @@ def stub_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--keep", is_flag=True, help="With --domain: it is only named, and the lease expires as any other.")
 @stub_options
 @click.option("--wait-prepared", is_flag=True, help="Wait until managed hosts have handed the devices over.")
+@click.option(
+    "--wait", "wait_ms", type=Duration(), is_flag=False, flag_value="24h", default=0, metavar="[TIME]",
+    help="Wait for its turn, for so long (24h), and say how it stands. Ctrl-C takes it back.",
+)  # fmt: skip
+@click.option("--no-follow", is_flag=True, help="With --wait: let it wait by itself, and say its place in the queue.")
+@click.option("--priority", type=int, default=0, help="Each step counts like a minute of waiting: -100 to 100.")
+@click.option("--mode", type=click.Choice(("shared", "admin")), default=None, help="With others; or only looking on.")
 @request_id_option
 @common
 @asynchronous
@@ -97,9 +222,22 @@ async def lease(
     driver: str,
     unmanaged: bool,
     wait_prepared: bool,
+    wait_ms: int,
+    no_follow: bool,
+    priority: int,
+    mode: str | None,
+    same: tuple[str, ...],
+    distinct: tuple[str, ...],
+    tolerates: tuple[str, ...],
     request_id: str | None,
+    **needed: Any,
 ) -> None:
-    """Lease devices, all or none."""
+    """Lease devices, all or none: those that are named, or what is needed.
+
+    leasehold lease pci_0000_03_00_0 --for vm:web1
+
+    leasehold lease --class gpu --count 2 --same numa_node --wait --for job:17
+    """
     if not domain and (keep or gone_ms is not None):
         said = "keep" if keep else "gone"
         raise InvalidInputError("it says what a domain's going means: name one with --domain", field=said)
@@ -114,9 +252,15 @@ async def lease(
         keep=keep,
         driver=driver,
         unmanaged=unmanaged,
+        needs=needs_said(**needed),
+        constraints=constraints_of(same, distinct),
+        mode=mode or "",
+        tolerates=tolerates,
+        wait_ms=wait_ms,
+        priority=priority,
         request_id=request_id,
     )
-    await ask_and_tell(data, request, as_json=as_json, is_waited_for=wait_prepared)
+    await ask_and_tell(data, request, as_json=as_json, is_waited_for=wait_prepared, is_followed=not no_follow)
 
 
 @click.command()

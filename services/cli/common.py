@@ -18,12 +18,30 @@ EXIT_UNAVAILABLE: Final = 4
 EXIT_INTERRUPTED: Final = 130
 
 _CREDENTIALS: Final = "leasehold.credentials"
+_DRY_RUN: Final = "leasehold.dry_run"
 
 P = ParamSpec("P")
 
 
 def _keep_credentials(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
     context.meta[_CREDENTIALS] = value
+
+
+def _keep_dry_run(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    context.meta[_DRY_RUN] = value
+
+
+def dry_run_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--dry-run`, for whatever asks for something."""
+    return click.option(
+        "--dry-run", is_flag=True, expose_value=False, callback=_keep_dry_run,
+        help="Only say how it would be decided now, and what would end by it.",
+    )(function)  # fmt: skip
+
+
+def is_dry_run() -> bool:
+    """Whether nothing is to be done."""
+    return bool(click.get_current_context().meta.get(_DRY_RUN))
 
 
 def client_of(data: str | None) -> Client:

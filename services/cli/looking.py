@@ -120,6 +120,10 @@ async def explain(data: str | None, as_json: bool, name: str, host: str, holder:
         render.line(reading.message)
     for blocker in reading.blockers:
         render.line(f"  {blocker.rule}: {blocker.why}" + (f" (what helps: {blocker.help})" if blocker.help else ""))
+    if reading.explanation is not None:
+        from leasehold.services.cli.render_scheduling import explanation
+
+        explanation(reading.explanation)
     for lease_row in reading.leases:
         render.lease(lease_row)
     if reading.answer is not None:

@@ -8,7 +8,7 @@ import click
 import leasehold
 from leasehold.events.errors import InvalidInputError, LeaseholdError, RefusedError, UnavailableError
 from leasehold.services import home
-from leasehold.services.cli import asking, checking, domains, hostdevs, looking, nodedevs, past, render
+from leasehold.services.cli import asking, checking, domains, hostdevs, looking, nodedevs, past, render, scheduling
 from leasehold.services.cli.archiving import archive
 from leasehold.services.cli.common import (
     EXIT_FAILED,
@@ -93,7 +93,7 @@ async def up(
     await run_up(options)
 
 
-_ASKING = (*looking.COMMANDS, *past.COMMANDS, *asking.COMMANDS)
+_ASKING = (*looking.COMMANDS, *past.COMMANDS, *asking.COMMANDS, *scheduling.COMMANDS)
 _GROUPS = (run, keys, nodedev, watch, archive, feed, xend, xend_sim, restore_ledger)
 for command in (*nodedevs.COMMANDS, *domains.COMMANDS, *hostdevs.COMMANDS, *_ASKING, *checking.COMMANDS, *_GROUPS):
     cli.add_command(command)

@@ -14,7 +14,7 @@ from leasehold.events import codec
 from leasehold.events.answers import Answer
 from leasehold.events.capabilities import Capability
 from leasehold.events.hostdevs import DRIFTS
-from leasehold.events.position import lease_id_text
+from leasehold.events.position import lease_id_text, queued_id_text
 from leasehold.events.views import BindingView, DeviceView, HistoryRow, HostView, LeaseView
 from leasehold.projections.hostdevtelling import reset_text
 from leasehold.services.cli.values import duration_text, time_text
@@ -228,6 +228,14 @@ def lease_object(answer: Answer) -> dict[str, object]:
         "message": answer.message,
         "ttl_ms": answer.ttl_ms,
         "expires_at_ns": answer.expires_at_ns,
+        "queued": queued_id_text(answer.queued) if answer.queued else "",
+        "ahead": answer.ahead,
+        "kept": list(answer.kept),
+        "until_ns": answer.until_ns,
+        "why": answer.refusal.message if answer.refusal is not None else "",
+        "reserved_for": lease_id_text(answer.reserved_for) if answer.reserved_for else "",
+        "not_renewed": msgspec.to_builtins(answer.not_renewed),
+        "search": msgspec.to_builtins(answer.search),
         "position": answer.position,
         "request_id": answer.request_id,
     }
@@ -243,6 +251,8 @@ def granted(answer: Answer) -> None:
     prepared = f", {answer.prepared}" if answer.prepared else ""
     line(f"lease {lease_id_text(answer.lease)}  token {answer.token}  {answer.state}{prepared}")
     line(f"  {', '.join(answer.devices)} for {answer.holder}")
+    if answer.reserved_for:
+        line(f"  reserved: it stands in for {lease_id_text(answer.reserved_for)} behind `leasehold switch`")
     line(f"  until {time_text(answer.expires_at_ns)} unless renewed (ttl {duration_text(answer.ttl_ms)})")
 
 
@@ -256,6 +266,10 @@ def refused(answer: Answer) -> None:
     for blocker in refusal.blockers:
         since = f", since {time_text(blocker.since_ns)} (position {blocker.since_position})" if blocker.since_ns else ""
         line(f"  {blocker.device}: {blocker.why}{since}", err=True)
+    if refusal.search is not None:
+        from leasehold.services.cli.render_scheduling import search
+
+        search(refusal.search, err=True)
     if refusal.help:
         line(f"  what helps: {refusal.help}", err=True)
 
@@ -287,9 +301,15 @@ def answered(answer: Answer, *, as_json: bool) -> None:
         line(answer.message, err=True)
     elif as_json:
         json_line(lease_object(answer))
-    elif answer.outcome in ("granted", "renewed"):
+    elif answer.outcome in ("granted", "renewed", "transferred", "switched") and answer.lease:
         granted(answer)
+    elif answer.outcome == "queued":
+        from leasehold.services.cli.render_scheduling import queued
+
+        queued(answer)
     else:
+        for each in answer.not_renewed:
+            line(f"not renewed ({each.code}): {each.message}", err=True)
         leases = answer.leases or ((answer.lease,) if answer.outcome in ("released", "revoked") else ())
         leases_text = "".join(f" {lease_id_text(lease)}" for lease in leases)
         devices_text = f": {', '.join(answer.devices)}" if answer.devices else ""

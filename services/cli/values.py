@@ -7,7 +7,7 @@ from typing import Any, Final
 import click
 
 from leasehold.events.errors import InvalidInputError
-from leasehold.events.position import parse_lease_id
+from leasehold.events.position import parse_lease_id, parse_queued_id
 
 _DURATION: Final = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+)s)?(?:(\d+)ms)?")
 _DURATION_CHARS_MAX: Final = 32
@@ -38,6 +38,19 @@ class LeaseId(click.ParamType[int]):
         """The lease's number; a usage error says what one looks like."""
         try:
             return parse_lease_id(str(value))
+        except InvalidInputError as error:
+            self.fail(str(error), param, ctx)
+
+
+class QueuedId(click.ParamType[int]):
+    """`Q4352` or `4352`."""
+
+    name = "queued"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The place's number; a usage error says what one looks like."""
+        try:
+            return parse_queued_id(str(value))
         except InvalidInputError as error:
             self.fail(str(error), param, ctx)
 
