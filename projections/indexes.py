@@ -26,16 +26,21 @@ from leasehold.events.identities import (
     DomainId,
     DomainKey,
     HostName,
+    Principal,
     device_id,
+    is_physical,
     physical_key,
     split_device_id,
     split_domain_id,
     uuid_of,
 )
-from leasehold.projections.tables import Journal, Queue, Table
+from leasehold.projections.rows import Marks
+from leasehold.projections.tables import Journal, Queue, SortedLists, Table
 
 K = TypeVar("K")
 M = TypeVar("M", bound=Any)
+EVERYBODY: Final = "*"
+"""Under this word stand all who wait, whatever they wait for."""
 
 
 class Indexes:
@@ -43,6 +48,7 @@ class Indexes:
 
     DESCRIBED: Final = (
         "lookup", "groups", "children", "virtual_functions", "members", "marks", "hbas", "words", "slots", "peers",
+        "on_host",
     )  # fmt: skip
     """Those that follow from descriptions alone."""
 
@@ -77,6 +83,12 @@ class Indexes:
         """PCI functions by slot, where what they share matters: see `ties`."""
         self.peers: Table[DeviceId, tuple[DeviceId, ...]] = Table(journal)
         """What names a USB device as the one at the other half of its socket."""
+        self.on_host: Table[HostName, tuple[DeviceId, ...]] = Table(journal)
+        """All devices that can be leased, or carry others, on a host."""
+        self.marked: Table[HostName, tuple[str, ...]] = Table(journal)
+        """What is cordoned or tainted of a host: its name, for the whole of it, and devices."""
+        self.evictions: Table[int, int] = Table(journal)
+        """When a living lease ends by a taint."""
         self.users: Table[tuple[HostName, str], tuple[DomainId, ...]] = Table(journal)
         """Word of a device -> the domains of its host that use it."""
         self.domains: Table[HostName, tuple[DomainId, ...]] = Table(journal)
@@ -86,6 +98,14 @@ class Indexes:
         """The living leases that are for the domain of a uuid."""
         self.bonded: Table[HostName, tuple[int, ...]] = Table(journal)
         """The living leases of devices of a host that end with their domains."""
+        self.queued: SortedLists[str, tuple[int, int]] = SortedLists(journal)
+        """Bucket, or `EVERYBODY` -> the places (rank, position) of who waits under it, first comes first."""
+        self.queued_of: SortedLists[Principal, int] = SortedLists(journal)
+        """Whose requests wait, by position."""
+        self.kept: Table[DeviceId, int] = Table(journal)
+        """For which waiting request a device is kept."""
+        self.stirs: Queue[int] = Queue(journal)
+        """The positions of `State.stirred`, oldest first."""
 
     def describe(
         self, device: DeviceId, host: HostName, before: DeviceDescription | None, after: DeviceDescription
@@ -126,6 +146,12 @@ class Indexes:
         if is_in != (at < len(members) and members[at] == device):
             _change(is_in=is_in)(self.drifting, host, device)
 
+    def note_marks(self, host: HostName, target: str, before: Marks | None, after: Marks | None) -> None:
+        """Follow whether a host or a device of it is cordoned or tainted."""
+        was, now = (marks is not None and bool(marks.cordon or marks.taints) for marks in (before, after))
+        if was != now:
+            _change(is_in=now)(self.marked, host, target)
+
     def list_order(self, order: int, host: HostName) -> None:
         """An order is remembered from here on."""
         _insert(self.orders, host, order)
@@ -138,7 +164,7 @@ class Indexes:
         """Follow whether an order's outcome is awaited."""
         change = _change(is_in=is_open)
         change(self.open_orders, host, order)
-        for device in _held_up_by(host, what):
+        for device in held_up_by(host, what):
             change(self.orders_on, device, order)
         for mark in dict.fromkeys(marks_of(host, what)):
             change(self.ordered_marks, mark, order)
@@ -187,6 +213,8 @@ def _entries(device: DeviceId, host: HostName, description: DeviceDescription) -
     """Under which key of which table the device stands; each once."""
     texts = (description.key, description.name, description.sysfs_path)
     entries: list[tuple[str, object]] = [("lookup", text) for text in dict.fromkeys(texts) if text]
+    if is_physical(description.key) and physical_key(description.key) == description.key:
+        entries.append(("on_host", host))
     if description.iommu_group >= 0:
         entries.append(("groups", (host, description.iommu_group)))
     if description.parent:
@@ -283,7 +311,7 @@ def devices_of(host: HostName, order: Order) -> tuple[DeviceId, ...]:
     return tuple(device_id(host, key) for key in keys_of(order))
 
 
-def _held_up_by(host: HostName, order: Order) -> tuple[DeviceId, ...]:
+def held_up_by(host: HostName, order: Order) -> tuple[DeviceId, ...]:
     """What nobody is to be given while the order is open."""
     devices = devices_of(host, order)
     physical = (device_id(host, physical_key(split_device_id(device)[1])) for device in devices)

@@ -13,6 +13,7 @@ from leasehold.events.identities import (
     HostName,
     Principal,
     RequestKey,
+    RequestRef,
     split_device_id,
 )
 from leasehold.events.inputs import BINDER, CREATOR, POLLER, LeaseRequest
@@ -51,13 +52,17 @@ class Quarantine(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defau
 class Mark(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """What an operator said of a host or a device: that it is cordoned, or tainted."""
 
-    by: str
+    request: RequestRef
+    """By which it was said; whom a taint evicts ends by this one, too."""
     position: int
     reason: str = ""
     taint: Taint | None = None
     """`None`: it is cordoned."""
-    request: RequestKey = RequestKey("")
-    """Of the request that put it there: whom it evicts ends by that one."""
+
+    @property
+    def by(self) -> Principal:
+        """Who said it."""
+        return self.request.principal
 
 
 class Marks(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -73,6 +78,11 @@ class Marks(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=T
     unclean_position: int = 0
     failures: tuple[tuple[int, int], ...] = ()
     """Positions of its last failures, and when they were decided."""
+
+
+def taints_of(marks: Marks | None) -> tuple[Mark, ...]:
+    """The taints of a host or a device of which perhaps nothing was ever said."""
+    return marks.taints if marks is not None else ()
 
 
 class QueuedState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -328,6 +338,12 @@ class LeaseState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defau
     tolerates: tuple[str, ...] = ()
     reserved_for: int = 0
     """It is to stand in for that lease; its token opens nothing yet."""
+    successor: int = 0
+    """The living lease that is reserved to stand in for it."""
+    transferred_position: int = 0
+    """Since when it is its holder's, if it was given to him; who had it before is told no token any more."""
+    charges: tuple[tuple[str, ...], ...] = ()
+    """Of a shared one, of each device: against which of its tenant's quotas it counts."""
     search: Search | None = None
 
     @property

@@ -14,9 +14,9 @@ from leasehold.events.identities import (
 )
 from leasehold.events.inputs import POLLER
 from leasehold.events.record import RULES_VERSION
-from leasehold.projections import drifting
+from leasehold.projections import drifting, evictions, failing
 from leasehold.projections.dues import Dues
-from leasehold.projections.indexes import Indexes, words_of
+from leasehold.projections.indexes import EVERYBODY, Indexes, held_up_by, words_of
 from leasehold.projections.rows import (
     AnswerState,
     ClassState,
@@ -31,6 +31,7 @@ from leasehold.projections.rows import (
     QueuedState,
     QuotaState,
     RecentRefusal,
+    taints_of,
 )
 from leasehold.projections.tables import Cell, Journal, Table
 
@@ -69,9 +70,14 @@ class State:
         self.deadlines: Dues[int, OrderState] = Dues(journal, self.orders, _deadline_ns)
         self.outlivings: Dues[int, LeaseState] = Dues(journal, self.leases, _outliving_ns)
         self.drifts: Dues[DeviceId, DeviceState] = Dues(journal, self.devices, drifting.due_ns)
+        self.waitings: Dues[int, QueuedState] = Dues(journal, self.queue, _until_ns)
+        self.failing: Dues[DeviceId, DeviceState] = Dues(journal, self.devices, failing.due_ns)
         self.indexes = Indexes(journal)
+        self.evictions: Dues[int, int] = Dues(journal, self.indexes.evictions, evictions.due_ns)
         self.at_ns = 0
         """When that was decided which is being folded."""
+        self.news: list[str] = []
+        """What the event that is being folded has changed for those who wait: words of `stirring`, which takes them."""
         self.rules_version = RULES_VERSION
         """By which rules it is decided; only who decides old records again sets others."""
 
@@ -89,18 +95,39 @@ class State:
         """Set a device's row and what is derived from it."""
         before = self.devices.get(device)
         self.devices.put(device, row)
+        if self.queue and _is_news(before, row):
+            self.news.append(f"device:{device}")
         if before is None or before.description is not row.description:
             self.indexes.describe(device, row.host, before.description if before else None, row.description)
+        if row.marks is not None or (before is not None and before.marks is not None):
+            self._note_marks(device, before, row)
         was_ending = before is not None and before.ending
         if row.ending or was_ending:
             self._note_ending(device, row, was_ending=was_ending)
         if drifting.may_differ(self, row):
             drifting.follow_device(self, device, before, row)
 
+    def _note_marks(self, device: DeviceId, before: DeviceState | None, row: DeviceState) -> None:
+        was = before.marks if before is not None else None
+        if was is not row.marks:
+            self.indexes.note_marks(row.host, device, was, row.marks)
+            if taints_of(was) != taints_of(row.marks):
+                evictions.follow_device(self, row)
+        due_ns = failing.due_ns(row)
+        if due_ns is not None and (before is None or failing.due_ns(before) != due_ns):
+            self.failing.push(due_ns, device)
+
     def put_host(self, host: HostName, row: HostState) -> None:
         """Set a host's row, which decides what can be freed there."""
         before = self.hosts.get(host)
         self.hosts.put(host, row)
+        if self.queue and not row.stale and (before is None or _grants(before) != _grants(row)):
+            self.news.append(f"host:{host}")
+        was = before.marks if before is not None else None
+        if was is not row.marks:
+            self.indexes.note_marks(host, host, was, row.marks)
+            if taints_of(was) != taints_of(row.marks):
+                evictions.follow_host(self, host)
         if before is not None and (before.stale, before.mode) != (row.stale, row.mode):
             for device in self.indexes.ending.get(host, ()):
                 self._note_ending(device, self.devices[device], was_ending=True)
@@ -110,8 +137,12 @@ class State:
         """Set a lease's row; its expiry is watched while it lives."""
         before = self.leases.get(lease)
         self.leases.put(lease, row)
+        if self.queue and before is not None and (before.principal, before.holder) != (row.principal, row.holder):
+            self.news += (f"device:{device}" for device in row.devices)
         if not row.ended and (before is None or before.expires_at_ns != row.expires_at_ns):
             self.expiries.push(row.expires_at_ns, lease)
+        if before is None or before.ended != row.ended or before.tolerates != row.tolerates:
+            evictions.follow_lease(self, lease, row)
         if row.bond is not None:
             self._note_bond(lease, before, row)
 
@@ -144,6 +175,8 @@ class State:
         uses = [each.uses if each is not None else () for each in (before, after)]
         for word in self.indexes.note_uses(domain, *uses):
             for device in self.named(row.host, word):
+                if self.queue:
+                    self.news.append(f"device:{device}")
                 if self.devices[device].ending:
                     self._note_ending(device, self.devices[device], was_ending=True)
             drifting.follow_word(self, row.host, word)
@@ -182,6 +215,8 @@ class State:
             self.deadlines.push(row.deadline_ns, order)
         if row.is_open != (before is not None and before.is_open):
             self.indexes.note_open(order, row.host, row.what, is_open=row.is_open)
+            if self.queue and not row.is_open:
+                self.news += (f"device:{device}" for device in held_up_by(row.host, row.what))
 
     def drop_order(self, order: int) -> None:
         """Forget an order, which must be over."""
@@ -189,6 +224,50 @@ class State:
         assert not row.is_open
         self.orders.drop(order)
         self.indexes.unlist_order(order, row.host)
+
+    def put_queued(self, queued: int, row: QueuedState) -> None:
+        """Set a waiting request's row. What it keeps from here on, nobody else may keep any more."""
+        before = self.queue.get(queued)
+        self.queue.put(queued, row)
+        place = (row.rank_ns, queued)
+        if before is None:
+            self.waitings.push(row.until_ns, queued)
+            self.indexes.queued_of.add(row.principal, queued)
+            self.indexes.queued.add(EVERYBODY, place)
+        was, now = (set(each.buckets) if each is not None else set() for each in (before, row))
+        for bucket in sorted(was - now):
+            self.indexes.queued.remove(bucket, place)
+        for bucket in sorted(now - was):
+            self.indexes.queued.add(bucket, place)
+        self._keep(queued, before.keeps if before is not None else (), row.keeps)
+
+    def drop_queued(self, queued: int) -> None:
+        """Nobody waits there any more, and nothing is kept for him."""
+        row = self.queue[queued]
+        self._keep(queued, row.keeps, ())
+        place = (row.rank_ns, queued)
+        for bucket in (*row.buckets, EVERYBODY):
+            self.indexes.queued.remove(bucket, place)
+        self.indexes.queued_of.remove(row.principal, queued)
+        self.queue.drop(queued)
+
+    def _keep(self, queued: int, before: tuple[DeviceId, ...], after: tuple[DeviceId, ...]) -> None:
+        for device in before:
+            if device not in after:
+                self.indexes.kept.drop(device)
+        for device in after:
+            if device not in before:
+                assert device not in self.indexes.kept, f"{device} is kept for somebody else"
+                self.indexes.kept.put(device, queued)
+
+    def keeper_before(self, device: DeviceId, rank_ns: int, queued: int) -> int:
+        """For whom a device is kept who comes before that place in the queue (`queued` 0: of somebody who does not
+        wait); 0: for nobody.
+        """
+        keeper = self.indexes.kept.get(device, 0)
+        if not keeper or keeper == queued:
+            return 0
+        return keeper if (self.queue[keeper].rank_ns, keeper) < (rank_ns, queued or 2**63) else 0
 
     def index_anew(self) -> None:
         """Derive from all rows what putting each of them derives from it; nothing is yet."""
@@ -200,6 +279,12 @@ class State:
         for device, row in self.devices.items():
             if row.ending:
                 self._note_ending(device, row, was_ending=False)
+        for host, host_row in self.hosts.items():
+            self.indexes.note_marks(host, host, None, host_row.marks)
+        for device, row in self.devices.items():
+            self.indexes.note_marks(row.host, device, None, row.marks)
+        self.failing.fill(self.devices.items())
+        evictions.index_anew(self)
         drifting.index_anew(self)
         self.expiries.fill(self.leases.items())
         self.deadlines.fill(self.orders.items())
@@ -210,6 +295,11 @@ class State:
             self.indexes.list_order(order, order_row.host)
             if order_row.is_open:
                 self.indexes.note_open(order, order_row.host, order_row.what, is_open=True)
+        queue, self.queue = self.queue, Table(self.journal)
+        for queued, queued_row in sorted(queue.items()):
+            self.put_queued(queued, queued_row)
+        for position in sorted(self.stirred):
+            self.indexes.stirs.push(position)
         for position, refusal in sorted(self.refusals.items()):
             self.indexes.refusal_prints.put(refusal.fingerprint, position)
             self.indexes.refusal_queue.push(position)
@@ -235,10 +325,11 @@ class State:
             return ""
         if host.dead:
             return host.dead
+        is_stuck = row.quarantine is not None and not row.quarantine.evidence
         if host.mode != "watched":
             is_back = row.binding is not None and row.binding.given_back and row.binding.lease == row.lease
-            return _GIVEN_BACK if is_back and not row.quarantine and not self.attached_to(row) else ""
-        if host.stale or row.quarantine or self.attached_to(row):
+            return _GIVEN_BACK if is_back and not is_stuck and not self.attached_to(row) else ""
+        if host.stale or is_stuck or self.attached_to(row):
             return ""
         if row.missing:
             return "the device is not there"
@@ -273,6 +364,24 @@ def _outliving_ns(row: LeaseState) -> int | None:
     if row.ended or row.bond is None or not row.gone_since_ns:
         return None
     return row.gone_since_ns + row.bond.gone_ms * 1_000_000
+
+
+def _until_ns(row: QueuedState) -> int:
+    return row.until_ns
+
+
+def _is_news(before: DeviceState | None, row: DeviceState) -> bool:
+    """Whether those who wait may be told something else of a device now."""
+    if before is None or before.description is not row.description or before.marks is not row.marks:
+        return True
+    is_freed = before.lease != row.lease and not row.lease
+    is_shared_less = len(row.sharers) < len(before.sharers)
+    return is_freed or is_shared_less or (before.missing, before.quarantine) != (row.missing, row.quarantine)
+
+
+def _grants(row: HostState) -> tuple[object, ...]:
+    """What decides about all devices of a host."""
+    return row.stale, row.mode, row.marks
 
 
 def _deadline_ns(row: OrderState) -> int | None:

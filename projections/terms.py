@@ -6,6 +6,7 @@ import msgspec
 
 from leasehold.events import limits
 from leasehold.events.identities import Principal
+from leasehold.events.scheduling import Taint
 
 
 class Terms(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -27,3 +28,8 @@ STRANGER: Final = Terms()
 def rank_ns(now_ns: int, priority: int) -> int:
     """The place in the queue of who asks at `now_ns`: lower ones come first."""
     return now_ns - priority * limits.PRIORITY_STEP_NS
+
+
+def tolerated(taint: Taint, tolerates: tuple[str, ...]) -> bool:
+    """Whether who `tolerates` these (each `name` or `name=value`, `*`: all) is not kept away by a taint."""
+    return "*" in tolerates or taint.name in tolerates or f"{taint.name}={taint.value}" in tolerates

@@ -1,0 +1,95 @@
+"""Devices that fail their holders again and again: they go into quarantine until an operator has said that they work.
+
+| what counts as a failure | told by |
+|---|---|
+| it could not be prepared for a lease | `PrepareFailed`, which names the device |
+| its binder could not take it back, even if it could in the end | `DeviceQuarantined` without evidence |
+| it went away under a living lease, or another thing came in its place, while its host's picture was whole | \
+`DeviceMissing`, `DeviceReplaced` |
+
+`limits.FAILURES_MAX` of them within `limits.FAILURE_WINDOW_NS` are too many. What is missing because its host is starting
+anew is the host's doing and does not count. Nobody is given a device that failed too often, even before that is told; who
+has it keeps it.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from leasehold.events import limits
+from leasehold.events.hostdev_events import DeviceQuarantined
+from leasehold.events.identities import DeviceId
+from leasehold.projections.rows import DeviceState, Marks, Quarantine
+
+if TYPE_CHECKING:
+    from leasehold.projections.state import State
+
+_NS_PER_H: Final = 3_600 * 10**9
+_NOTHING: Final = Marks()
+
+
+def has_failed(row: DeviceState) -> bool:
+    """Whether a device failed its holders too often, and no operator has said since that it works."""
+    failures = row.marks.failures if row.marks is not None else ()
+    if len(failures) < limits.FAILURES_MAX:
+        return False
+    return failures[-1][1] - failures[-limits.FAILURES_MAX][1] <= limits.FAILURE_WINDOW_NS
+
+
+def why(row: DeviceState) -> str:
+    """What there is to say of a device that failed too often."""
+    assert row.marks is not None
+    span_ns = row.marks.failures[-1][1] - row.marks.failures[-limits.FAILURES_MAX][1]
+    return f"it failed its holders {limits.FAILURES_MAX} times within {max(1, -(-span_ns // _NS_PER_H))} h"
+
+
+def way_out(device: DeviceId) -> str:
+    """What to do about it."""
+    return f"see what happened (leasehold history {device}), and when it works again: leasehold heal {device}"
+
+
+def lasting(quarantine: Quarantine | None) -> Quarantine | None:
+    """What is left of a quarantine when its binder has taken the device back, or it was confirmed free: that for which
+    failures are the reason.
+    """
+    return quarantine if quarantine is not None and quarantine.evidence else None
+
+
+def failed(row: DeviceState, position: int, at_ns: int) -> DeviceState:
+    """The row of a device that has failed once more."""
+    marks = row.marks or _NOTHING
+    failures = (*marks.failures, (position, at_ns))[-limits.FAILURES_MAX :]
+    return msgspec.structs.replace(row, marks=msgspec.structs.replace(marks, failures=failures))
+
+
+def lost(state: "State", before: DeviceState, after: DeviceState, position: int, at_ns: int) -> DeviceState:
+    """The row of a device that went away, or was replaced: a failure, if somebody has it and its host shows well."""
+    is_living = bool(before.sharers) or (before.lease != 0 and not before.ending)
+    is_failure = is_living and not before.missing and not state.hosts[before.host].stale
+    return failed(after, position, at_ns) if is_failure else after
+
+
+def due_ns(row: DeviceState) -> int | None:
+    """Since when it is to be told that a device is in quarantine; `None`: it is not to be."""
+    if row.marks is None or not row.marks.failures or row.quarantine is not None:
+        return None
+    is_living = bool(row.sharers) or (row.lease != 0 and not row.ending)
+    return row.marks.failures[-1][1] if not is_living and has_failed(row) else None
+
+
+def told(state: "State", now_ns: int, *, limit: int) -> list[DeviceQuarantined]:
+    """The quarantines that are due at `now_ns`, at most `limit`."""
+    devices = state.failing.due_by(now_ns, limit=limit)
+    return [_quarantined(device, state.devices[device]) for device in devices]
+
+
+def _quarantined(device: DeviceId, row: DeviceState) -> DeviceQuarantined:
+    assert row.marks is not None
+    return DeviceQuarantined(
+        host=row.host,
+        key=row.description.key,
+        lease=row.lease,
+        reason=why(row),
+        help=way_out(device),
+        evidence=tuple(position for position, _ in row.marks.failures),
+    )
