@@ -1,6 +1,6 @@
 """What the judge writes down of leases, devices, agents and orders."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass
@@ -15,6 +15,21 @@ class Lease:
     """The uuid of the domain that it is for."""
     ended: int = 0
     """The record in which it ended."""
+    tenant: str = ""
+    mode: str = ""
+    token: int = 0
+    """The position that its token is made of: of the grant, or of what gave it to another since."""
+    ttl_ms: int = 0
+    tolerates: tuple[str, ...] = ()
+    reserved_for: int = 0
+    """The lease that it is to stand in for: until then its token opens nothing."""
+    charges: dict[str, set[str]] = field(default_factory=dict)
+    """By device: against which quotas it counts."""
+
+    @property
+    def acts(self) -> bool:
+        """Whether its token opens anything."""
+        return not self.ended and not self.mode and not self.reserved_for
 
 
 @dataclass

@@ -200,7 +200,7 @@ def check_orders(sim: Simulation) -> None:
     """
     for creator in sim.creators:
         whose = (creator.host.name, CREATOR)
-        orders = {order: row for order, row in sim.oracle.orders.items() if (row.host, row.agent) == whose}
+        orders = {order: row for order, row in sim.oracle.orders.rows.items() if (row.host, row.agent) == whose}
         last_of = {row.uuid: order for order, row in sorted(orders.items())}
         for order, row in orders.items():
             effects = creator.effects.get(order, 0)

@@ -5,13 +5,17 @@ It shares nothing with the core but the words, so that an error in the core is n
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from tests.sim.books import Device, Lease, Order, Source
+from tests.sim.books import Device, Lease, Source
 from tests.sim.domainbook import Bond, DomainBook
 from tests.sim.handbook import BINDER, HandBook
-from tests.sim.world import APART, ViolationError, short
+from tests.sim.orderbook import OrderBook
+from tests.sim.schedulebook import OF_OPERATORS, ScheduleBook
+from tests.sim.wishes import tied_to
+from tests.sim.world import ViolationError
 
 GRACE_NS = 30 * 10**9
 HOUR_NS = 3_600 * 10**9
@@ -33,13 +37,18 @@ class Oracle:
     leases: dict[int, Lease] = field(default_factory=dict)
     sources: dict[tuple[str, str], Source] = field(default_factory=dict)
     """By host and agent."""
-    orders: dict[int, Order] = field(default_factory=dict)
     domains: DomainBook = field(default_factory=DomainBook)
     hands: HandBook = field(default_factory=HandBook)
     decided: dict[tuple[str, str], int] = field(default_factory=dict)
     """(principal, request id) -> position of the event that decided it."""
     kinds: dict[int, str] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
+    schedule: ScheduleBook = field(init=False)
+    orders: OrderBook = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.orders = OrderBook(self.devices, self.leases, self.hands, self.sources, self._domains_with)
+        self.schedule = ScheduleBook(self.devices, self.leases, self._has_let_go)
 
     def record(self, sequence: int, body: bytes) -> None:
         """Judge the record at `sequence`."""
@@ -51,12 +60,18 @@ class Oracle:
         self.decided_at_ns = record["decided_at_ns"]
         self.writer = record["writer"]
         self.observed_through = record["observed_through"]
+        self.schedule.now_ns = self.decided_at_ns
         index = 0
         for step in record["steps"]:
             for event in step["events"]:
                 kind = event["type"].partition(".")[0]
                 self.seen.add(kind)
                 getattr(self, f"_{kind}", self._nothing)(sequence * 256 + index, event, step["input"], record)
+                if kind in OF_OPERATORS:
+                    self._decide_once(sequence * 256 + index, event["request"])
+                    getattr(self.schedule, kind)(sequence * 256 + index, event, step["input"])
+                if kind in _OF_ORDERS:
+                    self._order(sequence * 256 + index, kind, event, step["input"])
                 if kind in _OF_DOMAINS:
                     getattr(self.domains, kind)(event, step["input"])
                 if self.domains.bonds:
@@ -152,6 +167,7 @@ class Oracle:
         row.users, row.is_missing = tuple(described.get("in_use_by", ())), False
         row.usb_id = described.get("vendor_id", ""), described.get("product_id", "")
         row.is_bare = not described.get("bridge") and not described.get("protections") and not described.get("hub")
+        self.schedule.described(f"{event['host']}/{described['key']}", described)
 
     _device_changed = _device_reappeared = _device_appeared
 
@@ -159,9 +175,17 @@ class Oracle:
         self._device_appeared(p, event, g, r)
         row = self.devices[f"{event['host']}/{event['device']['key']}"]
         row.replaced_under = row.lease or row.replaced_under
+        self._lost(p, f"{event['host']}/{event['device']['key']}")
 
-    def _device_missing(self, _p: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
+    def _device_missing(self, p: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
         self.devices[f"{event['host']}/{event['key']}"].is_missing = True
+        self._lost(p, f"{event['host']}/{event['key']}")
+
+    def _lost(self, position: int, device: str) -> None:
+        """It has failed, if somebody has it."""
+        lease = self.devices[device].lease
+        if lease and not self.leases[lease].ended:
+            self.schedule.failed(position, device)
 
     # --- leases ---------------------------------------------------------------------------------------------------
 
@@ -173,31 +197,50 @@ class Oracle:
     def _lease_granted(
         self, position: int, event: dict[str, Any], given: dict[str, Any], record: dict[str, Any]
     ) -> None:
-        self._decide_once(position, event["request"])
-        holder = (event["request"]["principal"], event["holder"])
-        for device in event["devices"]:
-            row = self.devices[device]
-            host = device.partition("/")[0]
-            _must(not row.lease, "one owner", f"{device} was granted while {row.lease} holds it")
-            _must(row.is_bare, "protected", f"{device} was granted")
-            _must(not row.is_missing and not row.users, "grant", f"{device} is missing or used")
-            _must(self._is_fresh(host), "grant", f"{device} of a stale host was granted")
-            _must(not self._domains_with(device), "domains", f"{device} was granted, but a domain has it")
-            _must(not self._really_used(device), "domains", f"{device} was granted, but really a domain has it")
-            _must(not self._orders_on(device), "orders", f"{device} was granted while an order is about it")
+        holder, mode = (event["request"]["principal"], event["holder"]), event.get("mode", "")
+        if "queued" in event:
+            self.decided[event["request"]["principal"], event["request"]["request_id"]] = position
+        else:
+            self._decide_once(position, event["request"])
+            _must(given["principal"] == holder[0], "principal", "granted to another")
+            _check_timely(event["request"]["issued_at_ns"], record["decided_at_ns"])
+        for device in event["devices"] if mode != "admin" else ():
+            found = self.obstacle(device, holder, event["devices"])
+            _must(not found, *(found or ("", "")))
             self.hands.granted(device)
-        for device in event["devices"]:
-            self._check_apart(device, holder, event["devices"])
-        for device in event["devices"]:
+        for device in event["devices"] if not mode else ():
             self.devices[device].lease = position
-        _must(given["principal"] == holder[0], "principal", "granted to another")
-        _check_timely(event["request"]["issued_at_ns"], record["decided_at_ns"])
         bond = event.get("bond") or {}
-        uuid = bond.get("uuid", "")
-        self.leases[position] = Lease(holder[0], holder[1], event["devices"], event["expires_at_ns"], uuid)
+        row = Lease(holder[0], holder[1], event["devices"], event["expires_at_ns"], bond.get("uuid", ""))
+        row.tenant, row.mode, row.token, row.ttl_ms = event["tenant"], mode, position, event["ttl_ms"]
+        row.tolerates, row.reserved_for = tuple(event.get("tolerates", ())), event.get("reserved_for", 0)
+        self.leases[position] = row
         if bond and not bond.get("keep"):
             hosts = frozenset(device.partition("/")[0] for device in event["devices"])
             self.domains.bonds[position] = Bond(bond["uuid"], bond.get("gone_ms", 0), hosts)
+        self.schedule.granted(position, event, given)
+
+    def obstacle(
+        self, device: str, holder: tuple[str, str], together: Collection[str], *, whoever_has_it: bool = False
+    ) -> tuple[str, str] | None:
+        """Which promise would be broken, and how, if this were granted now; `None`: none.
+
+        `whoever_has_it`: what others have on lease is looked at as free.
+        """
+        row, host = self.devices[device], device.partition("/")[0]
+        if row.lease and not whoever_has_it:
+            return "one owner", f"{device} was granted while {row.lease} holds it"
+        if not row.is_bare:
+            return "protected", f"{device} was granted"
+        if row.is_missing or (row.users and not (row.lease and whoever_has_it)):
+            return "grant", f"{device} is missing or used"
+        if not self._is_fresh(host):
+            return "grant", f"{device} of a stale host was granted"
+        if not (row.lease and whoever_has_it) and (self._domains_with(device) or self._really_used(device)):
+            return "domains", f"{device} was granted, but, as is told or really, a domain has it"
+        if self.orders.on(device):
+            return "orders", f"{device} was granted while an order is about it"
+        return self._not_apart(device, holder, together, whoever_has_it=whoever_has_it)
 
     def _domains_with(self, device: str) -> list[str]:
         return self.domains.users(device, self.devices[device].usb_id)
@@ -206,38 +249,45 @@ class Oracle:
         source = self.sources.get((device.partition("/")[0], "poller"))
         return self.domains.really_used(device, source.run, source.counter) if source else ""
 
-    def _check_apart(self, device: str, holder: tuple[str, str], together: list[str]) -> None:
-        host = device.partition("/")[0]
-        for pair, by in APART.items():
-            if short(device) not in pair:
+    def _not_apart(
+        self, device: str, holder: tuple[str, str], together: Collection[str], *, whoever_has_it: bool
+    ) -> tuple[str, str] | None:
+        for other, by in tied_to(device, self.devices):
+            if other in together:
                 continue
-            (other_end,) = pair - {short(device)}
-            for other, row in self.devices.items():
-                if other.partition("/")[0] != host or short(other) != other_end or other in together:
-                    continue
-                if not row.lease:
-                    used = not row.is_missing and self._domains_with(other)
-                    _must(not used, "domains", f"{device} was granted while a domain has {other}")
-                    continue
-                lease = self.leases[row.lease]
-                same = by == "holder" and (lease.principal, lease.holder) == holder
-                _must(same, "one owner", f"{device} was granted while {other} is another's")
+            row = self.devices[other]
+            if not row.lease and not row.is_missing and self._domains_with(other):
+                return "domains", f"{device} was granted while a domain has {other}"
+            for each in filter(None, (row.lease, *self.schedule.sharers(other))):
+                lease = self.leases[each]
+                if not whoever_has_it and not (by == "holder" and (lease.principal, lease.holder) == holder):
+                    return "one owner", f"{device} was granted while {other} is another's"
+        return None
+
+    def _has_let_go(self, device: str) -> bool:
+        return self._is_fresh(device.partition("/")[0]) and not self._domains_with(device)
 
     def _owned(self, event: dict[str, Any], given: dict[str, Any], record: dict[str, Any]) -> Lease:
         lease = self.leases[event["lease"]]
         _must(lease.ended == 0, "token", f"lease {event['lease']} is over, yet was acted on")
-        _must(given["request"]["token"] == self.era << 47 | event["lease"], "token", "another token was taken")
+        _must(given["request"]["token"] == self.era << 47 | lease.token, "token", "another token was taken")
         _must(given["principal"] == lease.principal, "principal", "acted on another's lease")
         _must(record["decided_at_ns"] >= 0, "time", "")
         return lease
 
     def _lease_renewed(self, position: int, event: dict[str, Any], given: dict[str, Any], rec: dict[str, Any]) -> None:
-        self._owned(event, given, rec).expires_at_ns = event["expires_at_ns"]
+        lease = self._owned(event, given, rec)
+        lease.expires_at_ns, lease.ttl_ms = event["expires_at_ns"], event["ttl_ms"]
         self.decided[event["request"]["principal"], event["request"]["request_id"]] = position
 
     def _lease_released(self, position: int, event: dict[str, Any], given: dict[str, Any], rec: dict[str, Any]) -> None:
         if given["request"]["type"].startswith("reattach"):
             self._reattached(position, event, given)
+            return
+        if given["request"]["type"].startswith("switch"):
+            _must(self.leases[event["lease"]].ended == 0, "token", f"lease {event['lease']} is over, yet was released")
+            self.schedule.let_go_by_switch(event["lease"], given)
+            self._end_lease(position, event["lease"])
             return
         self._decide_once(position, event["request"])
         self._owned(event, given, rec).ended = position // 256
@@ -258,6 +308,11 @@ class Oracle:
         self.domains.bonds.pop(lease, None)
 
     def _lease_revoked(self, position: int, event: dict[str, Any], given: dict[str, Any], _r: dict[str, Any]) -> None:
+        if given["type"].startswith("tick"):
+            _must(self.leases[event["lease"]].ended == 0, "evict", f"lease {event['lease']} is over, yet was evicted")
+            self.schedule.evicted(event)
+            self._end_lease(position, event["lease"])
+            return
         self._decide_once(position, event["request"])
         asked = given["request"]
         same = (asked["lease"], asked.get("force", False)) == (event["lease"], event.get("force", False))
@@ -308,6 +363,7 @@ class Oracle:
     def _device_freed(self, position: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
         row = self.devices[event["device"]]
         _must(row.lease == event["lease"], "free", "freed of a lease that does not hold it")
+        self.schedule.freed(event["device"], event["lease"])
         if not row.lease:
             # In quarantine although the log knows of no lease: an operator has looked.
             _must(bool(self.hands.row(event["device"]).quarantine), "free", "freed, but was free")
@@ -332,6 +388,7 @@ class Oracle:
 
     def _prepare_failed(self, position: int, event: dict[str, Any], given: dict[str, Any], _r: dict[str, Any]) -> None:
         self.hands.prepare_failed(event, given, is_its=self._lives_and_holds(event))
+        self.schedule.failed(position, f"{event['host']}/{event['key']}")
         self._end_lease(position, event["lease"])
 
     def _lives_and_holds(self, event: dict[str, Any]) -> bool:
@@ -343,8 +400,13 @@ class Oracle:
         lives = bool(held_by) and not self.leases[held_by].ended
         self.hands.device_given_back(event, given, lease=held_by, lives=lives)
 
-    def _device_quarantined(self, _p: int, event: dict[str, Any], given: dict[str, Any], _r: dict[str, Any]) -> None:
+    def _device_quarantined(self, p: int, event: dict[str, Any], given: dict[str, Any], _r: dict[str, Any]) -> None:
+        if event.get("evidence"):
+            _must(given["type"].startswith("tick"), "failures", "counted by another than time")
+            self.schedule.device_quarantined(event)
+            return
         self.hands.device_quarantined(event, given)
+        self.schedule.failed(p, f"{event['host']}/{event['key']}")
 
     def _drift_detected(self, position: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
         self.hands.drift_detected(position, event)
@@ -360,65 +422,43 @@ class Oracle:
 
     _refusals_repeated = _request_refused
 
-    # --- orders -----------------------------------------------------------------------------------------------------
+    # --- waiting, keeping, handing on -------------------------------------------------------------------------------
 
-    def _orders_on(self, device: str) -> list[int]:
-        return [order for order, row in self.orders.items() if row.is_open and device in (row.parent, row.device)]
+    def _request_queued(self, p: int, event: dict[str, Any], given: dict[str, Any], _r: dict[str, Any]) -> None:
+        self._decide_once(p, event["request"])
+        _check_timely(event["request"]["issued_at_ns"], self.decided_at_ns)
+        self.schedule.queue.request_queued(p, event, given, self.decided_at_ns)
 
-    def _host_ordered(self, position: int, event: dict[str, Any], given: dict[str, Any], rec: dict[str, Any]) -> None:
-        self._decide_once(position, event["request"])
-        host, what, principal, agent = event["host"], event["order"], event["request"]["principal"], event["agent"]
-        for each in ("watcher", agent):
-            _must(not self.sources[host, each].stale, "orders", f"{host} was told, but {each} is stale")
-        _must(given["principal"] == principal, "principal", "ordered for another")
-        _must(event["deadline_ns"] > rec["decided_at_ns"], "orders", "the deadline is over already")
-        if agent == BINDER:
-            device = f"{host}/{what['device']}"
-            _must(not self._orders_on(device), "orders", f"two open orders are about {device}")
-            self._check_operated(device, what)
-            self.orders[position] = Order(host, agent, "", device, "", principal, event["deadline_ns"])
-            return
-        device = f"{host}/{what['device']}" if what["type"] == "destroy_mdev" else ""
-        row = Order(host, agent, f"{host}/{what['parent']}", device, what["uuid"], principal, event["deadline_ns"])
-        for other in self.orders.values():
-            same = other.is_open and (other.host, other.uuid) == (host, row.uuid)
-            _must(not same, "orders", f"two open orders are about {row.uuid}")
-        parents_lease = self.devices[row.parent].lease
-        if parents_lease:
-            _must(self.leases[parents_lease].principal == principal, "orders", f"{row.parent} is another's")
-        if device:
-            _must(not self.devices[device].lease, "orders", f"{device} is to be destroyed, but leased")
-        self.orders[position] = row
+    def _queued_moved(self, _p: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
+        self.schedule.queue.queued_moved(event)
 
-    def _check_operated(self, device: str, what: dict[str, Any]) -> None:
-        """Only what nobody has is bound by order, but that one in quarantine is brought back."""
-        row = self.devices[device]
-        quarantine = self.hands.row(device).quarantine
-        if row.lease:
-            is_way_out = what["type"] == "reattach_device" and quarantine and self.leases[row.lease].ended
-            _must(bool(is_way_out), "orders", f"{device} is to be bound, but {row.lease} holds it")
-        _must(row.is_bare and not row.is_missing, "orders", f"{device} is to be bound, but is not there or protected")
-        _must(not self._domains_with(device), "orders", f"{device} is to be bound, but a domain has it")
+    def _request_withdrawn(self, p: int, event: dict[str, Any], given: dict[str, Any], _r: dict[str, Any]) -> None:
+        self._decide_once(p, event["request"])
+        self.schedule.queue.request_withdrawn(p, event, given)
 
-    def _order_carried_out(self, _p: int, event: dict[str, Any], given: dict[str, Any], _r: dict[str, Any]) -> None:
-        row = self.orders[event["order"]]
-        _must(row.state == ("timed_out" if event.get("late") else "waiting"), "orders", f"done, but was {row.state}")
-        self._check_teller(row, given)
-        row.state = "done"
+    def _waiting_ended(self, p: int, event: dict[str, Any], _g: dict[str, Any], record: dict[str, Any]) -> None:
+        _must(record["writer"] == self.grace[0], "queue", "another than the decider has it over")
+        self.schedule.queue.waiting_ended(p, event, self.decided_at_ns)
 
-    def _order_failed(self, _p: int, event: dict[str, Any], given: dict[str, Any], record: dict[str, Any]) -> None:
-        row = self.orders[event["order"]]
-        _must(row.is_open, "orders", f"failed, but was {row.state}")
-        row.state = "timed_out" if event.get("timed_out") else "failed"
-        if not event.get("timed_out"):
-            self._check_teller(row, given)
-            return
-        writer, until_ns = self.grace
-        _must(record["decided_at_ns"] >= row.deadline_ns, "orders", "timed out before its time")
-        _must(record["writer"] == writer and record["decided_at_ns"] >= until_ns, "grace", "timed out within grace")
+    def _leases_renewed(self, p: int, event: dict[str, Any], given: dict[str, Any], _r: dict[str, Any]) -> None:
+        self.decided[event["request"]["principal"], event["request"]["request_id"]] = p
+        self.schedule.leases_renewed(event, given, self.era)
 
-    def _check_teller(self, row: Order, given: dict[str, Any]) -> None:
-        _must((given["host"], given["agent"]) == (row.host, row.agent), "orders", "another told what became of it")
+    def _lease_transferred(self, p: int, event: dict[str, Any], given: dict[str, Any], _r: dict[str, Any]) -> None:
+        self._decide_once(p, event["request"])
+        self.schedule.lease_transferred(p, event, given, self.era)
+
+    def _lease_switched(self, p: int, event: dict[str, Any], given: dict[str, Any], _r: dict[str, Any]) -> None:
+        self._decide_once(p, event["request"])
+        self.schedule.lease_switched(p, event, given, self.era)
+
+    def _order(self, position: int, kind: str, event: dict[str, Any], given: dict[str, Any]) -> None:
+        if kind == "host_ordered":
+            self._decide_once(position, event["request"])
+        if event.get("timed_out"):
+            until_ns = self.grace[1]
+            _must(self.writer == self.grace[0] and self.decided_at_ns >= until_ns, "grace", "timed out within grace")
+        getattr(self.orders, kind)(position, event, given, self.decided_at_ns)
 
     def _decide_once(self, position: int, ref: dict[str, Any]) -> None:
         key = (ref["principal"], ref["request_id"])
@@ -433,9 +473,9 @@ class Oracle:
         """Whether a token is the one that may act on a device."""
         if token >> 47 != self.era:
             return False
-        position = token % 2**47
+        position = self.schedule.by_token(token % 2**47)
         lease, row = self.leases.get(position), self.devices[device]
-        return lease is not None and not lease.ended and row.lease == position and row.replaced_under != position
+        return lease is not None and lease.acts and row.lease == position and row.replaced_under != position
 
 
 _OF_DOMAINS: Final = frozenset(
@@ -443,6 +483,7 @@ _OF_DOMAINS: Final = frozenset(
     for what, hows in (("domain", ("appeared", "changed", "started", "vanished")), ("attachment", ("seen", "gone")))
     for how in hows
 )
+_OF_ORDERS: Final = frozenset({"host_ordered", "order_carried_out", "order_failed"})
 
 
 def _source_of(event: dict[str, Any]) -> tuple[str, str]:

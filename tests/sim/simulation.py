@@ -403,7 +403,7 @@ class Simulation:
 
     def _left_over(self) -> str:
         waiting = [id_ for holder in self.holders for id_, sent in holder.sent.items() if sent.answer is None]
-        ordered = [order for order, row in self.oracle.orders.items() if row.state == "waiting"]
+        ordered = [order for order, row in self.oracle.orders.rows.items() if row.state == "waiting"]
         ordered += [order for creator in self.creators for order in (*creator.tasks, *creator.results)]
         leased = [device for device, row in self.reader.devices.items() if row.lease]
         unseen = [host.name for host in self.hosts if picture_of(self.reader, host.name) != host.picture()]
