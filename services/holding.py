@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from leasehold.events import inputs, limits
-from leasehold.events.answers import Answer
+from leasehold.events.answers import Answer, NotRenewed
 from leasehold.events.errors import (
     InvalidInputError,
     LeaseholdError,
@@ -17,7 +17,7 @@ from leasehold.events.errors import (
     RefusedError,
     UnavailableError,
 )
-from leasehold.events.position import queued_id_text
+from leasehold.events.position import queued_id_text, sequence_of
 from leasehold.events.refusals import RefusalCode
 from leasehold.services.schedule_asking import withdraw_request
 
@@ -158,6 +158,11 @@ class Lease:
         return self._answer.lease
 
     @property
+    def ttl_ms(self) -> int:
+        """For how long it lives without a renewal."""
+        return self._request.ttl_ms
+
+    @property
     def token(self) -> int:
         """The fencing token: shown to whoever acts on the devices. A restored ledger gives the lease another one."""
         return self._answer.token
@@ -198,11 +203,27 @@ class Lease:
         if answer.state != "living":
             raise LeaseLostError(_ended_text(answer))
         self._answer = answer
-        if waited:
-            # Since when it is ours nobody has told us: a renewal says from when on.
+        if waited or sequence_of(answer.position) != sequence_of(answer.as_of):
+            # It was granted a while ago, and nobody has told us when: a renewal says from when on it is ours.
             sent_s = time.monotonic()
             await self._act(self._client.renew)
+        self.renewed(sent_s)
+
+    def renewed(self, sent_s: float) -> None:
+        """It can be counted on for its time, from when that was asked for (by the monotonic clock)."""
         self._valid_until_s = sent_s + counted_s(self._request.ttl_ms)
+
+    async def let_go(self) -> None:
+        """Release it, for whoever has acquired it. Raises as `Client.ask` does."""
+        await self._act(self._client.release)
+
+    async def ask_anew(self, why: NotRenewed) -> None:
+        """It was not renewed with others, and may be with a new token. Raises as `Client.ask` does."""
+        refused = RefusedError(why.message, refusal_code=why.code)
+        if why.code != RefusalCode.TOKEN_STALE:
+            raise refused
+        await self._take_new_token(refused)
+        await self._client.renew(self.id, self.token)
 
     def _waits(self, answer: Answer, waited: list[Answer]) -> None:
         waited[:] = [answer]
@@ -212,7 +233,7 @@ class Lease:
     async def _until_prepared(self) -> None:
         answer = await until_prepared(self._client, self._request, self._answer)
         if answer.state != "living":
-            self._lose(_ended_text(answer))
+            self.lose(_ended_text(answer))
             raise LeaseLostError(self.why_lost)
         self._answer = answer
 
@@ -227,7 +248,7 @@ class Lease:
                 raise LeaseLostError(self.why_lost)
             return
         try:
-            await self._act(self._client.release)
+            await self.let_go()
         except LeaseholdError as release_error:
             # It ends by itself; what happened inside matters more than that.
             if kind is None:
@@ -241,7 +262,7 @@ class Lease:
         while True:
             left_s = self._valid_until_s - time.monotonic()
             if left_s <= 0:
-                self._lose("its time is over, and no renewal succeeded")
+                self.lose("its time is over, and no renewal succeeded")
                 return
             await asyncio.sleep(min(pause_s, left_s))
             sent_s = time.monotonic()
@@ -251,13 +272,13 @@ class Lease:
             except TimeoutError:
                 continue
             except (RefusedError, InvalidInputError) as error:
-                self._lose(str(error))
+                self.lose(str(error))
                 return
             except UnavailableError as error:
                 _log.warning("lease L%d could not be renewed: %s", self.id, error)
                 pause_s = min(1.0, ttl_s / 10)
             else:
-                self._valid_until_s = sent_s + counted_s(self._request.ttl_ms)
+                self.renewed(sent_s)
                 pause_s = renewal_pause_s(self._request.ttl_ms)
 
     async def _act(self, act: Callable[[int, int], Awaitable[Answer]]) -> None:
@@ -277,7 +298,7 @@ class Lease:
             RefusedError: `refused`, if it does not know this lease any more.
         """
         answer = await self._client.ask(self._request)
-        if answer.lease == self.id and answer.state == "living" and answer.token != self.token:
+        if answer.lease == self.id and answer.state == "living" and answer.token not in (0, self.token):
             _log.warning("the ledger was restored: lease L%d has another token now", self.id)
             self._answer = answer
             return
@@ -286,7 +307,8 @@ class Lease:
             await self._client.release(answer.lease, answer.token)
         raise refused
 
-    def _lose(self, why: str) -> None:
+    def lose(self, why: str) -> None:
+        """It can be counted on no more."""
         if self.lost.is_set():
             return
         self.why_lost = why

@@ -20,6 +20,7 @@ from leasehold.events.schedule_views import ClassView, QueuedView, QuotaView, Ta
 from leasehold.events.scheduling import Constraint, Need
 from leasehold.events.views import DeviceView
 from leasehold.services import asking, schedule_asking
+from leasehold.services.keeping import Keeper
 
 
 class Scheduling:
@@ -60,6 +61,10 @@ class Scheduling:
         return await self.ask(schedule_asking.withdraw_request(queued, reason, request_id=request_id))
 
     # --- keeping and handing on -------------------------------------------------------------------------------------
+
+    def keeper(self) -> Keeper:
+        """Keeps many leases, to be entered with `async with`: they are renewed together."""
+        return Keeper(self)
 
     async def renew_many(self, leases: Iterable[tuple[int, int]], *, request_id: str | None = None) -> Answer:
         """Keep many leases, each (id, token) for as long as it was granted: `leases` were, `not_renewed` were not."""

@@ -50,7 +50,7 @@ async def ask_and_tell(
     """
     async with client_of(data) as client:
         if is_dry_run():
-            _tell_considered(await client.consider(request), as_json=as_json)
+            tell_considered(await client.consider(request), as_json=as_json)
             return None
         try:
             if isinstance(request, LeaseRequest) and request.wait_ms and is_followed:
@@ -64,7 +64,7 @@ async def ask_and_tell(
     return _tell(answer, as_json=as_json)
 
 
-def _tell_considered(reading: Reading, *, as_json: bool) -> None:
+def tell_considered(reading: Reading, *, as_json: bool) -> None:
     """How it would be decided. The exit code is the one that doing it would have."""
     if as_json:
         render.json_line(reading)

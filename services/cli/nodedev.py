@@ -20,6 +20,7 @@ from leasehold.projections.telling import order_text
 from leasehold.services.acting import Ordering
 from leasehold.services.asking import create_device_request, destroy_device_request, operate_device_request
 from leasehold.services.cli import render
+from leasehold.services.cli.asking import request_id_option, tell_considered
 from leasehold.services.cli.common import (
     EXIT_FAILED,
     EXIT_REFUSED,
@@ -28,6 +29,7 @@ from leasehold.services.cli.common import (
     client_of,
     common,
     complete_device,
+    is_dry_run,
     listing,
 )
 from leasehold.services.cli.rows import form_of, write
@@ -51,7 +53,7 @@ def _ordering(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--host", default="", help="On which host; needed where the names do not say it."),
         click.option("--timeout", "timeout_ms", type=Duration(), default="60s", show_default=True, help="At most."),
         click.option("--no-wait", is_flag=True, help="Do not wait until it is done: see `leasehold nodedev orders`."),
-        click.option("--request-id", default=None, help="Your own name for this: asking again with it is safe."),
+        request_id_option,
     )
     for option in reversed(options):
         function = option(function)
@@ -214,6 +216,9 @@ async def _operate(data: str | None, device: str, operation: str, *, as_json: bo
 
 async def _order(data: str | None, request: Ordering, *, as_json: bool, no_wait: bool) -> None:
     async with client_of(data) as client:
+        if is_dry_run():
+            tell_considered(await client.consider(request), as_json=as_json)
+            return
         answer = await client.answer_to(request)
         made = None
         if answer.outcome == "ordered" and not no_wait:
