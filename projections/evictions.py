@@ -1,7 +1,7 @@
-"""Living leases that end because a device of theirs, or its host, is tainted with the effect `evict`: which, when, and by
-whose word.
+"""Living leases that end because a device of theirs, or its host, is tainted with the effect `evict`: which, when, and
+by whose word.
 
-Only what a taint concerns is noted, when it is put there; so a tick looks at what is due, however many leases there are.
+Only what a taint concerns is noted, when it is put there: a tick looks at what is due, however many leases there are.
 A lease ends as a whole. Who only looks on (`admin`) has nothing that could be taken away, and stays.
 """
 

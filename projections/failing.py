@@ -4,12 +4,11 @@
 |---|---|
 | it could not be prepared for a lease | `PrepareFailed`, which names the device |
 | its binder could not take it back, even if it could in the end | `DeviceQuarantined` without evidence |
-| it went away under a living lease, or another thing came in its place, while its host's picture was whole | \
-`DeviceMissing`, `DeviceReplaced` |
+| it went away under a living lease, or another thing came in its place | `DeviceMissing`, `DeviceReplaced` |
 
-`limits.FAILURES_MAX` of them within `limits.FAILURE_WINDOW_NS` are too many. What is missing because its host is starting
-anew is the host's doing and does not count. Nobody is given a device that failed too often, even before that is told; who
-has it keeps it.
+`limits.FAILURES_MAX` of them within `limits.FAILURE_WINDOW_NS` are too many. What is missing while its host's picture
+is not whole is the host's doing, which may be starting anew, and does not count. Nobody is given a device that failed
+too often, even before that is told; who has it keeps it.
 """
 
 from typing import TYPE_CHECKING, Final
@@ -57,9 +56,14 @@ def lasting(quarantine: Quarantine | None) -> Quarantine | None:
 
 def failed(row: DeviceState, position: int, at_ns: int) -> DeviceState:
     """The row of a device that has failed once more."""
-    marks = row.marks or _NOTHING
-    failures = (*marks.failures, (position, at_ns))[-limits.FAILURES_MAX :]
-    return msgspec.structs.replace(row, marks=msgspec.structs.replace(marks, failures=failures))
+    return msgspec.structs.replace(row, marks=failed_once_more(row.marks, position, at_ns))
+
+
+def failed_once_more(marks: Marks | None, position: int, at_ns: int) -> Marks:
+    """What there is to say of a device behind one more failure."""
+    was = marks or _NOTHING
+    failures = (*was.failures, (position, at_ns))[-limits.FAILURES_MAX :]
+    return msgspec.structs.replace(was, failures=failures)
 
 
 def lost(state: "State", before: DeviceState, after: DeviceState, position: int, at_ns: int) -> DeviceState:
