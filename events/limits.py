@@ -110,6 +110,15 @@ SELECTOR_DEPTH_MAX: Final = 32
 SELECTOR_NODES_MAX: Final = 512
 SELECTOR_LOOPS_MAX: Final = 2
 """Comprehensions (`exists`, `all`, …) within each other."""
+SELECTOR_LIST_MAX: Final = 32
+"""Entries of a list (NICs, disks, …) that a selector sees of a device."""
+SELECTOR_COST_MAX: Final = 20_000
+"""Steps of one evaluation at the most, which is known before: each costs some tens of nanoseconds."""
+SELECTOR_PATTERN_CHARS_MAX: Final = 128
+SELECTORS_KEPT_MAX: Final = 1_024
+"""Selectors that are kept compiled."""
+SELECTOR_RESULTS_KEPT_MAX: Final = 65_536
+"""Results of selectors that are kept, by what they depend on."""
 NEEDS_PER_REQUEST_MAX: Final = 16
 OPTIONS_PER_NEED_MAX: Final = 8
 CONSTRAINTS_PER_REQUEST_MAX: Final = 8

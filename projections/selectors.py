@@ -1,0 +1,138 @@
+"""Selectors: which devices somebody means, as an expression over a device's attributes.
+
+They are written in the Common Expression Language, within limits (`celparser`, `celchecks`), and evaluated by the
+library `common-expression-language`, which bounds nothing by itself: a selector is read, typed and priced here first,
+and what the library gets is written anew from that. A result depends on nothing but the selector and the attributes it
+reads, so it is kept by these: of a thousand equal cards one is evaluated.
+
+What cannot be said of a device (it has no such number, a list is shorter, a number is too large) does not match, with
+that as its reason.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Final
+
+from leasehold.events import limits
+from leasehold.events.identities import DeviceId
+from leasehold.projections import attributes, celchecks, narrowing
+from leasehold.projections.attributes import Value
+from leasehold.projections.celchecks import Reading
+from leasehold.projections.celparser import Fault, SelectorError
+from leasehold.projections.state import State
+
+Compile = Callable[[str], Any]
+_FIELDS_OF: Final = {name: tuple(fields) for name, fields in attributes.FIELDS.items()}
+
+
+class Selector:
+    """A selector that can be evaluated. Equal texts give the same one, as long as it is kept."""
+
+    __slots__ = ("_program", "_reading", "buckets", "facts", "text")
+
+    def __init__(self, text: str, reading: Reading, program: Any) -> None:
+        self.text = text
+        self.facts = narrowing.facts_of(reading.tree)
+        """What is certain of whatever matches."""
+        self.buckets: tuple[str, ...] = narrowing.sets_of(self.facts)[0]
+        """The narrowest set of buckets such that whatever matches is in one of them."""
+        self._reading = reading
+        self._program = program
+
+    def matches(self, state: State, device: DeviceId) -> bool | str:
+        """Whether a known device matches; why that cannot be said, as a text, which counts as no."""
+        row = state.devices[device]
+        values = tuple(attribute.read(state, device, row) for attribute in self._reading.reads)
+        return self.holds(values)
+
+    def holds(self, values: tuple[Value, ...]) -> bool | str:
+        """Whether it is true of these values of `reads`."""
+        key = (self, values)
+        known = _RESULTS.get(key)
+        if known is None:
+            if len(_RESULTS) >= limits.SELECTOR_RESULTS_KEPT_MAX:
+                _RESULTS.clear()
+            known = _RESULTS[key] = self._evaluated(values)
+        return known
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The names of the attributes that it reads."""
+        return tuple(attribute.name for attribute in self._reading.reads)
+
+    def _evaluated(self, values: tuple[Value, ...]) -> bool | str:
+        given: dict[str, Any] = {}
+        absent = []
+        for number, (attribute, value) in enumerate(zip(self._reading.reads, values, strict=True)):
+            given[f"h{number}"] = value is not None
+            if value is None:
+                absent.append(attribute.name)
+                continue
+            fields = _FIELDS_OF.get(attribute.type)
+            given[f"a{number}"] = (
+                [dict(zip(fields, row, strict=True)) for row in value]  # type: ignore[union-attr]
+                if fields is not None
+                else (list(value) if isinstance(value, tuple) else value)
+            )
+        try:
+            return bool(self._program.execute(given))
+        except Exception as error:  # noqa: BLE001 - whatever the library says: it is the selector's own outcome
+            return _why(error, absent)
+
+
+_RESULTS: Final[dict[tuple[Selector, tuple[Value, ...]], bool | str]] = {}
+
+
+def _why(error: Exception, absent: list[str]) -> str:
+    """Why it cannot be said, in words that do not depend on the library's."""
+    match error:
+        case IndexError():
+            return "a list has no entry of that number"
+        case ZeroDivisionError():
+            return "it divides by zero"
+        case OverflowError():
+            return "a number is too large"
+        case RuntimeError() if absent:
+            return f"it has no {absent[0]}"
+        case _:
+            return "a text is no number, or a pattern is too large"
+
+
+def check(text: str) -> Fault | None:
+    """What is wrong with a selector, without loading what evaluates it; `None`: nothing."""
+    read = _understood(text)
+    return read if isinstance(read, Fault) else None
+
+
+def compiled(text: str) -> Selector | Fault:
+    """The selector of this text, or what is wrong with it."""
+    return _compiled(text)
+
+
+@functools.lru_cache(maxsize=limits.SELECTORS_KEPT_MAX)
+def _understood(text: str) -> Reading | Fault:
+    try:
+        return celchecks.understood(text)
+    except SelectorError as error:
+        return Fault(text, error.at, error.message)
+
+
+@functools.lru_cache(maxsize=limits.SELECTORS_KEPT_MAX)
+def _compiled(text: str) -> Selector | Fault:
+    reading = _understood(text)
+    if isinstance(reading, Fault):
+        return reading
+    try:
+        program = load()(reading.text)
+    except Exception:  # noqa: BLE001 - it takes less than the grammar has; nothing that is known
+        return Fault(text, 0, "it cannot be evaluated; say it more simply")
+    return Selector(text, reading, program)
+
+
+@functools.cache
+def load() -> Compile:
+    """What compiles selectors. Loading it takes about 0.2 s, so who decides does that at his start."""
+    import cel  # noqa: PLC0415 - it brings a command line of its own, which clients and agents do not need
+
+    compile_text: Compile = cel.compile
+    return compile_text
