@@ -14,6 +14,7 @@ from leasehold.events import event_types, inputs
 from leasehold.events.event_types import Event
 from leasehold.events.hostdev_events import DeviceGivenBack, DevicePrepared, DeviceQuarantined, PrepareFailed
 from leasehold.events.identities import DeviceId, DeviceKey, HostName, device_id
+from leasehold.projections import failing
 from leasehold.projections.rows import Binding, DeviceState, Quarantine
 from leasehold.projections.state import State
 
@@ -24,7 +25,8 @@ class _Device:
     def __init__(self, row: DeviceState) -> None:
         self.lease = row.lease
         self.binding = row.binding
-        self.quarantine = row.quarantine
+        self.quarantine = row.quarantine if failing.is_stuck(row.quarantine) else None
+        """That of its binder; what has failed too often may still be told to be stuck, and not to be any more."""
 
 
 class BinderWords:

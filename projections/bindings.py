@@ -19,7 +19,7 @@ from leasehold.events.hostdevs import Hold
 from leasehold.events.identities import DeviceId, HostName, device_id, split_device_id, split_domain_id
 from leasehold.events.position import position_of_token
 from leasehold.events.views import BindingView
-from leasehold.projections import bonds, remembering
+from leasehold.projections import bonds, failing, remembering
 from leasehold.projections.rows import AnswerState, Binding, DeviceState, Drift, LeaseState, Quarantine, SourceState
 from leasehold.projections.state import State
 
@@ -51,7 +51,14 @@ def back_of(before: Binding | None, event: DeviceGivenBack, position: int, at_ns
 
 def quarantine_of(event: DeviceQuarantined, position: int, at_ns: int) -> Quarantine:
     """Why nobody gets it."""
-    return Quarantine(lease=event.lease, reason=event.reason, help=event.help, position=position, at_ns=at_ns)
+    return Quarantine(
+        lease=event.lease,
+        reason=event.reason,
+        help=event.help,
+        position=position,
+        at_ns=at_ns,
+        evidence=event.evidence or (),
+    )
 
 
 def drift_of(event: DriftDetected, position: int, at_ns: int) -> Drift:
@@ -84,13 +91,15 @@ def given_back(state: State, position: int, at_ns: int, event: DeviceGivenBack) 
     binding = row.binding
     if row.lease and row.lease == event.lease:
         binding = back_of(binding, event, position, at_ns)
-    state.put_device(device, _replace(row, binding=binding, quarantine=None))
+    state.put_device(device, _replace(row, binding=binding, quarantine=failing.lasting(row.quarantine)))
 
 
 def quarantined(state: State, position: int, at_ns: int, event: DeviceQuarantined) -> None:
     """Nobody gets it."""
     device = device_id(event.host, event.key)
-    state.put_device(device, _replace(state.devices[device], quarantine=quarantine_of(event, position, at_ns)))
+    row = state.devices[device]
+    marks = failing.stuck(row.marks, row.quarantine, event, position, at_ns)
+    state.put_device(device, _replace(row, quarantine=quarantine_of(event, position, at_ns), marks=marks))
 
 
 def declared_dead(state: State, position: int, at_ns: int, event: HostDeclaredDead) -> None:
@@ -125,10 +134,11 @@ def hold_of(state: State, device: DeviceId) -> Hold | None:
     """What a binder needs to know of a device of its host; `None`: it was never leased, and is in no quarantine."""
     row = state.devices[device]
     lease = state.leases.get(row.lease) if row.lease else None
+    is_stuck = failing.is_stuck(row.quarantine)
     if lease is None:
-        if not position_of_token(row.floor) and row.quarantine is None:
+        if not position_of_token(row.floor) and not is_stuck:
             return None
-        return Hold(key=row.description.key, floor=row.floor, quarantined=row.quarantine is not None)
+        return Hold(key=row.description.key, floor=row.floor, quarantined=is_stuck)
     binding = row.binding
     bond = lease.bond
     return Hold(
@@ -143,7 +153,7 @@ def hold_of(state: State, device: DeviceId) -> Hold | None:
         handover=lease.handover,
         prepared=binding is not None and not binding.given_back,
         given_back=binding is not None and binding.given_back,
-        quarantined=row.quarantine is not None,
+        quarantined=is_stuck,
         revoked=lease.is_forced_off,
         forced=lease.forced,
         early=row.lease < state.hosts[row.host].managed_since,

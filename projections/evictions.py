@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from leasehold.projections.rows import DeviceState, LeaseState, Mark
     from leasehold.projections.state import State
 
+RULES: Final = 5
+"""Since these rules leases end so."""
 _EVICT: Final = "evict"
 
 

@@ -21,6 +21,7 @@ from leasehold.projections import (
     classes,
     domains,
     drifting,
+    failing,
     keeping,
     leasing,
     marking,
@@ -277,7 +278,7 @@ def _device_changed(
     state.put_device(device, after)
 
 
-def _device_replaced(state: State, position: int, _at_ns: int, event: event_types.DeviceReplaced) -> None:
+def _device_replaced(state: State, position: int, at_ns: int, event: event_types.DeviceReplaced) -> None:
     device = device_id(event.host, event.device.key)
     row = state.devices[device]
     # The token was for the thing that is gone: it must not act on the new one.
@@ -292,14 +293,15 @@ def _device_replaced(state: State, position: int, _at_ns: int, event: event_type
         flaps=_flaps(event.how),
         described_position=position,
     )
-    state.put_device(device, after)
+    state.put_device(device, failing.lost(state, row, after, position, at_ns))
 
 
-def _device_missing(state: State, position: int, _at_ns: int, event: event_types.DeviceMissing) -> None:
+def _device_missing(state: State, position: int, at_ns: int, event: event_types.DeviceMissing) -> None:
     device = device_id(event.host, event.key)
     row = state.devices[device]
     flaps = row.flaps + _flaps(event.how)
-    state.put_device(device, _replace(row, missing=True, flaps=flaps, described_position=position))
+    after = _replace(row, missing=True, flaps=flaps, described_position=position)
+    state.put_device(device, failing.lost(state, row, after, position, at_ns))
 
 
 def _device_flapped(state: State, _position: int, _at_ns: int, event: event_types.DeviceFlapped) -> None:

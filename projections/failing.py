@@ -23,6 +23,8 @@ from leasehold.projections.rows import DeviceState, Marks, Quarantine
 if TYPE_CHECKING:
     from leasehold.projections.state import State
 
+RULES: Final = 5
+"""Since these rules it matters how often a device failed."""
 _NS_PER_H: Final = 3_600 * 10**9
 _NOTHING: Final = Marks()
 
@@ -47,6 +49,11 @@ def way_out(device: DeviceId) -> str:
     return f"see what happened (leasehold history {device}), and when it works again: leasehold heal {device}"
 
 
+def is_stuck(quarantine: Quarantine | None) -> bool:
+    """Whether it is one that its binder, or who confirms that it is free, ends."""
+    return quarantine is not None and not quarantine.evidence
+
+
 def lasting(quarantine: Quarantine | None) -> Quarantine | None:
     """What is left of a quarantine when its binder has taken the device back, or it was confirmed free: that for which
     failures are the reason.
@@ -57,6 +64,16 @@ def lasting(quarantine: Quarantine | None) -> Quarantine | None:
 def failed(row: DeviceState, position: int, at_ns: int) -> DeviceState:
     """The row of a device that has failed once more."""
     return msgspec.structs.replace(row, marks=failed_once_more(row.marks, position, at_ns))
+
+
+def stuck(
+    marks: Marks | None, before: Quarantine | None, event: DeviceQuarantined, position: int, at_ns: int
+) -> Marks | None:
+    """What there is to say of a device that is in quarantine now: that its binder says so is a failure, if it did not
+    say so already (`before`).
+    """
+    is_failure = not event.evidence and not is_stuck(before)
+    return failed_once_more(marks, position, at_ns) if is_failure else marks
 
 
 def failed_once_more(marks: Marks | None, position: int, at_ns: int) -> Marks:
@@ -81,10 +98,10 @@ def due_ns(row: DeviceState) -> int | None:
     return row.marks.failures[-1][1] if not is_living and has_failed(row) else None
 
 
-def told(state: "State", now_ns: int, *, limit: int) -> list[DeviceQuarantined]:
-    """The quarantines that are due at `now_ns`, at most `limit`."""
+def told(state: "State", now_ns: int, *, but: frozenset[DeviceId], limit: int) -> list[DeviceQuarantined]:
+    """The quarantines that are due at `now_ns`, at most `limit`; none of `but`, which change just now."""
     devices = state.failing.due_by(now_ns, limit=limit)
-    return [_quarantined(device, state.devices[device]) for device in devices]
+    return [_quarantined(device, state.devices[device]) for device in devices if device not in but]
 
 
 def _quarantined(device: DeviceId, row: DeviceState) -> DeviceQuarantined:

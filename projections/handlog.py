@@ -130,6 +130,8 @@ class HandLog:
                 self._force(lease, is_forced=force)
             case DeviceFreed(device=device, lease=lease):
                 self._free(device, lease)
+            case DeviceQuarantined(evidence=evidence) if evidence:
+                pass  # it has failed too often: that is nothing which its binder could mend
             case DevicePrepared() | DeviceGivenBack() | DeviceQuarantined():
                 self._move(heard.event)
             case AttachmentSeen() | AttachmentGone() | DomainVanished():
