@@ -37,6 +37,8 @@ class QueuedMoved(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field
     queued: int
     keeps: tuple[DeviceId, ...]
     buckets: tuple[str, ...]
+    why: Refusal | msgspec.UnsetType = msgspec.UNSET
+    """Why not now, if that is another reason than before."""
 
 
 class QueueLooked(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="queue_looked.v1"):

@@ -1,10 +1,12 @@
 """Tables that can be taken back: what a record would change is undone if another's record stands in its place."""
 
+from bisect import bisect_left, insort
 from collections import deque
 from typing import Any, Final, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
+M = TypeVar("M", bound=Any)
 
 _ABSENT: Final[Any] = object()
 
@@ -117,3 +119,45 @@ class Queue(deque[V]):
             self.pop()
         else:
             self.appendleft(value)
+
+
+class SortedLists(dict[K, list[M]]):
+    """Lists, sorted and without doubles, by key; an empty one is none. Each change costs what a search in it does."""
+
+    __slots__ = ("_journal",)
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__()
+        self._journal = journal
+
+    def add(self, key: K, member: M) -> None:
+        """Put in `member`, which must not be there."""
+        insort(self.setdefault(key, []), member)
+        if self._journal.changes is not None:
+            self._journal.changes.append((self, key, (True, member)))
+
+    def remove(self, key: K, member: M) -> None:
+        """Take out `member`, which must be there."""
+        self._take_out(key, member)
+        if self._journal.changes is not None:
+            self._journal.changes.append((self, key, (False, member)))
+
+    def _take_out(self, key: K, member: M) -> None:
+        members = self[key]
+        at = bisect_left(members, member)
+        assert members[at] == member, f"{member} is not under {key}"
+        del members[at]
+        if not members:
+            del self[key]
+
+    def before(self, key: K, member: M) -> int:
+        """How many of a list come before `member`, which need not be in it."""
+        return bisect_left(self.get(key, ()), member)
+
+    def undo(self, key: K, change: tuple[bool, M]) -> None:
+        """Take one change back."""
+        was_added, member = change
+        if was_added:
+            self._take_out(key, member)
+        else:
+            insort(self.setdefault(key, []), member)
