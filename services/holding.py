@@ -148,6 +148,7 @@ class Lease:
         self._answer = Answer(outcome="")
         self._renewing: asyncio.Task[None] | None = None
         self._valid_until_s = 0.0
+        self._is_forgotten = False
         self.lost = asyncio.Event()
         """Set when the lease can be counted on no more."""
         self.why_lost = ""
@@ -175,7 +176,7 @@ class Lease:
     @property
     def is_valid(self) -> bool:
         """Whether it can be counted on now: by our own clock, since the last request that succeeded was sent."""
-        return not self.lost.is_set() and time.monotonic() < self._valid_until_s
+        return not self.lost.is_set() and not self._is_forgotten and time.monotonic() < self._valid_until_s
 
     def check(self) -> None:
         """Raises LeaseLostError unless the lease can be counted on now."""
@@ -217,6 +218,12 @@ class Lease:
         """Release it, for whoever has acquired it. Raises as `Client.ask` does."""
         await self._act(self._client.release)
 
+    def forget(self) -> None:
+        """It is another's now, transferred or switched: it is neither renewed nor released any more."""
+        self._is_forgotten = True
+        if self._renewing is not None:
+            self._renewing.cancel()
+
     async def ask_anew(self, why: NotRenewed) -> None:
         """It was not renewed with others, and may be with a new token. Raises as `Client.ask` does."""
         refused = RefusedError(why.message, refusal_code=why.code)
@@ -243,6 +250,8 @@ class Lease:
         if self._renewing is not None:
             self._renewing.cancel()
             await asyncio.wait({self._renewing})
+        if self._is_forgotten:
+            return
         if self.lost.is_set():
             if kind is None:
                 raise LeaseLostError(self.why_lost)

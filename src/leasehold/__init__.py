@@ -11,18 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from leasehold.events.answers import Answer
+    from leasehold.events.scheduling import Constraint, Need, Option
     from leasehold.services.client import Client
     from leasehold.services.holding import Lease
 
 __version__ = "0.1.0"
-__all__ = ["Client", "Lease", "__version__"]
+__all__ = ["Answer", "Client", "Constraint", "Lease", "Need", "Option", "__version__"]
 
 if not (Path(__file__).parent / "events").is_dir():  # pragma: no cover - only where links were unpacked as text files
     __path__.append(str(Path(__file__).resolve().parents[2]))
 
 
 def __getattr__(name: str) -> object:
-    """`Client` and `Lease`, imported when they are first used: who only reads the vocabulary needs no network code."""
+    """What is offered here, imported when it is first used: who only reads the vocabulary needs no network code."""
     if name == "Client":
         from leasehold.services.client import Client
 
@@ -31,4 +33,12 @@ def __getattr__(name: str) -> object:
         from leasehold.services.holding import Lease
 
         return Lease
+    if name == "Answer":
+        from leasehold.events.answers import Answer
+
+        return Answer
+    if name in ("Constraint", "Need", "Option"):
+        from leasehold.events import scheduling
+
+        return getattr(scheduling, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
