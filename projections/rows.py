@@ -117,6 +117,11 @@ class QuotaState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defau
     position: int
     by: str = ""
 
+    @property
+    def left(self) -> int:
+        """How many more it may have; negative, if it was lowered below what there is."""
+        return self.devices_max - self.devices
+
 
 class Differing(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """That the witnesses of a device differ otherwise than was told of it."""
@@ -345,6 +350,11 @@ class LeaseState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defau
     charges: tuple[tuple[str, ...], ...] = ()
     """Of a shared one, of each device: against which of its tenant's quotas it counts."""
     search: Search | None = None
+
+    @property
+    def has_devices(self) -> bool:
+        """Whether any device is still its own, or is shared or looked at by it."""
+        return not self.ended if self.mode else bool(self.held)
 
     @property
     def is_bound(self) -> bool:
