@@ -15,6 +15,7 @@
 | `quarantined` | its host could not take it back |
 | `protected` | the host itself lives on it |
 | `missing`, `in_use`, `host_stale` | it is not there, used without a lease, or its host's picture is out of date |
+| `cordoned`, `tainted`, `unclean`, `kept`, `shared`, `not_shareable` | `restraints` has these |
 
 A functional child (NIC, disk, HBA) stands for its physical parent before any of these are looked at.
 """
@@ -37,7 +38,7 @@ from leasehold.events.identities import (
 )
 from leasehold.events.position import lease_id_text
 from leasehold.events.refusals import Blocker, RefusalCode
-from leasehold.projections import ties
+from leasehold.projections import restraints, ties
 from leasehold.projections.domains import all_named, named
 from leasehold.projections.rows import DeviceState
 from leasehold.projections.state import State
@@ -53,6 +54,9 @@ CODE_OF_RULE: Final = {
     "missing": RefusalCode.DEVICE_MISSING,
     "host_stale": RefusalCode.HOST_STALE,
     "quarantined": RefusalCode.DEVICE_QUARANTINED,
+    "cordoned": RefusalCode.DEVICE_CORDONED,
+    "tainted": RefusalCode.DEVICE_TAINTED,
+    "not_shareable": RefusalCode.NOT_SHAREABLE,
     "same_device": RefusalCode.DEVICE_HELD,
     "iommu_group": RefusalCode.DEVICE_HELD,
     "acs": RefusalCode.DEVICE_HELD,
@@ -61,6 +65,9 @@ CODE_OF_RULE: Final = {
     "carried": RefusalCode.DEVICE_HELD,
     "usb_tree": RefusalCode.DEVICE_HELD,
     "usb_ports": RefusalCode.DEVICE_HELD,
+    "shared": RefusalCode.DEVICE_SHARED,
+    "kept": RefusalCode.DEVICE_KEPT,
+    "unclean": RefusalCode.DEVICE_UNCLEAN,
     "in_use": RefusalCode.DEVICE_IN_USE,
     "ordered": RefusalCode.DEVICE_IN_USE,
 }
@@ -160,7 +167,7 @@ class Around:
         self._found: dict[object, _Kept] = {}
 
     def burdened(self, device: DeviceId, tie: Tie) -> Iterator[tuple[DeviceId, DeviceId]]:
-        """Those tied to `device` that are leased, needed by the host or used, each with the mate that carries it.
+        """Those tied to `device` that are leased, kept, needed by the host or used, each with the mate that carries it.
 
         To hand out one of a group its members leave the host's drivers, and what resets a slot resets all of it: so a
         mate takes along what it carries (virtual functions, USB devices).
@@ -182,8 +189,13 @@ class Around:
         for mate in members:
             for other in (mate, *virtual_functions_of(state, mate), *usb_below(state, mate)):
                 row = state.devices[other]
-                if row.lease or row.quarantine or row.description.protections or users_seen(state, row):
+                if is_taken(state, other, row) or row.description.protections or users_seen(state, row):
                     yield mate, other
+
+
+def is_taken(state: State, device: DeviceId, row: DeviceState) -> bool:
+    """Whether a device is somebody's, or nobody's for now: what is tied to it may not be had."""
+    return bool(row.lease or row.quarantine or row.sharers) or device in state.indexes.kept
 
 
 class _Kept:
@@ -213,15 +225,14 @@ def _tied(state: State, device: DeviceId, around: Around) -> Iterator[tuple[str,
 
 
 def _carriers_mates(state: State, device: DeviceId, around: Around) -> Iterator[tuple[str, DeviceId]]:
-    """The mates of what carries `device` (its physical function, its USB controller) that are leased or in quarantine,
+    """The mates of what carries `device` (its physical function, its USB controller) that are leased or otherwise taken,
     and what ties them: what is carried by a member cannot be had while another member is handed out.
     """
     for carrier in (*physical_function_of(state, device), *usb_above(state, device)):
         if carrier in state.devices and not is_unleasable(state.devices[carrier]):
             for tie in ties.ties_of(state, carrier):
                 for mate, other in around.burdened(carrier, tie):
-                    row = state.devices[mate]
-                    if mate == other and mate != device and (row.lease or row.quarantine):
+                    if mate == other and mate != device and is_taken(state, mate, state.devices[mate]):
                         yield tie[0], mate
 
 
@@ -256,30 +267,49 @@ def blockers(
 ) -> Iterator[Blocker]:
     """Everything that keeps `device` from being leased by `owner` (principal, holder) along with `together`.
 
-    `around`: of the request; what was found there for others of `together` is not looked for again.
+    `around`: of the request; what was found there for others of `together` is not looked for again. Who only looks on
+    is kept away by nothing.
     """
+    if terms.mode == "admin":
+        return
     row = state.devices[device]
     yield from _own_blockers(state, device, row, force=force)
+    if row.marks is not None or state.hosts[row.host].marks is not None:
+        yield from restraints.by_marks(state, device, row, terms)
     if row.lease:
         yield held(state, device, device, "same_device")
+    if row.sharers or terms.mode:
+        yield from restraints.by_sharing(state, device, row, terms)
+    if state.indexes.kept and (queued := restraints.keeper(state, device, terms)):
+        yield restraints.kept(state, device, device, queued, "it")
     for rule, above, below in _relations(state, device, row):
         for other in above(state, device):
             # What the host needs of a physical function or a controller, it may need without this part of it.
-            yield from _relative_blockers(state, device, other, rule, together=together, force=True)
+            yield from _relative_blockers(state, device, other, rule, together=together, force=True, terms=terms)
             # How many virtual functions there are is set through none at all.
             yield from _orders_on(state, device, other, SetVirtualFunctions)
         for other in below(state, device):
-            yield from _relative_blockers(state, device, other, rule, together=together, force=force)
+            yield from _relative_blockers(state, device, other, rule, together=together, force=force, terms=terms)
             yield from _orders_on(state, device, other)
     around = around or Around(state)
     for rule, other in _tied(state, device, around):
         lease = state.leases.get(state.devices[other].lease)
         if lease is None or (lease.principal, lease.holder) != owner:
-            yield from _relative_blockers(state, device, other, rule, together=together, force=force)
+            yield from _relative_blockers(
+                state, device, other, rule, together=together, force=force, terms=terms, owner=owner
+            )
 
 
 def _relative_blockers(
-    state: State, device: DeviceId, other: DeviceId, rule: str, *, together: frozenset[DeviceId], force: bool
+    state: State,
+    device: DeviceId,
+    other: DeviceId,
+    rule: str,
+    *,
+    together: frozenset[DeviceId],
+    force: bool,
+    terms: Terms,
+    owner: tuple[str, str] | None = None,
 ) -> Iterator[Blocker]:
     row = state.devices.get(other)
     if row is None or other in together:
@@ -287,15 +317,26 @@ def _relative_blockers(
     if row.lease:
         yield held(state, device, other, rule)
     elif row.quarantine is not None:
-        why = f"{_apart(state, device, other, rule)}: the host of {other} could not take it back"
+        why = f"{_apart(state, device, other, rule)}: {other} is in quarantine"
+        if not row.quarantine.evidence:
+            why = f"{_apart(state, device, other, rule)}: the host of {other} could not take it back"
         yield Blocker(device=device, rule="quarantined", why=why, because_of=other, help=row.quarantine.help)
     elif row.description.protections and not row.missing and not force:
         needs = f"the host itself needs {other} ({', '.join(row.description.protections)})"
         why = f"{_apart(state, device, other, rule)}: {needs}"
         yield Blocker(device=device, rule="protected", why=why, because_of=other, help="choose another device")
+    elif row.sharers and not terms.mode and not _all_of(state, row.sharers, owner):
+        yield restraints.shared(state, device, other, f"{_apart(state, device, other, rule)}: {other}")
+    elif state.indexes.kept and (queued := restraints.keeper(state, other, terms, owner)):
+        yield restraints.kept(state, device, other, queued, f"{_apart(state, device, other, rule)}: {other}")
     elif users := users_seen(state, row):
         why = f"{_apart(state, device, other, rule)}: {other} is used by {', '.join(users)}"
         yield Blocker(device=device, rule="in_use", why=why, because_of=other, help="end that use first")
+
+
+def _all_of(state: State, leases: tuple[int, ...], owner: tuple[str, str] | None) -> bool:
+    rows = (state.leases[lease] for lease in leases)
+    return all((row.principal, row.holder) == owner for row in rows)
 
 
 def _own_blockers(state: State, device: DeviceId, row: DeviceState, *, force: bool) -> Iterator[Blocker]:
@@ -308,7 +349,8 @@ def _own_blockers(state: State, device: DeviceId, row: DeviceState, *, force: bo
         why = f"the host itself needs it: {', '.join(row.description.protections)}"
         yield Blocker(device=device, rule="protected", why=why, help="choose another device, or ask with force")
     if row.quarantine is not None:
-        why = f"its host could not take it back: {row.quarantine.reason}"
+        begin = "it is in quarantine" if row.quarantine.evidence else "its host could not take it back"
+        why = f"{begin}: {row.quarantine.reason}"
         yield Blocker(device=device, rule="quarantined", why=why, help=row.quarantine.help)
     if row.missing:
         yield Blocker(device=device, rule="missing", why="it is not there", help="plug it in again")
@@ -316,7 +358,7 @@ def _own_blockers(state: State, device: DeviceId, row: DeviceState, *, force: bo
     if stale:
         why = f"what is known of host {row.host} may be out of date ({stale})"
         yield Blocker(device=device, rule="host_stale", why=why, help=f"see that the agents on {row.host} run")
-    users = users_of(state, row) if not row.lease else ()
+    users = users_of(state, row) if not row.lease and not row.sharers else ()
     if users:
         why = f"used without a lease by {', '.join(users)}"
         yield Blocker(device=device, rule="in_use", why=why, help="end that use first")

@@ -15,8 +15,9 @@ from leasehold.events.identities import (
 from leasehold.events.inputs import POLLER
 from leasehold.events.record import RULES_VERSION
 from leasehold.projections import drifting, evictions, failing
+from leasehold.projections.candidates import Candidates
 from leasehold.projections.dues import Dues
-from leasehold.projections.indexes import EVERYBODY, Indexes, held_up_by, words_of
+from leasehold.projections.indexes import Indexes, held_up_by, words_of
 from leasehold.projections.rows import (
     AnswerState,
     ClassState,
@@ -73,6 +74,7 @@ class State:
         self.waitings: Dues[int, QueuedState] = Dues(journal, self.queue, _until_ns)
         self.failing: Dues[DeviceId, DeviceState] = Dues(journal, self.devices, failing.due_ns)
         self.indexes = Indexes(journal)
+        self.candidates = Candidates(journal)
         self.evictions: Dues[int, int] = Dues(journal, self.indexes.evictions, evictions.due_ns)
         self.at_ns = 0
         """When that was decided which is being folded."""
@@ -101,6 +103,7 @@ class State:
             self.indexes.describe(device, row.host, before.description if before else None, row.description)
         if row.marks is not None or (before is not None and before.marks is not None):
             self._note_marks(device, before, row)
+        self.candidates.follow(device, before, row)
         was_ending = before is not None and before.ending
         if row.ending or was_ending:
             self._note_ending(device, row, was_ending=was_ending)
@@ -145,6 +148,45 @@ class State:
             evictions.follow_lease(self, lease, row)
         if row.bond is not None:
             self._note_bond(lease, before, row)
+        self._note_holding(lease, before, row)
+
+    def drop_lease(self, lease: int) -> None:
+        """Forget a lease, which must have ended."""
+        before = self.leases[lease]
+        self.leases.drop(lease)
+        self._note_holding(lease, before, None)
+
+    def _note_holding(self, lease: int, before: LeaseState | None, after: LeaseState | None) -> None:
+        was, now = (each.tenant if each is not None and each.has_devices else None for each in (before, after))
+        if was != now:
+            if was is not None:
+                self.indexes.leases_of.remove(was, lease)
+            if now is not None:
+                self.indexes.leases_of.add(now, lease)
+
+    def put_class(self, name: str, row: ClassState) -> None:
+        """Set a device class."""
+        self.classes.put(name, row)
+        if self.queue:
+            self.news.append(f"class:{name}")
+
+    def put_quota(self, tenant: Principal, name: str, row: QuotaState) -> None:
+        """Set a tenant's quota of a class, or how much of it is used."""
+        before = self.quotas.get((tenant, name))
+        self.quotas.put((tenant, name), row)
+        if before is None:
+            self.indexes.quotas_of.add(tenant, name)
+            self.indexes.quotas_on.add(name, tenant)
+        elif self.queue and row.left > before.left:
+            self.news.append(f"tenant:{tenant}")
+
+    def drop_quota(self, tenant: Principal, name: str) -> None:
+        """A tenant may have as many devices of a class as there are."""
+        self.quotas.drop((tenant, name))
+        self.indexes.quotas_of.remove(tenant, name)
+        self.indexes.quotas_on.remove(name, tenant)
+        if self.queue:
+            self.news.append(f"tenant:{tenant}")
 
     def _note_bond(self, lease: int, before: LeaseState | None, row: LeaseState) -> None:
         assert row.bond is not None
@@ -229,36 +271,15 @@ class State:
         """Set a waiting request's row. What it keeps from here on, nobody else may keep any more."""
         before = self.queue.get(queued)
         self.queue.put(queued, row)
-        place = (row.rank_ns, queued)
         if before is None:
             self.waitings.push(row.until_ns, queued)
-            self.indexes.queued_of.add(row.principal, queued)
-            self.indexes.queued.add(EVERYBODY, place)
-        was, now = (set(each.buckets) if each is not None else set() for each in (before, row))
-        for bucket in sorted(was - now):
-            self.indexes.queued.remove(bucket, place)
-        for bucket in sorted(now - was):
-            self.indexes.queued.add(bucket, place)
-        self._keep(queued, before.keeps if before is not None else (), row.keeps)
+        self.indexes.note_queued(queued, before, row)
 
     def drop_queued(self, queued: int) -> None:
         """Nobody waits there any more, and nothing is kept for him."""
-        row = self.queue[queued]
-        self._keep(queued, row.keeps, ())
-        place = (row.rank_ns, queued)
-        for bucket in (*row.buckets, EVERYBODY):
-            self.indexes.queued.remove(bucket, place)
-        self.indexes.queued_of.remove(row.principal, queued)
+        before = self.queue[queued]
         self.queue.drop(queued)
-
-    def _keep(self, queued: int, before: tuple[DeviceId, ...], after: tuple[DeviceId, ...]) -> None:
-        for device in before:
-            if device not in after:
-                self.indexes.kept.drop(device)
-        for device in after:
-            if device not in before:
-                assert device not in self.indexes.kept, f"{device} is kept for somebody else"
-                self.indexes.kept.put(device, queued)
+        self.indexes.note_queued(queued, before, None)
 
     def keeper_before(self, device: DeviceId, rank_ns: int, queued: int) -> int:
         """For whom a device is kept who comes before that place in the queue (`queued` 0: of somebody who does not
@@ -285,19 +306,24 @@ class State:
             self.indexes.note_marks(row.host, device, None, row.marks)
         self.failing.fill(self.devices.items())
         evictions.index_anew(self)
+        self.candidates.fill(self.devices.items())
         drifting.index_anew(self)
         self.expiries.fill(self.leases.items())
         self.deadlines.fill(self.orders.items())
+        for tenant, name in sorted(self.quotas):
+            self.indexes.quotas_of.add(tenant, name)
+            self.indexes.quotas_on.add(name, tenant)
         for lease, lease_row in sorted(self.leases.items()):
+            self._note_holding(lease, None, lease_row)
             if lease_row.bond is not None:
                 self._note_bond(lease, None, lease_row)
         for order, order_row in sorted(self.orders.items()):
             self.indexes.list_order(order, order_row.host)
             if order_row.is_open:
                 self.indexes.note_open(order, order_row.host, order_row.what, is_open=True)
-        queue, self.queue = self.queue, Table(self.journal)
-        for queued, queued_row in sorted(queue.items()):
-            self.put_queued(queued, queued_row)
+        self.waitings.fill(self.queue.items())
+        for queued, queued_row in sorted(self.queue.items()):
+            self.indexes.note_queued(queued, None, queued_row)
         for position in sorted(self.stirred):
             self.indexes.stirs.push(position)
         for position, refusal in sorted(self.refusals.items()):
@@ -325,7 +351,7 @@ class State:
             return ""
         if host.dead:
             return host.dead
-        is_stuck = row.quarantine is not None and not row.quarantine.evidence
+        is_stuck = failing.is_stuck(row.quarantine)
         if host.mode != "watched":
             is_back = row.binding is not None and row.binding.given_back and row.binding.lease == row.lease
             return _GIVEN_BACK if is_back and not is_stuck and not self.attached_to(row) else ""
