@@ -210,6 +210,11 @@ def request_key(principal: Principal, request_id: RequestId) -> RequestKey:
     return RequestKey(f"{principal}/{request_id}")
 
 
+def principal_of(key: RequestKey) -> Principal:
+    """Whose request an answer is remembered of."""
+    return Principal(key.partition("/")[0])
+
+
 def parse_wwn(text: str, field: str = "wwn") -> str:
     """A Fibre Channel world wide name in its one spelling: 16 hex digits, lower case, not all zero.
 

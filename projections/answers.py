@@ -2,13 +2,21 @@
 
 from typing import Final
 
-from leasehold.events.answers import Answer, Heard
-from leasehold.events.identities import HostName, RequestKey
+import msgspec
+
+from leasehold.events import codec
+from leasehold.events.answers import Answer, Heard, NotRenewed
+from leasehold.events.identities import HostName, Principal, RequestKey, principal_of, request_key
+from leasehold.events.inputs import Asked, RenewRequest
 from leasehold.events.position import end_of_record
-from leasehold.projections import bindings
+from leasehold.events.schedule_inputs import RenewManyRequest
+from leasehold.projections import bindings, fencing
 from leasehold.projections.orders import newest_open
+from leasehold.projections.remembering import id_reused
 from leasehold.projections.rows import AnswerState, LeaseState
 from leasehold.projections.state import State
+
+_replace: Final = msgspec.structs.replace
 
 _OUTCOME: Final = {
     "lease": "granted",
@@ -49,8 +57,10 @@ def lease_word(lease: LeaseState) -> str:
 def answer_for(state: State, key: RequestKey) -> Answer | None:
     """The current outcome of the request `key`; `None` if it was never decided, or forgotten."""
     known = state.answers.get(key)
-    if known is None:
-        return None
+    return None if known is None else _answer_of(state, key, known)
+
+
+def _answer_of(state: State, key: RequestKey, known: AnswerState) -> Answer:
     request_id = key.partition("/")[2]
     as_of = end_of_record(state.head.sequence)
     if known.refusal is not None:
@@ -72,7 +82,7 @@ def answer_for(state: State, key: RequestKey) -> Answer | None:
         position=known.position,
         as_of=as_of,
         lease=known.lease,
-        token=lease.token,
+        token=_token_told(key, known, lease),
         holder=lease.holder,
         devices=devices or lease.devices,
         state=lease_word(lease),
@@ -82,6 +92,56 @@ def answer_for(state: State, key: RequestKey) -> Answer | None:
         ttl_ms=lease.ttl_ms,
         expires_at_ns=lease.expires_at_ns,
         message=lease.end_reason,
+        reserved_for=lease.reserved_for,
+        search=lease.search,
+    )
+
+
+def _token_told(key: RequestKey, known: AnswerState, lease: LeaseState) -> int:
+    """The token, for whoever may have it; 0: the lease was given to another since, and this asker's part in it is over.
+
+    Who had it before may ask his old requests again, as he would behind a restore: that is not to open anything.
+    """
+    is_his = lease.principal == principal_of(key) and known.position >= lease.transferred_position
+    return lease.token if is_his else 0
+
+
+def answer_to(state: State, asked: Asked, position: int) -> Answer:
+    """The answer to a request that was just decided, by a step that begins at `position`, or before.
+
+    A renewal that needs no word in the log has none: it is answered by how its lease stands.
+    """
+    request = asked.request
+    key = request_key(asked.principal, request.request_id)
+    known = state.answers.get(key)
+    if known is not None and known.position != position and known.body_hash != codec.body_hash(request):
+        # Another body stands under this id; that answer is not this request's.
+        refusal = id_reused(request.request_id)
+        return Answer(outcome="refused", request_id=request.request_id, position=position, refusal=refusal)
+    if isinstance(request, RenewManyRequest):
+        return _answer_of_many(state, asked.principal, request, answer_for(state, key))
+    if known is None:
+        assert isinstance(request, RenewRequest), request
+        unwritten = AnswerState(body_hash="", verb="renew", position=0, issued_at_ns=0, lease=request.lease)
+        return _replace(_answer_of(state, key, unwritten), token=request.token)
+    return _answer_of(state, key, known)
+
+
+def _answer_of_many(state: State, principal: Principal, request: RenewManyRequest, known: Answer | None) -> Answer:
+    """Which leases were renewed together, and why others were not; each as it is now: what is ended stays so."""
+    answer = known or Answer(outcome="renewed", request_id=request.request_id, as_of=end_of_record(state.head.sequence))
+    refused = [(lease, fencing.of_lease(state, principal, lease, token)) for lease, token in request.leases]
+    not_renewed = tuple(NotRenewed(lease=lease, code=why.code, message=why.message) for lease, why in refused if why)
+    if answer.refusal is not None:
+        return _replace(answer, not_renewed=not_renewed)
+    renewed = tuple(dict.fromkeys(lease for lease, why in refused if not why))
+    rows = [state.leases[lease] for lease in renewed]
+    return _replace(
+        answer,
+        leases=renewed,
+        not_renewed=not_renewed,
+        ttl_ms=min((row.ttl_ms for row in rows), default=0),
+        expires_at_ns=min((row.expires_at_ns for row in rows), default=0),
     )
 
 

@@ -5,22 +5,22 @@ an older run, a tick without work. A refusal is an event like any other.
 """
 
 import heapq
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, get_args
 
 from leasehold.events import codec, event_types, inputs, limits
 from leasehold.events.event_types import Event
 from leasehold.events.hostdev_events import LeaseRevoked
 from leasehold.events.identities import DeviceId, HostName, RequestRef, request_key
 from leasehold.events.inputs import Asked, Input, Request
-from leasehold.events.position import era_of_token, lease_id_text
 from leasehold.events.record import ledger_id_of
 from leasehold.events.refusals import Refusal, RefusalCode
-from leasehold.events.schedule_inputs import ScheduleRequest
 from leasehold.projections import (
     classes,
     conflicts,
     drifting,
+    evictions,
+    failing,
     handingon,
     hostdevs,
     observing,
@@ -30,20 +30,18 @@ from leasehold.projections import (
     waiting,
 )
 from leasehold.projections.declining import Declined
-from leasehold.projections.fencing import HELP_RESTORED
+from leasehold.projections.ending import ending
 from leasehold.projections.granting import grant
 from leasehold.projections.naming import Resolved, resolve, unresolved
-from leasehold.projections.remembering import refusal_fingerprint
+from leasehold.projections.remembering import TOO_OLD, id_reused, refusal_fingerprint
 from leasehold.projections.rows import LeaseState
 from leasehold.projections.state import State
 
 Decision = list[Event] | None
 _NS_PER_MS: Final = 1_000_000
-_TOO_OLD: Final = Refusal(
-    code=RefusalCode.REQUEST_TOO_OLD,
-    message="the request was issued so long ago that an answer to it may have been forgotten",
-    help="look at what you hold, then ask anew; if it was issued just now, the clock there is behind",
-)
+_End = event_types.LeaseExpired | event_types.LeaseOutlived | LeaseRevoked
+_ENDS: Final = get_args(_End)
+"""Of leases that end without being given back."""
 
 
 def decide(state: State, given: Input, now_ns: int) -> Decision:
@@ -109,15 +107,20 @@ def _tick(state: State, given: inputs.Tick, now_ns: int) -> Decision:
             # The decider leaves this undone, so holders may have been unable to reach it, too.
             return _decider_starts(state, inputs.DeciderStarts(given.writer, "takeover"), now_ns)
     elif now_ns >= state.head.grace_until_ns:
-        for lease in state.expired_by(now_ns, limit=limits.EVENTS_PER_RECORD_MAX):
-            ending = _ending(state, event_types.LeaseExpired(lease))
-            if len(events) + len(ending) > limits.EVENTS_PER_RECORD_MAX:
-                break
-            events.extend(ending)
-        events += _outlived(state, now_ns, limit=limits.EVENTS_PER_RECORD_MAX - len(events))
+        expired = map(event_types.LeaseExpired, state.expired_by(now_ns, limit=limits.EVENTS_PER_RECORD_MAX))
+        events += _ended(state, expired, limit=limits.EVENTS_PER_RECORD_MAX - len(events))
+        outlived = _outlived(state, now_ns, limit=limits.EVENTS_PER_RECORD_MAX)
+        events += _ended(state, outlived, limit=limits.EVENTS_PER_RECORD_MAX - len(events))
         events += ordering.overdue(state, now_ns, limit=limits.EVENTS_PER_RECORD_MAX - len(events))
     if state.head.decider == given.writer and state.rules_version >= drifting.RULES:
+        if state.rules_version >= evictions.RULES:
+            over = frozenset(event.lease for event in events if isinstance(event, _ENDS))
+            evicted = evictions.due(state, now_ns, but=over, limit=limits.EVENTS_PER_RECORD_MAX)
+            events += _ended(state, evicted, limit=limits.EVENTS_PER_RECORD_MAX - len(events))
         moved = frozenset(_moved_by(state, events))
+        if state.rules_version >= failing.RULES:
+            room = limits.EVENTS_PER_RECORD_MAX - len(events)
+            events += failing.told(state, now_ns, but=moved, limit=room)
         events += drifting.told(state, now_ns, but=moved, limit=limits.EVENTS_PER_RECORD_MAX - len(events))
     return events
 
@@ -127,7 +130,7 @@ def _moved_by(state: State, events: list[Event]) -> Iterator[DeviceId]:
     for event in events:
         if isinstance(event, event_types.DeviceFreed):
             yield event.device
-        elif isinstance(event, event_types.LeaseExpired | event_types.LeaseOutlived):
+        elif isinstance(event, _ENDS):
             yield from state.leases[event.lease].devices
 
 
@@ -144,39 +147,31 @@ def _expiry_work_ns(state: State, writer: str) -> int | None:
     """
     nexts = (state.next_expiry_ns(), state.outlivings.next_ns(), state.deadlines.next_ns())
     due = [max(due_ns, state.head.grace_until_ns) for due_ns in nexts if due_ns is not None]
-    drift_ns = state.drifts.next_ns() if state.rules_version >= drifting.RULES else None
-    if drift_ns is not None:
-        due.append(drift_ns)
+    told = [state.drifts.next_ns()] if state.rules_version >= drifting.RULES else []
+    told += [state.evictions.next_ns()] if state.rules_version >= evictions.RULES else []
+    told += [state.failing.next_ns()] if state.rules_version >= failing.RULES else []
+    due += [due_ns for due_ns in told if due_ns is not None]
     if not due:
         return None
     return min(due) + (0 if state.head.decider == writer else limits.TAKEOVER_MS * _NS_PER_MS)
 
 
-def _outlived(state: State, now_ns: int, *, limit: int) -> list[Event]:
-    """The ends of leases whose domains have been gone for long enough, and what becomes free by them."""
-    events: list[Event] = []
+def _outlived(state: State, now_ns: int, *, limit: int) -> Iterator[event_types.LeaseOutlived]:
+    """The ends of leases whose domains have been gone for long enough, at most `limit`."""
     for lease in state.outlived_by(now_ns, limit=limit):
         row = state.leases[lease]
         assert row.bond is not None
-        end = event_types.LeaseOutlived(lease=lease, domain=row.bond.uuid, gone_since_ns=row.gone_since_ns)
-        ending = _ending(state, end)
-        if len(events) + len(ending) > limit:
+        yield event_types.LeaseOutlived(lease=lease, domain=row.bond.uuid, gone_since_ns=row.gone_since_ns)
+
+
+def _ended(state: State, ends: Iterable[_End], *, limit: int) -> list[Event]:
+    """As many of these ends of leases as there is room for, each with what becomes free by it."""
+    events: list[Event] = []
+    for end in ends:
+        some = ending(state, end)
+        if len(events) + len(some) > limit:
             break
-        events.extend(ending)
-    return events
-
-
-def _ending(
-    state: State,
-    end: event_types.LeaseReleased | event_types.LeaseExpired | event_types.LeaseOutlived | LeaseRevoked,
-) -> list[Event]:
-    """The end of a lease, and at once the freeing of what is known to be unused."""
-    events: list[Event] = [end]
-    for device in state.leases[end.lease].devices:
-        row = state.devices[device]
-        evidence = state.evidence_of_free(row)
-        if evidence:
-            events.append(event_types.DeviceFreed(device=device, lease=end.lease, evidence=evidence))
+        events += some
     return events
 
 
@@ -198,22 +193,13 @@ def _asked(state: State, given: Asked, now_ns: int) -> Decision:
     return decider(state, ref, request, now_ns)
 
 
-def id_reused(request_id: str) -> Refusal:
-    """The refusal of another body under an id that is known."""
-    return Refusal(
-        code=RefusalCode.REQUEST_ID_REUSED,
-        message=f"request id {request_id} was used for another request",
-        help="use a new request id for a new request",
-    )
-
-
 def _untimely(state: State, ref: RequestRef, now_ns: int) -> Refusal | None:
     horizon_ns = max(
         now_ns - limits.REQUEST_AGE_NS_MAX,
         state.principals[ref.principal].horizon_ns if ref.principal in state.principals else 0,
     )
     if ref.issued_at_ns <= horizon_ns:
-        return _TOO_OLD
+        return TOO_OLD
     if ref.issued_at_ns > now_ns + limits.REQUEST_AHEAD_NS_MAX:
         return Refusal(
             code=RefusalCode.REQUEST_FROM_FUTURE,
@@ -247,66 +233,19 @@ def _lease(state: State, ref: RequestRef, request: inputs.LeaseRequest, now_ns: 
     return _done(state, ref, request, grant(state, ref, request, devices, uuid=request.domain, now_ns=now_ns), now_ns)
 
 
-def _of_lease(state: State, ref: RequestRef, request: inputs.RenewRequest | inputs.ReleaseRequest) -> Refusal | None:
-    """Why this principal with this token may not act on this lease, if it may not."""
-    lease = state.leases.get(request.lease)
-    name = lease_id_text(request.lease)
-    if lease is None:
-        return Refusal(
-            code=RefusalCode.LEASE_UNKNOWN, message=f"no lease {name} is known", help="list your leases"
-        )
-    if lease.principal != ref.principal:
-        return Refusal(
-            code=RefusalCode.NOT_YOURS,
-            message=f"lease {name} belongs to {lease.principal}",
-            help="only the principal that asked for a lease can renew or release it",
-        )
-    if request.token != lease.token:
-        is_older = era_of_token(request.token) < state.head.era
-        return Refusal(
-            code=RefusalCode.TOKEN_STALE,
-            message=f"token {request.token} is not the token of lease {name}"
-            + (": it is from before the ledger was restored" if is_older else ""),
-            help=HELP_RESTORED if is_older else "use the token that the grant was answered with",
-        )
-    if lease.ended:
-        return Refusal(
-            code=RefusalCode.LEASE_ENDED,
-            message=f"lease {name} was ended ({lease.ended}): its token is stale",
-            help="ask for a new lease",
-        )
-    return None
-
-
-def _renew(state: State, ref: RequestRef, request: inputs.RenewRequest, now_ns: int) -> Decision:
-    lease = state.leases.get(request.lease)
-    is_forgotten = lease is not None and ref.issued_at_ns <= lease.renewal_horizon_ns
-    refusal = _TOO_OLD if is_forgotten else _of_lease(state, ref, request)
-    if refusal is not None:
-        return _refuse(state, ref, request, (lease_id_text(request.lease),), refusal, now_ns)
-    ttl_ms = request.ttl_ms or state.leases[request.lease].ttl_ms
-    expires_at_ns = now_ns + ttl_ms * _NS_PER_MS
-    return [event_types.LeaseRenewed(request=ref, lease=request.lease, ttl_ms=ttl_ms, expires_at_ns=expires_at_ns)]
-
-
-def _release(state: State, ref: RequestRef, request: inputs.ReleaseRequest, now_ns: int) -> Decision:
-    refusal = _of_lease(state, ref, request)
-    if refusal is not None:
-        return _refuse(state, ref, request, (lease_id_text(request.lease),), refusal, now_ns)
-    return _ending(state, event_types.LeaseReleased(request=ref, lease=request.lease))
-
-
 def _confirm_free(state: State, ref: RequestRef, request: inputs.ConfirmFreeRequest, now_ns: int) -> Decision:
     resolved = resolve(state, request.device, request.host)
     if resolved.device is None:
         return _refuse(state, ref, request, (request.device,), unresolved(resolved), now_ns)
     device: DeviceId = conflicts.physical_device(resolved.device)
     row = state.devices.get(device)
-    if row is None or not (row.ending or (row.quarantine is not None and not row.lease)):
+    if row is None or not (row.ending or (failing.is_stuck(row.quarantine) and not row.lease)):
         refusal = Refusal(
             code=RefusalCode.NOTHING_TO_CONFIRM,
             message=f"{device} is not waiting to become free",
-            help="only a device in quarantine, or whose lease has ended, and which is not free yet, "
+            help=failing.way_out(device)
+            if row is not None and row.quarantine is not None
+            else "only a device in quarantine, or whose lease has ended, and which is not free yet, "
             "can be confirmed free",
         )
         return _refuse(state, ref, request, (device,), refusal, now_ns)
@@ -347,7 +286,7 @@ def _revoke(state: State, ref: RequestRef, request: inputs.RevokeRequest, now_ns
     if isinstance(found, Declined):
         return _refuse(state, ref, request, found.about, found.refusal, now_ns)
     # What has ended holds no more than some of its devices, and these wait for evidence already.
-    return [found] if state.leases[found.lease].ended else _ending(state, found)
+    return [found] if state.leases[found.lease].ended else ending(state, found)
 
 
 def _declare_dead(state: State, ref: RequestRef, request: inputs.DeclareDeadRequest, now_ns: int) -> Decision:
@@ -381,7 +320,7 @@ def _not_retired(state: State, request: inputs.RetireAgentRequest) -> Refusal | 
     return None
 
 
-def _scheduled(state: State, ref: RequestRef, request: ScheduleRequest, now_ns: int) -> Decision:
+def _scheduled(state: State, ref: RequestRef, request: Request, now_ns: int) -> Decision:
     given = _SCHEDULE_DECIDERS[type(request)](state, ref, request, now_ns)
     if isinstance(given, Declined):
         return _refuse(state, ref, request, given.about, given.refusal, now_ns)
@@ -396,8 +335,6 @@ _SCHEDULE_DECIDERS: Final[dict[type[Any], Callable[[State, RequestRef, Any, int]
 }
 _REQUEST_DECIDERS: Final[dict[type[Any], Callable[[State, RequestRef, Any, int], Decision]]] = {
     inputs.LeaseRequest: _lease,
-    inputs.RenewRequest: _renew,
-    inputs.ReleaseRequest: _release,
     inputs.ConfirmFreeRequest: _confirm_free,
     inputs.CreateDeviceRequest: _order,
     inputs.DestroyDeviceRequest: _order,

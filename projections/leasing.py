@@ -1,4 +1,7 @@
-"""Leases, as events move them: granted, renewed, ended, and their devices free again."""
+"""Leases, as events move them: granted, renewed, ended, and their devices free again. What else moves them: `keeping`.
+
+Only what is leased alone is held by its device's row, raises its floor, and waits for evidence behind the end.
+"""
 
 from typing import Final
 
@@ -6,9 +9,9 @@ import msgspec
 
 from leasehold.events import event_types, limits
 from leasehold.events.hostdev_events import LeaseRevoked, PrepareFailed
-from leasehold.events.identities import RequestRef, request_key
+from leasehold.events.identities import Principal, RequestRef, device_id, principal_of, request_key
 from leasehold.events.position import token_of
-from leasehold.projections import bonds, remembering
+from leasehold.projections import bonds, failing, marking, remembering
 from leasehold.projections.rows import AnswerState, LeaseState
 from leasehold.projections.state import State
 
@@ -16,8 +19,8 @@ _replace: Final = msgspec.structs.replace
 
 
 def granted(state: State, position: int, at_ns: int, event: event_types.LeaseGranted) -> None:
-    """Its devices are held from here on."""
-    ref = event.request
+    """Its devices are held from here on; or shared, or looked at, by one more."""
+    ref, mode, charges = event.request, event.mode or "", event.charges or ()
     key = request_key(ref.principal, ref.request_id)
     token = token_of(state.head.era, position)
     row = LeaseState(
@@ -30,23 +33,57 @@ def granted(state: State, position: int, at_ns: int, event: event_types.LeaseGra
         expires_at_ns=event.expires_at_ns,
         forced=event.forced,
         grant_key=key,
-        held=len(event.devices),
+        held=0 if mode else len(event.devices),
         bond=event.bond or None,
         handover=event.handover or None,
+        tenant=event.tenant,
+        mode=mode,
+        tolerates=event.tolerates or (),
+        reserved_for=event.reserved_for or 0,
+        charges=charges if mode else (),
+        search=event.search or None,
     )
     state.put_lease(position, row)
     if row.bond is not None:
         bonds.look(state, position, at_ns)
-    for device in event.devices:
+    if row.reserved_for:
+        _succeed(state, row.reserved_for, position)
+    for number, device in enumerate(event.devices):
         before = state.devices[device]
-        state.put_device(
-            device,
-            _replace(before, lease=position, ending=False, floor=token, since_position=position, since_ns=at_ns),
-        )
+        charged = charges[number] if charges else ()
+        count(state, event.tenant, charged, 1)
+        if mode == "shared":
+            state.put_device(device, _replace(before, sharers=(*before.sharers, position)))
+        elif not mode:
+            after = _replace(
+                before,
+                lease=position,
+                ending=False,
+                floor=token,
+                since_position=position,
+                since_ns=at_ns,
+                charged=charged,
+            )
+            state.put_device(device, after)
     answer = AnswerState(
         body_hash=ref.body_hash, verb="lease", position=position, issued_at_ns=ref.issued_at_ns, lease=position
     )
     state.answers.put(key, answer)
+
+
+def count(state: State, tenant: Principal, classes: tuple[str, ...], by: int) -> None:
+    """So many devices more, or fewer, count against these quotas of a tenant, as far as there still are such."""
+    for name in classes:
+        quota = state.quotas.get((tenant, name))
+        if quota is not None:
+            state.put_quota(tenant, name, _replace(quota, devices=quota.devices + by))
+
+
+def _succeed(state: State, source: int, successor: int) -> None:
+    """What is reserved to stand in for a lease, if that is still known; 0: nothing any more."""
+    row = state.leases.get(source)
+    if row is not None:
+        state.put_lease(source, _replace(row, successor=successor))
 
 
 def renewed(state: State, position: int, _at_ns: int, event: event_types.LeaseRenewed) -> None:
@@ -101,6 +138,8 @@ def outlived(state: State, position: int, at_ns: int, event: event_types.LeaseOu
 def failed(state: State, position: int, at_ns: int, event: PrepareFailed) -> None:
     """It could not be handed over."""
     end(state, position, at_ns, event.lease, "failed", reason=f"{event.host}/{event.key}: {event.reason}")
+    device = device_id(event.host, event.key)
+    state.put_device(device, failing.failed(state.devices[device], position, at_ns))
 
 
 def revoked(state: State, position: int, at_ns: int, event: LeaseRevoked) -> None:
@@ -142,20 +181,36 @@ def end(
         is_forced_off=is_forced_off,
     )
     state.put_lease(lease, after)
-    for device in row.devices:
-        before = state.devices[device]
-        state.put_device(
-            device, _replace(before, ending=True, floor=floor, since_position=position, since_ns=at_ns)
-        )
+    if row.reserved_for:
+        _succeed(state, row.reserved_for, 0)
+    if row.mode:
+        _leave(state, lease, row)
+    else:
+        for device in row.devices:
+            before = state.devices[device]
+            state.put_device(
+                device, _replace(before, ending=True, floor=floor, since_position=position, since_ns=at_ns)
+            )
     for key in (row.grant_key, *row.renewals):
-        remembering.fade(state, at_ns, row.principal, key)
+        remembering.fade(state, at_ns, principal_of(key), key)
+
+
+def _leave(state: State, lease: int, row: LeaseState) -> None:
+    """Who shared devices, or looked at them, does not any more."""
+    for classes in row.charges:
+        count(state, row.tenant, classes, -1)
+    for device in row.devices if row.mode == "shared" else ():
+        before = state.devices[device]
+        state.put_device(device, _replace(before, sharers=tuple(each for each in before.sharers if each != lease)))
 
 
 def freed(state: State, position: int, at_ns: int, event: event_types.DeviceFreed) -> None:
-    """A device is nobody's again. An operator's word ends its quarantine, too, and may be about nothing else."""
+    """A device is nobody's again. An operator's word ends its binder's quarantine, too, and may be all that it does."""
     row = state.devices[event.device]
-    quarantine = row.quarantine if event.request is None else None
+    quarantine = row.quarantine if event.request is None else failing.lasting(row.quarantine)
     if event.lease:
+        tenant = state.leases[event.lease].tenant
+        count(state, tenant, row.charged, -1)
         after = _replace(
             row,
             lease=0,
@@ -165,6 +220,8 @@ def freed(state: State, position: int, at_ns: int, event: event_types.DeviceFree
             quarantine=quarantine,
             since_position=position,
             since_ns=at_ns,
+            charged=(),
+            marks=marking.used_by(row.marks, tenant, position),
         )
         state.put_device(event.device, after)
         _let_go(state, event.lease)
@@ -179,7 +236,7 @@ def _let_go(state: State, lease: int) -> None:
     granted = state.answers.get(row.grant_key)
     if row.held == 1 and (granted is None or granted.lease != lease):
         # Nobody can ask for its outcome any more.
-        state.leases.drop(lease)
+        state.drop_lease(lease)
     else:
         state.put_lease(lease, _replace(row, held=row.held - 1))
 

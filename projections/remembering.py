@@ -6,11 +6,16 @@ import msgspec
 
 from leasehold.events import event_types, limits
 from leasehold.events.identities import Principal, RequestKey, RequestRef, request_key
-from leasehold.events.refusals import Refusal
+from leasehold.events.refusals import Refusal, RefusalCode
 from leasehold.projections.rows import AnswerState, Fading, PrincipalState, RecentRefusal
 from leasehold.projections.state import State
 
 _replace: Final = msgspec.structs.replace
+TOO_OLD: Final = Refusal(
+    code=RefusalCode.REQUEST_TOO_OLD,
+    message="the request was issued so long ago that an answer to it may have been forgotten",
+    help="look at what you hold, then ask anew; if it was issued just now, the clock there is behind",
+)
 
 
 def refused(state: State, position: int, at_ns: int, event: event_types.RequestRefused) -> None:
@@ -73,6 +78,15 @@ def remember_ended(state: State, at_ns: int, ref: RequestRef, answer: AnswerStat
     fade(state, at_ns, ref.principal, key)
 
 
+def id_reused(request_id: str) -> Refusal:
+    """The refusal of another body under an id that is known."""
+    return Refusal(
+        code=RefusalCode.REQUEST_ID_REUSED,
+        message=f"request id {request_id} was used for another request",
+        help="use a new request id for a new request",
+    )
+
+
 _NOTHING_YET: Final = PrincipalState()
 
 
@@ -100,4 +114,4 @@ def _forget(state: State, key: RequestKey) -> None:
     state.answers.drop(key)
     lease = state.leases.get(answer.lease) if answer.verb == "lease" else None
     if lease is not None and not lease.held:
-        state.leases.drop(answer.lease)
+        state.drop_lease(answer.lease)

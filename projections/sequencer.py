@@ -17,8 +17,8 @@ from leasehold.events.inputs import Asked, Input, Observed, Request
 from leasehold.events.position import end_of_record, position_of
 from leasehold.events.record import FORMAT, RULES_VERSION, Record, Step, chain_hash
 from leasehold.projections import evolve
-from leasehold.projections.answers import answer_for
-from leasehold.projections.decide import decide, id_reused, next_work_ns
+from leasehold.projections.answers import answer_to
+from leasehold.projections.decide import decide, next_work_ns
 from leasehold.projections.rows import Head
 from leasehold.projections.state import State
 
@@ -190,7 +190,8 @@ class Sequencer:
             self._pack_what_is_told(packing)
         while self._requests and packing.add(self._requests[0].asked):
             pending = self._requests.popleft()
-            self._drafted.append((pending, self._answer(pending, packing.last_position)))
+            # Right behind its own step: later ones of the record may already forget it.
+            self._drafted.append((pending, answer_to(self.state, pending.asked, packing.last_position)))
         if is_due or (self.state.indexes.freeable and not self.releases_only):
             packing.add(inputs.Tick(self.writer))
 
@@ -247,19 +248,6 @@ class Sequencer:
         self._drafted.clear()
         self._drafted_notes.clear()
         self._drafted_observed.clear()
-
-    def _answer(self, pending: Pending, position: int) -> Answer:
-        """The outcome right behind the request's own step: later steps of the record may already forget it."""
-        known = self.state.answers.get(pending.key)
-        if known is not None and (
-            known.position == position or known.body_hash == codec.body_hash(pending.asked.request)
-        ):
-            answer = answer_for(self.state, pending.key)
-            assert answer is not None
-            return answer
-        # Another body stands under this id; that answer is not this request's.
-        request_id = pending.asked.request.request_id
-        return Answer(outcome="refused", request_id=request_id, position=position, refusal=id_reused(request_id))
 
     def lost(self, sequence: int, body: bytes) -> Record:
         """Another's record stands where the draft would: undo, fold the other, let everything wait again.

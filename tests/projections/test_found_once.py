@@ -144,8 +144,9 @@ def test_more_renewals_in_one_record_than_are_remembered() -> None:
     lease = ledger.granted("01:00.0")
     for ticket in range(20):
         request = inputs.RenewRequest(
-            request_id=ledger.new_id(), issued_at_ns=ledger.now_ns + ticket, lease=lease, token=lease
-        )
+            request_id=ledger.new_id(), issued_at_ns=ledger.now_ns + ticket, lease=lease, token=lease,
+            ttl_ms=60_001 + ticket,
+        )  # fmt: skip
         assert ledger.sequencer.ask(ticket, A, request)
     assert ledger.sequencer.draft(ledger.now_ns) is not None
     ledger.sequencer.committed()

@@ -97,25 +97,25 @@ def stale_host_granted() -> AbstractContextManager[Any]:
 def stale_token_accepted() -> AbstractContextManager[Any]:
     """Whatever token comes with a renewal or a release, it is taken."""
 
-    def of_lease(state: State, ref: Any, request: Any) -> Any:
-        lease = state.leases.get(request.lease)
-        if lease is None or lease.ended or lease.principal != ref.principal:
-            return original(state, ref, request)
-        return original(state, ref, _replace(request, token=lease.token))
+    def of_lease(state: State, principal: Any, lease: int, token: int) -> Any:
+        row = state.leases.get(lease)
+        if row is None or row.ended or row.principal != principal:
+            return original(state, principal, lease, token)
+        return original(state, principal, lease, row.token)
 
-    original = decide._of_lease
-    return patch.object(decide, "_of_lease", of_lease)
+    original = fencing.of_lease
+    return patch.object(fencing, "of_lease", of_lease)
 
 
 def others_lease_released() -> AbstractContextManager[Any]:
     """The token gives the right, whoever shows it."""
 
-    def of_lease(state: State, ref: Any, request: Any) -> Any:
-        lease = state.leases.get(request.lease)
-        return original(state, _replace(ref, principal=lease.principal) if lease else ref, request)
+    def of_lease(state: State, principal: Any, lease: int, token: int) -> Any:
+        row = state.leases.get(lease)
+        return original(state, row.principal if row else principal, lease, token)
 
-    original = decide._of_lease
-    return patch.object(decide, "_of_lease", of_lease)
+    original = fencing.of_lease
+    return patch.object(fencing, "of_lease", of_lease)
 
 
 def ended_token_let_in() -> AbstractContextManager[Any]:
