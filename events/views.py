@@ -39,9 +39,11 @@ class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
     """A device as people see it.
 
     `state`: `free`, `leased`, `ending` (its lease has ended, nothing shows yet that it is free), `lost` (leased, but
-    missing or replaced), `foreign` (used without a lease), `protected`, `missing`, `unleasable`, `stale`, `quarantined`
-    (its host could not take it back), `blocked` (by what it cannot be owned apart from); for a functional child, the
-    state of its physical parent. `reason` says why.
+    missing or replaced), `shared` (several leases have it together), `foreign` (used without a lease), `protected`,
+    `missing`, `unleasable`, `stale`, `quarantined` (its host could not take it back, or it failed too often),
+    `cordoned`, `tainted`, `unclean` (to be cleaned behind its last tenant), `kept` (for a request that waits),
+    `blocked` (by what it cannot be owned apart from); for a functional child, the state of its physical parent.
+    `reason` says why.
     """
 
     name: str
@@ -122,6 +124,8 @@ class LeaseView(msgspec.Struct, frozen=True, kw_only=True):
     prepared: str = ""
     """`preparing`, `prepared` (all its devices are handed over) or `taking_back`; empty: nobody hands over on its
     hosts, or it is over."""
+    evicts_at_ns: int = 0
+    """When it ends by a taint, as `reason` says; 0: by none."""
 
 
 class UsedView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -210,6 +214,10 @@ class HostView(msgspec.Struct, frozen=True, kw_only=True):
     mode: str
     stale: str
     devices: int
+    cordoned: str = ""
+    """Who said, and why, that nothing more of it is granted; empty: nobody."""
+    taints: tuple[str, ...] = ()
+    """Each `name` or `name=value`."""
 
 
 class OrderView(msgspec.Struct, frozen=True, kw_only=True):
@@ -246,7 +254,8 @@ class OwnerView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     From its grant until `ended_*` the lease lives (`state` is `leased`); from there until `freed_*` nothing shows that
     the device is free, and nobody else gets it (`ending`); behind that (of a time, at its end) it is `freed`. 0 and
-    empty: not yet, as far as was read.
+    empty: not yet, as far as was read. Where the lease was given to another (`transferred` at `ended_*`), that one's
+    time has a row of its own.
     """
 
     device: DeviceId
@@ -259,13 +268,15 @@ class OwnerView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     from_ns: int
     ended: str = ""
     """`released`, `expired`, `outlived` (its domain was there, and has gone), `failed` (it could not be prepared) or
-    `revoked`."""
+    `revoked`; or `transferred`."""
     ended_position: int = 0
     ended_ns: int = 0
     freed_position: int = 0
     freed_ns: int = 0
     evidence: str = ""
     forced: bool = False
+    mode: str = ""
+    """Empty: alone; `shared` with others; `admin`: it only looked on."""
 
 
 class ChangeView(msgspec.Struct, frozen=True, kw_only=True):
@@ -301,7 +312,7 @@ class UsageView(msgspec.Struct, frozen=True, kw_only=True):
     """How much of a span of time a device was held, or a holder held devices.
 
     `leased_ns` while leases lived, `ending_ns` behind their ends; of a holder summed over its devices. `leases`: how
-    many touched the span.
+    many touched the span. What was shared, or only looked at, counts for nobody.
     """
 
     name: str

@@ -47,7 +47,7 @@ def follow_lease(state: "State", lease: int, row: "LeaseState") -> None:
 
 def follow_device(state: "State", row: "DeviceState") -> None:
     """The taints of a device are others than before."""
-    for lease in _living_on(state, row):
+    for lease in _living_on(row):
         follow_lease(state, lease, state.leases[lease])
 
 
@@ -65,7 +65,7 @@ def index_anew(state: "State") -> None:
             leases.update(dict.fromkeys(on_host(state, host)))
     for device_row in state.devices.values():
         if taints_of(device_row.marks):
-            leases.update(dict.fromkeys(_living_on(state, device_row)))
+            leases.update(dict.fromkeys(_living_on(device_row)))
     for lease in leases:
         first = first_mark(state, state.leases[lease])
         if first is not None:
@@ -107,14 +107,18 @@ def on_host(state: "State", host: HostName) -> Iterator[int]:
     """The living leases that hold devices of a host, each once, in the order of these."""
     seen: set[int] = set()
     for device in state.indexes.on_host.get(host, ()):
-        for lease in _living_on(state, state.devices[device]):
+        for lease in on_device(state, device):
             if lease not in seen:
                 seen.add(lease)
                 yield lease
 
 
-def _living_on(state: "State", row: "DeviceState") -> Iterator[int]:
+def on_device(state: "State", device: DeviceId) -> Iterator[int]:
     """The living leases that hold a device: one alone, or those that share it."""
+    return _living_on(state.devices[device])
+
+
+def _living_on(row: "DeviceState") -> Iterator[int]:
     if row.lease and not row.ending:
         yield row.lease
     yield from row.sharers
@@ -131,11 +135,15 @@ def due(state: "State", now_ns: int, *, but: Collection[int], limit: int) -> Ite
         if lease not in but:
             mark = first_mark(state, state.leases[lease])
             assert mark is not None
-            yield LeaseRevoked(request=mark.request, lease=lease, reason=why_of(taint_of(mark)))
+            yield LeaseRevoked(request=mark.request, lease=lease, reason=why_of(mark))
 
 
-def why_of(taint: Taint) -> str:
+def why_of(mark: "Mark") -> str:
     """Why a taint ends leases, in a sentence."""
-    if taint.name == DRAIN:
-        return f"drained: {taint.reason}"
-    return f"tainted {taint.name}{f'={taint.value}' if taint.value else ''}: {taint.reason}"
+    return f"{'drained' if taint_of(mark).name == DRAIN else f'tainted {text_of(mark)}'}: {mark.reason}"
+
+
+def text_of(mark: "Mark") -> str:
+    """A taint, as who tolerates it names it."""
+    taint = taint_of(mark)
+    return f"{taint.name}={taint.value}" if taint.value else taint.name

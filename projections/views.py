@@ -5,10 +5,10 @@ from typing import Final
 from leasehold.events.identities import DeviceId, HostName, Principal, split_domain_id, uuid_of
 from leasehold.events.position import lease_id_text
 from leasehold.events.views import DeviceView, HostView, LeaseView
-from leasehold.projections import bindings, conflicts, domains, nodedev
+from leasehold.projections import bindings, conflicts, domains, evictions, nodedev
 from leasehold.projections.answers import lease_word
 from leasehold.projections.reporting import Picture
-from leasehold.projections.rows import DeviceState
+from leasehold.projections.rows import DeviceState, taints_of
 from leasehold.projections.sharing import shared
 from leasehold.projections.state import State
 from leasehold.projections.ties import carries_others
@@ -24,9 +24,11 @@ def device_word(state: State, device: DeviceId) -> tuple[str, str]:
         return "unleasable", f"it stands for {physical}, which is not known"
     if row.quarantine is not None and (row.ending or not row.lease):
         return "quarantined", f"{row.quarantine.reason}; {row.quarantine.help}"
+    if row.sharers:
+        return "shared", _sharers_text(state, row)
     if row.lease:
         word, reason = _held_word(state, row)
-        notes = (_misused_text(state, row), _shared_text(state, physical))
+        notes = (_misused_text(state, row), _shared_text(state, physical), _evicted_text(state, row.lease))
         return word, "; it ".join((reason, *(note for note in notes if note)))
     if row.missing or state.devices[device].missing:
         return "missing", "it is not there"
@@ -79,12 +81,35 @@ def _shared_text(state: State, device: DeviceId) -> str:
     return f"cannot be owned apart from {', '.join(others[:SHARED_SHOWN_MAX])}{more}, which another lease holds"
 
 
+def _sharers_text(state: State, row: DeviceState) -> str:
+    """Who shares a device, and how many more could."""
+    some = [f"{state.leases[lease].holder} ({lease_id_text(lease)})" for lease in row.sharers[:SHARED_SHOWN_MAX]]
+    more = f" and {len(row.sharers) - SHARED_SHOWN_MAX} more" if len(row.sharers) > SHARED_SHOWN_MAX else ""
+    at_most = row.marks.policy.share_max if row.marks is not None and row.marks.policy is not None else 1
+    notes = (f"shared by {', '.join(some)}{more}: {len(row.sharers)} of {at_most}", _evicted_text(state, *row.sharers))
+    return "; it ".join(note for note in notes if note)
+
+
+def _evicted_text(state: State, *leases: int) -> str:
+    """By which taint the first of these leases ends that does; mostly empty."""
+    due = min((lease for lease in leases if lease in state.indexes.evictions), default=0)
+    mark = evictions.first_mark(state, state.leases[due]) if due else None
+    return f"is to be given up by {lease_id_text(due)} ({mark.by}: {evictions.why_of(mark)})" if mark else ""
+
+
+_OWN_WORDS: Final = frozenset({"quarantined", "cordoned", "tainted", "unclean", "kept"})
+"""Rules that are words of their own where a device itself is meant; by what it is tied to, it is blocked."""
+
+
 def _related_word(state: State, device: DeviceId) -> tuple[str, str]:
-    """A device that is free by itself may still be kept by what it cannot be owned apart from."""
+    """A device that is free by itself may still be kept by what was said of it, or by what it is tied to."""
     found = conflicts.first_blockers(state, (device,), owner=("", ""), force=False)
     if not found:
         return "free", ""
-    return ("protected" if found[0].rule == "protected" else "blocked"), found[0].why
+    rule, why = found[0].rule, found[0].why
+    if rule == "protected" or (rule in _OWN_WORDS and not found[0].because_of):
+        return rule, why
+    return "blocked", why
 
 
 def device_view(state: State, device: DeviceId) -> DeviceView:
@@ -142,6 +167,8 @@ def lease_view(state: State, lease: int, *, asker: Principal) -> LeaseView:
     lost = [device for device in row.devices if device_word(state, device)[0] == "lost"] if not row.ended else []
     reasons = [row.end_reason] if row.end_reason else []
     reasons += [f"lost: {', '.join(lost)}"] if lost else []
+    evicted = evictions.first_mark(state, row)
+    reasons += [f"it ends by a word of {evicted.by}: {evictions.why_of(evicted)}"] if evicted else []
     if not row.ended:
         texts = ((device, _shared_text(state, device)) for device in row.devices)
         reasons += [f"{device} {text}" for device, text in texts if text][:SHARED_SHOWN_MAX]
@@ -161,13 +188,22 @@ def lease_view(state: State, lease: int, *, asker: Principal) -> LeaseView:
         gone_ms=row.bond.gone_ms if row.bond is not None and row.is_bound else -1,
         gone_since_ns=row.gone_since_ns,
         prepared=bindings.prepared_word(state, row),
+        evicts_at_ns=state.indexes.evictions.get(lease, 0),
     )
 
 
 def host_view(state: State, host: HostName) -> HostView:
     """One host."""
     row = state.hosts[host]
-    return HostView(host=host, mode=row.mode, stale=row.stale, devices=row.device_count)
+    cordon = row.marks.cordon if row.marks is not None else None
+    return HostView(
+        host=host,
+        mode=row.mode,
+        stale=row.stale,
+        devices=row.device_count,
+        cordoned=f"{cordon.by}: {cordon.reason}" if cordon is not None else "",
+        taints=tuple(map(evictions.text_of, taints_of(row.marks))),
+    )
 
 
 def picture_of(state: State, host: HostName) -> Picture:
