@@ -342,6 +342,14 @@ def _check_pattern(pattern: str, at: int) -> None:
         raise SelectorError(at, f"it is no pattern: {error}") from None
 
 
+def not_compared(path: str) -> str:
+    """Why devices cannot be compared by what is called so; empty: they can."""
+    attribute = attributes.named(path)
+    if attribute is None:
+        return _unknown(path)
+    return "" if attribute.type in _SCALARS else f"device.{path} is a list: devices are compared by one value"
+
+
 def _unknown(path: str) -> str:
     head = path.rpartition(".")[0]
     if path in attributes.GROUPS:

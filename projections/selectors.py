@@ -14,7 +14,10 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from leasehold.events import limits
+from leasehold.events.errors import InvalidInputError
 from leasehold.events.identities import DeviceId
+from leasehold.events.inputs import LeaseRequest
+from leasehold.events.schedule_inputs import ReserveRequest, SetClassRequest
 from leasehold.projections import attributes, celchecks, narrowing
 from leasehold.projections.attributes import Value
 from leasehold.projections.celchecks import Reading
@@ -102,6 +105,32 @@ def check(text: str) -> Fault | None:
     """What is wrong with a selector, without loading what evaluates it; `None`: nothing."""
     read = _understood(text)
     return read if isinstance(read, Fault) else None
+
+
+def check_request(request: object) -> None:
+    """Whether all selectors and attributes that a request names are such.
+
+    Raises:
+        InvalidInputError: with the field, the place in it, and what would be right.
+    """
+    match request:
+        case SetClassRequest():
+            _check(request.select, "select")
+        case LeaseRequest() | ReserveRequest():
+            for number, need in enumerate(request.needs):
+                _check(need.select, f"needs[{number}].select")
+                for way, option in enumerate(need.first_of):
+                    _check(option.select, f"needs[{number}].first_of[{way}].select")
+            for number, constraint in enumerate(request.constraints):
+                said = celchecks.not_compared(constraint.attribute)
+                if said:
+                    raise InvalidInputError(said, field=f"constraints[{number}].attribute")
+
+
+def _check(text: str, field: str) -> None:
+    fault = check(text) if text else None
+    if fault is not None:
+        raise InvalidInputError(str(fault), field=field)
 
 
 def compiled(text: str) -> Selector | Fault:

@@ -21,6 +21,7 @@ from leasehold.events.identities import HostName, Principal
 from leasehold.events.inputs import Request
 from leasehold.events.record import Record
 from leasehold.events.subjects import Subjects
+from leasehold.projections import selectors
 from leasehold.projections.appending import Won
 from leasehold.projections.sequencer import Draft, Sequencer
 from leasehold.projections.standby import Standby
@@ -129,6 +130,7 @@ class Allocator:
             return
         try:
             request = codec.decode_request(verb, body)
+            selectors.check_request(request)
         except InvalidInputError as error:
             if is_standby:
                 return
@@ -180,6 +182,7 @@ class Allocator:
         Raises:
             CorruptLedgerError: the log is not what it was; nothing more may be decided on it.
         """
+        selectors.load()
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.inbox.run(self._begun))

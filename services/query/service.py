@@ -7,6 +7,7 @@ from leasehold.events.identities import Principal
 from leasehold.events.position import end_of_record
 from leasehold.events.questions import QUESTIONS, History, Reading
 from leasehold.events.subjects import Subjects
+from leasehold.projections import selectors
 from leasehold.services.connection import Connection
 from leasehold.services.ledger.port import Ledger
 from leasehold.services.query.answering import Answerer
@@ -49,6 +50,7 @@ class QueryService:
         Raises:
             UnavailableError: the bus cannot be reached.
         """
+        selectors.load()
         self._answerer = Answerer(self._reader.state)
         await self.listening.start()
 
