@@ -1,11 +1,11 @@
 """The rows of the read models that tell of hosts: a part of the fold in `intervals`.
 
-A row holds what a host was from a position on: its mode, whether somebody has said that it is off, and why each of its
-agents could not be relied on.
+A row holds what a host was from a position on: its mode, whether somebody has said that it is off, why each of its
+agents could not be relied on, and what operators said of all of it.
 """
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -13,7 +13,11 @@ from leasehold.events import codec, event_types
 from leasehold.events.hostdev_events import HostDeclaredDead
 from leasehold.events.identities import HostName
 from leasehold.events.inputs import BINDER, CREATOR, POLLER
-from leasehold.projections.modelrows import Doubt, HostRow, sources_in
+from leasehold.events.schedule_events import Cordoned, Tainted, Uncordoned, Untainted
+from leasehold.projections import marking
+from leasehold.projections.marking import Marking
+from leasehold.projections.modelrows import Doubt, HostRow, marks_in, sources_in
+from leasehold.projections.rows import HostState, Marks, SourceState
 
 HostEvent = (
     event_types.HostRegistered
@@ -35,6 +39,7 @@ class _Host(msgspec.Struct):
     mode: str
     sources: dict[str, Doubt]
     dead: str = ""
+    marks: Marks | None = None
 
     @property
     def has_reported(self) -> bool:
@@ -45,7 +50,6 @@ class _Host(msgspec.Struct):
         return any(not doubt.incomplete for doubt in telling)
 
 
-
 class HostRows:
     """All hosts, each as its last row has it."""
 
@@ -54,7 +58,21 @@ class HostRows:
 
     def resume(self, rows: Iterable[HostRow]) -> None:
         """Go on from the last rows of all hosts."""
-        self._hosts = {row.host: _Host(row.mode, sources_in(row.sources), row.dead) for row in rows}
+        self._hosts = {
+            row.host: _Host(row.mode, sources_in(row.sources), row.dead, marks_in(row.marks)) for row in rows
+        }
+
+    def is_stale(self, name: HostName) -> bool:
+        """Whether what is known of a host may be out of date."""
+        host = self._hosts[name]
+        return bool(as_state(host.mode, host.sources, host.dead).stale)
+
+    def marked(self, position: int, at_ns: int, event: Marking) -> list[HostRow]:
+        """The row from where an operator said something of a whole host. Raises KeyError if there is none."""
+        assert isinstance(event, Cordoned | Uncordoned | Tainted | Untainted)
+        host = self._hosts[event.host]
+        host.marks = marking.marks_after(host.marks, position, event)
+        return [self._row(position, at_ns, event.host)]
 
     def restored(self, position: int, at_ns: int) -> list[HostRow]:
         """The rows of all hosts from where the ledger was restored."""
@@ -107,4 +125,15 @@ class HostRows:
 
     def _row(self, position: int, at_ns: int, name: HostName) -> HostRow:
         host = self._hosts[name]
-        return HostRow(name, position, at_ns, host.mode, codec.encode(host.sources), host.dead)
+        marks = codec.encode(host.marks) if host.marks is not None else b""
+        return HostRow(name, position, at_ns, host.mode, codec.encode(host.sources), host.dead, marks)
+
+
+def as_state(mode: str, doubts: dict[str, Doubt], dead: str, **fields: Any) -> HostState:
+    """A host as the state has it, as far as its row says."""
+    return HostState(
+        mode=mode,
+        sources={agent: SourceState(run=1, stale=doubt.stale, blind=doubt.blind) for agent, doubt in doubts.items()},
+        dead=dead,
+        **fields,
+    )

@@ -4,8 +4,8 @@ A fold of its own, smaller than `evolve` and independent of it: it remembers wha
 they are now, to be put in the place of what they were. The file that they are kept in is not its business.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, get_args
 
 import msgspec
 
@@ -13,30 +13,33 @@ from leasehold.events import codec, event_types, hostdev_events, limits, schedul
 from leasehold.events.devices import DeviceDescription, Sighting
 from leasehold.events.errors import CorruptLedgerError
 from leasehold.events.event_types import Event
-from leasehold.events.identities import DeviceId, DeviceKey, RequestRef, device_id, split_domain_id
+from leasehold.events.identities import DeviceId, Principal, RequestRef, device_id, split_domain_id
 from leasehold.events.position import index_of, position_of
 from leasehold.events.record import Record, chain_hash, event_count
-from leasehold.projections import handedrows, nodedev
+from leasehold.projections import handedrows, keeping, nodedev, queuerows
 from leasehold.projections.domainrows import DomainEvent, DomainRows
 from leasehold.projections.handedrows import HandedEvent
 from leasehold.projections.hostrows import HostEvent, HostRows
 from leasehold.projections.indexes import names_of_domain
+from leasehold.projections.leaserows import TenureRows, lease_row
+from leasehold.projections.marking import Marking
 from leasehold.projections.modelrows import (
     Changes,
     DeviceRow,
     DomainIdRow,
     DomainNameRow,
     DomainRow,
-    HostRow,
     LeaseRow,
     ModelsHead,
     NameRow,
-    OrderRow,
     OwnershipRow,
     RefusalRow,
     RequestRow,
+    Resumed,
     VersionRow,
 )
+from leasehold.projections.orderrows import OrderRows
+from leasehold.projections.queuerows import QueueRows
 from leasehold.projections.rows import DeviceState
 
 _Describing = (
@@ -45,7 +48,6 @@ _Describing = (
 
 
 _replace: Final = msgspec.structs.replace
-_NS_PER_MS: Final = 1_000_000
 
 
 class IntervalFold:
@@ -57,34 +59,26 @@ class IntervalFold:
         self._leases: dict[int, LeaseRow] = {}
         """The open ones: not all of their devices are free."""
         self._held: dict[int, dict[DeviceId, OwnershipRow]] = {}
-        self._orders: dict[int, OrderRow] = {}
-        """The open ones."""
+        self._tenures = TenureRows()
+        self._orders = OrderRows()
+        self._queue = QueueRows()
         self._hosts = HostRows()
         self._domains = DomainRows()
         self._changes = Changes()
 
-    def resume(
-        self,
-        head: ModelsHead,
-        devices: Iterable[DeviceRow],
-        leases: Iterable[LeaseRow],
-        ownerships: Iterable[OwnershipRow],
-        orders: Iterable[OrderRow],
-        hosts: Iterable[HostRow],
-        domains: Iterable[DomainRow],
-    ) -> None:
-        """Go on behind `head`, from all devices, open leases, ownerships and orders, and the last rows of hosts, and of
-        domains that are there.
-        """
-        self.head = head
-        self._devices = {row.device: row for row in devices}
-        self._leases = {row.lease: row for row in leases}
+    def resume(self, rows: Resumed) -> None:
+        """Go on from rows as they are kept."""
+        self.head = rows.head
+        self._devices = {row.device: row for row in rows.devices}
+        self._leases = {row.lease: row for row in rows.leases}
         self._held = {lease: {} for lease in self._leases}
-        for row in ownerships:
+        for row in rows.ownerships:
             self._held[row.from_position][row.device] = row
-        self._orders = {row.ordered: row for row in orders}
-        self._hosts.resume(hosts)
-        self._domains.resume(domains)
+        self._tenures.resume(rows.tenures, rows.sharings)
+        self._orders.resume(rows.orders)
+        self._queue.resume(rows.queue, rows.keeps)
+        self._hosts.resume(rows.hosts)
+        self._domains.resume(rows.domains)
 
     def take(self) -> Changes:
         """What has come together since the last time."""
@@ -172,8 +166,10 @@ class IntervalFold:
 
     def replaced(self, position: int, at_ns: int, event: event_types.DeviceReplaced) -> None:
         """Another thing is in its place; whoever leased the first one does not have this one."""
-        self._devices[device_id(event.host, event.device.key)].flaps = 0
-        row = self._describe(position, at_ns, event)
+        row = self._devices[device_id(event.host, event.device.key)]
+        row.flaps = 0
+        self._lose(position, at_ns, row)
+        self._describe(position, at_ns, event)
         if row.lease:
             held = self._held[row.lease][row.device]
             held.displaced_position = held.displaced_position or position
@@ -182,8 +178,15 @@ class IntervalFold:
     def missing(self, position: int, at_ns: int, event: event_types.DeviceMissing) -> None:
         """It is not there; what it was like is remembered."""
         row = self._touch(device_id(event.host, event.key), position, event.how)
+        self._lose(position, at_ns, row)
         row.missing = True
         self._put_version(row, at_ns)
+
+    def _lose(self, position: int, at_ns: int, row: DeviceRow) -> None:
+        """A failure, if somebody has it, and its host shows well."""
+        is_living = self._tenures.is_shared(row.device) or (row.lease and not self._leases[row.lease].ended)
+        if is_living and not row.missing and not self._hosts.is_stale(row.host):
+            row.handed = handedrows.failed(row.handed, position, at_ns)
 
     def flapped(self, position: int, at_ns: int, event: event_types.DeviceFlapped) -> None:
         """It was away, and is as it was."""
@@ -193,6 +196,17 @@ class IntervalFold:
         """It was handed over, taken back, put aside, or its witnesses differ, or do not any more."""
         row = self._touch(handedrows.device_of(event), position)
         row.handed = handedrows.handed_after(row.handed, row.lease, position, at_ns, event)
+        self._put_version(row, at_ns)
+
+    def marked(self, position: int, at_ns: int, event: Marking) -> None:
+        """An operator said something of it, or of its whole host."""
+        self._ask(position, event.request)
+        device = handedrows.marked_by(event)
+        if device is None:
+            self._changes.hosts += self._hosts.marked(position, at_ns, event)
+            return
+        row = self._touch(device, position)
+        row.handed = handedrows.marked(row.handed, position, event)
         self._put_version(row, at_ns)
 
     def _describe(self, position: int, at_ns: int, event: _Describing) -> DeviceRow:
@@ -229,25 +243,12 @@ class IntervalFold:
 
     def granted(self, position: int, at_ns: int, event: event_types.LeaseGranted) -> None:
         """Each device has an owner from here on."""
-        ref = event.request
-        self._ask(position, ref)
-        self._leases[position] = self._changes.leases[position] = LeaseRow(
-            lease=position,
-            granted_at_ns=at_ns,
-            principal=ref.principal,
-            tenant=event.tenant,
-            holder=event.holder,
-            request_id=ref.request_id,
-            devices=codec.encode(event.devices),
-            forced=event.forced,
-            ttl_ms=event.ttl_ms,
-            expires_at_ns=event.expires_at_ns,
-            **_bond(event),
-        )
+        self._ask(position, event.request)
+        self._leases[position] = self._changes.leases[position] = lease_row(position, at_ns, event)
+        self._tenures.granted(self._changes, position, at_ns, event)
+        self._queue.granted(self._changes, position, at_ns, event)
         held = self._held[position] = {}
-        if event.mode:
-            return
-        for device in event.devices:
+        for device in event.devices if not event.mode else ():
             row = self._touch(device, position)
             assert not row.lease, f"{device} is held by L{row.lease}"
             row.lease, row.held = position, row.held or position
@@ -267,8 +268,22 @@ class IntervalFold:
         for lease in event.leases:
             row = self._leases[lease]
             row.renewals += 1
-            row.renewed_position, row.expires_at_ns = position, at_ns + row.ttl_ms * _NS_PER_MS
+            row.renewed_position, row.expires_at_ns = position, keeping.kept_until_ns(at_ns, row.ttl_ms)
             self._changes.leases[lease] = row
+
+    def transferred(self, position: int, at_ns: int, event: schedule_events.LeaseTransferred) -> None:
+        """It is another's."""
+        self._ask(position, event.request)
+        self._tenures.transferred(self._changes, position, at_ns, event)
+        for device in self._held[event.lease]:
+            self._touch(device, position)
+
+    def switched(self, position: int, _at_ns: int, event: schedule_events.LeaseSwitched) -> None:
+        """It stands in for another from here on."""
+        self._ask(position, event.request)
+        row = self._leases[event.lease]
+        row.switched_position = position
+        self._changes.leases[event.lease] = row
 
     def released(self, position: int, at_ns: int, event: event_types.LeaseReleased) -> None:
         """Its holder gave it back."""
@@ -285,6 +300,9 @@ class IntervalFold:
 
     def prepare_failed(self, position: int, at_ns: int, event: hostdev_events.PrepareFailed) -> None:
         """One of its devices could not be handed over."""
+        row = self._touch(device_id(event.host, event.key), position)
+        row.handed = handedrows.failed(row.handed, position, at_ns)
+        self._put_version(row, at_ns)
         self._end(position, at_ns, event.lease, "failed", f"{event.host}/{event.key}: {event.reason}")
 
     def revoked(self, position: int, at_ns: int, event: hostdev_events.LeaseRevoked) -> None:
@@ -302,9 +320,13 @@ class IntervalFold:
             self._touch(device, position)
             held.ended_position, held.ended_ns = position, at_ns
             self._changes.ownerships[device, lease] = held
+        self._tenures.ended(self._changes, position, at_ns, lease)
+        self._forget_if_free(lease)
+
+    def _forget_if_free(self, lease: int) -> None:
         if not self._held[lease]:
-            # What is shared, or only looked at, is over with its lease.
             del self._held[lease], self._leases[lease]
+            self._tenures.forget(lease)
 
     def freed(self, position: int, at_ns: int, event: event_types.DeviceFreed) -> None:
         """Nobody has it any more."""
@@ -312,7 +334,13 @@ class IntervalFold:
             self._ask(position, event.request)
         row = self._touch(event.device, position)
         before = row.handed
-        row.handed = handedrows.freed(before, lease=event.lease, is_confirmed=event.request is not None)
+        row.handed = handedrows.freed(
+            before,
+            lease=event.lease,
+            is_confirmed=event.request is not None,
+            tenant=self._tenures.tenant_of(event.lease) if event.lease else Principal(""),
+            position=position,
+        )
         if row.handed != before:
             self._put_version(row, at_ns)
         if event.lease:
@@ -325,8 +353,7 @@ class IntervalFold:
         held = self._held[event.lease].pop(event.device)
         held.freed_position, held.freed_ns, held.evidence = position, at_ns, event.evidence
         self._changes.ownerships[event.device, event.lease] = held
-        if not self._held[event.lease]:
-            del self._held[event.lease], self._leases[event.lease]
+        self._forget_if_free(event.lease)
 
     # --- requests -------------------------------------------------------------------------------------------------
 
@@ -353,6 +380,24 @@ class IntervalFold:
         self._ask(position, event.request)
         self._changes.repeated[event.first] = event.count
 
+    def queued(self, position: int, at_ns: int, event: schedule_events.RequestQueued) -> None:
+        """A request waits."""
+        self._ask(position, event.request)
+        self._queue.queued(self._changes, position, at_ns, event)
+
+    def moved(self, position: int, _at_ns: int, event: schedule_events.QueuedMoved) -> None:
+        """Other devices are kept for it."""
+        self._queue.moved(self._changes, position, event)
+
+    def withdrawn(self, position: int, at_ns: int, event: schedule_events.RequestWithdrawn) -> None:
+        """It was taken back."""
+        self._ask(position, event.request)
+        self._queue.over(self._changes, position, at_ns, event.queued, queuerows.WITHDRAWN)
+
+    def waited_in_vain(self, position: int, at_ns: int, event: schedule_events.WaitingEnded) -> None:
+        """Its time was over."""
+        self._queue.over(self._changes, position, at_ns, event.queued, queuerows.IN_VAIN)
+
     def asked(self, position: int, _at_ns: int, event: Any) -> None:
         """A request was decided."""
         self._ask(position, event.request)
@@ -364,41 +409,16 @@ class IntervalFold:
 
     def ordered(self, position: int, at_ns: int, event: event_types.HostOrdered) -> None:
         """A host is to do something."""
-        ref = event.request
-        self._ask(position, ref)
-        self._orders[position] = self._changes.orders[position] = OrderRow(
-            ordered=position,
-            host=event.host,
-            at_ns=at_ns,
-            agent=event.agent,
-            principal=ref.principal,
-            request_id=ref.request_id,
-            what=codec.encode(event.order),
-            deadline_ns=event.deadline_ns,
-        )
+        self._ask(position, event.request)
+        self._orders.ordered(self._changes, position, at_ns, event)
 
     def carried_out(self, position: int, _at_ns: int, event: event_types.OrderCarriedOut) -> None:
         """It has done it."""
-        device = device_id(event.host, DeviceKey(event.device)) if event.device else ""
-        if event.late:
-            self._changes.late[event.order] = (position, device)
-        else:
-            self._end_order(position, event.order, device)
+        self._orders.carried_out(self._changes, position, event)
 
     def failed(self, position: int, _at_ns: int, event: event_types.OrderFailed) -> None:
         """It has not, or not in time."""
-        self._end_order(position, event.order, "")
-
-    def _end_order(self, position: int, order: int, device: str) -> None:
-        row = self._orders.pop(order)
-        row.ended_position, row.device = position, device
-        self._changes.orders[order] = row
-
-
-def _bond(event: event_types.LeaseGranted) -> dict[str, Any]:
-    """What a lease's row says of the domain that it is for."""
-    bond = event.bond
-    return {"domain": bond.uuid, "bond": codec.encode(bond)} if isinstance(bond, event_types.DomainBond) else {}
+        self._orders.failed(self._changes, position, event)
 
 
 _HANDLERS: Final[dict[type[Event], Callable[[IntervalFold, int, int, Any], None]]] = {
@@ -444,20 +464,16 @@ _HANDLERS: Final[dict[type[Event], Callable[[IntervalFold, int, int, Any], None]
     hostdev_events.DeviceQuarantined: IntervalFold.handed,
     hostdev_events.DriftDetected: IntervalFold.handed,
     hostdev_events.DriftResolved: IntervalFold.handed,
-    schedule_events.RequestQueued: IntervalFold.asked,
-    schedule_events.RequestWithdrawn: IntervalFold.asked,
+    schedule_events.RequestQueued: IntervalFold.queued,
+    schedule_events.QueuedMoved: IntervalFold.moved,
+    schedule_events.WaitingEnded: IntervalFold.waited_in_vain,
+    schedule_events.RequestWithdrawn: IntervalFold.withdrawn,
     schedule_events.LeasesRenewed: IntervalFold.many_renewed,
-    schedule_events.LeaseTransferred: IntervalFold.asked,
-    schedule_events.LeaseSwitched: IntervalFold.asked,
+    schedule_events.LeaseTransferred: IntervalFold.transferred,
+    schedule_events.LeaseSwitched: IntervalFold.switched,
     schedule_events.ClassSet: IntervalFold.asked,
     schedule_events.ClassRemoved: IntervalFold.asked,
     schedule_events.QuotaSet: IntervalFold.asked,
-    schedule_events.Cordoned: IntervalFold.asked,
-    schedule_events.Uncordoned: IntervalFold.asked,
-    schedule_events.Tainted: IntervalFold.asked,
-    schedule_events.Untainted: IntervalFold.asked,
-    schedule_events.PolicySet: IntervalFold.asked,
-    schedule_events.DeviceCleaned: IntervalFold.asked,
-    schedule_events.DeviceHealed: IntervalFold.asked,
+    **dict.fromkeys(get_args(Marking), IntervalFold.marked),
 }
 """What moves a row; the other events say nothing that is asked of the past."""

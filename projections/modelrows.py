@@ -7,8 +7,9 @@ import msgspec
 
 from leasehold.events.identities import DeviceId, DomainId, Holder, HostName, Principal, RequestId
 from leasehold.events.record import GENESIS_PREV
+from leasehold.projections.rows import Marks
 
-MODELS_VERSION: Final = 4
+MODELS_VERSION: Final = 5
 """Raised when the same log would make other rows, also since `nodedev` calls a bus or capability otherwise; models of
 another version are built anew.
 """
@@ -58,7 +59,7 @@ class VersionRow(msgspec.Struct, frozen=True, gc=False):
     flaps: int
     """How often it was seen to go away for a moment, up to here."""
     handed: bytes = b""
-    """A `Handed`; empty where nothing is to be said of that."""
+    """A `Handed`, with what operators said of it; empty where nothing is to be said of that."""
     bus: str = ""
     """This and the next three as `nodedev` has them; of a description that is in an earlier row they stand there."""
     driver: str = ""
@@ -111,6 +112,73 @@ class LeaseRow(msgspec.Struct, gc=False):
     """A `DomainBond`; empty where there is none."""
     end_reason: str = ""
     """Why it failed, or was revoked."""
+    mode: str = ""
+    """One of `scheduling.MODES`; only what is leased alone is owned."""
+    tolerates: bytes = b""
+    """A list of taints; empty where there are none."""
+    queued: int = 0
+    """The place in the queue at which it waited; 0: it did not."""
+    reserved_for: int = 0
+    """The lease that it is to stand in for, until `switched_position`."""
+    switched_position: int = 0
+
+
+class TenureRow(msgspec.Struct, gc=False, kw_only=True):
+    """Whose a lease is from a position on: from its grant, and from each transfer. One follows the other."""
+
+    lease: int
+    from_position: int
+    from_ns: int
+    until_position: int = 0
+    """Where it was given to the next one, if it was; behind the last one it ends with the lease."""
+    until_ns: int = 0
+    principal: Principal
+    tenant: Principal
+    holder: Holder
+
+
+class SharingRow(msgspec.Struct, gc=False):
+    """A device under a lease that shares it with others, or only looks at it: from its grant to its end."""
+
+    device: DeviceId
+    from_position: int
+    """The lease."""
+    from_ns: int
+    mode: str
+    """`shared` or `admin`."""
+    ended_position: int = 0
+    ended_ns: int = 0
+
+
+class QueuedRow(msgspec.Struct, gc=False):
+    """A request that waited."""
+
+    queued: int
+    """Its position, which is its place in the queue."""
+    at_ns: int
+    principal: Principal
+    tenant: Principal
+    holder: Holder
+    request_id: RequestId
+    asked: bytes
+    """A `LeaseRequest`."""
+    rank_ns: int
+    until_ns: int
+    why: bytes
+    """A `Refusal`: why not at once."""
+    outcome: str = ""
+    """`granted`, `withdrawn` or `in_vain`; empty: it waits."""
+    ended_position: int = 0
+    ended_ns: int = 0
+
+
+class KeepRow(msgspec.Struct, gc=False):
+    """A device that was kept for a waiting request. Of one device no two of them overlap."""
+
+    device: DeviceId
+    from_position: int
+    queued: int
+    until_position: int = 0
 
 
 class DomainRow(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -161,6 +229,8 @@ class HostRow(msgspec.Struct, frozen=True, gc=False):
     """An object: for each agent a `Doubt`."""
     dead: str = ""
     """Who has said that it is off, and why."""
+    marks: bytes = b""
+    """A `Marks`: what operators said of all of it; empty where they said nothing."""
 
 
 class Doubt(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -178,6 +248,14 @@ _sources: Final = msgspec.json.Decoder(dict[str, Doubt])
 def sources_in(body: bytes) -> dict[str, Doubt]:
     """The agents of a host, by name, as its row has them."""
     return _sources.decode(body)
+
+
+_marks: Final = msgspec.json.Decoder(Marks)
+
+
+def marks_in(body: bytes) -> Marks | None:
+    """What operators said of a host, as its row has it."""
+    return _marks.decode(body) if body else None
 
 
 class RequestRow(msgspec.Struct, frozen=True, gc=False):
@@ -243,6 +321,10 @@ Row = (
     | DomainRow
     | DomainIdRow
     | DomainNameRow
+    | TenureRow
+    | SharingRow
+    | QueuedRow
+    | KeepRow
 )
 
 
@@ -262,6 +344,10 @@ class Changes:
         self.domains: list[DomainRow] = []
         self.domain_ids: dict[DomainIdRow, None] = {}
         self.domain_names: dict[DomainNameRow, None] = {}
+        self.tenures: dict[tuple[int, int], TenureRow] = {}
+        self.sharings: dict[tuple[DeviceId, int], SharingRow] = {}
+        self.queue: dict[int, QueuedRow] = {}
+        self.keeps: dict[tuple[DeviceId, int], KeepRow] = {}
         self.repeated: dict[int, int] = {}
         """How often the refusal at a position has been given again."""
         self.late: dict[int, tuple[int, str]] = {}
@@ -272,5 +358,27 @@ class Changes:
         return [
             self.devices.values(), self.versions, self.ownerships.values(), self.leases.values(), self.hosts,
             self.requests, self.refusals, self.orders.values(), self.names, self.domains, self.domain_ids,
-            self.domain_names,
+            self.domain_names, self.tenures.values(), self.sharings.values(), self.queue.values(), self.keeps.values(),
         ]  # fmt: skip
+
+
+class Resumed(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What a fold goes on from."""
+
+    head: ModelsHead
+    devices: list[DeviceRow]
+    """All of them."""
+    leases: list[LeaseRow]
+    """The open ones: not all of their devices are free. So the next three, and what of them is open."""
+    ownerships: list[OwnershipRow]
+    tenures: list[TenureRow]
+    sharings: list[SharingRow]
+    orders: list[OrderRow]
+    """The open ones."""
+    queue: list[QueuedRow]
+    """What waits, and what is kept for it."""
+    keeps: list[KeepRow]
+    hosts: list[HostRow]
+    """The last row of each."""
+    domains: list[DomainRow]
+    """The last row of each that is there."""

@@ -13,6 +13,8 @@ from leasehold.events.questions import Diff, Reading
 from leasehold.events.views import ChangeView
 from leasehold.projections.differing import Difference, differences
 from leasehold.projections.handedrows import Handed, handed_in
+from leasehold.projections.rows import Marks
+from leasehold.projections.scheduletelling import policy_text
 from leasehold.services.archive.lookup import Lookup, range_of
 from leasehold.services.archive.then import is_known, unknown_host
 
@@ -25,15 +27,16 @@ PAGE_CHARS_MAX: Final = 256 * 1024
 # The devices that have changed since `since` at all, as they were at `at`: one of both. What had not appeared yet has
 # no version.
 _AS_AT: Final = """
-SELECT d.device, v.from_position, v.missing, v.flaps, v.handed, b.body, l.lease, l.holder, o.from_ns, o.ended_position,
-    o.ended_ns, o.freed_position, o.freed_ns
+SELECT d.device, v.from_position, v.missing, v.flaps, v.handed, b.body, t.lease, t.holder, o.ended_position,
+    o.ended_ns, o.freed_position, o.freed_ns, t.from_position AS tenure_position, t.from_ns AS tenure_ns
 FROM device d
 LEFT JOIN version v ON v.device = d.device AND v.from_position =
     (SELECT max(x.from_position) FROM version x WHERE x.device = d.device AND x.from_position <= :at)
 LEFT JOIN version b ON b.device = v.device AND b.from_position = v.described
 LEFT JOIN ownership o ON d.held > 0 AND o.device = d.device AND o.from_position =
     (SELECT max(y.from_position) FROM ownership y WHERE y.device = d.device AND y.from_position <= :at)
-LEFT JOIN lease l ON l.lease = o.from_position
+LEFT JOIN tenure t ON t.lease = o.from_position AND t.from_position =
+    (SELECT max(z.from_position) FROM tenure z WHERE z.lease = o.from_position AND z.from_position <= :at)
 WHERE d.device > :after AND d.device >= :low AND d.device < :high
     AND d.last_position > :since AND d.first_position <= :to
 ORDER BY d.device LIMIT :limit
@@ -44,8 +47,9 @@ CROSS JOIN version b ON b.device = v.device AND b.from_position = v.described
 WHERE v.device = :device AND v.from_position > :since AND v.from_position <= :to
 ORDER BY v.from_position DESC LIMIT :limit
 """
+_WORDS: Final = ("binding", "quarantine", "drift", "cordon", "taints", "policy", "unclean")
 _description: Final = msgspec.json.Decoder(DeviceDescription)
-_MARKS: Final = (("lease", "from_ns"), ("ended_position", "ended_ns"), ("freed_position", "freed_ns"))
+_MARKS: Final = (("tenure_position", "tenure_ns"), ("ended_position", "ended_ns"), ("freed_position", "freed_ns"))
 
 
 class _Seen(msgspec.Struct, frozen=True):
@@ -150,6 +154,20 @@ def _handed(handed: Handed) -> Iterator[tuple[str, str]]:
         yield "quarantine", handed.quarantine.reason
     if handed.drift is not None:
         yield "drift", handed.drift.kind
+    if handed.marks is not None:
+        yield from _marked(handed.marks)
+
+
+def _marked(marks: Marks) -> Iterator[tuple[str, str]]:
+    if marks.cordon is not None:
+        yield "cordon", marks.cordon.reason
+    taints = [mark.taint for mark in marks.taints if mark.taint is not None]
+    if taints:
+        yield "taints", ", ".join(f"{each.name}={each.value}" if each.value else each.name for each in taints)
+    if marks.policy is not None:
+        yield "policy", policy_text(marks.policy)
+    if marks.unclean_position:
+        yield "unclean", f"behind a lease of {marks.unclean_tenant}"
 
 
 def _differences(before: _Seen, after: _Seen) -> list[Difference]:
@@ -160,6 +178,6 @@ def _differences(before: _Seen, after: _Seen) -> list[Difference]:
     if before.flaps != after.flaps:
         found.append(Difference("flaps", str(before.flaps), str(after.flaps)))
     was, now = dict(before.handed), dict(after.handed)
-    words = (Difference(name, was.get(name, ""), now.get(name, "")) for name in ("binding", "quarantine", "drift"))
+    words = (Difference(name, was.get(name, ""), now.get(name, "")) for name in _WORDS)
     found += (each for each in words if each.before != each.after)
     return found + differences(before.description, after.description)

@@ -25,14 +25,19 @@ from leasehold.projections.modelrows import (
     DomainNameRow,
     DomainRow,
     HostRow,
+    KeepRow,
     LeaseRow,
     ModelsHead,
     NameRow,
     OrderRow,
     OwnershipRow,
+    QueuedRow,
     RefusalRow,
     RequestRow,
+    Resumed,
     Row,
+    SharingRow,
+    TenureRow,
     VersionRow,
 )
 from leasehold.services.room import reserve_of
@@ -59,6 +64,10 @@ _TABLES: Final[dict[type[Any], str]] = {
     DomainRow: "domain",
     DomainIdRow: "domain_id",
     DomainNameRow: "domain_name",
+    TenureRow: "tenure",
+    SharingRow: "sharing",
+    QueuedRow: "queued",
+    KeepRow: "keep",
 }
 _LATE: Final = "UPDATE host_order SET late_position = ?, device = ? WHERE ordered = ?"
 _REPEATED: Final = "UPDATE refusal SET repeats = max(repeats, ?) WHERE position = ?"
@@ -68,7 +77,10 @@ _LAST_OF_DOMAINS: Final = (
     " (SELECT max(from_position) FROM domain d WHERE d.domain = i.domain)"
 )
 _HELD: Final = "ownership JOIN device USING (device) WHERE lease != 0 AND from_position = lease"
-_OPEN: Final = "lease WHERE lease IN (SELECT lease FROM device WHERE lease != 0)"
+_OPEN: Final = (
+    "(lease IN (SELECT lease FROM device WHERE lease != 0)"
+    " OR lease IN (SELECT from_position FROM sharing WHERE ended_position = 0))"
+)
 
 _R = TypeVar("_R", bound=Row)
 Work = tuple[str, Sequence[Sequence[Any]]]
@@ -189,15 +201,19 @@ class Models:
     async def resume(self, fold: IntervalFold) -> None:
         """Bring a new fold to where the rows are."""
         with complaints(self.path):
-            fold.resume(
-                await head_of(self._database),
-                await self._rows(DeviceRow, "device"),
-                await self._rows(LeaseRow, _OPEN),
-                await self._rows(OwnershipRow, _HELD),
-                await self._rows(OrderRow, "host_order WHERE ended_position = 0"),
-                await self._rows(HostRow, _LAST_OF_HOSTS),
-                await self._rows(DomainRow, _LAST_OF_DOMAINS),
-            )
+            fold.resume(Resumed(
+                head=await head_of(self._database),
+                devices=await self._rows(DeviceRow, "device"),
+                leases=await self._rows(LeaseRow, f"lease WHERE {_OPEN}"),
+                ownerships=await self._rows(OwnershipRow, _HELD),
+                tenures=await self._rows(TenureRow, f"tenure WHERE until_position = 0 AND {_OPEN}"),
+                sharings=await self._rows(SharingRow, "sharing WHERE ended_position = 0"),
+                orders=await self._rows(OrderRow, "host_order WHERE ended_position = 0"),
+                queue=await self._rows(QueuedRow, "queued WHERE ended_position = 0"),
+                keeps=await self._rows(KeepRow, "keep WHERE until_position = 0"),
+                hosts=await self._rows(HostRow, _LAST_OF_HOSTS),
+                domains=await self._rows(DomainRow, _LAST_OF_DOMAINS),
+            ))  # fmt: skip
 
     async def _rows(self, kind: type[_R], source: str) -> list[_R]:
         table = _TABLES[kind]

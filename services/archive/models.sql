@@ -1,4 +1,4 @@
--- Schema 4 of the read models. All of it comes from the archive's records and can be built from them again, so there is
+-- Schema 5 of the read models. All of it comes from the archive's records and can be built from them again, so there is
 -- no way from one schema to the next: a file of another one is built anew. Positions, times in ns since 1970 (UTC).
 
 -- How far the rows go: written in the transaction that writes them.
@@ -28,7 +28,8 @@ CREATE TABLE device (
 
 -- What a device was like from a position on. Where it was not described anew, an earlier row has its description
 -- (`described`), and what of it lists are filtered by. `flaps`: how often it was seen to go away for a moment, up to
--- here. `handed`: how far it was handed over or taken back, why it was in quarantine, how witnesses differed about it.
+-- here. `handed`: how far it was handed over or taken back, why it was in quarantine, how witnesses differed about it,
+-- what operators said of it.
 -- `types`: of its capabilities, each between commas.
 CREATE TABLE version (
     device TEXT NOT NULL,
@@ -80,12 +81,73 @@ CREATE TABLE lease (
     ended_ns INTEGER NOT NULL,
     domain TEXT NOT NULL,
     bond BLOB NOT NULL,
-    end_reason TEXT NOT NULL
+    end_reason TEXT NOT NULL,
+    mode TEXT NOT NULL,
+    tolerates BLOB NOT NULL,
+    queued INTEGER NOT NULL,
+    reserved_for INTEGER NOT NULL,
+    switched_position INTEGER NOT NULL
 ) STRICT;
-CREATE INDEX lease_of_holder ON lease (holder, lease);
 CREATE INDEX lease_of_domain ON lease (domain, lease) WHERE domain != '';
 
+-- Whose a lease was from a position on: from its grant, then from each transfer, until the next one (0: none came).
+-- Principal, tenant and holder of the lease itself are those of its grant.
+CREATE TABLE tenure (
+    lease INTEGER NOT NULL,
+    from_position INTEGER NOT NULL,
+    from_ns INTEGER NOT NULL,
+    until_position INTEGER NOT NULL,
+    until_ns INTEGER NOT NULL,
+    principal TEXT NOT NULL,
+    tenant TEXT NOT NULL,
+    holder TEXT NOT NULL,
+    PRIMARY KEY (lease, from_position)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX tenure_of_holder ON tenure (holder, lease);
+
+-- Who shared a device, or only looked at it (`mode`): under lease `from_position`, until its end (0: until now). Such
+-- leases overlap, and nobody waits for what they had to be free.
+CREATE TABLE sharing (
+    device TEXT NOT NULL,
+    from_position INTEGER NOT NULL,
+    from_ns INTEGER NOT NULL,
+    mode TEXT NOT NULL,
+    ended_position INTEGER NOT NULL,
+    ended_ns INTEGER NOT NULL,
+    PRIMARY KEY (device, from_position)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX sharing_open ON sharing (from_position) WHERE ended_position = 0;
+
+-- Requests that waited. `outcome`: `granted`, `withdrawn` or `in_vain`; empty: it waits still.
+CREATE TABLE queued (
+    queued INTEGER PRIMARY KEY,
+    at_ns INTEGER NOT NULL,
+    principal TEXT NOT NULL,
+    tenant TEXT NOT NULL,
+    holder TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    asked BLOB NOT NULL,
+    rank_ns INTEGER NOT NULL,
+    until_ns INTEGER NOT NULL,
+    why BLOB NOT NULL,
+    outcome TEXT NOT NULL,
+    ended_position INTEGER NOT NULL,
+    ended_ns INTEGER NOT NULL
+) STRICT;
+CREATE INDEX queued_open ON queued (queued) WHERE ended_position = 0;
+
+-- What was kept for a request that waited, until `until_position` (0: until now).
+CREATE TABLE keep (
+    device TEXT NOT NULL,
+    from_position INTEGER NOT NULL,
+    queued INTEGER NOT NULL,
+    until_position INTEGER NOT NULL,
+    PRIMARY KEY (device, from_position)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX keep_open ON keep (device) WHERE until_position = 0;
+
 -- `sources`: an object, for each agent why it could not be relied on from here on. `dead`: who has said that it is off.
+-- `marks`: what operators said of all of it.
 CREATE TABLE host (
     host TEXT NOT NULL,
     from_position INTEGER NOT NULL,
@@ -93,6 +155,7 @@ CREATE TABLE host (
     mode TEXT NOT NULL,
     sources BLOB NOT NULL,
     dead TEXT NOT NULL,
+    marks BLOB NOT NULL,
     PRIMARY KEY (host, from_position)
 ) STRICT, WITHOUT ROWID;
 

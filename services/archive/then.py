@@ -2,8 +2,9 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -12,13 +13,16 @@ from leasehold.events.devices import DeviceDescription
 from leasehold.events.domains import DomainDescription, Use
 from leasehold.events.event_types import DomainBond
 from leasehold.events.identities import COMPUTER, DeviceId, DomainId, HostName, request_key, split_domain_id
+from leasehold.events.inputs import LeaseRequest
 from leasehold.events.questions import DevicesAt, DomainsAt, Reading
+from leasehold.events.refusals import Refusal
 from leasehold.projections import domains, nodedev, views
 from leasehold.projections.handedrows import handed_in
-from leasehold.projections.modelrows import sources_in
+from leasehold.projections.hostrows import as_state
+from leasehold.projections.modelrows import marks_in, sources_in
 from leasehold.projections.naming import Resolved, resolve, spelling
 from leasehold.projections.nodedev import Wanted
-from leasehold.projections.rows import DeviceState, DomainState, HostState, LeaseState, OrderState, SourceState
+from leasehold.projections.rows import DeviceState, DomainState, LeaseState, OrderState, QueuedState
 from leasehold.projections.state import State
 from leasehold.services.archive.lookup import Lookup, Place, range_of
 
@@ -73,24 +77,47 @@ FROM (SELECT DISTINCT domain FROM domain_name WHERE text IN (SELECT value FROM j
 WHERE i.domain >= :low AND i.domain < :high LIMIT :limit
 """  # noqa: S608 - all ours
 _HOSTS: Final = """
-SELECT host, mode, sources, dead,
+SELECT host, mode, sources, dead, marks,
     (SELECT min(m.from_position) FROM host m WHERE m.host = h.host AND m.mode = 'managed' AND m.from_position <= :at
     AND m.from_position > ifnull((SELECT max(w.from_position) FROM host w
         WHERE w.host = h.host AND w.mode <> 'managed' AND w.from_position <= :at), 0)) AS managed_since
 FROM host h WHERE host IN (SELECT value FROM json_each(:hosts))
 AND from_position = (SELECT max(from_position) FROM host x WHERE x.host = h.host AND x.from_position <= :at)
 """
+_LEASE: Final = """
+l.lease, t.principal, t.tenant, t.holder, t.from_position AS tenure_position, t.from_ns AS tenure_ns, l.granted_at_ns,
+l.request_id, l.principal AS asked_by, l.devices, l.ended, l.end_reason, l.forced, l.ttl_ms, l.expires_at_ns, l.bond,
+l.mode, l.tolerates, l.reserved_for, l.switched_position
+"""
+_TENURE: Final = """
+tenure t ON t.lease = l.lease AND t.from_position =
+    (SELECT max(z.from_position) FROM tenure z WHERE z.lease = l.lease AND z.from_position <= :at)
+"""
 _STATES: Final = f"""
-SELECT d.device, d.host, d.first_position, d.first_ns, v.missing, v.flaps, v.handed, b.body, l.lease, l.principal,
-    l.holder, l.request_id, l.devices, l.ended, l.end_reason, l.forced, l.ttl_ms, l.expires_at_ns, l.bond,
-    o.from_ns, o.ended_position, o.ended_ns, o.freed_position, o.freed_ns, o.displaced_position
+SELECT d.device, d.host, d.first_position, d.first_ns, v.missing, v.flaps, v.handed, b.body, {_LEASE},
+    o.ended_position, o.ended_ns, o.freed_position, o.freed_ns, o.displaced_position
 FROM device d {_LATEST_VERSION}
 LEFT JOIN ownership o ON d.held > 0 AND o.device = d.device AND o.from_position =
     (SELECT max(y.from_position) FROM ownership y WHERE y.device = d.device AND y.from_position <= :at)
-LEFT JOIN lease l ON l.lease = o.from_position
+LEFT JOIN lease l ON l.lease = o.from_position LEFT JOIN {_TENURE}
 WHERE d.device >= :low AND d.device < :high AND d.first_position <= :at
     AND d.host IN (SELECT value FROM json_each(:hosts))
 """  # noqa: S608 - all ours
+_SHARERS: Final = f"""
+SELECT s.device, {_LEASE} FROM sharing s CROSS JOIN lease l ON l.lease = s.from_position CROSS JOIN {_TENURE}
+WHERE s.device >= :low AND s.device < :high AND s.mode = 'shared' AND s.from_position <= :at
+    AND (s.ended_position = 0 OR s.ended_position > :at)
+    AND substr(s.device, 1, instr(s.device, '/') - 1) IN (SELECT value FROM json_each(:hosts))
+ORDER BY s.device, s.from_position
+"""  # noqa: S608 - all ours
+_KEEPS: Final = """
+SELECT k.device, q.queued, q.principal, q.tenant, q.request_id, q.asked, q.rank_ns, q.at_ns, q.until_ns, q.why
+FROM keep k CROSS JOIN queued q ON q.queued = k.queued
+WHERE k.device >= :low AND k.device < :high AND k.from_position <= :at
+    AND (k.until_position = 0 OR k.until_position > :at)
+    AND substr(k.device, 1, instr(k.device, '/') - 1) IN (SELECT value FROM json_each(:hosts))
+ORDER BY q.queued, k.device
+"""
 _ORDERS: Final = """
 SELECT ordered, host, agent, principal, request_id, what, at_ns, deadline_ns FROM host_order
 WHERE host IN (SELECT value FROM json_each(:hosts)) AND ordered <= :at AND (ended_position = 0 OR ended_position > :at)
@@ -167,10 +194,16 @@ class Then:
         key = (look.head.ledger_id, tuple(hosts), at)
         if key not in self._kept:
             low, high = range_of(hosts[0])[0], range_of(hosts[-1])[1]
-            devices = await look.rows(_STATES, low=low, high=high, hosts=_list(hosts), at=at)
-            orders = await look.rows(_ORDERS, hosts=_list(hosts), at=at)
-            told = await look.rows(_DOMAINS, low=low, high=high, hosts=_list(hosts), at=at)
-            state = await asyncio.to_thread(_build, await _hosts(look, hosts, at), devices, at, orders, told)
+            about = {"low": low, "high": high, "hosts": _list(hosts), "at": at}
+            found = _Found(
+                hosts=await _hosts(look, hosts, at),
+                devices=await look.rows(_STATES, **about),
+                orders=await look.rows(_ORDERS, hosts=_list(hosts), at=at),
+                domains=await look.rows(_DOMAINS, **about),
+                sharers=await look.rows(_SHARERS, **about),
+                keeps=await look.rows(_KEEPS, **about),
+            )
+            state = await asyncio.to_thread(_build, found, at)
             while len(self._kept) >= STATES_KEPT_MAX:
                 del self._kept[next(iter(self._kept))]
             self._kept[key] = state
@@ -182,7 +215,7 @@ async def _domains_named(look: Lookup, question: DomainsAt, at: int) -> list[tup
     text, (low, high) = question.domain, range_of(question.host)
     texts = {text, domains.spelling(text), split_domain_id(DomainId(text))[1]}
     about = {"texts": _list(texts), "low": low, "high": high, "at": at, "limit": CANDIDATES_MAX}
-    state = _build([], [], at, (), await look.rows(_DOMAINS_NAMED, **about))
+    state = _build(_Found(domains=await look.rows(_DOMAINS_NAMED, **about)), at)
     rows = ((domain, state.domains[domain]) for domain in sorted(domains.all_named(state, text)))
     return [
         (domain, row.host)
@@ -196,7 +229,7 @@ async def _wanted(look: Lookup, question: DevicesAt, at: int) -> Wanted:
     state = State()
     if question.parent == COMPUTER:
         every = [row["host"] for row in await look.rows("SELECT DISTINCT host FROM host")]
-        state = _build(await _hosts(look, [question.host] if question.host else every, at), [], at)
+        state = _build(_Found(hosts=await _hosts(look, [question.host] if question.host else every, at)), at)
     elif question.parent:
         state = await _named(look, question.parent, question.host, at)
     return nodedev.wanted_by(state, question)
@@ -240,7 +273,7 @@ async def _named(look: Lookup, text: str, host: str, at: int) -> State:
     low, high = range_of(host)
     texts = {spelling(text), spelling(rest)} - {""}
     found = await look.rows(_NAMED, texts=_list(texts), low=low, high=high, id=text, at=at, limit=CANDIDATES_MAX)
-    return await asyncio.to_thread(_build, known, found, at)
+    return await asyncio.to_thread(_build, _Found(hosts=known, devices=found), at)
 
 
 async def is_known(look: Lookup, host: str, at: int) -> bool:
@@ -278,45 +311,49 @@ _domain: Final = msgspec.json.Decoder(DomainDescription)
 _uses: Final = msgspec.json.Decoder(tuple[Use, ...])
 _bond: Final = msgspec.json.Decoder(DomainBond)
 _order: Final = msgspec.json.Decoder(Order)
+_asked: Final = msgspec.json.Decoder(LeaseRequest)
+_why: Final = msgspec.json.Decoder(Refusal)
+_tolerates: Final = msgspec.json.Decoder(tuple[str, ...])
 
 
-def _build(
-    hosts: list[sqlite3.Row],
-    devices: list[sqlite3.Row],
-    at: int,
-    orders: Iterable[sqlite3.Row] = (),
-    told: Iterable[sqlite3.Row] = (),
-) -> State:
+class _Found(NamedTuple):
+    """Rows of what a state is to be made of; of the keeps, those of one request stand together."""
+
+    hosts: Sequence[sqlite3.Row] = ()
+    devices: Sequence[sqlite3.Row] = ()
+    orders: Sequence[sqlite3.Row] = ()
+    domains: Sequence[sqlite3.Row] = ()
+    sharers: Sequence[sqlite3.Row] = ()
+    keeps: Sequence[sqlite3.Row] = ()
+
+
+def _build(found: _Found, at: int) -> State:
     """The state of these hosts, devices, open orders and domains, with what it takes to show them, and nothing else.
 
     Where nothing is known of owners (`_NAMED`), there are none.
     """
     state = State()
     counts: dict[str, int] = {}
-    for row in devices:
+    sharers: dict[str, tuple[int, ...]] = {}
+    for row in found.sharers:
+        sharers[row["device"]] = (*sharers.get(row["device"], ()), _put_lease(state, row, at, is_ended=False))
+    for row in found.devices:
         counts[row["host"]] = counts.get(row["host"], 0) + 1
         is_whole = "lease" in row.keys()  # noqa: SIM118 - what is in a row are its values
         held = {"flaps": row["flaps"], **_handed(row), **_held(state, row, at)} if is_whole else {}
-        state.devices[row["device"]] = _device(row, **held)
-    for host, mode, sources, dead, managed_since in hosts:
-        doubts = sources_in(sources).items()
-        state.hosts[host] = HostState(
-            mode=mode,
-            sources={agent: SourceState(run=1, stale=doubt.stale, blind=doubt.blind) for agent, doubt in doubts},
+        state.devices[row["device"]] = _device(row, sharers=sharers.get(row["device"], ()), **held)
+    for host, mode, sources, dead, marks, managed_since in found.hosts:
+        state.hosts[host] = as_state(
+            mode,
+            sources_in(sources),
+            dead,
             device_count=counts.get(host, 0),
-            dead=dead,
             managed_since=managed_since or 0,
+            marks=marks_in(marks),
         )
-    for row in orders:
-        state.orders[row["ordered"]] = OrderState(
-            host=row["host"],
-            agent=row["agent"],
-            what=_order.decode(row["what"]),
-            request=request_key(row["principal"], row["request_id"]),
-            ordered_at_ns=row["at_ns"],
-            deadline_ns=row["deadline_ns"],
-        )
-    for row in told:
+    for row in found.orders:
+        state.orders[row["ordered"]] = _open_order(row)
+    for row in found.domains:
         state.domains[row["domain"]] = DomainState(
             host=row["host"],
             agent=row["agent"],
@@ -325,8 +362,42 @@ def _build(
             since_position=row["since_position"],
             since_ns=row["since_ns"],
         )
+    for lease, held_row in state.leases.items():
+        # Of a lease across hosts there may be others that are not looked at.
+        here = tuple(device for device in held_row.devices if device in state.devices)
+        state.leases[lease] = msgspec.structs.replace(held_row, devices=here)
+    for queued, rows in groupby(found.keeps, key=lambda row: row["queued"]):
+        state.queue[queued] = _waiting(list(rows))
     state.index_anew()
     return state
+
+
+def _open_order(row: sqlite3.Row) -> OrderState:
+    return OrderState(
+        host=row["host"],
+        agent=row["agent"],
+        what=_order.decode(row["what"]),
+        request=request_key(row["principal"], row["request_id"]),
+        ordered_at_ns=row["at_ns"],
+        deadline_ns=row["deadline_ns"],
+    )
+
+
+def _waiting(rows: list[sqlite3.Row]) -> QueuedState:
+    """A request that waited, with what was kept for it of the devices that are looked at."""
+    row = rows[0]
+    return QueuedState(
+        principal=row["principal"],
+        tenant=row["tenant"],
+        request=request_key(row["principal"], row["request_id"]),
+        body_hash="",
+        asked=_asked.decode(row["asked"]),
+        rank_ns=row["rank_ns"],
+        queued_at_ns=row["at_ns"],
+        until_ns=row["until_ns"],
+        keeps=tuple(each["device"] for each in rows),
+        why=_why.decode(row["why"]),
+    )
 
 
 def _device(row: sqlite3.Row, **fields: Any) -> DeviceState:
@@ -335,8 +406,9 @@ def _device(row: sqlite3.Row, **fields: Any) -> DeviceState:
 
 
 def _handed(row: sqlite3.Row) -> dict[str, Any]:
-    """How far it was handed over, why it was kept apart, and how its witnesses differed."""
-    return msgspec.structs.asdict(handed_in(row["handed"]))
+    """How far it was handed over, why it was kept apart, how its witnesses differed, and what operators said of it."""
+    handed = handed_in(row["handed"])
+    return {name: getattr(handed, name) for name in handed.__struct_fields__}
 
 
 def _held(state: State, row: sqlite3.Row, at: int) -> dict[str, Any]:
@@ -346,25 +418,35 @@ def _held(state: State, row: sqlite3.Row, at: int) -> dict[str, Any]:
     if 0 < row["freed_position"] <= at:
         return {"since_position": row["freed_position"], "since_ns": row["freed_ns"]}
     ending = 0 < row["ended_position"] <= at
+    return {
+        "lease": _put_lease(state, row, at, is_ended=ending),
+        "ending": ending,
+        "displaced": 0 < row["displaced_position"] <= at,
+        "since_position": row["ended_position"] if ending else row["tenure_position"],
+        "since_ns": row["ended_ns"] if ending else row["tenure_ns"],
+    }
+
+
+def _put_lease(state: State, row: sqlite3.Row, at: int, *, is_ended: bool) -> int:
+    """Put a lease into the state as it was then; its id."""
     lease: int = row["lease"]
+    is_reserved = row["reserved_for"] and not 0 < row["switched_position"] <= at
     state.leases[lease] = LeaseState(
         principal=row["principal"],
+        tenant=row["tenant"],
         holder=row["holder"],
         devices=_devices.decode(row["devices"]),
         token=lease,
         ttl_ms=row["ttl_ms"],
-        granted_at_ns=row["from_ns"],
+        granted_at_ns=row["granted_at_ns"],
         expires_at_ns=row["expires_at_ns"],
         forced=bool(row["forced"]),
-        grant_key=request_key(row["principal"], row["request_id"]),
-        ended=row["ended"] if ending else "",
-        end_reason=row["end_reason"] if ending else "",
+        grant_key=request_key(row["asked_by"], row["request_id"]),
+        ended=row["ended"] if is_ended else "",
+        end_reason=row["end_reason"] if is_ended else "",
         bond=_bond.decode(row["bond"]) if row["bond"] else None,
+        mode=row["mode"],
+        tolerates=_tolerates.decode(row["tolerates"]) if row["tolerates"] else (),
+        reserved_for=row["reserved_for"] if is_reserved else 0,
     )
-    return {
-        "lease": lease,
-        "ending": ending,
-        "displaced": 0 < row["displaced_position"] <= at,
-        "since_position": row["ended_position"] if ending else lease,
-        "since_ns": row["ended_ns"] if ending else row["from_ns"],
-    }
+    return lease

@@ -15,17 +15,21 @@ from leasehold.services.archive.then import find, is_known, unknown_device, unkn
 SPANS_MAX: Final = 1_000
 """Spans into which a time may be cut: all of them stand in one answer."""
 
-# What was held at some time between `since` and `to`: for each device from the one at the beginning on. `live_ns`
-# is where the lease ended, `end_ns` where the device was free again, as far as that lies in the time.
+# What was held at some time between `since` and `to`: for each device from the one at the beginning on, and of a lease
+# that was given to another, for each whose it was. `live_ns` is where the lease ended, `end_ns` where the device was
+# free again, or was another's, as far as that lies in the time.
 _HELD: Final = """
 held AS (
-    SELECT d.device AS device, l.lease AS lease, {name} AS name, max(o.from_ns, :begin) AS begin_ns,
+    SELECT d.device AS device, l.lease AS lease, {name} AS name, max(t.from_ns, :begin) AS begin_ns,
         CASE o.ended_position WHEN 0 THEN :end ELSE o.ended_ns END AS live_ns,
-        CASE o.freed_position WHEN 0 THEN :end ELSE min(o.freed_ns, :end) END AS end_ns
+        CASE WHEN t.until_position > 0 THEN min(t.until_ns, :end) WHEN o.freed_position = 0 THEN :end
+            ELSE min(o.freed_ns, :end) END AS end_ns
     FROM {source}
     WHERE d.device >= :low AND d.device < :high AND d.held BETWEEN 1 AND :to
         AND (o.freed_position = 0 OR o.freed_position > :since)
-        AND o.from_ns < :end AND (o.freed_position = 0 OR o.freed_ns > :begin OR o.from_ns >= :begin)
+        AND (t.until_position = 0 OR t.until_position > :since) AND t.from_position <= :to
+        AND t.from_ns < :end AND (o.freed_position = 0 OR o.freed_ns > :begin OR o.from_ns >= :begin)
+        AND (t.until_position = 0 OR t.until_ns > :begin OR t.from_ns >= :begin)
         AND {name} > :after AND {name} <= :last
 )
 """
@@ -33,10 +37,10 @@ _OF_ALL: Final = """
     device d
     CROSS JOIN ownership o ON o.device = d.device AND o.from_position <= :to AND o.from_position >= ifnull(
         (SELECT max(x.from_position) FROM ownership x WHERE x.device = d.device AND x.from_position <= :since), 0)
-    CROSS JOIN lease l ON l.lease = o.from_position
+    CROSS JOIN lease l ON l.lease = o.from_position CROSS JOIN tenure t ON t.lease = l.lease
 """
 _OF_HOLDER: Final = """
-    (SELECT lease, holder, devices FROM lease WHERE holder = :holder AND lease <= :to) l
+    tenure t CROSS JOIN lease l ON t.holder = :holder AND l.lease = t.lease AND l.lease <= :to
     CROSS JOIN json_each(CAST(l.devices AS TEXT)) j CROSS JOIN device d ON d.device = j.value
     CROSS JOIN ownership o ON o.device = d.device AND o.from_position = l.lease
 """
@@ -74,7 +78,7 @@ async def utilisation(look: Lookup, question: Utilisation) -> Reading:
             return unknown_device(look, found, to)
         low = physical_device(found.device)
         high = f"{low} "
-    name, source = "d.device" if question.by == "device" else "l.holder", _OF_HOLDER if question.holder else _OF_ALL
+    name, source = "d.device" if question.by == "device" else "t.holder", _OF_HOLDER if question.holder else _OF_ALL
     held = _HELD.format(name=name, source=source)
     about = {
         "since": since.position, "to": to.position, "begin": since.ns, "end": to.ns, "low": low, "high": high,

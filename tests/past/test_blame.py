@@ -19,6 +19,7 @@ async def test_a_refusal_leads_to_who_holds_it_and_kept_it(tmp_path: Path) -> No
     """A refused request names the grant in its way, and the last renewal of that lease."""
     ledger = ledger_with_hosts()
     lease = ledger.granted("01:00.0")
+    ledger.tick(20)
     ledger.renew(lease)
     refused = ledger.lease("01:00.0", principal=B)
     assert refused.outcome == "refused"
@@ -36,6 +37,7 @@ async def test_a_grant_leads_to_what_made_the_device_free(tmp_path: Path) -> Non
     """A granted request names what freed the device, how the lease before ended, and its last renewal and grant."""
     ledger = ledger_with_hosts()
     first = ledger.granted("01:00.0")
+    ledger.tick(20)
     ledger.renew(first)
     ledger.tick(120)
     granted = ledger.lease("01:00.0", "0a:00.0", principal=B)
