@@ -10,7 +10,7 @@ from leasehold.events.identities import HostName, Principal, RequestKey, princip
 from leasehold.events.inputs import Asked, RenewRequest
 from leasehold.events.position import end_of_record
 from leasehold.events.schedule_inputs import RenewManyRequest
-from leasehold.projections import bindings, fencing
+from leasehold.projections import bindings, fencing, waiting
 from leasehold.projections.orders import newest_open
 from leasehold.projections.remembering import id_reused
 from leasehold.projections.rows import AnswerState, LeaseState
@@ -65,8 +65,11 @@ def _answer_of(state: State, key: RequestKey, known: AnswerState) -> Answer:
     as_of = end_of_record(state.head.sequence)
     if known.refusal is not None:
         return Answer(
-            outcome="refused", request_id=request_id, position=known.position, as_of=as_of, refusal=known.refusal
-        )
+            outcome="refused", request_id=request_id, position=known.position, as_of=as_of, refusal=known.refusal,
+            queued=known.queued,
+        )  # fmt: skip
+    if known.verb == "lease" and known.queued in state.queue:
+        return _answer_of_waiting(state, request_id, known)
     if known.order:
         return _answer_of_order(state, request_id, known)
     lease = state.leases.get(known.lease)
@@ -74,7 +77,7 @@ def _answer_of(state: State, key: RequestKey, known: AnswerState) -> Answer:
     if lease is None:
         return Answer(
             outcome=_OUTCOME[known.verb], request_id=request_id, position=known.position, as_of=as_of,
-            lease=known.lease, leases=known.leases, devices=devices,
+            lease=known.lease, leases=known.leases, devices=devices, queued=known.queued,
         )  # fmt: skip
     return Answer(
         outcome=_OUTCOME[known.verb],
@@ -93,6 +96,7 @@ def _answer_of(state: State, key: RequestKey, known: AnswerState) -> Answer:
         expires_at_ns=lease.expires_at_ns,
         message=lease.end_reason,
         reserved_for=lease.reserved_for,
+        queued=known.queued,
         search=lease.search,
     )
 
@@ -109,7 +113,8 @@ def _token_told(key: RequestKey, known: AnswerState, lease: LeaseState) -> int:
 def answer_to(state: State, asked: Asked, position: int) -> Answer:
     """The answer to a request that was just decided, by a step that begins at `position`, or before.
 
-    A renewal that needs no word in the log has none: it is answered by how its lease stands.
+    A renewal that needs no word in the log has none: it is answered by how its lease stands, and with the position of
+    the event that made it so.
     """
     request = asked.request
     key = request_key(asked.principal, request.request_id)
@@ -122,7 +127,8 @@ def answer_to(state: State, asked: Asked, position: int) -> Answer:
         return _answer_of_many(state, asked.principal, request, answer_for(state, key))
     if known is None:
         assert isinstance(request, RenewRequest), request
-        unwritten = AnswerState(body_hash="", verb="renew", position=0, issued_at_ns=0, lease=request.lease)
+        covered_at = state.leases[request.lease].renewed_position or request.lease
+        unwritten = AnswerState(body_hash="", verb="renew", position=covered_at, issued_at_ns=0, lease=request.lease)
         return _replace(_answer_of(state, key, unwritten), token=request.token)
     return _answer_of(state, key, known)
 
@@ -138,10 +144,28 @@ def _answer_of_many(state: State, principal: Principal, request: RenewManyReques
     rows = [state.leases[lease] for lease in renewed]
     return _replace(
         answer,
+        position=answer.position
+        or max(row.renewed_position or lease for lease, row in zip(renewed, rows, strict=True)),
         leases=renewed,
         not_renewed=not_renewed,
         ttl_ms=min((row.ttl_ms for row in rows), default=0),
         expires_at_ns=min((row.expires_at_ns for row in rows), default=0),
+    )
+
+
+def _answer_of_waiting(state: State, request_id: str, known: AnswerState) -> Answer:
+    row = state.queue[known.queued]
+    return Answer(
+        outcome="queued",
+        request_id=request_id,
+        position=known.position,
+        as_of=end_of_record(state.head.sequence),
+        holder=row.asked.holder,
+        queued=known.queued,
+        ahead=waiting.ahead(state, known.queued),
+        until_ns=row.until_ns,
+        kept=row.keeps,
+        refusal=row.why,
     )
 
 

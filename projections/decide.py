@@ -15,6 +15,7 @@ from leasehold.events.identities import DeviceId, HostName, RequestRef, request_
 from leasehold.events.inputs import Asked, Input, Request
 from leasehold.events.record import ledger_id_of
 from leasehold.events.refusals import Refusal, RefusalCode
+from leasehold.events.schedule_events import RequestWithdrawn
 from leasehold.projections import (
     classes,
     conflicts,
@@ -112,6 +113,7 @@ def _tick(state: State, given: inputs.Tick, now_ns: int) -> Decision:
         outlived = _outlived(state, now_ns, limit=limits.EVENTS_PER_RECORD_MAX)
         events += _ended(state, outlived, limit=limits.EVENTS_PER_RECORD_MAX - len(events))
         events += ordering.overdue(state, now_ns, limit=limits.EVENTS_PER_RECORD_MAX - len(events))
+        events += waiting.ended(state, now_ns, limit=limits.EVENTS_PER_RECORD_MAX - len(events))
     if state.head.decider == given.writer and state.rules_version >= drifting.RULES:
         if state.rules_version >= evictions.RULES:
             over = frozenset(event.lease for event in events if isinstance(event, _ENDS))
@@ -122,6 +124,9 @@ def _tick(state: State, given: inputs.Tick, now_ns: int) -> Decision:
             room = limits.EVENTS_PER_RECORD_MAX - len(events)
             events += failing.told(state, now_ns, but=moved, limit=room)
         events += drifting.told(state, now_ns, but=moved, limit=limits.EVENTS_PER_RECORD_MAX - len(events))
+    if not events and waiting.is_due(state, given.writer):
+        # Only behind all else: what that changes counts for those who wait.
+        return waiting.looked(state, now_ns)
     return events
 
 
@@ -136,7 +141,7 @@ def _moved_by(state: State, events: list[Event]) -> Iterator[DeviceId]:
 
 def next_work_ns(state: State, writer: str) -> int | None:
     """When a tick of `writer` will have something to do: 0 for now, `None` for not in sight."""
-    if state.indexes.freeable:
+    if state.indexes.freeable or waiting.is_due(state, writer):
         return 0
     return _expiry_work_ns(state, writer)
 
@@ -145,7 +150,12 @@ def _expiry_work_ns(state: State, writer: str) -> int | None:
     """When `writer` has to do with the next end of a lease or deadline, or what is to be told of a device: in time as
     the decider, late as another.
     """
-    nexts = (state.next_expiry_ns(), state.outlivings.next_ns(), state.deadlines.next_ns())
+    nexts = (
+        state.next_expiry_ns(),
+        state.outlivings.next_ns(),
+        state.deadlines.next_ns(),
+        state.waitings.next_ns(),
+    )
     due = [max(due_ns, state.head.grace_until_ns) for due_ns in nexts if due_ns is not None]
     told = [state.drifts.next_ns()] if state.rules_version >= drifting.RULES else []
     told += [state.evictions.next_ns()] if state.rules_version >= evictions.RULES else []
@@ -282,6 +292,8 @@ def _reattach(state: State, ref: RequestRef, request: inputs.ReattachRequest, no
 
 
 def _revoke(state: State, ref: RequestRef, request: inputs.RevokeRequest, now_ns: int) -> Decision:
+    if request.lease in state.queue:
+        return [RequestWithdrawn(request=ref, queued=request.lease, reason=request.reason)]
     found = hostdevs.revoke(state, ref, request)
     if isinstance(found, Declined):
         return _refuse(state, ref, request, found.about, found.refusal, now_ns)

@@ -28,6 +28,7 @@ from leasehold.projections import (
     orders,
     queueing,
     remembering,
+    stirring,
 )
 from leasehold.projections.rows import DeviceState, Head, HostState, SourceState
 from leasehold.projections.state import State
@@ -108,6 +109,8 @@ def evolve_recorded(
     for event in events:
         try:
             _HANDLERS[type(event)](state, position, decided_at_ns, event)
+            if state.news:
+                stirring.take_news(state, position)
         except (KeyError, AssertionError) as error:
             said = f"its event {index_of(position)} ({event.__struct_config__.tag}) cannot follow here: {error!r}"
             raise CorruptLedgerError(said, sequence=sequence_of(position)) from error
@@ -143,6 +146,8 @@ def evolve(state: State, position: int, decided_at_ns: int, event: Event) -> Non
     """Move `state` over the event at `position`, decided at `decided_at_ns`."""
     state.at_ns = decided_at_ns
     _HANDLERS[type(event)](state, position, decided_at_ns, event)
+    if state.news:
+        stirring.take_news(state, position)
 
 
 def _ledger_started(state: State, _position: int, _at_ns: int, event: event_types.LedgerStarted) -> None:

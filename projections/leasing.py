@@ -11,7 +11,7 @@ from leasehold.events import event_types, limits
 from leasehold.events.hostdev_events import LeaseRevoked, PrepareFailed
 from leasehold.events.identities import Principal, RequestRef, device_id, principal_of, request_key
 from leasehold.events.position import token_of
-from leasehold.projections import bonds, failing, marking, remembering
+from leasehold.projections import bonds, failing, marking, queueing, remembering
 from leasehold.projections.rows import AnswerState, LeaseState
 from leasehold.projections.state import State
 
@@ -66,9 +66,15 @@ def granted(state: State, position: int, at_ns: int, event: event_types.LeaseGra
             )
             state.put_device(device, after)
     answer = AnswerState(
-        body_hash=ref.body_hash, verb="lease", position=position, issued_at_ns=ref.issued_at_ns, lease=position
+        body_hash=ref.body_hash,
+        verb="lease",
+        position=position,
+        issued_at_ns=ref.issued_at_ns,
+        lease=position,
+        queued=event.queued or 0,
     )
     state.answers.put(key, answer)
+    queueing.granted(state, position, event)
 
 
 def count(state: State, tenant: Principal, classes: tuple[str, ...], by: int) -> None:
@@ -100,6 +106,7 @@ def renewed(state: State, position: int, _at_ns: int, event: event_types.LeaseRe
         row,
         ttl_ms=event.ttl_ms,
         expires_at_ns=event.expires_at_ns,
+        renewed_position=position,
         renewals=renewals,
         renewal_horizon_ns=horizon_ns,
     )

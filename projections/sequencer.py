@@ -16,7 +16,7 @@ from leasehold.events.identities import Principal, RequestKey, request_key
 from leasehold.events.inputs import Asked, Input, Observed, Request
 from leasehold.events.position import end_of_record, position_of
 from leasehold.events.record import FORMAT, RULES_VERSION, Record, Step, chain_hash
-from leasehold.projections import evolve
+from leasehold.projections import evolve, waiting
 from leasehold.projections.answers import answer_to
 from leasehold.projections.decide import decide, next_work_ns
 from leasehold.projections.rows import Head
@@ -188,12 +188,24 @@ class Sequencer:
         self._pack_notes(packing)
         if not self.releases_only:
             self._pack_what_is_told(packing)
+            self._pack_looks(packing)
         while self._requests and packing.add(self._requests[0].asked):
             pending = self._requests.popleft()
             # Right behind its own step: later ones of the record may already forget it.
             self._drafted.append((pending, answer_to(self.state, pending.asked, packing.last_position)))
         if is_due or (self.state.indexes.freeable and not self.releases_only):
             packing.add(inputs.Tick(self.writer))
+        if not self.releases_only:
+            self._pack_looks(packing)
+
+    def _pack_looks(self, packing: "_Packing") -> None:
+        """Those who wait, as far as something is new for them: before whoever asks now, and behind him."""
+        while (
+            packing.looks < limits.LOOKS_PER_RECORD_MAX
+            and waiting.is_due(self.state, self.writer)
+            and packing.add(inputs.Tick(self.writer))
+        ):
+            packing.looks += 1
 
     def _pack_notes(self, packing: "_Packing") -> None:
         """Notes of our own; without room only who decides, since others follow the time of what is decided."""
@@ -292,6 +304,8 @@ class _Packing:
         self.observed_through = before.observed_through
         self.last_position = 0
         """Of the first event of the step that was added last."""
+        self.looks = 0
+        """How many steps were looks at those who wait."""
         self._state = state
         self._now_ns = now_ns
         self._first_position: int = position_of(before.sequence + 1, 0)

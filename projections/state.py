@@ -98,7 +98,7 @@ class State:
         before = self.devices.get(device)
         self.devices.put(device, row)
         if self.queue and _is_news(before, row):
-            self.news.append(f"device:{device}")
+            self.tell(f"device:{device}")
         if before is None or before.description is not row.description:
             self.indexes.describe(device, row.host, before.description if before else None, row.description)
         if row.marks is not None or (before is not None and before.marks is not None):
@@ -125,7 +125,7 @@ class State:
         before = self.hosts.get(host)
         self.hosts.put(host, row)
         if self.queue and not row.stale and (before is None or _grants(before) != _grants(row)):
-            self.news.append(f"host:{host}")
+            self.tell(f"host:{host}")
         was = before.marks if before is not None else None
         if was is not row.marks:
             self.indexes.note_marks(host, host, was, row.marks)
@@ -140,8 +140,8 @@ class State:
         """Set a lease's row; its expiry is watched while it lives."""
         before = self.leases.get(lease)
         self.leases.put(lease, row)
-        if self.queue and before is not None and (before.principal, before.holder) != (row.principal, row.holder):
-            self.news += (f"device:{device}" for device in row.devices)
+        if before is not None and (before.principal, before.holder) != (row.principal, row.holder):
+            self.tell(*(f"device:{device}" for device in row.devices))
         if not row.ended and (before is None or before.expires_at_ns != row.expires_at_ns):
             self.expiries.push(row.expires_at_ns, lease)
         if before is None or before.ended != row.ended or before.tolerates != row.tolerates:
@@ -217,8 +217,7 @@ class State:
         uses = [each.uses if each is not None else () for each in (before, after)]
         for word in self.indexes.note_uses(domain, *uses):
             for device in self.named(row.host, word):
-                if self.queue:
-                    self.news.append(f"device:{device}")
+                self.tell(f"device:{device}")
                 if self.devices[device].ending:
                     self._note_ending(device, self.devices[device], was_ending=True)
             drifting.follow_word(self, row.host, word)
@@ -257,8 +256,8 @@ class State:
             self.deadlines.push(row.deadline_ns, order)
         if row.is_open != (before is not None and before.is_open):
             self.indexes.note_open(order, row.host, row.what, is_open=row.is_open)
-            if self.queue and not row.is_open:
-                self.news += (f"device:{device}" for device in held_up_by(row.host, row.what))
+            if not row.is_open:
+                self.tell(*(f"device:{device}" for device in held_up_by(row.host, row.what)))
 
     def drop_order(self, order: int) -> None:
         """Forget an order, which must be over."""
@@ -266,6 +265,11 @@ class State:
         assert not row.is_open
         self.orders.drop(order)
         self.indexes.unlist_order(order, row.host)
+
+    def tell(self, *words: str) -> None:
+        """Note what is new for those who wait, in words of `stirring`."""
+        if self.queue:
+            self.news += words
 
     def put_queued(self, queued: int, row: QueuedState) -> None:
         """Set a waiting request's row. What it keeps from here on, nobody else may keep any more."""
@@ -280,15 +284,6 @@ class State:
         before = self.queue[queued]
         self.queue.drop(queued)
         self.indexes.note_queued(queued, before, None)
-
-    def keeper_before(self, device: DeviceId, rank_ns: int, queued: int) -> int:
-        """For whom a device is kept who comes before that place in the queue (`queued` 0: of somebody who does not
-        wait); 0: for nobody.
-        """
-        keeper = self.indexes.kept.get(device, 0)
-        if not keeper or keeper == queued:
-            return 0
-        return keeper if (self.queue[keeper].rank_ns, keeper) < (rank_ns, queued or 2**63) else 0
 
     def index_anew(self) -> None:
         """Derive from all rows what putting each of them derives from it; nothing is yet."""
