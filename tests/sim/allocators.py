@@ -8,6 +8,7 @@ from leasehold.events import inputs, limits
 from leasehold.events.answers import Heard
 from leasehold.events.identities import HostName, Principal
 from leasehold.events.inputs import Request
+from leasehold.events.schedule_inputs import RenewManyRequest
 from leasehold.projections.answers import heard
 from leasehold.projections.appending import Append, Appender, Lost, Read, Said, Won
 from leasehold.projections.leading import Leading
@@ -90,7 +91,9 @@ class SimAllocator:
             self.standby.hear(ticket, Principal(principal), request, self._monotonic_ns)
         elif not self.sequencer.ask(ticket, Principal(principal), request):
             return
-        self._heard[principal, request.request_id] = self.sim.now_ns
+        if not isinstance(request, inputs.RenewRequest | RenewManyRequest):
+            # Of renewals not each is written down.
+            self._heard[principal, request.request_id] = self.sim.now_ns
         if self.sequencer.waiting > limits.REQUESTS_WAITING_MAX or len(self.standby) > limits.REQUESTS_HEARD_MAX:
             raise ViolationError(f"bounds: {self.sequencer.waiting} and {len(self.standby)} requests wait")
 

@@ -55,6 +55,9 @@ class SimHolder:
     is_lazy: bool = False
     """It hardly renews or releases, and trusts in time."""
     ttls_ms: tuple[int, ...] = (2_000, 10_000, 40_000, 80_000, 120_000)
+    speaks_of_needs: bool = False
+    asked_ns: int = 0
+    """When that was asked which is being answered."""
     skew_ns: int = 0
     """What its clock is beside the truth: it writes down by it when it asked, and counts nothing on it."""
 
@@ -157,11 +160,13 @@ class SimHolder:
             return
         held = rng.choice(everyone)
         peers = [holder for holder in self.sim.holders if holder.principal == self.principal and holder is not self]
-        if any(held in peer.held for peer in peers):
+        mine = held in self.held
+        if any(each.lease == held.lease for peer in peers for each in peer.has()):
             return  # the principal has the right, so this would be no misdeed
+        if sum(each.lease == held.lease for each in self.has()) > mine:
+            return  # it was given away, or given back: so, too
         token = rng.choice((held.token, held.token + 1, rng.choice(everyone).token))
         kind = rng.choice((inputs.RenewRequest, inputs.ReleaseRequest))
-        mine = held in self.held
         living = mine and not held.is_over and held.until_ns > self.sim.now_ns
         if mine and token == held.token:
             if not living and kind is inputs.ReleaseRequest:
@@ -187,16 +192,7 @@ class SimHolder:
 
     def _take_anothers_words(self) -> None:
         """Send what another principal sent, id and all: it is a request of ours, and tells nothing of theirs."""
-        peers = [holder for holder in self.sim.holders if holder.principal == self.principal]
-        known = {request_id for peer in peers for request_id in peer.sent}
-        ours = {held.lease for peer in peers for held in peer.held}
-        others = [
-            sent.request
-            for holder in self.sim.holders
-            if holder not in peers
-            for sent in holder.sent.values()
-            if sent.request.request_id not in known and getattr(sent.request, "lease", 0) not in ours
-        ]
+        others = self._others_requests()
         if not others:
             return
         request = self.sim.rng.choice(others)
@@ -206,6 +202,23 @@ class SimHolder:
             operation = Operation("acquire", devices, self.sim.now_ns, ttl_ns=counted_ns(request.ttl_ms))
             self.sim.history.append(operation)
         self._send(request, operation)
+
+    def _others_requests(self) -> list[Request]:
+        """What holders of other principals have sent, and could be sent by this one."""
+        peers = [holder for holder in self.sim.holders if holder.principal == self.principal]
+        known = {request_id for peer in peers for request_id in peer.sent}
+        ours = {held.lease for peer in peers for held in peer.has()}
+        return [
+            sent.request
+            for holder in self.sim.holders
+            if holder not in peers and holder.speaks_of_needs <= self.speaks_of_needs
+            for sent in holder.sent.values()
+            if sent.request.request_id not in known and getattr(sent.request, "lease", 0) not in ours
+        ]
+
+    def has(self) -> list[Held]:
+        """All that it ever had."""
+        return self.held
 
     # --- answers --------------------------------------------------------------------------------------------------
 
@@ -220,11 +233,19 @@ class SimHolder:
             _must(answer.outcome == "refused", "once", "another body under a known id was not refused")
             return
         first = sent.answer
+        if isinstance(request, inputs.RenewRequest) and answer.outcome == "renewed" and not answer.position:
+            # It is kept for as long as that already, so nothing was written of it: nor is it remembered.
+            if first is None:
+                sent.answer = answer
+                self._believe(sent, answer)
+            return
         position = self.sim.oracle.decided.get((self.principal, request.request_id))
         if first is not None and refused(first, "request_too_old"):
             return
         _must(position is not None, "kept", f"{request.request_id} was answered, but is not in the log")
         _must(answer.position == position, "kept", f"{request.request_id}: answered {answer.position}, log {position}")
+        if first is not None and first.outcome == "renewed" and not first.position:
+            return
         if first is not None:
             same = (first.outcome, first.lease, first.position) == (answer.outcome, answer.lease, answer.position)
             _must(same, "once", f"{request.request_id} was answered {first.outcome}, then {answer.outcome}")

@@ -172,19 +172,20 @@ class Oracle:
     _device_changed = _device_reappeared = _device_appeared
 
     def _device_replaced(self, p: int, event: dict[str, Any], g: dict[str, Any], r: dict[str, Any]) -> None:
+        device = f"{event['host']}/{event['device']['key']}"
+        self._lost(p, device)
         self._device_appeared(p, event, g, r)
-        row = self.devices[f"{event['host']}/{event['device']['key']}"]
+        row = self.devices[device]
         row.replaced_under = row.lease or row.replaced_under
-        self._lost(p, f"{event['host']}/{event['device']['key']}")
 
     def _device_missing(self, p: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
-        self.devices[f"{event['host']}/{event['key']}"].is_missing = True
         self._lost(p, f"{event['host']}/{event['key']}")
+        self.devices[f"{event['host']}/{event['key']}"].is_missing = True
 
     def _lost(self, position: int, device: str) -> None:
-        """It has failed, if somebody has it."""
-        lease = self.devices[device].lease
-        if lease and not self.leases[lease].ended:
+        """It has failed, if somebody has it, and it is not just its host that does not show it (yet)."""
+        is_shown = self._is_fresh(device.partition("/")[0]) and not self.devices[device].is_missing
+        if is_shown and self.schedule.is_had(device):
             self.schedule.failed(position, device)
 
     # --- leases ---------------------------------------------------------------------------------------------------
@@ -285,7 +286,6 @@ class Oracle:
             self._reattached(position, event, given)
             return
         if given["request"]["type"].startswith("switch"):
-            _must(self.leases[event["lease"]].ended == 0, "token", f"lease {event['lease']} is over, yet was released")
             self.schedule.let_go_by_switch(event["lease"], given)
             self._end_lease(position, event["lease"])
             return
@@ -309,7 +309,6 @@ class Oracle:
 
     def _lease_revoked(self, position: int, event: dict[str, Any], given: dict[str, Any], _r: dict[str, Any]) -> None:
         if given["type"].startswith("tick"):
-            _must(self.leases[event["lease"]].ended == 0, "evict", f"lease {event['lease']} is over, yet was evicted")
             self.schedule.evicted(event)
             self._end_lease(position, event["lease"])
             return
@@ -402,11 +401,11 @@ class Oracle:
 
     def _device_quarantined(self, p: int, event: dict[str, Any], given: dict[str, Any], _r: dict[str, Any]) -> None:
         if event.get("evidence"):
-            _must(given["type"].startswith("tick"), "failures", "counted by another than time")
-            self.schedule.device_quarantined(event)
+            self.schedule.device_quarantined(event, given)
             return
+        if not self.hands.row(f"{event['host']}/{event['key']}").quarantine:
+            self.schedule.failed(p, f"{event['host']}/{event['key']}")
         self.hands.device_quarantined(event, given)
-        self.schedule.failed(p, f"{event['host']}/{event['key']}")
 
     def _drift_detected(self, position: int, event: dict[str, Any], _g: dict[str, Any], _r: dict[str, Any]) -> None:
         self.hands.drift_detected(position, event)

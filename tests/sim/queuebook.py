@@ -84,9 +84,12 @@ class QueueBook:
         """Somebody waits no more, since he or an operator does not want it."""
         row = self._living(event["queued"])
         asked = given["request"]
-        is_asked = asked["type"].startswith("withdraw") and asked["queued"] == event["queued"]
+        if given["principal"].startswith("op"):
+            is_asked = asked["type"].startswith("revoke") and asked["lease"] == event["queued"]
+        else:
+            _must(given["principal"] == row.principal, f"{given['principal']} withdrew what is {row.principal}'s")
+            is_asked = asked["type"].startswith("withdraw") and asked["queued"] == event["queued"]
         _must(is_asked, "withdrawn, but nobody asked")
-        _must(given["principal"] in (row.principal, "op"), f"{given['principal']} withdrew what is {row.principal}'s")
         self._over(event["queued"], position)
 
     def waiting_ended(self, position: int, event: dict[str, Any], now_ns: int) -> None:

@@ -93,6 +93,11 @@ class ScheduleBook:
         """A device has failed who had it."""
         self.failures.setdefault(device, {})[position] = self.now_ns
 
+    def is_had(self, device: str) -> bool:
+        """Whether a living lease has it, alone or with others."""
+        lease = self.devices[device].lease
+        return bool(lease and not self.leases[lease].ended) or bool(self.sharers(device))
+
     # --- granting ---------------------------------------------------------------------------------------------------
 
     def obstacle(self, device: str, asker: Asker) -> str:
@@ -196,14 +201,15 @@ class ScheduleBook:
         asked = given["request"]
         same = (asked["tenant"], asked.get("device_class", ""), asked["devices_max"]) == (*key, event["devices_max"])
         _must(same, "quota", "set otherwise than was asked for")
-        held = []
+        held, is_new = [], key not in self.quotas
         for lease, row in self.leases.items():
-            for device in row.devices if row.tenant == key[0] else ():
+            for device in row.devices if row.tenant == key[0] and (is_new or event["devices_max"] < 0) else ():
                 row.charges.setdefault(device, set()).discard(key[1])
                 if event["devices_max"] >= 0 and self._holds(lease, row, device) and self.is_of(device, key[1]):
                     row.charges[device].add(key[1])
                     held.append(device)
-        _must(set(event["charged"]) == set(held), "quota", f"{event['charged']} count, but had are {held}")
+        told = event.get("charged", [])
+        _must(set(told) == set(held), "quota", f"{told} count, but had are {held}")
         if event["devices_max"] < 0:
             self.quotas.pop(key, None)
         else:
@@ -252,6 +258,8 @@ class ScheduleBook:
         told = (it.get("share_max", 1), it.get("clean", False))
         _must(told == (asked.get("share_max", 1), asked.get("clean", False)), "policy", "not as it was asked for")
         self.policies[event["device"]] = told
+        if not told[1]:
+            self.unclean.pop(event["device"], None)
 
     def device_cleaned(self, _position: int, event: Json, _given: Json) -> None:
         """Anybody may have it."""
@@ -263,27 +271,31 @@ class ScheduleBook:
         self.sick.discard(event["device"])
         self.failures.pop(event["device"], None)
 
-    def device_quarantined(self, event: Json) -> None:
+    def device_quarantined(self, event: Json, given: Json) -> None:
         """It has failed too often: that is told by time, with what it has done."""
+        _must(given["type"].startswith("tick"), "failures", "counted by another than time")
         device = f"{event['host']}/{event['key']}"
         known = self.failures.get(device, {})
         _must(device not in self.sick, "failures", f"{device} is in quarantine already")
-        since_ns = self.now_ns - FAILURE_WINDOW_NS
-        counted = [each for each in set(event["evidence"]) if known.get(each, 0) > since_ns]
-        _must(len(counted) >= FAILURES_MAX, "failures", f"{device}: {event['evidence']} is no evidence: {known}")
+        times = [known[each] for each in set(event["evidence"]) if each in known]
+        is_enough = len(times) >= FAILURES_MAX and max(times) - min(times) <= FAILURE_WINDOW_NS
+        _must(is_enough, "failures", f"{device}: {event['evidence']} is no evidence: {known}")
         self.sick.add(device)
 
     def too_often(self) -> list[str]:
-        """Devices that have failed too often, and are not in quarantine."""
+        """Devices that nobody has, that have failed too often, and are not in quarantine."""
         return [
             device
             for device, failed in self.failures.items()
-            if device not in self.sick and len(failed) >= FAILURES_MAX
+            if device not in self.sick
+            and len(failed) >= FAILURES_MAX
+            and not (self.devices[device].lease or self.sharers(device))
         ]
 
     def evicted(self, event: Json) -> None:
         """Its lease ends because of a taint that it does not tolerate."""
         row, ref = self.leases[event["lease"]], event["request"]
+        _must(not row.ended, "evict", f"lease {event['lease']} is over, yet was evicted")
         marked = {target for device in row.devices for target in (device, device.partition("/")[0])}
         due = [
             name
@@ -293,7 +305,8 @@ class ScheduleBook:
             and 0 < taint.evicts_at_ns <= self.now_ns
             and not tolerated(row.tolerates, name, taint.value)
         ]
-        _must(bool(due), "evict", f"{event['lease']} ends, but no taint wants that (yet)")
+        wants = bool(due) and row.mode != "admin"
+        _must(wants, "evict", f"{event['lease']} ends, but no taint wants that (yet)")
 
     def to_be_evicted(self) -> list[int]:
         """Living leases that a taint should have ended."""
@@ -301,6 +314,7 @@ class ScheduleBook:
             lease
             for lease, row in self.leases.items()
             if not row.ended
+            and row.mode != "admin"
             and any(
                 0 < taint.evicts_at_ns <= self.now_ns and not tolerated(row.tolerates, name, taint.value)
                 for device in row.devices
@@ -361,6 +375,7 @@ class ScheduleBook:
         """A lease ends because another stands in for it: nothing may use its devices any more."""
         row = self.leases[given["request"]["lease"]]
         _must(row.reserved_for == lease, "switch", f"{lease} ends, but another is to be switched")
+        _must(not self.leases[lease].ended, "token", f"lease {lease} is over, yet was released")
         for device in self.leases[lease].devices:
             _must(self.has_let_go(device), "switch", f"{device} is still had by a domain, or nobody can tell")
 

@@ -26,7 +26,10 @@ from tests.sim.hypervisors import SOURCES, SimHypervisor
 from tests.sim.kernels import SimKernel
 from tests.sim.linear import Operation, is_linearizable
 from tests.sim.oracle import Oracle
+from tests.sim.patience import Patience
 from tests.sim.pollers import SimPoller, check_pictures, cut_off_pollers, end_leased_domains
+from tests.sim.schedulers import SimScheduler, tell_of_transfers
+from tests.sim.stewards import SimSteward
 from tests.sim.tenants import SimOperator, SimTenant
 from tests.sim.wardens import SimWarden, disturb_hosts
 from tests.sim.watchers import SimWatcher, check_reader
@@ -48,6 +51,7 @@ class Simulation:
         self.domain_rng = random.Random(f"domain {seed}")
         self.binder_rng = random.Random(f"binder {seed}")
         self.retire_rng = random.Random(f"retire {seed}")
+        self.schedule_rng = random.Random(f"schedule {seed}")
         self.has_binders_retired = self.retire_rng.random() < 0.25
         self.restores = self._planned_restores()
         self.has_small_disk = self.side_rng.random() < 0.25
@@ -91,6 +95,9 @@ class Simulation:
             self._have_domains()
         if self.binder_rng.random() < 0.4:
             self._have_binders()
+        self.patience = Patience()
+        if self.schedule_rng.random() < 0.4:
+            self._have_schedulers()
         if self.hint is not None and self.rng.random() < 0.25:
             self._plan_a_step_forward()
         self.healed_ns = 0
@@ -101,7 +108,7 @@ class Simulation:
         """Leases that ended early in the one case that no rule covers."""
         self._asked = 0
         self._later: list[tuple[int, Callable[[], object]]] = []
-        self._tickets: dict[int, tuple[SimHolder, Request, int]] = {}
+        self._tickets: dict[int, tuple[SimHolder, Request, int, int]] = {}
 
     def _have_devices_made(self) -> None:
         for host in self.hosts:
@@ -131,6 +138,12 @@ class Simulation:
                 self.binders.append(SimBinder(self, host, kernel))
         self.oracle.hands.kernels = {binder.host.name: binder.kernel for binder in self.binders}
         self.holders.append(SimWarden(self, "op", "op-warden"))
+
+    def _have_schedulers(self) -> None:
+        """In some runs holders say what they need, and operators say what may be had."""
+        names = (("a", "a-sched"), ("b", "b-sched"), ("b", "b-gang"))
+        self.holders += [SimScheduler(self, principal, name) for principal, name in names]
+        self.holders.append(SimSteward(self, "op", "op-steward"))
 
     def _planned_restores(self) -> frozenset[int]:
         rng = self.restore_rng
@@ -197,12 +210,13 @@ class Simulation:
             if allocator.is_there and self.rng.random() >= self.faults.request_lost:
                 self._asked += 1
                 ticket = self._asked
-                self._tickets[ticket] = (holder, request, len(self.log.bodies))
+                self._tickets[ticket] = (holder, request, len(self.log.bodies), self.now_ns)
                 allocator.ask(ticket, holder.principal, request)
 
     def deliver(self, ticket: int, answer: Answer) -> None:
         """An answer comes back, or is lost."""
-        holder, request, asked_at = self._tickets.pop(ticket)
+        holder, request, asked_at, asked_ns = self._tickets.pop(ticket)
+        holder.asked_ns = asked_ns
         if answer.state == "living" and self.oracle.ended_by(answer.lease, asked_at):
             raise ViolationError(f"current: {answer.lease} was told as living, but had ended when that was asked")
         if self.rng.random() >= self.faults.reply_lost:
@@ -232,6 +246,7 @@ class Simulation:
         check_expiries(self, body)
         note_cut_short(self, body)
         evolve.fold(self.reader, sequence, body)
+        tell_of_transfers(self, body)
         if self.binders:
             self.feed.add(sequence, body, self.now_ns)
         if self.rng.random() < 0.02:
@@ -394,6 +409,7 @@ class Simulation:
                     if sent.answer is None and step % 5 == 0:
                         self.submit(holder, sent.request)
             self._disturb()
+            self.patience.look(self)
             if step > 10 and self._is_quiet():
                 return
         raise ViolationError(f"liveness: {self._left_over()} after {HEALING_STEPS} s without faults")

@@ -3,7 +3,7 @@
 Descriptions and requests are plain JSON, as they stand in the log.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, combinations
 from typing import Any, Final
 
@@ -154,9 +154,10 @@ def choices(
     free = [device for device in sorted(descriptions) if device not in missing and can_have(device)]
 
     def place(number: int, chosen: dict[str, list[str]]) -> Iterator[tuple[str, ...]]:
+        if any(unmet(each, chosen, descriptions) for each in wish.get("constraints", ())):
+            return
         if number == len(needs):
-            if not any(unmet(each, chosen, descriptions) for each in wish.get("constraints", ())):
-                yield tuple(sorted(chain.from_iterable(chosen.values())))
+            yield tuple(sorted(chain.from_iterable(chosen.values())))
             return
         name, need = needs[number]
         taken = set(chain.from_iterable(chosen.values()))
@@ -173,7 +174,9 @@ def choices(
 
     def _of_option(option: Wish, fit: list[str], taken: set[str]) -> Iterator[list[str]]:
         if not option.get("every"):
-            yield from map(list, combinations(fit, option.get("count", 1)))
+            # What cannot be owned apart is never two of the things that somebody needs.
+            together = (each for each in combinations(fit, option.get("count", 1)) if not _overlap((*each, *taken)))
+            yield from map(list, together)
             return
         for host in sorted({device.partition("/")[0] for device in fit}):
             whole = _all_of(wish, option, classes, descriptions, missing, host) - taken
@@ -183,7 +186,11 @@ def choices(
     yield from place(0, {})
 
 
-def tied_to(device: str, all_devices: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _overlap(devices: tuple[str, ...]) -> bool:
+    return any(by == "lease" and other in devices for device in devices for other, by in tied_to(device, devices))
+
+
+def tied_to(device: str, all_devices: Iterable[str]) -> Iterator[tuple[str, str]]:
     """The other ends of what ties a device to others on its host, each with who may have both: `holder`, `lease`."""
     host = device.partition("/")[0]
     for pair, by in APART.items():

@@ -1,0 +1,117 @@
+"""Whether those who wait wait for a reason: found by trying out, on the judge's own books."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tests.sim.schedulebook import Asker
+from tests.sim.wishes import choices, tied_to
+from tests.sim.world import ViolationError
+
+if TYPE_CHECKING:
+    from tests.sim.oracle import Oracle
+    from tests.sim.simulation import Simulation
+
+PATIENCE_STEPS = 30
+"""So many seconds without faults may it take until somebody has what he waits for, and is free."""
+
+
+def _asker(oracle: Oracle, queued: int) -> Asker:
+    row = oracle.schedule.queue.waiting[queued]
+    wish = row.wish
+    return Asker(
+        row.principal, wish["holder"], row.tenant, tuple(wish.get("tolerates", ())), wish.get("mode", ""),
+        oracle.schedule.queue.place(queued),
+    )  # fmt: skip
+
+
+def found_for(oracle: Oracle, queued: int, *, whoever_has_it: bool) -> tuple[str, ...] | None:
+    """Devices that a waiting request could be granted; `None`: there are none. `whoever_has_it`: if nobody but those
+    before it had anything.
+    """
+    book, asker = oracle.schedule, _asker(oracle, queued)
+    if asker.mode == "admin":
+        return None
+    wish, owner = book.queue.waiting[queued].wish, (asker.principal, asker.holder)
+
+    def can_have(device: str) -> bool:
+        if book.obstacle(device, asker) or oracle.hands.row(device).quarantine:
+            return False
+        if device.partition("/")[0] in oracle.hands.dead:
+            return False
+        share_max = book.policies.get(device, (1, False))[0]
+        sharers = len(book.sharers(device))
+        if asker.mode and (share_max < 2 or (sharers >= share_max and not whoever_has_it)):
+            return False
+        if not asker.mode and sharers and not whoever_has_it:
+            return False
+        everything = tuple(book.descriptions)
+        return not oracle.obstacle(device, owner, everything, whoever_has_it=whoever_has_it)
+
+    for devices in choices(wish, can_have, book.classes, book.descriptions, book.missing()):
+        apart = any(oracle.obstacle(each, owner, devices, whoever_has_it=whoever_has_it) for each in devices)
+        stuck = any(_is_tied_to_what_is_stuck(oracle, asker, each, devices) for each in devices)
+        if not apart and not stuck and not _is_beyond_quota(oracle, asker, devices, whoever_has_it=whoever_has_it):
+            return devices
+    return None
+
+
+def _is_tied_to_what_is_stuck(oracle: Oracle, asker: Asker, device: str, together: tuple[str, ...]) -> bool:
+    """Whether something that cannot be owned apart from it is in use, in quarantine, or kept for somebody before."""
+    book = oracle.schedule
+    return any(
+        oracle.hands.row(other).quarantine
+        or other in book.sick
+        or oracle.devices[other].users
+        or book.queue.keeper_of(other, asker.place)
+        for other, _ in tied_to(device, book.descriptions)
+        if other not in together
+    )
+
+
+def _is_beyond_quota(oracle: Oracle, asker: Asker, devices: tuple[str, ...], *, whoever_has_it: bool) -> bool:
+    book = oracle.schedule
+    for (tenant, device_class), most in book.quotas.items():
+        if tenant == asker.tenant:
+            more = sum(book.is_of(device, device_class) for device in devices)
+            used = 0 if whoever_has_it else book.used(tenant, device_class)
+            if more and used + more > most:
+                return True
+    return False
+
+
+def is_hopeless(oracle: Oracle, queued: int) -> bool:
+    """Whether nothing that is there will ever do, whoever gives something back."""
+    return found_for(oracle, queued, whoever_has_it=True) is None
+
+
+@dataclass
+class Patience:
+    """For how many steps somebody has been waiting for what is free, or nothing is kept for him that could be."""
+
+    steps: dict[tuple[int, str], int] = field(default_factory=dict)
+
+    def look(self, sim: Simulation) -> None:
+        """Once for each step in which nothing fails.
+
+        Raises:
+            ViolationError: somebody waits for no reason.
+        """
+        oracle, before, self.steps = sim.oracle, self.steps, {}
+        for queued, row in oracle.schedule.queue.waiting.items():
+            reasons = []
+            if found_for(oracle, queued, whoever_has_it=False) is not None:
+                reasons.append("what it waits for is free")
+            if not row.keeps and found_for(oracle, queued, whoever_has_it=True) is not None:
+                reasons.append("nothing is kept for it, although nobody before it wants that")
+            for reason in reasons:
+                steps = self.steps[queued, reason] = before.get((queued, reason), 0) + 1
+                if steps > PATIENCE_STEPS:
+                    raise ViolationError(f"patience: {queued} waits, but {reason}: {row.wish}")
+        late = [(lease, "evicted") for lease in oracle.schedule.to_be_evicted()]
+        late += [(hash(device) % 2**31, f"quarantine of {device}") for device in oracle.schedule.too_often()]
+        for each in late:
+            steps = self.steps[each] = before.get(each, 0) + 1
+            if steps > PATIENCE_STEPS:
+                raise ViolationError(f"patience: {each} is due")
