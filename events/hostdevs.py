@@ -80,6 +80,8 @@ class Hold(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=Tr
     """The lease was taken away by force: its devices are taken even from a running domain."""
     forced: bool = False
     """It was granted with force: the host itself may need what it holds."""
+    reserved: bool = False
+    """It is to stand in for another lease, and opens nothing before it is switched; it is prepared all the same."""
     early: bool = False
     """It was granted before anybody handed over there: its holder took the devices himself, and they are left so."""
     mates: tuple[DeviceKey, ...] = ()

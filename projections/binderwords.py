@@ -123,7 +123,7 @@ class BinderWords:
 
     def _let_go(self, lease: int) -> Event | None:
         row = self._state.leases.get(lease)
-        if row is None or not self._lives(lease) or not row.is_bound or row.hosts != (self._host,):
+        if row is None or not self._lives(lease) or not row.is_bound or row.hosts != (self._host,) or row.reserved_for:
             return None
         assert row.bond is not None
         self._ended.add(lease)

@@ -156,6 +156,7 @@ def hold_of(state: State, device: DeviceId) -> Hold | None:
         quarantined=is_stuck,
         revoked=lease.is_forced_off,
         forced=lease.forced,
+        reserved=bool(lease.reserved_for),
         early=row.lease < state.hosts[row.host].managed_since,
         mates=tuple(
             key for host, key in map(split_device_id, lease.devices) if host == row.host and key != row.description.key

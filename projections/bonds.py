@@ -36,7 +36,7 @@ def is_there(state: State, lease: LeaseState) -> bool:
 def look(state: State, lease: int, at_ns: int) -> None:
     """Follow whether the domain of a living lease is there, or since when it has been gone."""
     row = state.leases[lease]
-    if row.bond is None or row.bond.keep:
+    if row.bond is None or row.bond.keep or row.reserved_for:
         return
     is_seen, gone_since_ns = row.domain_seen, 0
     if is_there(state, row):

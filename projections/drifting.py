@@ -69,7 +69,7 @@ def kind_of(state: "State", row: "DeviceState") -> str:
     lease = state.leases[row.lease]
     if lease.ended:
         return "kept" if domains else ""
-    if domains and lease.bond is not None and _uuid(domains[0]) != lease.bond.uuid:
+    if domains and (lease.reserved_for or (lease.bond is not None and _uuid(domains[0]) != lease.bond.uuid)):
         return "misused"
     if row.missing:
         return "lost"

@@ -59,9 +59,7 @@ def of_lease(state: State, principal: Principal, number: int, token: int) -> Ref
     """Why this principal with this token may not act on this lease, if it may not."""
     lease, name = state.leases.get(number), lease_id_text(number)
     if lease is None:
-        return Refusal(
-            code=RefusalCode.LEASE_UNKNOWN, message=f"no lease {name} is known", help="list your leases"
-        )
+        return Refusal(code=RefusalCode.LEASE_UNKNOWN, message=f"no lease {name} is known", help="list your leases")
     if lease.principal != principal:
         return Refusal(
             code=RefusalCode.NOT_YOURS,

@@ -14,7 +14,7 @@ from leasehold.events.identities import RequestRef, tenant_of
 from leasehold.events.position import lease_id_text
 from leasehold.events.refusals import Blocker, Refusal, RefusalCode
 from leasehold.events.schedule_events import LeasesRenewed, LeaseSwitched, LeaseTransferred
-from leasehold.projections import conflicts, fencing
+from leasehold.projections import conflicts, fencing, quotas
 from leasehold.projections.declining import Declined, declined
 from leasehold.projections.ending import ending
 from leasehold.projections.granting import refusal_of
@@ -33,9 +33,18 @@ _ABOUT_MAX: Final = 16
 # --- keeping and giving back --------------------------------------------------------------------------------------
 
 
-def _renew(
-    state: State, ref: RequestRef, request: inputs.RenewRequest, now_ns: int
-) -> list[Event] | Declined:
+def changes_nothing(state: State, asked: inputs.Asked, now_ns: int) -> bool:
+    """Whether this is a renewal of leases that are kept for long enough already: no word of it comes into the log."""
+    ref = RequestRef(asked.principal, asked.request.request_id, "", asked.request.issued_at_ns)
+    match asked.request:
+        case inputs.RenewRequest():
+            return _renew(state, ref, asked.request, now_ns) == []
+        case schedule_inputs.RenewManyRequest():
+            return _renew_many(state, ref, asked.request, now_ns) == []
+    return False
+
+
+def _renew(state: State, ref: RequestRef, request: inputs.RenewRequest, now_ns: int) -> list[Event] | Declined:
     """No event, if the lease is kept for as long already."""
     lease, name = state.leases.get(request.lease), lease_id_text(request.lease)
     if lease is not None and ref.issued_at_ns <= lease.renewal_horizon_ns:
@@ -69,9 +78,7 @@ def _renew_many(
     return [LeasesRenewed(request=ref, leases=kept)]
 
 
-def _release(
-    state: State, ref: RequestRef, request: inputs.ReleaseRequest, _now_ns: int
-) -> list[Event] | Declined:
+def _release(state: State, ref: RequestRef, request: inputs.ReleaseRequest, _now_ns: int) -> list[Event] | Declined:
     refusal = fencing.of_lease(state, ref.principal, request.lease, request.token)
     if refusal is not None:
         return Declined((lease_id_text(request.lease),), refusal)
@@ -96,7 +103,9 @@ def _transfer(
     tied = tuple(_tied(state, row, (principal, request.holder)))
     if tied:
         return Declined(row.devices, refusal_of(tied))
-    charges: tuple[tuple[str, ...], ...] | msgspec.UnsetType = msgspec.UNSET
+    charges = quotas.charges(state, tenant, row.devices) if tenant != row.tenant else ()
+    if isinstance(charges, Declined):
+        return charges
     return [
         LeaseTransferred(
             request=ref,
@@ -104,7 +113,7 @@ def _transfer(
             principal=principal,
             tenant=tenant,
             holder=request.holder,
-            charges=charges,
+            charges=charges or msgspec.UNSET,
         )
     ]
 

@@ -6,7 +6,7 @@ before a restore. So what was heard is kept, and goes on top of each answer agai
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -40,6 +40,7 @@ from leasehold.events.hostdev_events import (
 from leasehold.events.hostdevs import Handover, Hold
 from leasehold.events.identities import DeviceKey, DomainKey, HostName, physical_key, split_device_id
 from leasehold.events.position import token_of
+from leasehold.events.schedule_events import LeaseSwitched, LeaseTransferred
 from leasehold.projections.handnotes import Grant
 
 HEARD_MAX: Final = 4_096
@@ -123,6 +124,10 @@ class HandLog:
         match heard.event:
             case LeaseGranted():
                 self._grant(heard.position, heard.event, heard.at_ns)
+            case LeaseTransferred(lease=lease, holder=holder):
+                self._give(lease, heard.position, holder=holder)
+            case LeaseSwitched(lease=lease):
+                self._give(lease, heard.position, reserved=False)
             case LeaseReleased() | LeaseExpired() | LeaseOutlived() | PrepareFailed():
                 self._end(heard.event.lease, heard.position)
             case LeaseRevoked(lease=lease, force=force):
@@ -152,6 +157,9 @@ class HandLog:
                 self.is_synced = False
 
     def _grant(self, position: int, event: LeaseGranted, at_ns: int) -> None:
+        if event.mode:
+            # Shared, or only looked at: nobody is handed anything.
+            return
         ours = [key for host, key in map(split_device_id, event.devices) if host == self._host]
         token = token_of(self.era, position)
         bond = event.bond if event.bond is not msgspec.UNSET else None
@@ -160,8 +168,16 @@ class HandLog:
             self.holds[key] = Hold(
                 key=key, floor=token, lease=position, token=token, granted_at_ns=at_ns, holder=event.holder,
                 domain=bond.uuid if bond is not None else "", keep=bond is not None and bond.keep, handover=handover,
-                forced=event.forced, mates=tuple(mate for mate in ours if mate != key),
+                forced=event.forced, reserved=bool(event.reserved_for),
+                mates=tuple(mate for mate in ours if mate != key),
             )  # fmt: skip
+
+    def _give(self, lease: int, position: int, **changes: Any) -> None:
+        """A living lease has another token: who knows the one before acts no more."""
+        token = token_of(self.era, position)
+        for key, hold in self.holds.items():
+            if hold.lease == lease and hold.token:
+                self.holds[key] = msgspec.structs.replace(hold, token=token, floor=token, **changes)
 
     def _end(self, lease: int, position: int) -> None:
         floor = token_of(self.era, position)

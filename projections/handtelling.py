@@ -48,10 +48,14 @@ class Telling:
 
     def let_go(self, uuid: str, keys: Collection[DeviceKey] | None) -> list[int]:
         """Ask the log to end the leases that end with this domain; which they are. `keys`: only those of which nothing
-        else is held here.
+        else is held here. What is only reserved for it, it cannot have had.
         """
         holds = [hold for hold in self._log.holds.values() if hold.domain == uuid and hold.token]
-        stay = {hold.lease for hold in holds if hold.keep or (keys is not None and hold.key not in keys)}
+        stay = {
+            hold.lease
+            for hold in holds
+            if hold.keep or hold.reserved or (keys is not None and hold.key not in keys)
+        }
         ended = {Grant(hold.lease, hold.granted_at_ns) for hold in holds if hold.lease not in stay}
         for grant in sorted(ended - self._ends.keys()):
             self._ends[grant] = LetGo(grant.lease)

@@ -12,7 +12,7 @@ import msgspec
 from leasehold.events.identities import RequestRef, principal_of, request_key
 from leasehold.events.position import token_of
 from leasehold.events.schedule_events import LeasesRenewed, LeaseSwitched, LeaseTransferred
-from leasehold.projections import leasing, remembering
+from leasehold.projections import bonds, leasing, remembering
 from leasehold.projections.rows import AnswerState, LeaseState
 from leasehold.projections.state import State
 
@@ -34,7 +34,8 @@ def _renewed(state: State, position: int, at_ns: int, event: LeasesRenewed) -> N
     """Each lives on, for its own time."""
     for lease in event.leases:
         row = state.leases[lease]
-        state.put_lease(lease, _replace(row, expires_at_ns=kept_until_ns(at_ns, row.ttl_ms)))
+        expires_at_ns = kept_until_ns(at_ns, row.ttl_ms)
+        state.put_lease(lease, _replace(row, expires_at_ns=expires_at_ns, renewed_position=position))
     _remember(state, position, at_ns, event.request, "renew_many", 0)
 
 
@@ -72,6 +73,7 @@ def _switched(state: State, position: int, at_ns: int, event: LeaseSwitched) -> 
     assert not row.ended, f"lease {lease} has ended already ({row.ended})"
     assert row.reserved_for == event.source, f"lease {lease} is not reserved for {event.source}"
     state.put_lease(lease, _replace(row, token=token, reserved_for=0))
+    bonds.look(state, lease, at_ns)
     for device in row.devices:
         state.put_device(device, _replace(state.devices[device], floor=token))
     _remember(state, position, at_ns, event.request, "switch", lease)

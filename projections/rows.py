@@ -345,6 +345,8 @@ class LeaseState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defau
     """It is to stand in for that lease; its token opens nothing yet."""
     successor: int = 0
     """The living lease that is reserved to stand in for it."""
+    renewed_position: int = 0
+    """Of the event that has said until when it is kept; 0: its grant has."""
     transferred_position: int = 0
     """Since when it is its holder's, if it was given to him; who had it before is told no token any more."""
     charges: tuple[tuple[str, ...], ...] = ()

@@ -13,6 +13,7 @@ from leasehold.events import codec, limits
 from leasehold.events.identities import Principal, RequestKey, request_key
 from leasehold.events.inputs import Asked, Request
 from leasehold.events.record import Record
+from leasehold.projections.handingon import changes_nothing
 from leasehold.projections.state import State
 
 
@@ -66,9 +67,11 @@ class Standby:
         if heard is None:
             return False
         asked, key, _ = heard
-        # A repetition leaves no record: the decider answers it from the state.
+        # A repetition leaves no record, nor does a renewal that changes nothing: the decider answers from the state.
         known = state.answers.get(key)
-        return known is None or known.body_hash != codec.body_hash(asked.request)
+        if known is None:
+            return not changes_nothing(state, asked, state.head.decided_at_ns)
+        return known.body_hash != codec.body_hash(asked.request)
 
     def forget(self, older_than_ns: int) -> None:
         """Drop what was heard before `older_than_ns`."""

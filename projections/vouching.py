@@ -10,6 +10,7 @@ from leasehold.events.hostdevs import Hold
 from leasehold.events.identities import DeviceKey, physical_key
 from leasehold.events.position import lease_id_text
 from leasehold.events.refusals import Blocker, Refusal, RefusalCode
+from leasehold.projections.fencing import reserved
 from leasehold.projections.handing import Handing
 
 HELP_STALE: Final = "stop using the device; ask for a new lease"
@@ -39,12 +40,14 @@ def check_token(handing: Handing, key: DeviceKey, token: int, now_ms: int) -> Re
         return _cut_off(key)
     if hold is None or not hold.token or hold.token != token:
         return _stale(handing, key, token, floor)
-    return _replaced(key) if handing.is_another(key) else None
+    if handing.is_another(key):
+        return _replaced(key)
+    return reserved(key, hold.lease) if hold.reserved else None
 
 
 def may_have(handing: Handing, uuid: str, name: str, keys: Sequence[DeviceKey], now_ms: int) -> Verdict:
     """Whether a domain may have these devices: each must be held by a living lease that is for it, by its uuid, or, of
-    a lease for no domain, by its uuid or name as the holder.
+    a lease for no domain, by its uuid or name as the holder; and that is not only reserved for it.
     """
     if not keys:
         return Verdict()
@@ -53,6 +56,10 @@ def may_have(handing: Handing, uuid: str, name: str, keys: Sequence[DeviceKey], 
     physical = [physical_key(key) for key in keys]
     if others := [key for key in physical if handing.is_another(key)]:
         return Verdict(refusal=_replaced(others[0]))
+    holds = handing.log.holds
+    waiting = [key for key in physical if key in holds and holds[key].reserved and _is_its(holds[key], uuid, name)]
+    if waiting:
+        return Verdict(refusal=reserved(waiting[0], holds[waiting[0]].lease))
     blockers = [found for key in physical if (found := _blocker(handing.log.holds.get(key), key, uuid, name))]
     if blockers:
         most = limits.BLOCKERS_PER_REFUSAL_MAX
@@ -67,13 +74,17 @@ def may_have(handing: Handing, uuid: str, name: str, keys: Sequence[DeviceKey], 
     )
 
 
+def _is_its(hold: Hold, uuid: str, name: str) -> bool:
+    """Whether a living lease is for a domain."""
+    return bool(hold.token) and (hold.domain == uuid if hold.domain else hold.holder in (uuid, name))
+
+
 def _blocker(hold: Hold | None, key: DeviceKey, uuid: str, name: str) -> Blocker | None:
     """What keeps a domain from having a device."""
     help_ = f"lease it for the domain: leasehold lease {key} --for HOLDER --domain {uuid}"
     if hold is None or not hold.lease:
         return Blocker(device=key, rule="no_lease", why="no lease holds it", help=help_)
-    is_its = hold.domain == uuid if hold.domain else hold.holder in (uuid, name)
-    if hold.token and is_its:
+    if _is_its(hold, uuid, name):
         return None
     lease = lease_id_text(hold.lease)
     if hold.token:

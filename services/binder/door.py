@@ -36,9 +36,10 @@ IDLE_S: Final = 60.0
 """Who asks nothing for so long is sent away."""
 ENDING_MS: Final = 2_000
 """A domain that stopped a moment ago may have its lease ended yet: so long that is waited for before it starts."""
+_JUST_NOW: Final = (RefusalCode.LEASE_UNKNOWN, RefusalCode.LEASE_RESERVED)
 GRANTED_PART: Final = 20
-"""A lease may have been granted a moment ago, and not be heard of here yet: that is waited for, for one part in so many
-of the time that an answer may take."""
+"""A lease may have been granted, or switched, a moment ago, and that not be heard of here yet: it is waited for, for
+one part in so many of the time that an answer may take."""
 DEVICES_MAX: Final = limits.USES_PER_DOMAIN_MAX
 SAID_CHARS_MAX: Final = 4_096
 CUT_OFF: Final = "cut_off"
@@ -220,7 +221,7 @@ class Door:
             leases = tuple(map(lease_id_text, verdict.leases))
             if verdict.refusal is not None:
                 left_ms = begun_ms + int(self._timeout_s * 1_000) // GRANTED_PART - _now_ms()
-                if left_ms <= 0 or verdict.refusal.code is not RefusalCode.LEASE_UNKNOWN:
+                if left_ms <= 0 or verdict.refusal.code not in _JUST_NOW:
                     return self._refused(verdict.refusal, keys)
                 await self._change(left_ms / 1_000)
                 continue
