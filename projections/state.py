@@ -167,8 +167,7 @@ class State:
     def put_class(self, name: str, row: ClassState) -> None:
         """Set a device class."""
         self.classes.put(name, row)
-        if self.queue:
-            self.news.append(f"class:{name}")
+        self.tell(f"class:{name}")
 
     def put_quota(self, tenant: Principal, name: str, row: QuotaState) -> None:
         """Set a tenant's quota of a class, or how much of it is used."""
@@ -177,16 +176,15 @@ class State:
         if before is None:
             self.indexes.quotas_of.add(tenant, name)
             self.indexes.quotas_on.add(name, tenant)
-        elif self.queue and row.left > before.left:
-            self.news.append(f"tenant:{tenant}")
+        elif row.left > before.left:
+            self.tell(f"tenant:{tenant}")
 
     def drop_quota(self, tenant: Principal, name: str) -> None:
         """A tenant may have as many devices of a class as there are."""
         self.quotas.drop((tenant, name))
         self.indexes.quotas_of.remove(tenant, name)
         self.indexes.quotas_on.remove(name, tenant)
-        if self.queue:
-            self.news.append(f"tenant:{tenant}")
+        self.tell(f"tenant:{tenant}")
 
     def _note_bond(self, lease: int, before: LeaseState | None, row: LeaseState) -> None:
         assert row.bond is not None
@@ -284,6 +282,15 @@ class State:
         before = self.queue[queued]
         self.queue.drop(queued)
         self.indexes.note_queued(queued, before, None)
+
+    def keeper_before(self, device: DeviceId, rank_ns: int, queued: int) -> int:
+        """For whom a device is kept who comes before that place in the queue (`queued` 0: of somebody who does not
+        wait); 0: for nobody.
+        """
+        keeper = self.indexes.kept.get(device, 0)
+        if not keeper or keeper == queued:
+            return 0
+        return keeper if (self.queue[keeper].rank_ns, keeper) < (rank_ns, queued or 2**63) else 0
 
     def index_anew(self) -> None:
         """Derive from all rows what putting each of them derives from it; nothing is yet."""

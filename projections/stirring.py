@@ -15,7 +15,7 @@ at once cost one look at each who waits. Who takes notes up: `waiting`.
 """
 
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import islice
 from typing import Final
 
 from leasehold.events import limits
@@ -65,32 +65,17 @@ def _with_relatives(state: State, word: str) -> set[str]:
 
 def relatives(state: State, device: DeviceId) -> Iterator[DeviceId]:
     """The known devices that may be had, or not, because of how `device` stands; some more than once."""
-    line = [device, *_above(state, device), *_below(state, device)]
+    line = [device, *_kin(state, device)]
     yield from line[1:]
     for each in line:
         for tie in ties.ties_of(state, each):
             for mate in conflicts.mates(state, each, tie):
                 yield mate
-                yield from _below(state, mate)
+                yield from _kin(state, mate)
 
 
-def _above(state: State, device: DeviceId) -> Iterator[DeviceId]:
-    found = chain(
-        conflicts.physical_function_of(state, device),
-        conflicts.usb_above(state, device),
-        conflicts.peers_above(state, device),
-        ties.functions_above(state, device),
-    )
-    return (each for each in found if each in state.devices)
-
-
-def _below(state: State, device: DeviceId) -> Iterator[DeviceId]:
-    return chain(
-        conflicts.virtual_functions_of(state, device),
-        conflicts.usb_below(state, device),
-        conflicts.peers_below(state, device),
-        ties.functions_below(state, device),
-    )
+def _kin(state: State, device: DeviceId) -> Iterator[DeviceId]:
+    return (each for each in conflicts.kin(state, device) if each in state.devices)
 
 
 def _is_waited_for(state: State, word: str) -> bool:

@@ -19,7 +19,7 @@ import msgspec
 
 from leasehold.events import inputs, limits
 from leasehold.events.event_types import Event, LeaseGranted
-from leasehold.events.identities import DeviceId, HostName, RequestRef, tenant_of
+from leasehold.events.identities import DeviceId, HostName, Principal, RequestRef, tenant_of
 from leasehold.events.position import parse_queued_id, queued_id_text
 from leasehold.events.refusals import Refusal, RefusalCode
 from leasehold.events.schedule_events import (
@@ -30,8 +30,8 @@ from leasehold.events.schedule_events import (
     WaitingEnded,
 )
 from leasehold.events.schedule_inputs import WithdrawRequest
-from leasehold.projections import buckets, granting, restraints, selectors
-from leasehold.projections.conflicts import physical_device
+from leasehold.projections import buckets, granting, selectors
+from leasehold.projections.conflicts import CODE_OF_RULE, first_blockers, physical_device
 from leasehold.projections.declining import Declined, declined
 from leasehold.projections.indexes import EVERYBODY
 from leasehold.projections.naming import resolve
@@ -61,6 +61,16 @@ _MAY_PASS: Final = frozenset(
     }
 )
 """Refusals that time, or others, may lift. A search that was cut off is none: each look would cost as much again."""
+_HOLDERS: Final = frozenset(
+    {
+        RefusalCode.DEVICE_HELD,
+        RefusalCode.DEVICE_IN_USE,
+        RefusalCode.DEVICE_SHARED,
+        RefusalCode.DEVICE_UNCLEAN,
+        RefusalCode.HOST_STALE,
+    }
+)
+"""Those that tell who has a device now, or what is soon over by itself: it may be kept all the same."""
 AHEAD_COUNTED_MAX: Final = 1_024
 _TENANT: Final = "tenant:"
 _CLASS: Final = "class:"
@@ -101,7 +111,7 @@ def queued_or(
     full = _is_full(state, ref, given.about)
     if full is not None:
         return full
-    outlook = _outlook(state, request, terms, given.refusal, frozenset(), now_ns)
+    outlook = _outlook(state, ref, request, terms, given.refusal, frozenset())
     waits = RequestQueued(
         request=ref,
         tenant=terms.tenant,
@@ -175,10 +185,9 @@ def looked(state: State, now_ns: int) -> list[Event]:
         return []
     oldest, head = state.indexes.stirs[0], state.head
     news = _News(state, state.stirred[oldest])
-    place = (head.looked_rank_ns, head.looked_queued) if head.looked_queued else None
+    after = (head.looked_rank_ns, head.looked_queued) if head.looked_queued else None
     tried = passed = steps = 0
-    for place in _in_order(state, news.words, place):
-        queued = place[1]
+    for _, queued in _in_order(state, news.words, after):
         row = state.queue[queued]
         if news.concerns(queued, row):
             events, cost = _look(state, queued, row, now_ns)
@@ -239,7 +248,7 @@ class _News:
         state, its = self._state, self._state.devices[device]
         if device in row.keeps:
             return True
-        if those.isdisjoint(row.buckets) or restraints.keeper(state, device, _terms_of_waiting(queued, row)):
+        if those.isdisjoint(row.buckets) or state.keeper_before(device, row.rank_ns, queued):
             return False
         # Who has enough kept for him waits until it is free; what another has leads him no further.
         if row.keeps and its.lease and not any(need.every for need in row.asked.needs):
@@ -272,14 +281,14 @@ def _matches(state: State, text: str, device: DeviceId) -> bool:
 def _look(state: State, queued: int, row: QueuedState, now_ns: int) -> tuple[list[Event], int]:
     """What a waiting request gets now: the lease, or other devices kept for it; and what it cost, in steps."""
     terms = _terms_of_waiting(queued, row)
+    ref = RequestRef(row.principal, row.asked.request_id, row.body_hash, row.asked.issued_at_ns)
     why = _over_quota(state, row.asked, terms)
     if why is None:
-        ref = RequestRef(row.principal, row.asked.request_id, row.body_hash, row.asked.issued_at_ns)
         given = granting.decide_lease(state, ref, row.asked, terms, now_ns)
         if isinstance(given, LeaseGranted):
             return granted(state, given), 0
         why = given.refusal
-    outlook = _outlook(state, row.asked, terms, why, frozenset(row.keeps), now_ns)
+    outlook = _outlook(state, ref, row.asked, terms, why, frozenset(row.keeps))
     is_other_reason = _reason(why) != _reason(row.why)
     # Of who has nothing kept, reasons come and go with all who have what he asks for.
     is_told = is_other_reason and bool(outlook.keeps)
@@ -304,7 +313,12 @@ class _Outlook(msgspec.Struct, frozen=True):
 
 
 def _outlook(
-    state: State, asked: inputs.LeaseRequest, terms: Terms, why: Refusal, kept: frozenset[DeviceId], now_ns: int
+    state: State,
+    ref: RequestRef,
+    asked: inputs.LeaseRequest,
+    terms: Terms,
+    why: Refusal,
+    kept: frozenset[DeviceId],
 ) -> _Outlook:
     """What may become of a request that is declined because of `why`."""
     steps = why.search.steps if why.search is not None else 1
@@ -315,7 +329,7 @@ def _outlook(
         if _over_quota(state, asked, terms) is not None:
             found = tuple(word for word in found if word.startswith((_TENANT, _CLASS)))
         return _Outlook((), found, steps)
-    keeps, more = _keeps(state, asked, terms, kept, now_ns)
+    keeps, more = _keeps(state, ref, asked, terms, kept)
     return _Outlook(keeps, tuple(word for word in found if not word.startswith(_TENANT)), steps + more)
 
 
@@ -351,24 +365,25 @@ def _least_charged(asked: inputs.LeaseRequest) -> Iterator[tuple[str, int]]:
 
 
 def _keeps(
-    state: State, asked: inputs.LeaseRequest, terms: Terms, kept: frozenset[DeviceId], now_ns: int
+    state: State, ref: RequestRef, asked: inputs.LeaseRequest, terms: Terms, kept: frozenset[DeviceId]
 ) -> tuple[tuple[DeviceId, ...], int]:
     """What a request would have if nobody had leased anything, and nobody kept anything who comes behind it; none, if
     it could not have all even then. And what it cost to say so, in steps.
     """
     if asked.devices:
-        return _named_keeps(state, asked, terms), 1
+        return _named_keeps(state, ref.principal, asked, terms), 1
     return (), 0
 
 
-def _named_keeps(state: State, asked: inputs.LeaseRequest, terms: Terms) -> tuple[DeviceId, ...]:
+def _named_keeps(
+    state: State, principal: Principal, asked: inputs.LeaseRequest, terms: Terms
+) -> tuple[DeviceId, ...]:
     names = [resolve(state, text, asked.host).device for text in asked.devices]
     devices = tuple(sorted({physical_device(device) for device in names if device is not None}))
     if None in names or not all(device in state.devices for device in devices):
         return ()
-    if any(restraints.keeper(state, device, terms) for device in devices):
-        return ()
-    return devices
+    found = first_blockers(state, devices, owner=(principal, asked.holder), force=asked.force, terms=terms)
+    return devices if all(CODE_OF_RULE[each.rule] in _HOLDERS for each in found) else ()
 
 
 # --- what is told of the queue ------------------------------------------------------------------------------------
