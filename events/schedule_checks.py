@@ -196,6 +196,8 @@ def _check_operators_word(
             check_name(request.name, "name")
         case schedule_inputs.SetPolicyRequest():
             check_range(request.share_max, 1, limits.SHARERS_MAX, "share_max")
+            if request.clean and request.share_max > 1:
+                raise InvalidInputError("who shares a device comes and goes: nobody could clean it", field="clean")
             if not request.device:
                 raise InvalidInputError("name a device", field="device")
         case schedule_inputs.ConfirmCleanRequest() | schedule_inputs.HealRequest():

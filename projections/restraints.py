@@ -13,13 +13,29 @@
 
 from collections.abc import Iterator
 
-from leasehold.events.identities import DeviceId
+from leasehold.events.identities import DeviceId, HostName
 from leasehold.events.position import lease_id_text, queued_id_text
 from leasehold.events.refusals import Blocker
 from leasehold.projections import failing
 from leasehold.projections.rows import DeviceState, Mark, Marks
 from leasehold.projections.state import State
 from leasehold.projections.terms import Terms, tolerated
+
+
+def by_host(state: State, device: DeviceId, host: HostName, terms: Terms) -> Iterator[Blocker]:
+    """What keeps every device of a host from being leased; `device`: one of them."""
+    row = state.hosts[host]
+    stale = row.stale
+    if stale:
+        yield is_stale(device, host, stale)
+    if row.marks is not None:
+        yield from _of_marks(device, row.marks, host, terms)
+
+
+def is_stale(device: DeviceId, host: HostName, stale: str) -> Blocker:
+    """What says that a host's picture is out of date."""
+    why = f"what is known of host {host} may be out of date ({stale})"
+    return Blocker(device=device, rule="host_stale", why=why, help=f"see that the agents on {host} run")
 
 
 def by_marks(state: State, device: DeviceId, row: DeviceState, terms: Terms) -> Iterator[Blocker]:
@@ -29,7 +45,7 @@ def by_marks(state: State, device: DeviceId, row: DeviceState, terms: Terms) -> 
         yield from _of_marks(device, host.marks, row.host, terms)
     if row.marks is None:
         return
-    if row.quarantine is None and failing.has_failed(row):
+    if state.rules_version >= failing.RULES and row.quarantine is None and failing.has_failed(row):
         yield Blocker(device=device, rule="quarantined", why=failing.why(row), help=failing.way_out(device))
     yield from _of_marks(device, row.marks, "", terms)
     if row.marks.unclean_position and row.marks.unclean_tenant != terms.tenant:
@@ -99,16 +115,12 @@ def shared(state: State, device: DeviceId, other: DeviceId, begin: str) -> Block
 
 def keeper(state: State, device: DeviceId, terms: Terms, owner: tuple[str, str] | None = None) -> int:
     """For whom a device is kept who comes before these terms, and is not `owner` (principal, holder); 0: for nobody."""
-    queued = state.indexes.kept.get(device, 0)
-    if not queued or queued == terms.queued:
-        return 0
-    row = state.queue[queued]
-    if owner is not None and (row.principal, row.asked.holder) == owner:
-        return 0
-    comes_first = row.rank_ns < terms.rank_ns or (
-        row.rank_ns == terms.rank_ns and (not terms.queued or queued < terms.queued)
-    )
-    return queued if comes_first else 0
+    queued = state.keeper_before(device, terms.rank_ns, terms.queued)
+    if queued and owner is not None:
+        row = state.queue[queued]
+        if (row.principal, row.asked.holder) == owner:
+            return 0
+    return queued
 
 
 def kept(state: State, device: DeviceId, other: DeviceId, queued: int, begin: str) -> Blocker:

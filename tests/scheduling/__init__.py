@@ -1,0 +1,1 @@
+"""Asking by need, waiting, keeping and handing on, and what operators say of devices and hosts."""
