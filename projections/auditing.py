@@ -7,10 +7,12 @@
 - A lease is renewed and ended by its own principal with its token, or with all of the principal's for one domain; by
   time when that is over, never in a grace time; by a binder that cannot hand it over, or by an operator. It ends once,
   and a device becomes free behind the end of the lease that held it.
-- Whatever answers a request stands in the step of that request: same principal, same id, same body.
+- Whatever answers a request stands in the step of that request: same principal, same id, same body. But what was waited
+  for is granted by time, and so is a lease ended that a taint evicts.
 - Orders to hosts are what was asked for, and end once (`orderaudit`).
 - Leases for domains end with them, and what a domain has is nobody else's (`domainaudit`).
 - What binders and operators say of devices that are handed out is what follows from it (`hostdevaudit`).
+- Who waits, shares, or is kept away by an operator's word gets what he may, in his turn (`scheduleaudit`).
 
 Written apart from `conflicts` and `evolve`, so that a mistake there is not made here, too. Where the order of two
 grants matters to these rules, the milder reading is taken: what is found here is wrong by all of them.
@@ -20,7 +22,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from leasehold.events import codec, event_types, hostdev_events
+from leasehold.events import codec, event_types, hostdev_events, schedule_events
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.errors import CorruptLedgerError
 from leasehold.events.event_types import Event
@@ -33,15 +35,19 @@ from leasehold.events.inputs import (
     ReattachRequest,
     ReleaseRequest,
     RenewRequest,
+    Tick,
 )
 from leasehold.events.position import lease_id_text, position_of, sequence_of, token_of
 from leasehold.events.record import Record
+from leasehold.events.schedule_inputs import RenewManyRequest, ReserveRequest, SwitchRequest, TransferRequest
 from leasehold.projections.domainaudit import DomainAudit
 from leasehold.projections.hostdevaudit import HeldBy, HostdevAudit
 from leasehold.projections.orderaudit import Holding, OrderAudit
+from leasehold.projections.scheduleaudit import ScheduleAudit
 
 _LINEAGE_MAX: Final = 64
-_ACT_ON_LEASES = RenewRequest | ReleaseRequest | ReattachRequest
+_ACT_ON_LEASES = RenewRequest | ReleaseRequest | ReattachRequest | TransferRequest | SwitchRequest
+_NS_PER_MS: Final = 1_000_000
 
 K = TypeVar("K")
 Group = tuple[HostName, int]
@@ -60,12 +66,15 @@ class _Ties(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Lease(msgspec.Struct, kw_only=True):
-    """A lease that still holds something."""
+    """A lease that lives, or still holds something."""
 
     principal: str
     holder: str
     held: int
     expires_at_ns: int
+    ttl_ms: int
+    token: int
+    """The position that its token is made of."""
     has_ended: bool = False
     is_forced: bool = False
     """Domains lose what they still have of it."""
@@ -90,7 +99,8 @@ class Audit:
         """How many events answered a request."""
         self.hostdevs = HostdevAudit(self._held_by)
         self.orders = OrderAudit(self._holding, self._carriers)
-        self._domains = DomainAudit(self.hostdevs.is_dead)
+        self.schedule = ScheduleAudit()
+        self._domains = DomainAudit(self.hostdevs.is_dead, self.schedule.asked_for)
         self._ties: dict[DeviceId, _Ties] = {}
         self._leases: dict[int, _Lease] = {}
         self._holds: dict[DeviceId, _Hold] = {}
@@ -126,6 +136,10 @@ class Audit:
             wrong = self.hostdevs.take(position, given, event)
             if wrong:
                 raise _wrong(position, wrong)
+        self._of_leases(position, given, event)
+        wrong = self.schedule.take(position, self._at_ns, given, event)
+        if wrong:
+            raise _wrong(position, wrong)
         match event:
             case (
                 event_types.DeviceAppeared()
@@ -134,13 +148,30 @@ class Audit:
                 | event_types.DeviceReappeared()
             ):
                 self._describe(event.host, event.device)
+            case event_types.GraceStarted() | event_types.LedgerRestored():
+                self._grace_until_ns = event.until_ns
+            case event_types.HostOrdered() | event_types.OrderCarriedOut() | event_types.OrderFailed():
+                wrong = self.orders.take(position, self._at_ns, given, event, grace_until_ns=self._grace_until_ns)
+                if wrong:
+                    raise _wrong(position, wrong)
+
+    def _of_leases(self, position: int, given: Input, event: Event) -> None:
+        match event:
             case event_types.LeaseGranted():
                 self._grant(position, given, event)
             case event_types.LeaseRenewed():
                 lease = self._living(position, given, event.lease)
-                lease.expires_at_ns = event.expires_at_ns
+                lease.expires_at_ns, lease.ttl_ms = event.expires_at_ns, event.ttl_ms
+            case schedule_events.LeasesRenewed():
+                self._renew_many(position, given, event)
+            case schedule_events.LeaseTransferred():
+                lease = self._living(position, given, event.lease)
+                lease.principal, lease.holder, lease.token = event.principal, event.holder, position
+            case schedule_events.LeaseSwitched():
+                self._switch(position, given, event)
             case event_types.LeaseReleased():
-                self._living(position, given, event.lease).has_ended = True
+                self._living(position, given, event.lease)
+                self._end(position, event.lease, "is released")
             case event_types.LeaseExpired():
                 self._expire(position, event)
             case event_types.LeaseOutlived():
@@ -151,12 +182,6 @@ class Audit:
                 self._revoke(position, event)
             case event_types.DeviceFreed():
                 self._free(position, event)
-            case event_types.GraceStarted() | event_types.LedgerRestored():
-                self._grace_until_ns = event.until_ns
-            case event_types.HostOrdered() | event_types.OrderCarriedOut() | event_types.OrderFailed():
-                wrong = self.orders.take(position, self._at_ns, given, event, grace_until_ns=self._grace_until_ns)
-                if wrong:
-                    raise _wrong(position, wrong)
 
     def _holding(self, device: DeviceId) -> Holding | None:
         hold = self._holds.get(device)
@@ -172,6 +197,9 @@ class Audit:
 
     def _check_request(self, position: int, given: Input, event: Event, ref: RequestRef) -> None:
         self.answered += 1
+        by_time = isinstance(event, event_types.LeaseGranted) and event.queued
+        if isinstance(given, Tick) and (by_time or isinstance(event, hostdev_events.LeaseRevoked)):
+            return  # which request it is that is answered so late is looked at with what waits, or evicts
         what = event.__struct_config__.tag
         if not isinstance(given, Asked):
             raise _wrong(position, f"{what} answers request {ref.request_id} of {ref.principal}, but nobody asked here")
@@ -189,23 +217,36 @@ class Audit:
 
     def _grant(self, position: int, given: Input, event: event_types.LeaseGranted) -> None:
         self.granted += 1
-        request = given.request if isinstance(given, Asked) else None
-        asked = (request.holder, request.ttl_ms) if isinstance(request, LeaseRequest | PrepareRequest) else None
-        if asked != (event.holder, event.ttl_ms):
+        if self._asked_for(given, event) != (event.holder, event.ttl_ms):
             raise _wrong(position, f"a lease for {event.holder} is granted, but not as it was asked for")
         if not event.devices or len(set(event.devices)) != len(event.devices):
             raise _wrong(position, f"a lease of the devices {event.devices} is granted")
         self._leases[position] = _Lease(
             principal=event.request.principal,
             holder=event.holder,
-            held=len(event.devices),
+            held=0 if event.mode else len(event.devices),
             expires_at_ns=event.expires_at_ns,
+            ttl_ms=event.ttl_ms,
+            token=position,
         )
+        if event.mode:
+            return
         holds = {device: self._hold(position, device) for device in event.devices}
         for device, hold in holds.items():
             self._check_free(position, device, hold)
         for device, hold in holds.items():
             self._put(device, hold)
+
+    def _asked_for(self, given: Input, event: event_types.LeaseGranted) -> tuple[str, int] | None:
+        """For whom and for how long it was asked for: now, or when somebody began to wait, or in place of a lease."""
+        request = given.request if isinstance(given, Asked) else None
+        if event.queued:
+            request = self.schedule.asked_for(event.queued)
+        if isinstance(request, ReserveRequest) and event.reserved_for == request.lease:
+            source = self._leases.get(request.lease)
+            is_his = source is not None and source.principal == event.request.principal
+            return (source.holder, request.ttl_ms) if source is not None and is_his else None
+        return (request.holder, request.ttl_ms) if isinstance(request, LeaseRequest | PrepareRequest) else None
 
     def _check_free(self, position: int, device: DeviceId, hold: _Hold) -> None:
         """Raises CorruptLedgerError if somebody holds `device`, or what cannot be owned apart from it."""
@@ -243,9 +284,32 @@ class Audit:
             raise _wrong(position, f"{given.principal} acts on lease {name}, which is {row.principal}'s")
         if isinstance(given.request, ReattachRequest):
             return row  # for which domain it is, is looked at with the domains
-        if (given.request.lease, given.request.token) != (lease, token_of(self._era, lease)):
-            raise _wrong(position, f"lease {name} is renewed or released with token {given.request.token}")
+        acted = lease
+        if isinstance(given.request, SwitchRequest) and given.request.lease != lease:
+            acted = given.request.lease  # another stands in for it: by that one's token
+            if self.schedule.stands_in_for(acted) != lease or acted not in self._leases:
+                raise _wrong(position, f"lease {name} ends by a switch to one that was not reserved for it")
+        if (given.request.lease, given.request.token) != (acted, token_of(self._era, self._leases[acted].token)):
+            raise _wrong(position, f"lease {name} is acted on with token {given.request.token}")
         return row
+
+    def _renew_many(self, position: int, given: Input, event: schedule_events.LeasesRenewed) -> None:
+        request = given.request if isinstance(given, Asked) else None
+        tokens = dict(request.leases) if isinstance(request, RenewManyRequest) else {}
+        for lease in event.leases:
+            row, name = self._leases.get(lease), lease_id_text(lease)
+            if row is None or row.has_ended or not isinstance(given, Asked) or given.principal != row.principal:
+                raise _wrong(position, f"lease {name} is renewed, but does not live, or is another's")
+            if tokens.get(lease) != token_of(self._era, row.token):
+                raise _wrong(position, f"lease {name} is renewed with token {tokens.get(lease)}")
+            # At least so long; by how much longer it is kept depends on the rules.
+            row.expires_at_ns = max(row.expires_at_ns, self._at_ns + row.ttl_ms * _NS_PER_MS)
+
+    def _switch(self, position: int, given: Input, event: schedule_events.LeaseSwitched) -> None:
+        row, source = self._living(position, given, event.lease), self._leases.get(event.source)
+        if source is not None and not source.has_ended:
+            raise _wrong(position, f"lease {lease_id_text(event.lease)} counts, but what it stands in for lives")
+        row.token = position
 
     def _expire(self, position: int, event: event_types.LeaseExpired) -> None:
         row = self._leases.get(event.lease)
@@ -253,19 +317,22 @@ class Audit:
             raise _wrong(position, f"lease {lease_id_text(event.lease)} expires, but does not live")
         if self._at_ns < max(row.expires_at_ns, self._grace_until_ns):
             raise _wrong(position, f"lease {lease_id_text(event.lease)} expires before its time, or in a grace time")
-        row.has_ended = True
+        self._end(position, event.lease, "expires")
 
     def _end(self, position: int, lease: int, how: str) -> None:
         row = self._leases.get(lease)
         if row is None or row.has_ended:
             raise _wrong(position, f"lease {lease_id_text(lease)} {how}, but does not live")
         row.has_ended = True
+        if not row.held:
+            del self._leases[lease]  # it was shared, or looked at
 
     def _revoke(self, position: int, event: hostdev_events.LeaseRevoked) -> None:
         row = self._leases.get(event.lease)
         if row is None or not (row.has_ended and event.force and not row.is_forced):
             self._end(position, event.lease, "is revoked")
-        self._leases[event.lease].is_forced = event.force
+        if event.lease in self._leases:
+            self._leases[event.lease].is_forced = event.force
 
     def _free(self, position: int, event: event_types.DeviceFreed) -> None:
         if not event.lease and event.request is not None and event.device not in self._holds:

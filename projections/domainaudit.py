@@ -22,6 +22,7 @@ from leasehold.events.event_types import DomainBond, Event
 from leasehold.events.hostdev_events import HostDeclaredDead, LeaseRevoked, PrepareFailed
 from leasehold.events.identities import DeviceId, HostName, split_device_id
 from leasehold.events.inputs import BINDER, Asked, Input, LeaseRequest, Observed, PrepareRequest, ReattachRequest
+from leasehold.events.schedule_inputs import ReserveRequest
 
 _NS_PER_MS: Final = 1_000_000
 
@@ -99,9 +100,14 @@ class DomainAudit:
     )
     """What has to be looked at; the others say nothing of domains."""
 
-    def __init__(self, is_dead: Callable[[HostName], bool]) -> None:
-        """`is_dead` tells whether a host is off, so that nothing has a device of it, whatever was told before."""
+    def __init__(
+        self, is_dead: Callable[[HostName], bool], waited_for: Callable[[int], LeaseRequest | None]
+    ) -> None:
+        """`is_dead` tells whether a host is off, so that nothing has a device of it, whatever was told before;
+        `waited_for`, what is asked for at a place of the queue.
+        """
         self._is_dead = is_dead
+        self._waited_for = waited_for
         self._hosts: dict[str, _Host] = {}
         self._bonds: dict[int, _Bond] = {}
         self._leases: dict[str, dict[int, None]] = {}
@@ -212,7 +218,12 @@ class DomainAudit:
         request = given.request if isinstance(given, Asked) else None
         bond = event.bond if event.bond is not msgspec.UNSET else None
         asked = None
-        if isinstance(request, LeaseRequest) and request.domain:
+        if event.queued:
+            request = self._waited_for(event.queued)
+        if isinstance(request, ReserveRequest):
+            source = self._bonds.get(request.lease)
+            asked = source.bond if source is not None else None
+        elif isinstance(request, LeaseRequest) and request.domain:
             asked = DomainBond(uuid=request.domain, gone_ms=request.gone_ms, keep=request.keep)
         elif isinstance(request, PrepareRequest) and bond is not None and self._means(request.domain, bond.uuid):
             asked = DomainBond(uuid=bond.uuid, gone_ms=request.gone_ms, keep=request.keep)
@@ -224,7 +235,7 @@ class DomainAudit:
             self._bonds[position] = _Bond(bond, hosts, is_seen and not bond.keep)
             if not bond.keep:
                 self._leases.setdefault(bond.uuid, {})[position] = None
-        return self._attached(event.devices)
+        return self._attached(event.devices if event.mode != "admin" else ())
 
     def _means(self, text: str, uuid: str) -> bool:
         """Whether a domain of this uuid is meant: by that, by a key or id that ends with it, or by its name."""

@@ -122,7 +122,9 @@ class HostdevAudit:
             case event_types.DeviceFreed():
                 return self._free(event)
             case hostdev_events.LeaseRevoked():
-                return _revoked(given, event)
+                return _revoked(given, event) if not isinstance(given, inputs.Tick) else ""
+            case hostdev_events.DeviceQuarantined() if event.evidence:
+                return ""  # whether it failed so often is looked at elsewhere
             case hostdev_events.HostDeclaredDead():
                 return self._declare_dead(given, event)
             case hostdev_events.DriftDetected() | hostdev_events.DriftResolved():
@@ -205,7 +207,7 @@ class HostdevAudit:
         return ""
 
     def _grant(self, event: event_types.LeaseGranted) -> str:
-        for device in event.devices:
+        for device in event.devices if event.mode != "admin" else ():
             if device in self._quarantined:
                 return f"{device} is granted, but its host could not bring it into order"
             host = self._hosts.get(_host_of(device))

@@ -86,10 +86,10 @@ class ScheduleAudit:
         row = self._queue.get(queued)
         return row.asked if row is not None else None
 
-    def is_reserved(self, lease: int) -> bool:
-        """Whether a lease is to stand in for another, and does not yet."""
+    def stands_in_for(self, lease: int) -> int:
+        """For which other a lease is reserved, and does not count yet; 0: for none."""
         row = self._leases.get(lease)
-        return row is not None and bool(row.reserved_for)
+        return row.reserved_for if row is not None else 0
 
     def take(self, position: int, at_ns: int, given: Input, event: Event) -> str:
         """Look at the next event: what is wrong with it; empty: nothing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from leasehold.events import inputs
 from leasehold.events.answers import Answer
@@ -40,6 +40,8 @@ class Sent:
     at_ns: int
     operation: Operation | None = None
     answer: Answer | None = None
+    is_unwritten: bool = False
+    """It was answered, although there is no word of it in the log."""
 
 
 @dataclass
@@ -233,18 +235,15 @@ class SimHolder:
             _must(answer.outcome == "refused", "once", "another body under a known id was not refused")
             return
         first = sent.answer
-        if isinstance(request, inputs.RenewRequest) and answer.outcome == "renewed" and not answer.position:
-            # It is kept for as long as that already, so nothing was written of it: nor is it remembered.
-            if first is None:
-                sent.answer = answer
-                self._believe(sent, answer)
-            return
         position = self.sim.oracle.decided.get((self.principal, request.request_id))
+        if position is None and isinstance(request, inputs.RenewRequest) and answer.outcome == "renewed":
+            self._take_unwritten(sent, answer)
+            return
         if first is not None and refused(first, "request_too_old"):
             return
         _must(position is not None, "kept", f"{request.request_id} was answered, but is not in the log")
         _must(answer.position == position, "kept", f"{request.request_id}: answered {answer.position}, log {position}")
-        if first is not None and first.outcome == "renewed" and not first.position:
+        if first is not None and sent.is_unwritten:
             return
         if first is not None:
             same = (first.outcome, first.lease, first.position) == (answer.outcome, answer.lease, answer.position)
@@ -255,6 +254,14 @@ class SimHolder:
         if refused(answer, "token_stale") and self.sim.oracle.era:
             self._ask_for_token(request)
         self._believe(sent, answer)
+
+    def _take_unwritten(self, sent: Sent, answer: Answer) -> None:
+        """The lease was kept for as long already; so this is not remembered, and may be answered otherwise later."""
+        covered_by = self.sim.oracle.kinds.get(answer.position, "nothing")
+        _must(covered_by in _KEEPS, "kept", f"{answer.lease} is kept by {covered_by} at {answer.position}")
+        if sent.answer is None:
+            sent.answer, sent.is_unwritten = answer, True
+            self._believe(sent, answer)
 
     def _ask_for_token(self, request: Request) -> None:
         """The ledger may have been restored: the request of the grant is asked again."""
@@ -332,6 +339,9 @@ class SimFlooder(SimHolder):
 
     def take(self, request: Request, answer: Answer) -> None:
         """Nobody waits for it."""
+
+
+_KEEPS: Final = ("lease_granted", "lease_renewed", "leases_renewed", "lease_transferred")
 
 
 def counted_ns(ttl_ms: int) -> int:

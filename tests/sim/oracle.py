@@ -266,7 +266,8 @@ class Oracle:
         return None
 
     def _has_let_go(self, device: str) -> bool:
-        return self._is_fresh(device.partition("/")[0]) and not self._domains_with(device)
+        host = device.partition("/")[0]
+        return host in self.hands.dead or (self._is_fresh(host) and not self._domains_with(device))
 
     def _owned(self, event: dict[str, Any], given: dict[str, Any], record: dict[str, Any]) -> Lease:
         lease = self.leases[event["lease"]]

@@ -109,9 +109,14 @@ class Patience:
                 steps = self.steps[queued, reason] = before.get((queued, reason), 0) + 1
                 if steps > PATIENCE_STEPS:
                     raise ViolationError(f"patience: {queued} waits, but {reason}: {row.wish}")
-        late = [(lease, "evicted") for lease in oracle.schedule.to_be_evicted()]
-        late += [(hash(device) % 2**31, f"quarantine of {device}") for device in oracle.schedule.too_often()]
+        late = [(lease, "its lease is to be evicted") for lease in oracle.schedule.to_be_evicted()]
+        late += [(0, f"{device} is to be in quarantine") for device in oracle.schedule.too_often()]
+        late += [
+            (queued, "its time is over")
+            for queued, row in oracle.schedule.queue.waiting.items()
+            if row.until_ns <= oracle.decided_at_ns
+        ]
         for each in late:
             steps = self.steps[each] = before.get(each, 0) + 1
             if steps > PATIENCE_STEPS:
-                raise ViolationError(f"patience: {each} is due")
+                raise ViolationError(f"patience: {each}, and nothing happens")
