@@ -155,6 +155,8 @@ FAILURES_MAX: Final = 3
 """So often may a device fail its holders within `FAILURE_WINDOW_NS` before it is in quarantine."""
 FAILURE_WINDOW_NS: Final = 24 * 3_600 * 10**9
 NOTICE_MS_MAX: Final = 30 * 24 * 3_600_000
+CLASS_DEVICES_LOOKED_MAX: Final = 10_000
+"""So many devices are looked at to say how those of a class stand."""
 EXCLUDED_TOLD_MAX: Final = 8
 """Rules that the reasons of one need name."""
 

@@ -8,7 +8,7 @@ from leasehold.events.scheduling import Search
 
 
 class ClassView(msgspec.Struct, frozen=True, kw_only=True):
-    """A device class, and how its devices stand. The numbers are of devices that are there, whether leased or not."""
+    """A device class, and how its devices stand: each is in one of `free`, `leased`, `kept` and `out`."""
 
     name: str
     select: str
@@ -17,6 +17,7 @@ class ClassView(msgspec.Struct, frozen=True, kw_only=True):
     free: int = 0
     """Nothing stands in the way of a lease by somebody new."""
     leased: int = 0
+    """Or shared, or still being given back."""
     kept: int = 0
     """Free, but kept for those who wait."""
     out: int = 0
@@ -92,7 +93,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """Why a request, a lease or a device stands as it does."""
 
     of: str
-    """`queued`, `granted`, `refused`, `device`."""
+    """`queued`, `granted`, `refused`, `device` or `class`."""
     text: str
     """In one sentence."""
     then: Search | None = None

@@ -72,9 +72,7 @@ def handed_after(body: bytes, lease: int, position: int, at_ns: int, event: Hand
                 after = _replace(after, binding=bindings.back_of(before.binding, event, position, at_ns))
             return _body(after)
         case DeviceQuarantined():
-            marks = before.marks
-            if not event.evidence:
-                marks = failing.failed_once_more(marks, position, at_ns)
+            marks = failing.stuck(before.marks, before.quarantine, event, position, at_ns)
             return _body(_replace(before, quarantine=bindings.quarantine_of(event, position, at_ns), marks=marks))
         case DriftDetected():
             return _body(_replace(before, drift=bindings.drift_of(event, position, at_ns)))

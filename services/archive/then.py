@@ -12,7 +12,15 @@ from leasehold.events.capabilities import Order
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.domains import DomainDescription, Use
 from leasehold.events.event_types import DomainBond
-from leasehold.events.identities import COMPUTER, DeviceId, DomainId, HostName, request_key, split_domain_id
+from leasehold.events.identities import (
+    COMPUTER,
+    DeviceId,
+    DomainId,
+    HostName,
+    request_key,
+    split_device_id,
+    split_domain_id,
+)
 from leasehold.events.inputs import LeaseRequest
 from leasehold.events.questions import DevicesAt, DomainsAt, Reading
 from leasehold.events.refusals import Refusal
@@ -93,16 +101,19 @@ _TENURE: Final = """
 tenure t ON t.lease = l.lease AND t.from_position =
     (SELECT max(z.from_position) FROM tenure z WHERE z.lease = l.lease AND z.from_position <= :at)
 """
-_STATES: Final = f"""
+_STATE: Final = f"""
 SELECT d.device, d.host, d.first_position, d.first_ns, v.missing, v.flaps, v.handed, b.body, {_LEASE},
     o.ended_position, o.ended_ns, o.freed_position, o.freed_ns, o.displaced_position
 FROM device d {_LATEST_VERSION}
 LEFT JOIN ownership o ON d.held > 0 AND o.device = d.device AND o.from_position =
     (SELECT max(y.from_position) FROM ownership y WHERE y.device = d.device AND y.from_position <= :at)
 LEFT JOIN lease l ON l.lease = o.from_position LEFT JOIN {_TENURE}
+"""  # noqa: S608 - all ours
+_STATES: Final = f"""{_STATE}
 WHERE d.device >= :low AND d.device < :high AND d.first_position <= :at
     AND d.host IN (SELECT value FROM json_each(:hosts))
 """  # noqa: S608 - all ours
+_STATES_NAMED: Final = f"{_STATE} WHERE d.device IN (SELECT value FROM json_each(:devices))"  # noqa: S608 - all ours
 _SHARERS: Final = f"""
 SELECT s.device, {_LEASE} FROM sharing s CROSS JOIN lease l ON l.lease = s.from_position CROSS JOIN {_TENURE}
 WHERE s.device >= :low AND s.device < :high AND s.mode = 'shared' AND s.from_position <= :at
@@ -195,12 +206,17 @@ class Then:
         if key not in self._kept:
             low, high = range_of(hosts[0])[0], range_of(hosts[-1])[1]
             about = {"low": low, "high": high, "hosts": _list(hosts), "at": at}
+            devices = await look.rows(_STATES, **about)
+            sharers = await look.rows(_SHARERS, **about)
+            # Of a lease across hosts all is to be seen: what is said of one of its devices ends it as a whole.
+            others = _elsewhere(devices, sharers)
+            known = {*hosts, *(split_device_id(device)[0] for device in others)}
             found = _Found(
-                hosts=await _hosts(look, hosts, at),
-                devices=await look.rows(_STATES, **about),
+                hosts=await _hosts(look, known, at),
+                devices=[*devices, *(await look.rows(_STATES_NAMED, devices=_list(others), at=at) if others else ())],
                 orders=await look.rows(_ORDERS, hosts=_list(hosts), at=at),
                 domains=await look.rows(_DOMAINS, **about),
-                sharers=await look.rows(_SHARERS, **about),
+                sharers=sharers,
                 keeps=await look.rows(_KEEPS, **about),
             )
             state = await asyncio.to_thread(_build, found, at)
@@ -316,6 +332,13 @@ _why: Final = msgspec.json.Decoder(Refusal)
 _tolerates: Final = msgspec.json.Decoder(tuple[str, ...])
 
 
+def _elsewhere(devices: Sequence[sqlite3.Row], sharers: Sequence[sqlite3.Row]) -> list[DeviceId]:
+    """What is held or shared together with these devices, and is not among them."""
+    bodies = {row["devices"] for row in (*devices, *sharers) if row["lease"] is not None}
+    known = {row["device"] for row in devices}
+    return sorted({device for body in bodies for device in _devices.decode(body)} - known)
+
+
 class _Found(NamedTuple):
     """Rows of what a state is to be made of; of the keeps, those of one request stand together."""
 
@@ -362,10 +385,6 @@ def _build(found: _Found, at: int) -> State:
             since_position=row["since_position"],
             since_ns=row["since_ns"],
         )
-    for lease, held_row in state.leases.items():
-        # Of a lease across hosts there may be others that are not looked at.
-        here = tuple(device for device in held_row.devices if device in state.devices)
-        state.leases[lease] = msgspec.structs.replace(held_row, devices=here)
     for queued, rows in groupby(found.keeps, key=lambda row: row["queued"]):
         state.queue[queued] = _waiting(list(rows))
     state.index_anew()

@@ -1,19 +1,25 @@
 """Answers from the state alone, each from one position of the log: nothing here waits."""
 
 import re
+import time
 from bisect import bisect_right
 from collections.abc import Callable
 from typing import Any, Final
 
+import msgspec
+
+from leasehold.events import limits
 from leasehold.events.answers import Answer
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.errors import InvalidInputError
 from leasehold.events.hostdevs import Hold
 from leasehold.events.identities import DeviceId, HostName, Principal, RequestId, parse_uuid, request_key
 from leasehold.events.inputs import BINDER, POLLER
-from leasehold.events.position import end_of_record, lease_id_text, parse_lease_id
+from leasehold.events.position import end_of_record, lease_id_text, parse_lease_id, parse_queued_id
 from leasehold.events.questions import (
+    Consider,
     Explain,
+    ListClasses,
     ListDevices,
     ListDomains,
     ListDrifts,
@@ -21,6 +27,9 @@ from leasehold.events.questions import (
     ListHosts,
     ListLeases,
     ListOrders,
+    ListQueue,
+    ListQuotas,
+    ListTaints,
     Question,
     Reading,
     Show,
@@ -28,12 +37,26 @@ from leasehold.events.questions import (
     StatusView,
     Sync,
 )
-from leasehold.projections import bindings, conflicts, domains, drifting, hostdevlists, nodedev, orders, views
+from leasehold.projections import (
+    bindings,
+    conflicts,
+    domains,
+    drifting,
+    explaining,
+    hostdevlists,
+    marking,
+    nodedev,
+    orders,
+    schedulelists,
+    views,
+)
 from leasehold.projections.answers import answer_for, lease_word
+from leasehold.projections.considering import considered
 from leasehold.projections.naming import Resolved, resolve
 from leasehold.projections.rows import HostState
 from leasehold.projections.state import State
 from leasehold.services.permissions import AGENT_PREFIX
+from leasehold.services.query.decoding import considered_request
 from leasehold.services.query.lists import DeviceFilters, DeviceIds, LeaseIds
 
 STALE_HOSTS_MAX: Final = 1_000
@@ -44,8 +67,10 @@ _LEASE: Final = re.compile(r"L[1-9][0-9]{0,15}")
 class Answerer:
     """Answers questions about one state, which may move on between them."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, clock: Callable[[], int] = time.time_ns) -> None:
+        """`clock`: the time (ns since 1970, UTC) at which requests are considered."""
         self._state = state
+        self._clock = clock
         self._devices = DeviceIds()
         self._filters = DeviceFilters()
         self._leases = LeaseIds()
@@ -57,6 +82,11 @@ class Answerer:
             ListDomains: self._list_domains,
             ListHostdevs: self._list_hostdevs,
             ListDrifts: self._list_drifts,
+            ListClasses: self._list_classes,
+            ListQuotas: self._list_quotas,
+            ListQueue: self._list_queue,
+            ListTaints: self._list_taints,
+            Consider: self._consider,
             Show: self._show,
             Explain: self._explain,
             Sync: self._sync,
@@ -165,6 +195,53 @@ class Answerer:
         )
         return Reading(outcome="ok", as_of=self.as_of, drifts=rows, more=more)
 
+    # --- scheduling ---------------------------------------------------------------------------------------------
+
+    def _list_classes(self, question: ListClasses, _asker: Principal) -> Reading:
+        name = question.name
+        if name and name not in self._state.classes:
+            return self.not_found(f"there is no class {name}")
+        if not question.free:
+            found, more = schedulelists.class_views(self._state, name=name, after=question.after, limit=question.limit)
+            return Reading(outcome="ok", as_of=self.as_of, classes=found, more=more)
+        if not name:
+            raise InvalidInputError("name the class of which the free devices are to be listed", field="name")
+        ids, more = schedulelists.free_devices(self._state, name, after=question.after, limit=question.limit)
+        rows = [views.device_view(self._state, device) for device in ids]
+        view, _ = schedulelists.class_view(self._state, name)
+        return Reading(outcome="ok", as_of=self.as_of, classes=[view], devices=rows, more=more)
+
+    def _list_quotas(self, question: ListQuotas, _asker: Principal) -> Reading:
+        rows, more = schedulelists.quota_views(
+            self._state, tenant=question.tenant, after=question.after, limit=question.limit
+        )
+        return Reading(outcome="ok", as_of=self.as_of, quotas=rows, more=more)
+
+    def _list_queue(self, question: ListQueue, _asker: Principal) -> Reading:
+        rows, more = schedulelists.queued_views(
+            self._state,
+            tenant=question.tenant,
+            device_class=question.device_class,
+            after=question.after,
+            limit=question.limit,
+        )
+        return Reading(outcome="ok", as_of=self.as_of, queue=rows, more=more)
+
+    def _list_taints(self, question: ListTaints, _asker: Principal) -> Reading:
+        if question.host and question.host not in self._state.hosts:
+            return self._unknown_host(question.host)
+        rows, more = marking.taint_views(self._state, host=question.host, after=question.after, limit=question.limit)
+        return Reading(outcome="ok", as_of=self.as_of, taints=rows, more=more)
+
+    def _consider(self, question: Consider, asker: Principal) -> Reading:
+        # What is taken back is put in place anew, behind what came later: lists that follow tables have to know it.
+        self._leases.follow(self._state)
+        now_ns = max(self._clock(), self._state.head.decided_at_ns)
+        request = considered_request(question)
+        answer, broken = considered(self._state, asker, request, now_ns)
+        rows = broken[: limits.LIST_ROWS_MAX]
+        return Reading(outcome="ok", as_of=self.as_of, answer=answer, broken=rows, more=len(broken) > len(rows))
+
     # --- one thing ----------------------------------------------------------------------------------------------
 
     def _show(self, question: Show, asker: Principal) -> Reading:
@@ -195,27 +272,42 @@ class Answerer:
     # --- why ----------------------------------------------------------------------------------------------------
 
     def _explain(self, question: Explain, asker: Principal) -> Reading:
-        lease = parse_lease_name(question.name)
-        if lease in self._state.leases:
-            return self._lease_reading(lease, asker)
-        found = resolve(self._state, question.name, question.host)
+        state, name = self._state, question.name
+        lease, queued = parse_lease_name(name), parse_queued_name(name)
+        if lease in state.leases:
+            return msgspec.structs.replace(
+                self._lease_reading(lease, asker), explanation=explaining.of_lease(state, lease)
+            )
+        if queued in state.queue:
+            told = explaining.of_queued(state, queued)
+            rows = [schedulelists.queued_view(state, queued)]
+            return Reading(outcome="ok", as_of=self.as_of, queue=rows, explanation=told, message=told.text)
+        found = resolve(state, name, question.host)
         if found.device is not None:
             return self._explain_device(found.device, (asker, question.holder))
-        answer = answer_for(self._state, request_key(asker, RequestId(question.name)))
+        if name in state.classes:
+            told = explaining.of_class(state, name, (asker, question.holder), self._clock())
+            view, _ = schedulelists.class_view(state, name)
+            return Reading(outcome="ok", as_of=self.as_of, classes=[view], explanation=told, message=told.text)
+        answer = answer_for(state, request_key(asker, RequestId(name)))
         if answer is not None:
-            return Reading(outcome="ok", as_of=self.as_of, answer=answer, message=_decided_text(answer))
+            why = explaining.of_answer(state, answer)
+            return Reading(
+                outcome="ok", as_of=self.as_of, answer=answer, explanation=why, message=_decided_text(answer)
+            )
         if found.candidates:
             return self.not_found(unresolved_text(found))
-        return self.not_found(f"{question.name} is no device and no lease that is known, and no request of yours")
+        if queued:
+            return self.not_found(f"nobody waits at {name} any more; its history tells what became of it")
+        said = "is no device, no class and no lease that is known, nobody waits there, and it is no request of yours"
+        return self.not_found(f"{name} {said}")
 
-    def _explain_device(self, device: DeviceId, owner: tuple[str, str]) -> Reading:
-        physical = conflicts.physical_device(device)
-        found = conflicts.first_blockers(self._state, (physical,), owner=owner, force=False)
-        message = "; ".join(blocker.why for blocker in found) or "nothing stands in the way"
-        if physical != device:
-            message = f"it is a part of {physical}, which is what a lease is for: {message}"
+    def _explain_device(self, device: DeviceId, owner: tuple[Principal, str]) -> Reading:
+        told, found = explaining.of_device(self._state, device, owner)
         view = views.device_view(self._state, device)
-        return Reading(outcome="ok", as_of=self.as_of, devices=[view], blockers=list(found), message=message)
+        return Reading(
+            outcome="ok", as_of=self.as_of, devices=[view], blockers=list(found), explanation=told, message=told.text
+        )
 
     # --- agents and overview ------------------------------------------------------------------------------------
 
@@ -305,6 +397,14 @@ def parse_lease_name(name: str) -> int:
         return 0
     try:
         return parse_lease_id(name)
+    except InvalidInputError:
+        return 0
+
+
+def parse_queued_name(name: str) -> int:
+    """The place in the queue that `Q4352` names; 0 for anything else."""
+    try:
+        return parse_queued_id(name) if name.startswith("Q") else 0
     except InvalidInputError:
         return 0
 

@@ -8,9 +8,11 @@ import msgspec
 
 from leasehold.events import codec, domains, hostdevs, identities, limits
 from leasehold.events.errors import InvalidInputError
+from leasehold.events.inputs import Request
 from leasehold.events.questions import (
     PAST_QUESTIONS,
     QUESTIONS,
+    Consider,
     History,
     ListClasses,
     ListHostdevs,
@@ -20,7 +22,7 @@ from leasehold.events.questions import (
     Who,
 )
 from leasehold.events.schedule_checks import check_name
-from leasehold.projections import nodedev
+from leasehold.projections import nodedev, selectors
 
 SYNC_ROWS_MAX: Final = 200
 """Descriptions take up to 8 KiB each, and an answer has to fit into a message."""
@@ -53,6 +55,24 @@ def decode_question(verb: str, body: bytes) -> Question:
     question: Question = codec.decode_checked(_decoders[verb], body or b"{}", what="question")
     check_question(question)
     return question
+
+
+def considered_request(question: Consider) -> Request:
+    """The request that a question is about, read as at the allocator's door; it need not say its id and time.
+
+    Raises:
+        InvalidInputError: with the field and what would be right.
+    """
+    try:
+        said = msgspec.json.decode(question.request)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidInputError(f"not JSON ({error})", field="request") from error
+    if not isinstance(said, dict):
+        raise InvalidInputError("an object is expected", field="request")
+    body = codec.encode({"request_id": "considered", "issued_at_ns": 1, **said})
+    request = codec.decode_request(question.verb, body)
+    selectors.check_request(request)
+    return request
 
 
 def check_question(question: Question) -> None:

@@ -174,7 +174,7 @@ class LeaseIds:
 
     def page(self, state: State, *, holder: str, ended: bool, after: int, limit: int) -> tuple[list[int], bool]:
         """Ids behind `after`, of one holder if one is given, at most `limit`; and whether there are more."""
-        self._follow(state)
+        self.follow(state)
         ids = self._lists.get((holder, ended), [])
         found: list[int] = []
         gone = 0
@@ -189,7 +189,8 @@ class LeaseIds:
             ids[:] = [lease for lease in ids if _shows(state.leases.get(lease), ended=ended)]
         return found[:limit], len(found) > limit
 
-    def _follow(self, state: State) -> None:
+    def follow(self, state: State) -> None:
+        """Take in what is new in the table."""
         if self._count > 2 * len(state.leases) + SPARE_MAX:
             self._last, self._count, self._lists = 0, 0, {}
         new = []

@@ -22,7 +22,7 @@ from leasehold.projections.naming import resolve
 from leasehold.projections.telling import tell
 from leasehold.services.ledger.port import Ledger
 from leasehold.services.looking import several_text
-from leasehold.services.query.answering import parse_lease_name, part_of, unresolved_text
+from leasehold.services.query.answering import parse_lease_name, parse_queued_name, part_of, unresolved_text
 from leasehold.services.query.decoding import KINDS
 from leasehold.services.reader import LedgerReader
 from leasehold.services.store import FoldStore
@@ -35,6 +35,14 @@ READ_S_MAX: Final = 0.5
 QUEUE_S_MAX: Final = 0.4
 ID_SLASHES: Final = 2
 """In a domain's id; its key has one."""
+
+
+_IDS: Final = {"lease": parse_lease_name, "queued": parse_queued_name}
+
+
+def _may_be(kind: str, name: str) -> bool:
+    """Whether something of this kind can be called so: ids of some kinds have a form."""
+    return kind not in _IDS or bool(_IDS[kind](name))
 
 
 class Past:
@@ -97,7 +105,7 @@ class Past:
                 names, said = await self._find_domain(name, question.host)
                 if names or said:
                     return kind, names, said
-            elif (kind != "lease" or parse_lease_name(name)) and await self._positions(kind, name, 0, 1):
+            elif _may_be(kind, name) and await self._positions(kind, name, 0, 1):
                 return kind, (name,), name
         return "", (), f"nothing is known of {f'{question.kind} {name}' if question.kind else name}"
 
