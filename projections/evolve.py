@@ -160,7 +160,7 @@ def _ledger_restored(state: State, _position: int, at_ns: int, event: event_type
     assert state.head.era < era <= limits.ERA_MAX, f"era {era} after {state.head.era}"
     state.set_head(_replace(state.head, era=era, decider=event.writer, grace_until_ns=event.until_ns))
     for lease, row in list(state.leases.items()):
-        state.put_lease(lease, _replace(row, token=token_of(era, lease)))
+        state.put_lease(lease, _replace(row, token=token_of(era, position_of_token(row.token))))
     for device, device_row in list(state.devices.items()):
         floor = token_of(era, position_of_token(device_row.floor))
         state.put_device(device, _replace(device_row, floor=floor))

@@ -158,11 +158,13 @@ def test_a_renewal_that_comes_again_late_is_not_done_again() -> None:
     """Forgotten among newer ones, or after the lease has ended, a renewal is refused as too old, not decided anew."""
     ledger = ledger_with_hosts()
     lease = ledger.granted("01:00.0")
-    first = inputs.RenewRequest(request_id=ledger.new_id(), issued_at_ns=ledger.now_ns, lease=lease, token=lease)
+    first = inputs.RenewRequest(
+        request_id=ledger.new_id(), issued_at_ns=ledger.now_ns, lease=lease, token=lease, ttl_ms=50_000
+    )
     assert ledger.ask(first).outcome == "renewed"
-    for _ in range(10):
+    for number in range(10):
         ledger.now_ns += SECOND
-        ledger.renew(lease)
+        ledger.renew(lease, ttl_ms=60_001 + number)
     assert refusal_of(ledger.ask(first)).code == "request_too_old"
     other = inputs.RenewRequest(
         request_id=ledger.new_id(), issued_at_ns=first.issued_at_ns, lease=lease, token=lease
