@@ -1,5 +1,7 @@
 """Cordons and taints: who is kept away from what, until when, and how it is shown."""
 
+from typing import Any
+
 import pytest
 
 from leasehold.events import limits, schedule_inputs
@@ -191,7 +193,7 @@ def test_a_lost_record_takes_marks_back() -> None:
     ledger.granted("01:00.0")
     before = encode_state(ledger.state)
     tables = {name: dict(table) for name, table in vars(ledger.state.indexes).items() if isinstance(table, dict)}
-    request = {"request_id": ledger.new_id(), "issued_at_ns": ledger.now_ns, "reason": "r"}
+    request: dict[str, Any] = {"request_id": ledger.new_id(), "issued_at_ns": ledger.now_ns, "reason": "r"}
     sequencer = ledger.sequencer
     sequencer.ask(1, OPS, schedule_inputs.TaintRequest(name="drain", host=H1, effect="evict", **request))
     sequencer.ask(2, OPS, schedule_inputs.CordonRequest(device=CARD, **{**request, "request_id": ledger.new_id()}))
