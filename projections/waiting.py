@@ -19,7 +19,7 @@ import msgspec
 
 from leasehold.events import inputs, limits
 from leasehold.events.event_types import Event, LeaseGranted
-from leasehold.events.identities import DeviceId, HostName, Principal, RequestRef, tenant_of
+from leasehold.events.identities import DeviceId, HostName, RequestRef, tenant_of
 from leasehold.events.position import parse_queued_id, queued_id_text
 from leasehold.events.refusals import Refusal, RefusalCode
 from leasehold.events.schedule_events import (
@@ -36,6 +36,7 @@ from leasehold.projections.declining import Declined, declined
 from leasehold.projections.indexes import EVERYBODY
 from leasehold.projections.naming import resolve
 from leasehold.projections.rows import QueuedState
+from leasehold.projections.searching import Found, search
 from leasehold.projections.selectors import Selector
 from leasehold.projections.state import State
 from leasehold.projections.stirring import DEVICE, HOST
@@ -89,7 +90,8 @@ def terms_of(request: inputs.LeaseRequest, ref: RequestRef, now_ns: int) -> Term
     )
 
 
-def _terms_of_waiting(queued: int, row: QueuedState) -> Terms:
+def terms_of_waiting(queued: int, row: QueuedState) -> Terms:
+    """The terms of somebody who waits."""
     return Terms(
         tenant=row.tenant, tolerates=row.asked.tolerates, mode=row.asked.mode, rank_ns=row.rank_ns, queued=queued
     )
@@ -280,7 +282,7 @@ def _matches(state: State, text: str, device: DeviceId) -> bool:
 
 def _look(state: State, queued: int, row: QueuedState, now_ns: int) -> tuple[list[Event], int]:
     """What a waiting request gets now: the lease, or other devices kept for it; and what it cost, in steps."""
-    terms = _terms_of_waiting(queued, row)
+    terms = terms_of_waiting(queued, row)
     ref = RequestRef(row.principal, row.asked.request_id, row.body_hash, row.asked.issued_at_ns)
     why = _over_quota(state, row.asked, terms)
     if why is None:
@@ -370,19 +372,23 @@ def _keeps(
     """What a request would have if nobody had leased anything, and nobody kept anything who comes behind it; none, if
     it could not have all even then. And what it cost to say so, in steps.
     """
+    owner = (ref.principal, asked.holder)
     if asked.devices:
-        return _named_keeps(state, ref.principal, asked, terms), 1
-    return (), 0
+        return _named_keeps(state, owner, asked, terms), 1
+    found = search(state, asked, terms, owner=owner, ignoring_holders=True, prefer=kept)
+    if isinstance(found, Found):
+        return found.devices, found.search.steps
+    return (), found.refusal.search.steps if found.refusal.search is not None else 1
 
 
 def _named_keeps(
-    state: State, principal: Principal, asked: inputs.LeaseRequest, terms: Terms
+    state: State, owner: tuple[str, str], asked: inputs.LeaseRequest, terms: Terms
 ) -> tuple[DeviceId, ...]:
     names = [resolve(state, text, asked.host).device for text in asked.devices]
     devices = tuple(sorted({physical_device(device) for device in names if device is not None}))
     if None in names or not all(device in state.devices for device in devices):
         return ()
-    found = first_blockers(state, devices, owner=(principal, asked.holder), force=asked.force, terms=terms)
+    found = first_blockers(state, devices, owner=owner, force=asked.force, terms=terms)
     return devices if all(CODE_OF_RULE[each.rule] in _HOLDERS for each in found) else ()
 
 
