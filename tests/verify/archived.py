@@ -97,13 +97,14 @@ def body_at(directory: Path, sequence: int) -> bytes:
 
 
 def flip_in_record(directory: Path, sequence: int) -> None:
-    """Change one byte of the file, in the middle of a record."""
+    """Change one byte of the file, in a record: where it reads like no other."""
     path = holding(directory, sequence).path
     body = body_at(directory, sequence)
     raw = path.read_bytes()
-    at = raw.find(body[len(body) // 2 : len(body) // 2 + 60])
-    assert at > 0, "the record lies in pieces"
-    flip(path, at + 30)
+    pieces = (body[start : start + 60] for start in range(len(body) // 2, len(body) - 60))
+    piece = next((each for each in pieces if raw.count(each) == 1), None)
+    assert piece is not None, "the record lies in pieces, or reads like others"
+    flip(path, raw.find(piece) + 30)
 
 
 def flip(path: Path, at: int) -> None:
