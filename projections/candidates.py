@@ -10,10 +10,11 @@ no more. What follows is a function of the rows, and never stored.
 | `free` | of these, what by its own row could be leased alone: no lease, no user, not missing, cordoned, protected, … |
 | `shareable` | of these, what by its own row one more could share |
 
-What is not in `free` is refused by a rule of `conflicts` to whoever wants it alone, unless forced; what is in it need not
-be had: hosts, ties, taints and those who wait are not looked at here.
+What is not in `free` is refused by a rule of `conflicts` to whoever wants it alone, unless forced. What is in it need
+not be had: hosts, ties, taints and those who wait are not looked at here.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import merge
 from itertools import groupby
@@ -56,6 +57,12 @@ class Listing:
             for bucket in buckets_of(cell):
                 self.buckets.remove(bucket, cell)
 
+
+    def has(self, cell: Cell, device: DeviceId) -> bool:
+        """Whether it is in."""
+        members = self.cells.get(cell, ())
+        at = bisect_left(members, device)
+        return at < len(members) and members[at] == device
 
     def fill(self, cells: dict[Cell, list[DeviceId]]) -> None:
         """All these are in; nothing was."""
@@ -164,8 +171,12 @@ def _is_shareable(row: DeviceState) -> bool:
 def buckets_of(cell: Cell) -> tuple[str, ...]:
     """Those that all devices of a cell are in."""
     host, kind, vendor_id, product_id, pci_class = cell
-    found = (_ANY, f"kind:{kind}", f"host:{host}", f"model:{vendor_id.lower()}:{product_id.lower()}")
-    return (*found, f"pci_class:{pci_class >> 8:04x}") if pci_class >= 0 else found
+    found = [_ANY, f"kind:{kind}", f"host:{host}"]
+    if pci_class >= 0:
+        found.append(f"pci_class:{pci_class >> 8:04x}")
+    if vendor_id and product_id:
+        found.append(f"model:{vendor_id.lower()}:{product_id.lower()}")
+    return tuple(found)
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -186,12 +197,13 @@ def cells(
     found = merge(*(listing.buckets.get(name, ()) for name in sorted(least)))
     for name, group in groupby(found, _HOST):
         those = dict.fromkeys(group)  # a cell may be in several of these buckets
-        kept = [cell for cell in those if _is_in_all(buckets_of(cell), others)] if others else those
+        kept = [cell for cell in those if is_in_all(buckets_of(cell), others)] if others else those
         if kept:
             yield name, [listing.cells[cell] for cell in kept]
 
 
-def _is_in_all(names: tuple[str, ...], sets: Sequence[frozenset[str]]) -> bool:
+def is_in_all(names: tuple[str, ...], sets: Sequence[frozenset[str]]) -> bool:
+    """Whether one of these buckets is in each of the sets."""
     return not any(each.isdisjoint(names) for each in sets)
 
 
@@ -202,7 +214,12 @@ def _size(listing: Listing, names: frozenset[str]) -> int:
 def devices(listing: Listing, wanted: Sequence[frozenset[str]], host: str = "") -> Iterator[DeviceId]:
     """The devices in at least one bucket of each of `wanted`, by host and key."""
     for _, lists in cells(listing, wanted, host):
-        yield from merge(*lists)
+        yield from in_order(lists)
+
+
+def in_order(lists: Sequence[list[DeviceId]]) -> Iterable[DeviceId]:
+    """The devices of these cells of one host, by key."""
+    return lists[0] if len(lists) == 1 else merge(*lists)
 
 
 def named(wanted: Sequence[frozenset[str]]) -> tuple[DeviceId, ...] | None:

@@ -70,6 +70,8 @@ CODE_OF_RULE: Final = {
     "unclean": RefusalCode.DEVICE_UNCLEAN,
     "in_use": RefusalCode.DEVICE_IN_USE,
     "ordered": RefusalCode.DEVICE_IN_USE,
+    "host_not_managed": RefusalCode.HOST_NOT_MANAGED,
+    "not_detached": RefusalCode.DEVICE_NOT_DETACHED,
 }
 """The refusal that each rule leads to; where several stand in the way, the first one here names it."""
 
@@ -225,7 +227,7 @@ def _tied(state: State, device: DeviceId, around: Around) -> Iterator[tuple[str,
 
 
 def _carriers_mates(state: State, device: DeviceId, around: Around) -> Iterator[tuple[str, DeviceId]]:
-    """The mates of what carries `device` (its physical function, its USB controller) that are leased or otherwise taken,
+    """The mates of what carries `device` (its physical function, its USB controller) that are leased, or else taken,
     and what ties them: what is carried by a member cannot be had while another member is handed out.
     """
     for carrier in (*physical_function_of(state, device), *usb_above(state, device)):
@@ -253,6 +255,13 @@ def _relations(state: State, device: DeviceId, row: DeviceState) -> Iterator[tup
         yield "usb_ports", peers_above, peers_below
     if description.parent or carries:
         yield "carried", ties.functions_above, ties.functions_below
+
+
+def kin(state: State, device: DeviceId) -> Iterator[DeviceId]:
+    """What is not had apart from a known device: its parts, and what it is a part of, or hangs on."""
+    for _, above, below in _relations(state, device, state.devices[device]):
+        yield from above(state, device)
+        yield from below(state, device)
 
 
 def blockers(
@@ -356,8 +365,7 @@ def _own_blockers(state: State, device: DeviceId, row: DeviceState, *, force: bo
         yield Blocker(device=device, rule="missing", why="it is not there", help="plug it in again")
     stale = state.hosts[row.host].stale
     if stale:
-        why = f"what is known of host {row.host} may be out of date ({stale})"
-        yield Blocker(device=device, rule="host_stale", why=why, help=f"see that the agents on {row.host} run")
+        yield restraints.is_stale(device, row.host, stale)
     users = users_of(state, row) if not row.lease and not row.sharers else ()
     if users:
         why = f"used without a lease by {', '.join(users)}"
@@ -479,6 +487,11 @@ def first_blockers(
     for device in devices:
         those = blockers(state, device, owner=owner, together=together, force=force, around=around, terms=terms)
         found += islice(those, limits.BLOCKERS_PER_REFUSAL_MAX)
+    return by_gravity(found)
+
+
+def by_gravity(found: list[Blocker]) -> tuple[Blocker, ...]:
+    """Blockers up to a bound, those of the gravest rule first."""
     ranks = list(CODE_OF_RULE)
-    found.sort(key=lambda blocker: (ranks.index(blocker.rule), blocker.device, blocker.because_of))
-    return tuple(found[: limits.BLOCKERS_PER_REFUSAL_MAX])
+    ordered = sorted(found, key=lambda blocker: (ranks.index(blocker.rule), blocker.device, blocker.because_of))
+    return tuple(ordered[: limits.BLOCKERS_PER_REFUSAL_MAX])

@@ -22,6 +22,7 @@ from leasehold.projections import (
     drifting,
     evictions,
     failing,
+    granting,
     handingon,
     hostdevs,
     observing,
@@ -32,8 +33,7 @@ from leasehold.projections import (
 )
 from leasehold.projections.declining import Declined
 from leasehold.projections.ending import ending
-from leasehold.projections.granting import grant
-from leasehold.projections.naming import Resolved, resolve, unresolved
+from leasehold.projections.naming import resolve, unresolved
 from leasehold.projections.remembering import TOO_OLD, id_reused, refusal_fingerprint
 from leasehold.projections.rows import LeaseState
 from leasehold.projections.state import State
@@ -232,15 +232,14 @@ def _refuse(
 
 
 def _lease(state: State, ref: RequestRef, request: inputs.LeaseRequest, now_ns: int) -> Decision:
-    resolved = [resolve(state, text, request.host) for text in request.devices]
-    failed = next((each for each in resolved if each.device is None), None)
-    if failed is not None:
-        return _refuse(state, ref, request, request.devices, unresolved(failed), now_ns)
-    devices = tuple(sorted({conflicts.physical_device(each.device) for each in resolved if each.device}))
-    unknown = next((device for device in devices if device not in state.devices), None)
-    if unknown is not None:
-        return _refuse(state, ref, request, request.devices, unresolved(Resolved(unknown)), now_ns)
-    return _done(state, ref, request, grant(state, ref, request, devices, uuid=request.domain, now_ns=now_ns), now_ns)
+    terms = waiting.terms_of(request, ref, now_ns)
+    given = granting.decide_lease(state, ref, request, terms, now_ns)
+    if isinstance(given, Declined):
+        waits = waiting.queued_or(state, ref, request, given, terms, now_ns)
+        if isinstance(waits, Declined):
+            return _refuse(state, ref, request, waits.about, waits.refusal, now_ns)
+        return waits
+    return waiting.granted(state, given)
 
 
 def _confirm_free(state: State, ref: RequestRef, request: inputs.ConfirmFreeRequest, now_ns: int) -> Decision:
@@ -281,7 +280,10 @@ def _operate(state: State, ref: RequestRef, request: inputs.OperateDeviceRequest
 
 
 def _prepare(state: State, ref: RequestRef, request: inputs.PrepareRequest, now_ns: int) -> Decision:
-    return _done(state, ref, request, hostdevs.prepare(state, ref, request, now_ns), now_ns)
+    given = hostdevs.prepare(state, ref, request, now_ns)
+    if isinstance(given, Declined):
+        return _refuse(state, ref, request, given.about, given.refusal, now_ns)
+    return waiting.granted(state, given)
 
 
 def _reattach(state: State, ref: RequestRef, request: inputs.ReattachRequest, now_ns: int) -> Decision:

@@ -1,4 +1,4 @@
-"""Deciding on a lease of known devices, however it was asked for: all or none."""
+"""Deciding on a lease, however it was asked for: all of its devices, or none."""
 
 from typing import Final
 
@@ -6,14 +6,63 @@ import msgspec
 
 from leasehold.events import event_types, inputs
 from leasehold.events.event_types import DomainBond, LeaseGranted
-from leasehold.events.hostdevs import STUBS, Handover
-from leasehold.events.identities import DeviceId, RequestRef, tenant_of
-from leasehold.events.refusals import Blocker, Refusal, RefusalCode
-from leasehold.projections import conflicts
+from leasehold.events.hostdevs import Handover
+from leasehold.events.identities import DeviceId, RequestRef
+from leasehold.events.refusals import Blocker, Refusal
+from leasehold.events.scheduling import Search
+from leasehold.projections import conflicts, quotas, restraints, searching
 from leasehold.projections.declining import Declined
+from leasehold.projections.naming import Resolved, resolve, unresolved
 from leasehold.projections.state import State
+from leasehold.projections.terms import Terms
 
 _NS_PER_MS: Final = 1_000_000
+
+
+def decide_lease(
+    state: State, ref: RequestRef, request: inputs.LeaseRequest, terms: Terms, now_ns: int, *, reserved_for: int = 0
+) -> LeaseGranted | Declined:
+    """The lease of the devices that are named, or of those that are found for what is needed.
+
+    `reserved_for`: the lease that it is to stand in for. Who waits is given what is kept for him, where that will do.
+    """
+    search = None
+    if request.needs:
+        kept = frozenset(state.queue[terms.queued].keeps) if terms.queued else frozenset()
+        owner = (ref.principal, request.holder)
+        found = searching.search(state, request, terms, owner=owner, prefer=kept)
+        if isinstance(found, Declined):
+            return found
+        devices, search = found.devices, found.search
+    else:
+        named = _named(state, request)
+        if isinstance(named, Declined):
+            return named
+        devices = named
+    return grant(
+        state,
+        ref,
+        request,
+        devices,
+        uuid=request.domain,
+        now_ns=now_ns,
+        terms=terms,
+        search=search,
+        reserved_for=reserved_for,
+    )
+
+
+def _named(state: State, request: inputs.LeaseRequest) -> tuple[DeviceId, ...] | Declined:
+    """The physical devices that a request names, sorted, each once."""
+    resolved = [resolve(state, text, request.host) for text in request.devices]
+    failed = next((each for each in resolved if each.device is None), None)
+    if failed is not None:
+        return Declined(request.devices, unresolved(failed))
+    devices = tuple(sorted({conflicts.physical_device(each.device) for each in resolved if each.device}))
+    unknown = next((device for device in devices if device not in state.devices), None)
+    if unknown is not None:
+        return Declined(request.devices, unresolved(Resolved(unknown)))
+    return devices
 
 
 def grant(
@@ -24,24 +73,35 @@ def grant(
     *,
     uuid: str,
     now_ns: int,
+    terms: Terms,
+    search: Search | None = None,
+    reserved_for: int = 0,
 ) -> LeaseGranted | Declined:
     """The lease of `devices` (known and physical, sorted, each once), for the domain of `uuid` if that is not empty."""
-    owner = (ref.principal, request.holder)
-    found = conflicts.first_blockers(state, devices, owner=owner, force=request.force)
-    if found:
-        return Declined(devices, refusal_of(found))
+    if search is None:
+        owner = (ref.principal, request.holder)
+        found = conflicts.first_blockers(state, devices, owner=owner, force=request.force, terms=terms)
+        if found:
+            return Declined(devices, refusal_of(found))
     handover: Handover | msgspec.UnsetType = msgspec.UNSET
     if request.driver or request.unmanaged:
         handover = Handover(driver=request.driver, unmanaged=request.unmanaged)
-        refusal = _not_handed_over(state, devices, handover)
-        if refusal is not None:
-            return Declined(devices, refusal)
+        for device in devices:
+            blocker = restraints.not_handed_over(state, device, handover)
+            if blocker is not None:
+                return Declined(devices, _not_so(blocker))
     bond: DomainBond | msgspec.UnsetType = msgspec.UNSET
     if uuid:
         bond = DomainBond(uuid=uuid, gone_ms=request.gone_ms, keep=request.keep)
+    charges: tuple[tuple[str, ...], ...] = ()
+    if state.quotas and terms.mode != "admin":
+        charged = quotas.charges(state, terms.tenant, devices)
+        if isinstance(charged, Declined):
+            return charged
+        charges = charged
     return event_types.LeaseGranted(
         request=ref,
-        tenant=tenant_of(ref.principal),
+        tenant=terms.tenant,
         holder=request.holder,
         devices=devices,
         ttl_ms=request.ttl_ms,
@@ -49,7 +109,18 @@ def grant(
         forced=request.force and any(state.devices[device].description.protections for device in devices),
         bond=bond,
         handover=handover,
+        mode=terms.mode or msgspec.UNSET,
+        tolerates=terms.tolerates or msgspec.UNSET,
+        charges=charges if any(charges) else msgspec.UNSET,
+        queued=terms.queued or msgspec.UNSET,
+        reserved_for=reserved_for or msgspec.UNSET,
+        search=search or msgspec.UNSET,
     )
+
+
+def _not_so(blocker: Blocker) -> Refusal:
+    """The refusal of a way of handing over: nothing is in the way but what was asked for."""
+    return Refusal(code=conflicts.CODE_OF_RULE[blocker.rule], message=blocker.why, help=blocker.help)
 
 
 def refusal_of(found: tuple[Blocker, ...]) -> Refusal:
@@ -60,24 +131,3 @@ def refusal_of(found: tuple[Blocker, ...]) -> Refusal:
         blockers=found,
         help=found[0].help,
     )
-
-
-def _not_handed_over(state: State, devices: tuple[DeviceId, ...], handover: Handover) -> Refusal | None:
-    """Why devices cannot be handed over in the way that was said."""
-    for device in devices:
-        row = state.devices[device]
-        if state.hosts[row.host].mode != "managed":
-            return Refusal(
-                code=RefusalCode.HOST_NOT_MANAGED,
-                message=f"{device}: no binder acts on {row.host}, so nothing is handed over there",
-                help=f"run a binder on {row.host}, or say neither a driver nor that devices are unmanaged",
-            )
-        driver = row.description.driver
-        if handover.unmanaged and row.description.kind == "pci" and driver not in STUBS:
-            bound = f"bound to {driver}" if driver else "bound to no driver"
-            return Refusal(
-                code=RefusalCode.DEVICE_NOT_DETACHED,
-                message=f"{device} is {bound}: an unmanaged device must be detached from the host by hand",
-                help=f"leasehold nodedev detach {device}, or lease it managed",
-            )
-    return None

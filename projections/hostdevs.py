@@ -8,7 +8,7 @@ from leasehold.events import event_types, identities, inputs, limits
 from leasehold.events.errors import InvalidInputError
 from leasehold.events.event_types import Event, LeaseGranted
 from leasehold.events.hostdev_events import HostDeclaredDead, LeaseRevoked
-from leasehold.events.identities import DeviceId, DomainId, HostName, RequestRef, split_device_id, uuid_of
+from leasehold.events.identities import DeviceId, DomainId, HostName, RequestRef, split_device_id, tenant_of, uuid_of
 from leasehold.events.position import lease_id_text
 from leasehold.events.refusals import RefusalCode
 from leasehold.projections import conflicts, domains
@@ -16,6 +16,7 @@ from leasehold.projections.declining import Declined, declined
 from leasehold.projections.granting import grant
 from leasehold.projections.rows import LeaseState
 from leasehold.projections.state import State
+from leasehold.projections.terms import Terms, rank_ns
 
 _LIST_DOMAINS: Final = "list the domains"
 
@@ -46,7 +47,8 @@ def prepare(state: State, ref: RequestRef, request: inputs.PrepareRequest, now_n
         text = f"{domain} claims {len(wanted)} devices; a lease has at most {limits.DEVICES_PER_LEASE_MAX}"
         help_text = "prepare those of one bus, or lease them by name"
         return declined((domain,), RefusalCode.DEVICES_TOO_MANY, text, help_text)
-    return grant(state, ref, request, tuple(sorted(wanted)), uuid=uuid, now_ns=now_ns)
+    terms = Terms(tenant=tenant_of(ref.principal), rank_ns=rank_ns(now_ns, 0))
+    return grant(state, ref, request, tuple(sorted(wanted)), uuid=uuid, now_ns=now_ns, terms=terms)
 
 
 def _not_one(text: str, found: list[DomainId]) -> Declined:

@@ -9,10 +9,12 @@
 | `kept` | it is kept for somebody who waits, and comes first |
 | `shared` | others share it: who wants it alone waits for them, who would share it, too, if there are enough of them |
 | `not_shareable` | it is not to be shared |
+| `host_not_managed`, `not_detached` | it cannot be handed over in the way that was said |
 """
 
 from collections.abc import Iterator
 
+from leasehold.events.hostdevs import STUBS, Handover
 from leasehold.events.identities import DeviceId, HostName
 from leasehold.events.position import lease_id_text, queued_id_text
 from leasehold.events.refusals import Blocker
@@ -136,3 +138,25 @@ def kept(state: State, device: DeviceId, other: DeviceId, queued: int, begin: st
         since_position=queued,
         help="wait, too (--wait), or choose another device",
     )
+
+
+def not_handed_over(state: State, device: DeviceId, handover: Handover) -> Blocker | None:
+    """What says that a device cannot be handed over in the way that was said."""
+    row = state.devices[device]
+    if state.hosts[row.host].mode != "managed":
+        return Blocker(
+            device=device,
+            rule="host_not_managed",
+            why=f"{device}: no binder acts on {row.host}, so nothing is handed over there",
+            help=f"run a binder on {row.host}, or say neither a driver nor that devices are unmanaged",
+        )
+    driver = row.description.driver
+    if handover.unmanaged and row.description.kind == "pci" and driver not in STUBS:
+        bound = f"bound to {driver}" if driver else "bound to no driver"
+        return Blocker(
+            device=device,
+            rule="not_detached",
+            why=f"{device} is {bound}: an unmanaged device must be detached from the host by hand",
+            help=f"leasehold nodedev detach {device}, or lease it managed",
+        )
+    return None
