@@ -79,9 +79,7 @@ EVENTS: Final[tuple[Event, ...]] = (
     DevicePrepared(host=HOST, key=KEY, lease=512, driver="vfio-pci", was_driver="igbvf", reset="flr"),
     PrepareFailed(host=HOST, key=KEY, lease=512, reason="its IOMMU group has a device on igb"),
     DeviceGivenBack(host=HOST, key=KEY, lease=512, driver="igbvf"),
-    DeviceQuarantined(
-        host=HOST, key=KEY, lease=512, reason="igbvf does not bind", help="load igbvf, then reattach it"
-    ),
+    DeviceQuarantined(host=HOST, key=KEY, lease=512, reason="igbvf does not bind", help="load igbvf, then reattach it"),
     LeaseRevoked(request=REF, lease=512, reason="it is needed", force=True),
     HostDeclaredDead(request=REF, host=HOST, reason="it burnt"),
     DriftDetected(device=DEVICE, kind="driver", leased=_TRUTHS[0], attached=_TRUTHS[1], bound=_TRUTHS[2]),
@@ -136,7 +134,5 @@ BINDING: Final = Binding(
     lease=512, driver="igbvf", was_driver="igbvf", reset="flr", given_back=True, position=800, at_ns=NS
 )
 QUARANTINE: Final = Quarantine(lease=512, reason="it hangs", help="reboot", position=801, at_ns=NS)
-DRIFT: Final = Drift(
-    kind="driver", leased=_TRUTHS[0], attached=_TRUTHS[1], bound=_TRUTHS[2], position=900, at_ns=NS
-)
+DRIFT: Final = Drift(kind="driver", leased=_TRUTHS[0], attached=_TRUTHS[1], bound=_TRUTHS[2], position=900, at_ns=NS)
 DIFFERING: Final = Differing(kind="kept", since_ns=NS)

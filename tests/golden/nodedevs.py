@@ -90,8 +90,12 @@ ORDERS: Final[tuple[Order, ...]] = (
 )
 _NEW_DEVICES: Final[tuple[NewDevice, ...]] = (
     capabilities.NewVport(
-        parent="scsi_host8", parent_wwnn=WWNN, parent_wwpn=WWPN, parent_fabric_wwn=FABRIC,
-        wwnn=_NEW_WWNN, wwpn=_NEW_WWPN,
+        parent="scsi_host8",
+        parent_wwnn=WWNN,
+        parent_wwpn=WWPN,
+        parent_fabric_wwn=FABRIC,
+        wwnn=_NEW_WWNN,
+        wwpn=_NEW_WWPN,
     ),
     capabilities.NewMdev(parent="pci_0000_06_00_0", mdev_type="i915-GVTg_V5_4", uuid=UUID),
 )
@@ -115,18 +119,14 @@ REQUESTS: Final[tuple[Request, ...]] = (
     inputs.CreateDeviceRequest(
         request_id=REQUEST, issued_at_ns=NS, device=_NEW_DEVICES[0], host=HOST, timeout_ms=90_000
     ),
-    inputs.DestroyDeviceRequest(
-        request_id=REQUEST, issued_at_ns=NS, device="scsi_host9", host=HOST, timeout_ms=90_000
-    ),
+    inputs.DestroyDeviceRequest(request_id=REQUEST, issued_at_ns=NS, device="scsi_host9", host=HOST, timeout_ms=90_000),
     inputs.CreateDeviceRequest(
         request_id=REQUEST, issued_at_ns=NS, device=_NEW_DEVICES[1], host=HOST, timeout_ms=90_000
     ),
 )
 _CHANGED: Final[tuple[Event, ...]] = (
     event_types.DeviceAppeared(HOST, _DESCRIPTION, _HOW),
-    event_types.DeviceChanged(
-        HOST, _DESCRIPTION, ("capability.boot_vga", "driver"), _HOW, {"driver": "e1000e"}
-    ),
+    event_types.DeviceChanged(HOST, _DESCRIPTION, ("capability.boot_vga", "driver"), _HOW, {"driver": "e1000e"}),
     event_types.DeviceReplaced(HOST, _DESCRIPTION, _HOW),
     event_types.DeviceMissing(HOST, KEY, _HOW),
     event_types.DeviceReappeared(HOST, _DESCRIPTION, _HOW),

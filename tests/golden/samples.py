@@ -24,7 +24,7 @@ from leasehold.projections.rows import (
     SourceState,
 )
 from leasehold.projections.snapshots import Snapshot
-from tests.golden import domains, hostdevs, nodedevs
+from tests.golden import domains, hostdevs, nodedevs, schedules
 from tests.golden.words import DESCRIPTION, DEVICE, FOLDER, HOLDER, HOST, KEY, NS, PRINCIPAL, REF, REFUSAL, REQUEST, USB
 
 _REQUESTS: Final[tuple[Request, ...]] = (
@@ -60,9 +60,7 @@ _INPUTS: Final[tuple[Input, ...]] = (
 )
 _EVENTS: Final[tuple[Event, ...]] = (
     event_types.LedgerStarted("0123456789abcdef", "lab", 2),
-    event_types.LedgerRestored(
-        writer="restore-1", era=3, through=41, reason="the store was wiped", until_ns=NS + 30
-    ),
+    event_types.LedgerRestored(writer="restore-1", era=3, through=41, reason="the store was wiped", until_ns=NS + 30),
     event_types.GraceStarted("alloc-a", "takeover", NS + 30),
     event_types.HostRegistered(HOST, "watched"),
     event_types.HostWentStale(HOST, "watcher", "it has not been heard for 15 s"),
@@ -168,11 +166,20 @@ _RECORD_OF_HOST_DEVICES: Final = msgspec.structs.replace(
         *(Step(inputs.Asked(PRINCIPAL, request), hostdevs.EVENTS[4:5]) for request in hostdevs.REQUESTS),
     ),
 )
+_RECORD_OF_SCHEDULES: Final = msgspec.structs.replace(
+    OLD_RECORD,
+    rules_version=5,
+    steps=(
+        Step(inputs.Tick("alloc-a"), schedules.EVENTS),
+        *(Step(given, schedules.GROWN[Event]) for given in schedules.GROWN[Input]),
+        *(Step(inputs.Asked(PRINCIPAL, request), schedules.EVENTS[-1:]) for request in schedules.REQUESTS),
+    ),
+)
 _KEY_OF_REQUEST: Final = RequestKey(f"{PRINCIPAL}/{REQUEST}")
 _ORDERED: Final = RequestKey(f"{PRINCIPAL}/ordered")
 _REFUSED: Final = RequestKey(f"{PRINCIPAL}/refused")
 _SNAPSHOT: Final = Snapshot(
-    fold_version=4,
+    fold_version=5,
     head=Head(
         ledger_id="0123456789abcdef",
         cluster="lab",
@@ -183,6 +190,8 @@ _SNAPSHOT: Final = Snapshot(
         observed_through=41,
         decider="alloc-a",
         grace_until_ns=NS + 30,
+        looked_rank_ns=NS + 100,
+        looked_queued=1_600,
     ),
     hosts=[
         (
@@ -203,6 +212,7 @@ _SNAPSHOT: Final = Snapshot(
                 device_count=1,
                 dead="declared dead by operator: it burnt",
                 managed_since=256,
+                marks=schedules.MARKS,
             ),
         )
     ],
@@ -225,6 +235,9 @@ _SNAPSHOT: Final = Snapshot(
                 quarantine=hostdevs.QUARANTINE,
                 drift=hostdevs.DRIFT,
                 differing=hostdevs.DIFFERING,
+                marks=schedules.MARKS,
+                sharers=(512,),
+                charged=("", "fast"),
             ),
         )
     ],
@@ -253,6 +266,15 @@ _SNAPSHOT: Final = Snapshot(
                 handover=hostdevs.HANDOVER,
                 end_reason="it does not bind",
                 is_forced_off=True,
+                tenant=Principal("the-tenant"),
+                mode="shared",
+                tolerates=("slow",),
+                reserved_for=256,
+                successor=1_024,
+                renewed_position=600,
+                transferred_position=700,
+                charges=schedules.CHARGES,
+                search=schedules.SEARCH,
             ),
         )
     ],
@@ -260,24 +282,38 @@ _SNAPSHOT: Final = Snapshot(
         (
             _ORDERED,
             AnswerState(
-                body_hash="2" * 32, verb="create_device", position=1_280, issued_at_ns=NS - 9, device=nodedevs.VPORT,
-                order=1_280, state="timed_out", reason="nothing was heard of it in time",
+                body_hash="2" * 32,
+                verb="create_device",
+                position=1_280,
+                issued_at_ns=NS - 9,
+                device=nodedevs.VPORT,
+                order=1_280,
+                state="timed_out",
+                reason="nothing was heard of it in time",
             ),
         ),
         (
             _KEY_OF_REQUEST,
-            AnswerState(body_hash="0" * 32, verb="lease", position=512, issued_at_ns=NS - 9, lease=512, device=DEVICE,
-                        leases=(512, 768)),
+            AnswerState(
+                body_hash="0" * 32,
+                verb="lease",
+                position=512,
+                issued_at_ns=NS - 9,
+                lease=512,
+                device=DEVICE,
+                leases=(512, 768),
+                queued=1_536,
+            ),
         ),
         (_REFUSED, AnswerState(body_hash="1" * 32, verb="lease", position=1_024, issued_at_ns=NS, refusal=REFUSAL)),
     ],
     principals=[(PRINCIPAL, PrincipalState(first=4, next=6, horizon_ns=NS - 20))],
     fading=[((PRINCIPAL, 4), Fading(_KEY_OF_REQUEST, NS + 90)), ((PRINCIPAL, 5), Fading(_REFUSED, NS + 91))],
     refusals=[(1_024, RecentRefusal("scheduler-1\nlease", REFUSAL, "lease", (DEVICE,), NS, 3))],
-    queue=[],
-    stirred=[],
-    classes=[],
-    quotas=[],
+    queue=[schedules.QUEUE],
+    stirred=[schedules.STIRRED],
+    classes=[schedules.CLASS],
+    quotas=[schedules.QUOTA],
     orders=[
         (
             1_280,
@@ -303,10 +339,10 @@ def _tag(value: Any) -> str:
 
 
 UNIONS: Final[dict[Any, tuple[Any, ...]]] = {
-    Request: (*_REQUESTS, *nodedevs.REQUESTS[:2], *domains.REQUESTS, *hostdevs.REQUESTS),
+    Request: (*_REQUESTS, *nodedevs.REQUESTS[:2], *domains.REQUESTS, *hostdevs.REQUESTS, *schedules.REQUESTS),
     Observation: (*_OBSERVATIONS, *nodedevs.NEW_OBSERVATIONS, *domains.OBSERVATIONS, *hostdevs.OBSERVATIONS),
     Input: _INPUTS,
-    Event: (*_EVENTS, *nodedevs.NEW_EVENTS, *domains.EVENTS, *hostdevs.EVENTS),
+    Event: (*_EVENTS, *nodedevs.NEW_EVENTS, *domains.EVENTS, *hostdevs.EVENTS, *schedules.EVENTS),
     OldEvent: _OLD_EVENTS,
 }
 """Samples of all members of the unions that stand in a log."""
@@ -326,14 +362,16 @@ SAMPLES: Final[dict[str, tuple[Any, Any]]] = {
         for (kind, union), values in hostdevs.PARTS_GROWN.items()
         for value in values
     },
+    **{f"{_tag(value)}+scheduling": (value, union) for union, values in schedules.GROWN.items() for value in values},
     "record.v1+rules_3": (_RECORD, Record),
     "record.v1+node_devices": (_RECORD_OF_NODE_DEVICES, Record),
     "record.v1+domains": (_RECORD_OF_DOMAINS, Record),
     "record.v1+host_devices": (_RECORD_OF_HOST_DEVICES, Record),
-    "snapshot.v4": (_SNAPSHOT, Snapshot),
+    "record.v1+scheduling": (_RECORD_OF_SCHEDULES, Record),
+    "snapshot.v5": (_SNAPSHOT, Snapshot),
 }
 """Name of the file -> the value and the type that it is read as. Behind a plus: what came later."""
-ONLY_READ: Final = frozenset({"record.v1", "snapshot.v1", "snapshot.v2", "snapshot.v3"})
+ONLY_READ: Final = frozenset({"record.v1", "snapshot.v1", "snapshot.v2", "snapshot.v3", "snapshot.v4"})
 """Files of what is no longer written as it was."""
 
 

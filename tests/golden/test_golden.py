@@ -48,7 +48,7 @@ def test_every_part_is_kept(kind: str, union: Any) -> None:
     assert {str(value.__struct_config__.tag) for value in PARTS[kind, union]} == tags_of(union)
 
 
-_RECORDS = {f"record.v1+{what}" for what in ("rules_3", "node_devices", "domains", "host_devices")}
+_RECORDS = {f"record.v1+{what}" for what in ("rules_3", "node_devices", "domains", "host_devices", "scheduling")}
 _NEWEST = {name.partition("+")[0]: name for name in SAMPLES}
 _GROWN = {name for name in SAMPLES if name != _NEWEST[name.partition("+")[0]]} | _RECORDS
 """What came to their types later stands in other samples."""
@@ -56,7 +56,7 @@ _EXCLUDED = {"LeaseRequest.unmanaged", "PrepareRequest.driver"}
 """Beside a driver they cannot be said; a grant has both."""
 
 
-@pytest.mark.parametrize("name", [name for name in SAMPLES if name not in {"snapshot.v4"} | _GROWN])
+@pytest.mark.parametrize("name", [name for name in SAMPLES if name not in {"snapshot.v5"} | _GROWN])
 def test_samples_say_everything(name: str) -> None:
     """No field of a sample has its default: such a field would not stand in the file."""
     assert set(defaulted(SAMPLES[name][0])) <= _EXCLUDED
@@ -72,7 +72,7 @@ def test_record_through_the_codec() -> None:
 
 def test_snapshot_through_the_state() -> None:
     """The kept snapshot becomes a state that is written as the same bytes."""
-    body = file_of("snapshot.v4").read_bytes()
+    body = file_of("snapshot.v5").read_bytes()
     state = decode_state(body)
     assert state is not None
     assert encode_state(state) == body
@@ -80,4 +80,4 @@ def test_snapshot_through_the_state() -> None:
 
 def test_snapshot_of_an_older_fold() -> None:
     """What another version of the fold has written is none, so that the log is folded anew."""
-    assert [decode_state(file_of(f"snapshot.v{version}").read_bytes()) for version in (1, 2, 3)] == [None] * 3
+    assert [decode_state(file_of(f"snapshot.v{version}").read_bytes()) for version in range(1, 5)] == [None] * 4

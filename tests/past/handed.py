@@ -15,13 +15,12 @@ PLACES: Final = ("01:00.0", "03:00.0", "03:10.0", "04:00.0", "2-1.1", "2-2", "0a
 DRIVERS: Final = ("e1000e", "igb", "vfio-pci", "")
 
 
-class _Log:
-    """A ledger with two hosts, of which one is managed; what happens there is drawn by chance."""
+class Hands:
+    """The binder of the managed host, which does what it should by chance."""
 
-    def __init__(self, seed: int) -> None:
-        self.rng = random.Random(seed)
-        self.ledger = ledger_with_hosts()
-        self.ledger.start_binder(H1)
+    def __init__(self, rng: random.Random, ledger: Ledger) -> None:
+        self.rng = rng
+        self.ledger = ledger
         self.run = 1
 
     def living(self) -> list[int]:
@@ -33,6 +32,31 @@ class _Log:
 
     def say(self, *words: Observation) -> None:
         self.ledger.bind(*words, run=self.run)
+
+    def prepare(self) -> None:
+        for each, lease in self.held(ending=False):
+            key, draw = split_device_id(each)[1], self.rng.random()
+            if draw < 0.5:
+                driver, reset = self.rng.choice(STUBS), self.rng.choice(("", *RESETS))
+                self.say(inputs.Prepared(key, lease, driver, self.rng.choice(DRIVERS), reset))
+            elif draw < 0.6:
+                self.say(inputs.NotPrepared(key, lease, "the probe failed"))
+
+    def take_back(self) -> None:
+        for each, lease in self.held(ending=True):
+            key, draw = split_device_id(each)[1], self.rng.random()
+            if draw < 0.5:
+                self.say(inputs.GivenBack(key, lease, self.rng.choice(DRIVERS)))
+            elif draw < 0.7:
+                self.say(inputs.Stuck(key, lease, f"it hangs ({self.rng.randrange(3)})", "pull it out"))
+
+
+class _Log(Hands):
+    """A ledger with two hosts, of which one is managed; what happens there is drawn by chance."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(random.Random(seed), ledger_with_hosts())
+        self.ledger.start_binder(H1)
 
     def lease(self) -> None:
         driver = self.rng.choice(("", *STUBS))
@@ -53,23 +77,6 @@ class _Log:
             force=self.rng.random() < 0.5,
         )  # fmt: skip
         self.ledger.ask(request, B)
-
-    def prepare(self) -> None:
-        for each, lease in self.held(ending=False):
-            key, draw = split_device_id(each)[1], self.rng.random()
-            if draw < 0.5:
-                driver, reset = self.rng.choice(STUBS), self.rng.choice(("", *RESETS))
-                self.say(inputs.Prepared(key, lease, driver, self.rng.choice(DRIVERS), reset))
-            elif draw < 0.6:
-                self.say(inputs.NotPrepared(key, lease, "the probe failed"))
-
-    def take_back(self) -> None:
-        for each, lease in self.held(ending=True):
-            key, draw = split_device_id(each)[1], self.rng.random()
-            if draw < 0.5:
-                self.say(inputs.GivenBack(key, lease, self.rng.choice(DRIVERS)))
-            elif draw < 0.7:
-                self.say(inputs.Stuck(key, lease, f"it hangs ({self.rng.randrange(3)})", "pull it out"))
 
     def stick(self) -> None:
         """One that nobody has, as a binder does that finds something of before."""

@@ -23,6 +23,7 @@ from leasehold.services.ledger.port import Entry
 from leasehold.services.query.decoding import check_question
 from tests.archive.records import made
 from tests.past import handed
+from tests.past import scheduled as scheduled_logs
 from tests.past.nodedevs import random_log
 from tests.sim.run import bounded
 from tests.sim.simulation import Simulation
@@ -57,6 +58,11 @@ def handed_over(seed: int) -> list[bytes]:
     return handed.random_log(seed).bodies
 
 
+def scheduled(seed: int) -> list[bytes]:
+    """The records of hosts of which schedulers and operators ask all that they can."""
+    return scheduled_logs.random_log(seed).bodies
+
+
 def events_of(bodies: Iterable[bytes]) -> list[At]:
     """All events of a log."""
     found = []
@@ -79,12 +85,17 @@ def folded(events: list[At], places: Iterable[int]) -> Iterator[tuple[int, State
 
 
 def owners_in(state: State) -> list[tuple[str, str, str, str, str]]:
-    """Device, lease, holder, principal and state of all that is held."""
+    """Device, lease, holder, principal and state of all that is held or shared."""
     return sorted(
-        (device, f"L{row.lease}", lease.holder, lease.principal, "ending" if row.ending else "leased")
+        (
+            device,
+            f"L{each}",
+            state.leases[each].holder,
+            state.leases[each].principal,
+            "ending" if row.ending else "leased",
+        )
         for device, row in state.devices.items()
-        if row.lease
-        for lease in (state.leases[row.lease],)
+        for each in ((row.lease,) if row.lease else row.sharers)
     )
 
 

@@ -31,6 +31,7 @@ from tests.past.logs import (
     handed_over,
     node_devices,
     owners_in,
+    scheduled,
     seeds,
     simulated,
 )
@@ -87,7 +88,7 @@ def places(events: list[At], rng: random.Random) -> list[int]:
     return [*at, *(position + rng.randrange(-3, 300) for position in at[:10]), events[-1].position]
 
 
-@pytest.mark.parametrize("made", [simulated, node_devices, handed_over])
+@pytest.mark.parametrize("made", [simulated, node_devices, handed_over, scheduled])
 async def test_any_place_is_as_the_fold_has_it(tmp_path: Path, made: Callable[[int], list[bytes]]) -> None:
     """Devices as they are shown, hosts, and owners at any position are those of the log folded up to there."""
     for seed in (*ONCE_FAILED, *seeds(LOGS)):
@@ -217,7 +218,7 @@ async def test_who_had_a_device(tmp_path: Path) -> None:
                 assert [row.state for row in rows] == states
 
 
-@pytest.mark.parametrize("made", [simulated, node_devices, handed_over])
+@pytest.mark.parametrize("made", [simulated, node_devices, handed_over, scheduled])
 async def test_what_was_different(tmp_path: Path, made: Callable[[int], list[bytes]]) -> None:
     """The differences between two places are those of the two states, and each is where it came to be."""
     for seed in seeds(2):
