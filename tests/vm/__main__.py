@@ -6,6 +6,8 @@ Exit code 0: all was shown; 1: something was not; 77: no guest can run here, and
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -45,7 +47,11 @@ MANAGED: Final[dict[str, Scenario]] = {
 
 
 async def _play(parts: image.Parts, names: list[str], figures: Figures) -> list[str]:
-    """Play scenarios; the names of those that have not shown what they claim."""
+    return await playing.play_all(names, lambda: _staged(parts, figures), _shown)
+
+
+@asynccontextmanager
+async def _staged(parts: image.Parts, figures: Figures) -> AsyncIterator[Stage]:
     with tempfile.TemporaryDirectory(prefix="leasehold-vm-") as made:
         folder = Path(made)
         async with booted(parts, folder) as guest, watched(guest, folder) as around:
@@ -56,14 +62,13 @@ async def _play(parts: image.Parts, names: list[str], figures: Figures) -> list[
             await hotplug.prepare(stage)
             await around.start_watcher()
             print(f"its watcher has reported after {time.monotonic() - begun:.1f} s", flush=True)
-            return [name for name in names if not await _shown(stage, name)]
+            yield stage
 
 
 async def _shown(stage: Stage, name: str) -> bool:
     if name in MANAGED:
         return await playing.shown(name, MANAGED[name], stage, "binder", stage.watched.recover)
-    await unmanaged(stage)
-    return await playing.shown(name, SCENARIOS[name], stage, "watcher", stage.watched.recover)
+    return await playing.shown(name, SCENARIOS[name], stage, "watcher", stage.watched.recover, unmanaged)
 
 
 def _told(figures: Figures) -> list[str]:

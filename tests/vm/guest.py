@@ -62,6 +62,10 @@ class Uevent:
         return f"{self.source} {self.action} {self.path}"
 
 
+class GuestHungError(AssertionError):
+    """Nobody inside answers, or it has not booted."""
+
+
 class Guest:
     """A running guest."""
 
@@ -85,7 +89,7 @@ class Guest:
         self.booted_s = 0.0
 
     async def open(self) -> None:
-        """Wait until it has booted. Raises AssertionError with the console's last words."""
+        """Wait until it has booted. Raises GuestHungError with the console's last words."""
         begun = time.monotonic()
         try:
             async with asyncio.timeout(BOOT_S):
@@ -98,9 +102,10 @@ class Guest:
                 await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 for task in waiting:
                     task.cancel()
-                assert self._ready.is_set(), f"the guest ended while it booted:\n{self.console()}"
+                if not self._ready.is_set():
+                    raise GuestHungError(f"the guest ended while it booted:\n{self.console()}")
         except TimeoutError:
-            raise AssertionError(f"the guest has not booted after {BOOT_S:.0f} s:\n{self.console()}") from None
+            raise GuestHungError(f"the guest has not booted after {BOOT_S:.0f} s:\n{self.console()}") from None
         self.booted_s = time.monotonic() - begun
         await self.set_clock()
 
@@ -166,7 +171,7 @@ class Guest:
             async with asyncio.timeout(ASK_S):
                 answer: dict[str, Any] = await asked
         except TimeoutError:
-            raise AssertionError(f"no answer from inside to {do} {values}:\n{self.console()}") from None
+            raise GuestHungError(f"no answer from inside to {do} {values}:\n{self.console()}") from None
         assert "failed" not in answer, f"{do} {values}: {answer.get('failed')}"
         return answer
 
@@ -236,6 +241,10 @@ class Guest:
     async def monitor(self, command: str, **values: object) -> object:
         """Any other command of QEMU's monitor."""
         return await self._monitor.execute(command, dict(values))
+
+    async def hmp(self, command: str) -> str:
+        """What QEMU's monitor for people answers."""
+        return str(await self._monitor.execute("human-monitor-command", {"command-line": command}))
 
     async def uevent(self, wanted: Callable[[Uevent], bool], *, since: int, timeout_s: float = 60) -> Uevent:
         """The first uevent behind the `since`-th that is wanted."""

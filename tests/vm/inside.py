@@ -178,6 +178,24 @@ class Inside:
         """The names of what was started and has not been ended."""
         return {"names": sorted(self._started)}
 
+    def do_tasks(self) -> dict[str, Any]:
+        """Where in the kernel the threads of all that was started are, and those of others that run or cannot be woken:
+        the text of some files in /proc, by whose they are.
+        """
+        started = {process.pid: name for name, process in self._started.items()}
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*/task/[0-9]*"):
+            process = int(folder.parts[2])
+            # It may end while it is read.
+            with contextlib.suppress(OSError, IndexError):
+                comm, _, rest = (folder / "stat").read_text().partition("(")[2].rpartition(")")
+                state = rest.split()[0]
+                is_ours = int(folder.name) == threading.get_native_id()
+                if (process in started or state in "RD") and not is_ours:
+                    who = f"{started.get(process, 'another process')}: {comm}, {folder.name} of {process}, {state}"
+                    found[who] = {name: (folder / name).read_text() for name in ("wchan", "syscall", "stack")}
+        return {"tasks": dict(sorted(found.items()))}
+
     def do_tell(self, uevents: bool) -> dict[str, Any]:
         """Whether uevents are told: a flood of them would fill the port."""
         self._tells = uevents

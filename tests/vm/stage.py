@@ -36,6 +36,10 @@ class Stage:
         self.watched = watched
         self.figures = figures
         self.scenario = ""
+        self.is_hung = False
+        """Whether nobody inside answers any more: no process, however wrong, does that."""
+        self.is_lost = False
+        """Whether no other scenario can be played in this guest."""
 
     def show(self, sentence: str) -> None:
         """Say what was shown."""

@@ -3,14 +3,18 @@
 import asyncio
 import json
 import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from unittest.mock import create_autospec
 
 import pytest
 
-from tests.vm import image, inside, packages
+from tests.vm import image, inside, packages, playing
 from tests.vm.figures import Delay, Figures
-from tests.vm.guest import Guest, Uevent
+from tests.vm.guest import Guest, GuestHungError, Uevent
+from tests.vm.stage import Stage
+from tests.vm.watched import Watched
 
 
 def test_uevents_of_the_kernel_and_of_udevd_are_read() -> None:
@@ -72,6 +76,43 @@ def test_parts_are_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest
     assert image._kept("part", "first", fails, print) == first
     second = image._kept("part", "second", lambda into: (into / "whole").touch(), print)
     assert sorted(tmp_path.glob("part*")) == [second] and (second / "whole").exists()
+
+
+class _Guests:
+    """Guests that hang, are left useless or do not boot, where it is told; what was played, by guest."""
+
+    def __init__(self, **ends: list[str]) -> None:
+        self._ends = ends
+        self.played: list[list[str]] = []
+
+    @asynccontextmanager
+    async def staged(self) -> AsyncIterator[Stage]:
+        self.played.append([])
+        if self._ends.get("boot"):
+            raise GuestHungError(self._ends["boot"].pop())
+        yield Stage(create_autospec(Guest), create_autospec(Watched), Figures())
+
+    async def play(self, stage: Stage, name: str) -> bool:
+        self.played[-1].append(name)
+        end = self._ends[name].pop(0) if self._ends.get(name) else "shown"
+        stage.is_hung = end == "hung"
+        stage.is_lost = end in ("hung", "lost")
+        return end == "shown"
+
+
+async def test_what_a_hung_guest_has_not_shown_is_played_again_in_another() -> None:
+    """Only that: what failed in a guest that answers has failed, and what was shown is shown."""
+    guests = _Guests(two=["failed"], three=["hung"], four=["lost"])
+    names = ["one", "two", "three", "four", "five"]
+    assert await playing.play_all(names, guests.staged, guests.play) == ["two", "four"]
+    assert guests.played == [["one", "two", "three"], ["three", "four"], ["five"]]
+
+
+async def test_guests_that_hang_again_and_again_show_nothing() -> None:
+    """So many are tried, and what was not played has not been shown."""
+    guests = _Guests(boot=["hung"], one=["hung"] * 9)
+    assert await playing.play_all(["one", "two"], guests.staged, guests.play) == ["one", "two"]
+    assert guests.played == [[], *[["one"]] * (playing.GUESTS_MAX - 1)]
 
 
 def test_where_no_guest_can_run_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

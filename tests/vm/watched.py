@@ -42,7 +42,12 @@ _OUTSIDE: Final = "10.0.2.2"
 """This machine's loopback, as QEMU's own network shows it to the guest."""
 _WAY: Final = "way to the bus"
 _KEY: Final = "/run/leasehold/guest.json"
-_ENVIRONMENT: Final = {"PYTHONPATH": "/mnt/repo/src:/mnt/site", "PYTHONDONTWRITEBYTECODE": "1"}
+_ENVIRONMENT: Final = {
+    "PYTHONPATH": "/mnt/repo/src:/mnt/site",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONFAULTHANDLER": "1",
+}
+"""The last has an agent that is told to abort say where each of its threads is."""
 _ARRIVE_S: Final = 60.0
 _START_S: Final = 180.0
 _QUIET_S: Final = 3.0
@@ -164,6 +169,10 @@ class Watched:
             raise AssertionError(f"{error}\n{await self.log('watcher')}") from None
         return since
 
+    async def agents(self) -> list[str]:
+        """The names of those that were started, and not ended."""
+        return [name for name in (await self.guest.ask("running"))["names"] if name != _WAY]
+
     async def end_agent(self, role: str) -> None:
         """End it in good order."""
         code = (await self.guest.ask("end", name=role))["code"]
@@ -173,9 +182,8 @@ class Watched:
         """Bring the guest back to how scenarios find it, whatever one of them has left."""
         await self.guest.unplug_all()
         await self.guest.ask("tell", uevents=True)
-        for name in (await self.guest.ask("running"))["names"]:
-            if name != _WAY:
-                await self.guest.ask("end", name=name)
+        for name in await self.agents():
+            await self.guest.ask("end", name=name)
         await self.let_go()
         await self.guest.start_udevd()
         await self.start_watcher()
@@ -206,8 +214,12 @@ class Watched:
 
     async def log(self, role: str) -> str:
         """What an agent in the guest had to say."""
-        texts = [await self.guest.read(f"/run/leasehold/{name}") for name in (f"{role}.out", f"{role}/{role}.log")]
+        texts = (await self.output(role), await self.guest.read(f"/run/leasehold/{role}/{role}.log"))
         return "\n".join(text for text in texts if text)[-4_000:]
+
+    async def output(self, role: str) -> str:
+        """What it wrote that is not in its log."""
+        return await self.guest.read(f"/run/leasehold/{role}.out") or ""
 
     # --- what people ask --------------------------------------------------------------------------------------------
 

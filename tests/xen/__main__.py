@@ -6,6 +6,8 @@ Exit code 0: all was shown; 1: something was not; 77: no guest can run here, and
 
 import sys
 import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -35,14 +37,18 @@ MANAGED: Final[dict[str, Scenario]] = {
 
 
 async def _play(parts: Parts, names: list[str], figures: Figures) -> list[str]:
-    """Play scenarios; the names of those that have not shown what they claim."""
+    return await playing.play_all(names, lambda: _staged(parts, figures), _shown)
+
+
+@asynccontextmanager
+async def _staged(parts: Parts, figures: Figures) -> AsyncIterator[Stage]:
     with tempfile.TemporaryDirectory(prefix="leasehold-xen-") as made:
         folder = Path(made)
         async with booted(parts, folder) as guest, watched(guest, folder) as around:
             print(f"Xen and dom0 have booted in {guest.booted_s:.1f} s", flush=True)
             stage = Stage(guest, around, figures)
             await domains.prepare(stage)
-            return [name for name in names if not await _shown(stage, name)]
+            yield stage
 
 
 async def _shown(stage: Stage, name: str) -> bool:
@@ -51,8 +57,7 @@ async def _shown(stage: Stage, name: str) -> bool:
 
     if name in MANAGED:
         return await playing.shown(name, MANAGED[name], stage, BINDER, recover)
-    await unmanaged(stage)
-    return await playing.shown(name, SCENARIOS[name], stage, domains.POLLER, recover)
+    return await playing.shown(name, SCENARIOS[name], stage, domains.POLLER, recover, unmanaged)
 
 
 if __name__ == "__main__":
