@@ -153,7 +153,7 @@ _SHOWN_BEFORE: Final = 60
 _TOKEN: Final = re.compile(
     r"""(?P<blank>[ \t\r\n\f]+|//[^\n]*)
     |(?P<number>(?:0[xX][0-9a-fA-F]+|[0-9]+)(?P<odd>[uU]|\.[0-9]+(?:[eE][+-]?[0-9]+)?|[eE][+-]?[0-9]+|[A-Za-z_]\w*)?)
-    |(?P<text>(?P<raw>[rR]?)(?P<quote>\"\"\"|'''|\"|')(?P<body>(?:\\.|(?!(?P=quote)).)*?)(?P=quote))
+    |(?P<text>(?P<raw>[rR]?)(?P<quote>\"\"\"|'''|\"|'))
     |(?P<bytes>(?:[bB][rR]?|[rR][bB])(?=["']))
     |(?P<name>[A-Za-z_][A-Za-z0-9_]*)
     |(?P<sign>&&|\|\||==|!=|<=|>=|[-+*/%!<>?:.,()\[\]{}])""",
@@ -212,7 +212,10 @@ def _tokens(text: str) -> list[_Token]:
         if match["number"] is not None:
             found.append(_Token("number", _number(match, at), at))
         elif match["text"] is not None:
-            found.append(_Token("text", _text(match, at), at))
+            value, end = _text(text, match)
+            found.append(_Token("text", value, at))
+            at = end
+            continue
         elif kind == "bytes":
             raise SelectorError(at, "bytes are not among the things that selectors know; write a text, without the b")
         elif kind != "blank":
@@ -224,8 +227,6 @@ def _tokens(text: str) -> list[_Token]:
 
 def _unreadable(text: str, at: int) -> str:
     character = text[at]
-    if character in "\"'":
-        return "this text has no end: a quotation mark is missing"
     if character in "&|=":
         return f"{character!r} alone is no sign here; meant is {'==' if character == '=' else character * 2}"
     return f"{character!r} has no meaning in a selector"
@@ -244,26 +245,39 @@ def _number(match: re.Match[str], at: int) -> int:
     return number
 
 
-def _text(match: re.Match[str], at: int) -> str:
-    body = match["body"]
-    if len(match["quote"]) == 1 and "\n" in body:
-        raise SelectorError(at, 'a text of several lines stands in """')
-    if match["raw"]:
-        return body
+_BODIES: Final = {quote: re.compile(rf"((?:\\.|[^\\])*?){quote}", re.DOTALL) for quote in ('"""', "'''", '"', "'")}
+"""A text up to its end. Each character can be read in one way only, so that this takes no longer than it is long."""
 
-    def unescaped(found: re.Match[str]) -> str:
+
+def _text(text: str, match: re.Match[str]) -> tuple[str, int]:
+    """The text that begins there, and where it ends."""
+    quote, begin = match["quote"], match.end()
+    if match["raw"]:
+        end = text.find(quote, begin)
+        body = text[begin:end]
+    else:
+        found = _BODIES[quote].match(text, begin)
+        body, end = (found[1], found.end(1)) if found is not None else ("", -1)
+    if end < 0 or (len(quote) == 1 and "\n" in body):
+        more = '; one of several lines stands in """' if "\n" in text[begin:] else ""
+        raise SelectorError(match.start(), f"this text has no end: a quotation mark is missing{more}")
+    return body if match["raw"] else _unescaped(body, begin), end + len(quote)
+
+
+def _unescaped(body: str, begin: int) -> str:
+    def character(found: re.Match[str]) -> str:
         digits = found[1] or found[2] or found[3]
         if digits is None and found[4] is None:
             if found[5] not in _ESCAPES:
-                where = match.start("body") + found.start()
-                raise SelectorError(where, rf'\{found[5]} stands for nothing; a backslash itself is \\, or write r"…"')
+                said = rf'\{found[5]} stands for nothing; a backslash itself is \\, or write r"…"'
+                raise SelectorError(begin + found.start(), said)
             return _ESCAPES[found[5]]
         code = int(digits, 16) if digits else int(found[4], 8)
         if code > 0x10FFFF or 0xD800 <= code < 0xE000:
-            raise SelectorError(match.start("body") + found.start(), f"{found[0]} is no character")
+            raise SelectorError(begin + found.start(), f"{found[0]} is no character")
         return chr(code)
 
-    return _ESCAPE.sub(unescaped, body)
+    return _ESCAPE.sub(character, body)
 
 
 class _Reader:

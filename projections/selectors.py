@@ -59,6 +59,11 @@ class Selector:
         return known
 
     @property
+    def cost(self) -> int:
+        """How many steps an evaluation takes at most, each some tens of nanoseconds."""
+        return self._reading.cost
+
+    @property
     def reads(self) -> tuple[str, ...]:
         """The names of the attributes that it reads."""
         return tuple(attribute.name for attribute in self._reading.reads)
