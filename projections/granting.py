@@ -35,10 +35,10 @@ def decide_lease(
             return found
         devices, search = found.devices, found.search
     else:
-        named = _named(state, request)
-        if isinstance(named, Declined):
-            return named
-        devices = named
+        those = named(state, request)
+        if isinstance(those, Declined):
+            return those
+        devices = those
     return grant(
         state,
         ref,
@@ -52,7 +52,7 @@ def decide_lease(
     )
 
 
-def _named(state: State, request: inputs.LeaseRequest) -> tuple[DeviceId, ...] | Declined:
+def named(state: State, request: inputs.LeaseRequest) -> tuple[DeviceId, ...] | Declined:
     """The physical devices that a request names, sorted, each once."""
     resolved = [resolve(state, text, request.host) for text in request.devices]
     failed = next((each for each in resolved if each.device is None), None)

@@ -31,10 +31,9 @@ from leasehold.events.schedule_events import (
 )
 from leasehold.events.schedule_inputs import WithdrawRequest
 from leasehold.projections import buckets, granting, selectors
-from leasehold.projections.conflicts import CODE_OF_RULE, first_blockers, physical_device
+from leasehold.projections.conflicts import CODE_OF_RULE, first_blockers
 from leasehold.projections.declining import Declined, declined
 from leasehold.projections.indexes import EVERYBODY
-from leasehold.projections.naming import resolve
 from leasehold.projections.rows import QueuedState
 from leasehold.projections.searching import Found, search
 from leasehold.projections.selectors import Selector
@@ -384,9 +383,8 @@ def _keeps(
 def _named_keeps(
     state: State, owner: tuple[str, str], asked: inputs.LeaseRequest, terms: Terms
 ) -> tuple[DeviceId, ...]:
-    names = [resolve(state, text, asked.host).device for text in asked.devices]
-    devices = tuple(sorted({physical_device(device) for device in names if device is not None}))
-    if None in names or not all(device in state.devices for device in devices):
+    devices = granting.named(state, asked)
+    if isinstance(devices, Declined):
         return ()
     found = first_blockers(state, devices, owner=owner, force=asked.force, terms=terms)
     return devices if all(CODE_OF_RULE[each.rule] in _HOLDERS for each in found) else ()
