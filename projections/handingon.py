@@ -9,15 +9,14 @@ from typing import Any, Final
 import msgspec
 
 from leasehold.events import inputs, limits, schedule_inputs
-from leasehold.events.event_types import Event, LeaseReleased, LeaseRenewed
+from leasehold.events.event_types import DomainBond, Event, LeaseReleased, LeaseRenewed
 from leasehold.events.identities import RequestRef, tenant_of
 from leasehold.events.position import lease_id_text
 from leasehold.events.refusals import Blocker, Refusal, RefusalCode
 from leasehold.events.schedule_events import LeasesRenewed, LeaseSwitched, LeaseTransferred
-from leasehold.projections import conflicts, fencing, quotas
+from leasehold.projections import conflicts, fencing, granting, quotas, waiting
 from leasehold.projections.declining import Declined, declined
 from leasehold.projections.ending import ending
-from leasehold.projections.granting import refusal_of
 from leasehold.projections.keeping import is_covered, kept_until_ns
 from leasehold.projections.remembering import TOO_OLD
 from leasehold.projections.rows import DeviceState, LeaseState
@@ -102,7 +101,7 @@ def _transfer(
         return why_not
     tied = tuple(_tied(state, row, (principal, request.holder)))
     if tied:
-        return Declined(row.devices, refusal_of(tied))
+        return Declined(row.devices, granting.refusal_of(tied))
     charges = quotas.charges(state, tenant, row.devices) if tenant != row.tenant else ()
     if isinstance(charges, Declined):
         return charges
@@ -119,10 +118,10 @@ def _transfer(
 
 
 def _not_given(state: State, lease: int, row: LeaseState) -> Declined | None:
-    """Why a lease of this kind, or in this state, goes to nobody else."""
+    """Why a lease of this kind, or in this state, goes to nobody else, and nowhere else."""
     if row.mode:
         how = "shares its devices with others" if row.mode == "shared" else "only looks on"
-        return _not_transferable(lease, f"it {how}: there is nothing to hand on", "let the other ask for a lease")
+        return _not_transferable(lease, f"it {how}: there is nothing to hand on", "ask for another lease")
     if row.reserved_for:
         source = lease_id_text(row.reserved_for)
         return _not_transferable(lease, f"it is reserved to stand in for {source}", "switch it first, or release it")
@@ -148,7 +147,7 @@ def _not_clean(state: State, lease: int, row: LeaseState) -> Declined | None:
 
 def _not_transferable(lease: int, why: str, help_text: str) -> Declined:
     name = lease_id_text(lease)
-    return declined((name,), RefusalCode.NOT_TRANSFERABLE, f"{name} cannot be given to another: {why}", help_text)
+    return declined((name,), RefusalCode.NOT_TRANSFERABLE, f"{name} cannot be handed on: {why}", help_text)
 
 
 def _tied(state: State, row: LeaseState, owner: tuple[str, str]) -> Iterator[Blocker]:
@@ -162,6 +161,38 @@ def _tied(state: State, row: LeaseState, owner: tuple[str, str]) -> Iterator[Blo
 
 
 # --- with a domain that moves -------------------------------------------------------------------------------------
+
+
+def _reserve(
+    state: State, ref: RequestRef, request: schedule_inputs.ReserveRequest, now_ns: int
+) -> list[Event] | Declined:
+    """As a lease of its holder, for the same domain and on the same terms; it does not wait."""
+    refusal = fencing.of_lease(state, ref.principal, request.lease, request.token)
+    if refusal is not None:
+        return Declined((lease_id_text(request.lease),), refusal)
+    row = state.leases[request.lease]
+    why_not = _not_given(state, request.lease, row)
+    if why_not is not None:
+        return why_not
+    bond = row.bond or DomainBond(uuid="")
+    wanted = inputs.LeaseRequest(
+        request_id=request.request_id,
+        issued_at_ns=request.issued_at_ns,
+        holder=row.holder,
+        ttl_ms=request.ttl_ms,
+        devices=request.devices,
+        host=request.host,
+        domain=bond.uuid,
+        gone_ms=bond.gone_ms,
+        keep=bond.keep,
+        driver=request.driver,
+        needs=request.needs,
+        constraints=request.constraints,
+        tolerates=request.tolerates or row.tolerates,
+    )
+    terms = waiting.terms_of(wanted, ref, now_ns)
+    given = granting.decide_lease(state, ref, wanted, terms, now_ns, reserved_for=request.lease)
+    return given if isinstance(given, Declined) else waiting.granted(state, given)
 
 
 def _switch(
@@ -229,6 +260,7 @@ DECIDERS: Final[dict[type[Any], Callable[[State, RequestRef, Any, int], list[Eve
     inputs.ReleaseRequest: _release,
     schedule_inputs.RenewManyRequest: _renew_many,
     schedule_inputs.TransferRequest: _transfer,
+    schedule_inputs.ReserveRequest: _reserve,
     schedule_inputs.SwitchRequest: _switch,
 }
 """By type of request; see `decide`."""

@@ -23,15 +23,23 @@ def transfer_of(ledger: Ledger, lease: int, holder: str, **fields: Any) -> sched
     return request
 
 
-def transfer(ledger: Ledger, lease: int, holder: str, *, principal: Principal = A, to: str = "", **fields: Any) -> Answer:
+def transfer(
+    ledger: Ledger, lease: int, holder: str, *, principal: Principal = A, to: str = "", **fields: Any
+) -> Answer:
     """Give a lease to a holder, of the principal `to` if that is another."""
     return ledger.ask(transfer_of(ledger, lease, holder, principal=Principal(to), **fields), principal)
 
 
-def reserve(ledger: Ledger, lease: int, *devices: str, principal: Principal = A, **fields: Any) -> Answer:
-    """Reserve these devices (ids) in the place of a lease."""
+def reserve_of(ledger: Ledger, lease: int, *devices: str, **fields: Any) -> schedule_inputs.ReserveRequest:
+    """A request that reserves these devices (ids) in the place of a lease."""
     fields = {"ttl_ms": 60_000, "token": ledger.state.leases[lease].token, "devices": devices, **fields}
-    return ledger.ask(_made(ledger, schedule_inputs.ReserveRequest, lease=lease, **fields), principal)
+    request: schedule_inputs.ReserveRequest = _made(ledger, schedule_inputs.ReserveRequest, lease=lease, **fields)
+    return request
+
+
+def reserve(ledger: Ledger, lease: int, *devices: str, principal: Principal = A, **fields: Any) -> Answer:
+    """Reserve them."""
+    return ledger.ask(reserve_of(ledger, lease, *devices, **fields), principal)
 
 
 def switch_of(ledger: Ledger, lease: int, **fields: Any) -> schedule_inputs.SwitchRequest:

@@ -109,7 +109,7 @@ def test_a_holder_can_count_on_each_answer(first: int) -> None:
 
 
 def test_grants_in_the_same_record_cover() -> None:
-    """A renewal behind its grant in one record is answered from the draft; where the draft is lost, so is the answer."""
+    """A renewal behind its grant in one record is answered from the draft; if the draft is lost, so is the answer."""
     ledger = ledger_with_hosts()
     other = Sequencer(State(), cluster="lab", writer="other")
     for sequence, body in enumerate(ledger.bodies, 1):
@@ -144,7 +144,7 @@ def test_an_answer_without_a_record_is_looked_at_anew() -> None:
 
 
 def test_old_rules_write_each() -> None:
-    """By the rules of before each renewal is written, for its own time: old logs are decided again to the same bytes."""
+    """By the rules of before each renewal is written, for its own time: old logs are decided again alike."""
     ledger = ledger_with_hosts()
     lease = ledger.granted("01:00.0")
     ledger.state.rules_version = 4
@@ -185,7 +185,7 @@ def test_many_are_one_event() -> None:
 
 
 def test_what_cannot_be_kept_keeps_nobody_else() -> None:
-    """Leases that have ended, are another's, or whose token is old, are answered with their reasons; the others live."""
+    """Leases that have ended, are another's, or have another token, are answered with their reasons; the others live."""
     ledger = ledger_with_hosts()
     mine, over, others = ledger.granted("01:00.0"), ledger.granted("03:00.0"), ledger.granted("0a:00.0", principal=B)
     ledger.release(over)

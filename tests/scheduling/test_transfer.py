@@ -1,13 +1,14 @@
-"""A lease goes to another holder: from then on the old token acts nowhere, and nobody is told the new one who had it."""
+"""A lease goes to another holder: the old token acts nowhere from then on, and who had it is not told the new one."""
 
 import random
 
 import msgspec
 import pytest
 
-from leasehold.events import inputs, schedule_events, schedule_inputs
+from leasehold.events import schedule_events, schedule_inputs
 from leasehold.events.answers import Answer
-from leasehold.events.identities import HostName, Principal, tenant_of
+from leasehold.events.identities import Holder, HostName, Principal, tenant_of
+from leasehold.events.inputs import Request
 from leasehold.events.position import position_of_token, token_of
 from leasehold.events.refusals import RefusalCode
 from leasehold.projections.feeding import Feeding
@@ -130,10 +131,11 @@ def test_who_had_it_is_not_told_the_new_token() -> None:
     ledger.ask(renewed)
     within = transfer_of(ledger, lease, "other")
     assert ledger.ask(within).token == token_now(ledger, lease), "the same principal asks for the other holder"
-    for old in (request, renewed):
-        assert (ledger.ask(old).token, ledger.ask(old).state) == (0, "living")
+    for each in (request, renewed):
+        assert (ledger.ask(each).token, ledger.ask(each).state) == (0, "living")
     away = transfer_of(ledger, lease, "third", principal=B)
     assert ledger.ask(away).token == 0
+    old: Request
     for old in (request, renewed, within, away):
         answer = ledger.ask(old)
         assert not ledger.events
@@ -143,7 +145,7 @@ def test_who_had_it_is_not_told_the_new_token() -> None:
 
 
 def test_asked_again_it_is_done_once() -> None:
-    """The same transfer asked again, also when the lease has gone on to a third, moves nothing, and is answered alike."""
+    """The same transfer asked again, also when the lease has gone on to a third, moves nothing, and is answered so."""
     ledger = ledger_with_hosts()
     lease = ledger.granted("01:00.0")
     request = transfer_of(ledger, lease, "other")
@@ -226,15 +228,14 @@ def test_what_is_remembered_is_forgotten_in_the_end() -> None:
 def test_each_host_is_told() -> None:
     """The feed tells each host of the lease, so that its binder raises the floors there."""
     ledger = ledger_with_hosts()
-    asked = ledger.ask(ledger.request(device("01:00.0"), device("0b:00.0", HostName("h2"))))
+    far = device("0b:00.0", HostName("h2"))
+    lease = ledger.ask(ledger.request(device("01:00.0"), far)).lease
+    transfer(ledger, lease, "other", to="b")
     fold = Feeding()
-    replay = Replay()
-    parts = []
-    transfer(ledger, asked.lease, "other", to="b")
-    for sequence, body in enumerate(ledger.bodies, 1):
-        replay.step(sequence, body)
-    del fold, parts
-    assert ledger.state.devices[device("0b:00.0", HostName("h2"))].floor == token_now(ledger, asked.lease)
+    told = [message for number, body in enumerate(ledger.bodies, 1) for message in fold.fold(number, body)]
+    kind = "lease_transferred"
+    assert {message.subject.split(".")[0] for message in told if kind in message.subject} == {"h1", "h2"}
+    assert ledger.state.devices[far].floor == token_now(ledger, lease)
 
 
 def test_the_domain_stays() -> None:
@@ -324,6 +325,6 @@ def test_not_by_who_may_not() -> None:
     ledger.release(lease)
     assert refusal_of(transfer(ledger, lease, "x")).code is RefusalCode.LEASE_ENDED
     request = schedule_inputs.TransferRequest(
-        request_id=ledger.new_id(), issued_at_ns=ledger.now_ns, lease=7, token=7, holder=inputs.Holder("x")
+        request_id=ledger.new_id(), issued_at_ns=ledger.now_ns, lease=7, token=7, holder=Holder("x")
     )
     assert refusal_of(ledger.ask(request)).code is RefusalCode.LEASE_UNKNOWN
