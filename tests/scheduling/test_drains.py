@@ -47,8 +47,8 @@ def preview(ledger: Ledger, **fields: Any) -> list[Broken]:
     """What a taint would break; nothing is done."""
     state = ledger.state
     before = encode_state(state)
-    asked: dict[str, Any] = {"request_id": RequestId("preview"), "issued_at_ns": ledger.now_ns, "reason": "r", "effect": "evict"}
-    request = TaintRequest(**{"name": "drain", **asked, **fields})
+    fields = {"name": "drain", "reason": "r", "effect": "evict", **fields}
+    request = TaintRequest(request_id=RequestId("preview"), issued_at_ns=ledger.now_ns, **fields)
     state.journal.begin()
     events = decide(state, inputs.Asked(OPS, request), ledger.now_ns)
     assert events is not None

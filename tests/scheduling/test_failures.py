@@ -8,10 +8,11 @@ from leasehold.events import codec, inputs, limits
 from leasehold.events.hostdev_events import DeviceQuarantined
 from leasehold.events.identities import DeviceKey
 from leasehold.events.inputs import GivenBack, NotPrepared, Stuck
-from leasehold.events.position import sequence_of
+from leasehold.events.position import position_of, sequence_of
 from leasehold.events.refusals import RefusalCode
-from leasehold.projections.bindings import hold_of
+from leasehold.projections.bindings import hold_of, holds_of
 from leasehold.projections.decide import decide, next_work_ns
+from leasehold.projections.handlog import HandLog
 from leasehold.projections.replay import Replay
 from leasehold.projections.views import device_word
 from tests.projections.ledger import H1, SECOND, A, B, Ledger, device, ledger_with_hosts, refusal_of
@@ -110,6 +111,8 @@ def test_nobody_gets_it_before_that_is_told() -> None:
     ledger.sequencer.replies.clear()
     assert first.outcome == "released"
     assert code(second) == RefusalCode.DEVICE_QUARANTINED
+    assert next_work_ns(ledger.state, "alloc") == ledger.now_ns
+    words.holds_after_restart(ledger)
     ledger.tick()
     assert len(quarantines(ledger)) == 1
     assert next_work_ns(ledger.state, "alloc") != 0
@@ -206,6 +209,7 @@ def test_another_thing_in_its_place_counts() -> None:
 def test_only_healing_ends_it() -> None:
     """Neither its binder's word nor a confirmation that it is free; what its binder has trouble with is told, too."""
     ledger = managed()
+    lease = 0
     for _ in range(limits.FAILURES_MAX):
         lease = not_prepared(ledger, gives_back=False)
         ledger.tick()
@@ -230,6 +234,24 @@ def test_only_healing_ends_it() -> None:
     heal(ledger, CARD)
     assert word(ledger, CARD) == "free"
     replays(ledger)
+
+
+def test_its_binder_follows_it_as_the_log_has_it() -> None:
+    """A binder that follows the events knows the same as one that asks: it has nothing to mend."""
+    ledger = managed()
+    for _ in range(limits.FAILURES_MAX):
+        not_prepared(ledger)
+    ledger.tick()
+    assert word(ledger, CARD) == "quarantined"
+    follows = HandLog(H1)
+    follows.synced([], {}, 0, 0)
+    for sequence, body in enumerate(ledger.bodies, 1):
+        record = codec.decode_record(body, sequence)
+        for index, event in enumerate(event for step in record.steps for event in step.events):
+            follows.hear(position_of(sequence, index), event, record.decided_at_ns, record.era)
+    asked = {hold.key: hold for hold in holds_of(ledger.state, H1)}
+    assert follows.holds[KEY] == asked[KEY]
+    assert not asked[KEY].quarantined
 
 
 def test_healing_forgets_what_has_not_come_to_a_quarantine_yet() -> None:
