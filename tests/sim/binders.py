@@ -11,6 +11,7 @@ from leasehold.events.event_types import Event
 from leasehold.events.identities import DeviceKey, device_id, split_device_id
 from leasehold.events.inputs import BINDER, NotPrepared, Observation, Observed
 from leasehold.events.position import position_of
+from leasehold.events.schedule_events import LeaseSwitched, LeaseTransferred
 from leasehold.projections import vouching
 from leasehold.projections.bindings import holds_of
 from leasehold.projections.handing import Handing
@@ -68,6 +69,11 @@ class SimFeed:
     told: list[Told] = field(default_factory=list)
     ended_ns: dict[int, int] = field(default_factory=dict)
     """When leases ended, by the true time."""
+    lease_of: dict[int, int] = field(default_factory=dict)
+    """Whose a token is or was, by the position that it is made of."""
+    replaced_ns: dict[int, int] = field(default_factory=dict)
+    """When another token came in the place of one, as leases changed hands."""
+    _tokens: dict[int, int] = field(default_factory=dict)
     _leases: dict[int, frozenset[str]] = field(default_factory=dict)
 
     def add(self, sequence: int, body: bytes, now_ns: int) -> None:
@@ -79,8 +85,18 @@ class SimFeed:
                 hosts = self._hosts_of(position, event)
                 if isinstance(event, ENDS):
                     self.ended_ns[event.lease] = now_ns
+                self._note_token(position, event, now_ns)
                 self.told.append(Told(position, event, record.decided_at_ns, record.era, hosts))
                 position += 1
+
+    def _note_token(self, position: int, event: Event, now_ns: int) -> None:
+        if isinstance(event, event_types.LeaseGranted):
+            self.lease_of[position] = position
+            self._tokens[position] = position
+        elif isinstance(event, LeaseTransferred | LeaseSwitched):
+            self.replaced_ns[self._tokens[event.lease]] = now_ns
+            self._tokens[event.lease] = position
+            self.lease_of[position] = event.lease
 
     def _hosts_of(self, position: int, event: Event) -> frozenset[str]:
         match event:
@@ -282,7 +298,7 @@ class SimBinder:
         if verdict.refusal is not None or not verdict.is_ready:
             return False
         for lease in verdict.leases:
-            self._judge_vouching(key, lease)
+            self._judge_vouching(key, lease, self.sim.now_ns)
             if self.kernel.handed.get(key, lease) != lease:
                 raise ViolationError(f"door: {key} is let go to {uuid}, but is in {self.kernel.handed[key]}'s hands")
             if self.sim.oracle.leases[lease].domain != uuid:
@@ -292,17 +308,25 @@ class SimBinder:
     def check_token(self, key: DeviceKey, token: int) -> None:
         """Whoever shows a token there: one that does not act any more may be let in for so long as was agreed."""
         if self.handing is not None and vouching.check_token(self.handing, key, token, self.now_ms) is None:
-            self._judge_vouching(key, token % 2**47)
+            lease = self.sim.feed.lease_of.get(token % 2**47, 0)
+            self._judge_vouching(key, lease, self.sim.feed.replaced_ns.get(token % 2**47, self.sim.now_ns))
+            if self.sim.oracle.leases[lease].reserved_for:
+                raise ViolationError(f"door: {lease} is let in to {key}, but only reserved")
 
     def try_door(self) -> None:
         """Show the tokens of all that is handed over, and let some domain ask for it."""
         era = self.sim.oracle.era << 47
         for key, lease in self.kernel.handed.items():
             self.check_token(key, lease | era)
+            row = self.sim.oracle.leases.get(lease)
+            if row is not None and row.token != lease:
+                self.check_token(key, row.token | era)
             self.may_have(self.sim.binder_rng.choice(UUIDS), key)
 
-    def _judge_vouching(self, key: DeviceKey, lease: int) -> None:
-        row, ended_ns = self.sim.oracle.leases.get(lease), self.sim.feed.ended_ns.get(lease, self.sim.now_ns)
+    def _judge_vouching(self, key: DeviceKey, lease: int, until_ns: int) -> None:
+        """`until_ns`: when it was over with what was shown, if it is."""
+        row = self.sim.oracle.leases.get(lease)
+        ended_ns = min(until_ns, self.sim.feed.ended_ns.get(lease, until_ns))
         if row is None or device_id(self.host.name, key) not in row.devices:
             raise ViolationError(f"door: {lease} is let in to {key}, which it is not for")
         silent_ms = (self.sim.now_ns - ended_ns) // MS

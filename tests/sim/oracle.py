@@ -80,7 +80,7 @@ class Oracle:
                 self.kinds[sequence * 256 + index] = kind
                 index += 1
         _must(0 < index <= 256, "record", f"{index} events")
-        _must(record["era"] == self.era, "era", f"record {sequence} is of era {record['era']}, not {self.era}")
+        _must(record["era"] == self.era, "era", f"of era {record['era']}, not {self.era}")
 
     def _nothing(self, _position: int, _event: dict[str, Any], _given: dict[str, Any], _record: dict[str, Any]) -> None:
         pass
@@ -437,7 +437,8 @@ class Oracle:
         self.schedule.queue.request_withdrawn(p, event, given)
 
     def _waiting_ended(self, p: int, event: dict[str, Any], _g: dict[str, Any], record: dict[str, Any]) -> None:
-        _must(record["writer"] == self.grace[0], "queue", "another than the decider has it over")
+        by_decider = record["writer"] == self.grace[0] and record["decided_at_ns"] >= self.grace[1]
+        _must(by_decider, "grace", "it waits no more, by another than the decider, or within grace")
         self.schedule.queue.waiting_ended(p, event, self.decided_at_ns)
 
     def _leases_renewed(self, p: int, event: dict[str, Any], given: dict[str, Any], _r: dict[str, Any]) -> None:
@@ -453,7 +454,7 @@ class Oracle:
         self.schedule.lease_switched(p, event, given, self.era)
 
     def _order(self, position: int, kind: str, event: dict[str, Any], given: dict[str, Any]) -> None:
-        if kind == "host_ordered":
+        if "request" in event:
             self._decide_once(position, event["request"])
         if event.get("timed_out"):
             until_ns = self.grace[1]

@@ -114,7 +114,7 @@ class Patience:
         late += [
             (queued, "its time is over")
             for queued, row in oracle.schedule.queue.waiting.items()
-            if row.until_ns <= oracle.decided_at_ns
+            if max(row.until_ns, oracle.grace[1]) <= oracle.decided_at_ns
         ]
         for each in late:
             steps = self.steps[each] = before.get(each, 0) + 1

@@ -84,8 +84,8 @@ class QueueBook:
         """Somebody waits no more, since he or an operator does not want it."""
         row = self._living(event["queued"])
         asked = given["request"]
-        if given["principal"].startswith("op"):
-            is_asked = asked["type"].startswith("revoke") and asked["lease"] == event["queued"]
+        if asked["type"].startswith("revoke"):
+            is_asked = asked["lease"] == event["queued"]
         else:
             _must(given["principal"] == row.principal, f"{given['principal']} withdrew what is {row.principal}'s")
             is_asked = asked["type"].startswith("withdraw") and asked["queued"] == event["queued"]
