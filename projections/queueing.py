@@ -50,7 +50,7 @@ def _moved(state: State, position: int, _at_ns: int, event: schedule_events.Queu
     row = state.queue[event.queued]
     why = event.why or row.why
     state.put_queued(event.queued, _replace(row, keeps=event.keeps, buckets=event.buckets, why=why))
-    if event.keeps and set(event.keeps) < set(row.keeps):
+    if set(event.keeps) < set(row.keeps):  # another has taken it, and others may be kept instead
         _look_again(state, position, event.queued, row)
     _let_go(state, position, event.queued, row, (each for each in row.keeps if each not in event.keeps))
 
@@ -98,17 +98,18 @@ def _ended(state: State, position: int, at_ns: int, event: schedule_events.Waiti
 
 def granted(state: State, position: int, event: event_types.LeaseGranted) -> None:
     """A lease was granted, to somebody who has waited or to somebody new: for nobody are its devices kept any more."""
-    if event.mode == "admin" or not state.queue:
+    if not state.queue:
         return
     queued = event.queued or 0
-    for device in event.devices:
+    taken = event.devices if event.mode != "admin" else ()
+    for device in taken:
         keeper = state.indexes.kept.get(device, queued)
         if keeper != queued:
             _lose(state, position, keeper, device)
     if queued:
         row = state.queue[queued]
         state.drop_queued(queued)
-        _let_go(state, position, queued, row, dict.fromkeys((*row.keeps, *event.devices)))
+        _let_go(state, position, queued, row, dict.fromkeys((*row.keeps, *taken)))
 
 
 def _lose(state: State, position: int, queued: int, device: DeviceId) -> None:
