@@ -72,4 +72,5 @@ def acts(ledger: Ledger, text: str, token: int) -> bool:
 def same_from_snapshot(ledger: Ledger) -> bool:
     """Whether the state survives being written down and read again, to the same bytes."""
     body = encode_state(ledger.state)
-    return encode_state(decode_state(body)) == body
+    state = decode_state(body)
+    return state is not None and encode_state(state) == body

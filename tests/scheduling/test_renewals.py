@@ -185,7 +185,7 @@ def test_many_are_one_event() -> None:
 
 
 def test_what_cannot_be_kept_keeps_nobody_else() -> None:
-    """Leases that have ended, are another's, or have another token, are answered with their reasons; the others live."""
+    """Leases that have ended, are another's, or have another token, are answered with their reasons; others live."""
     ledger = ledger_with_hosts()
     mine, over, others = ledger.granted("01:00.0"), ledger.granted("03:00.0"), ledger.granted("0a:00.0", principal=B)
     ledger.release(over)
