@@ -46,7 +46,7 @@ def why(row: DeviceState) -> str:
 
 def way_out(device: DeviceId) -> str:
     """What to do about it."""
-    return f"see what happened (leasehold history {device}), and when it works again: leasehold heal {device}"
+    return f"see what happened (leasehold history {device}), and when it works again: leasehold heal {device} --reason …"
 
 
 def is_stuck(quarantine: Quarantine | None) -> bool:

@@ -57,13 +57,13 @@ def by_marks(state: State, device: DeviceId, row: DeviceState, terms: Terms) -> 
             rule="unclean",
             why=f"nobody has confirmed that it was cleaned up behind {whose}",
             since_position=row.marks.unclean_position,
-            help=f"clean it up, then: leasehold clean {device}",
+            help=f"clean it up, then: leasehold clean {device} --reason …",
         )
 
 
 def _of_marks(device: DeviceId, marks: Marks, host: str, terms: Terms) -> Iterator[Blocker]:
     """`host`: whose marks these are; empty: the device's own."""
-    which, target = (f"its host {host}", host) if host else ("it", device)
+    which, target = (f"its host {host}", f"--host {host}") if host else ("it", device)
     if marks.cordon is not None:
         why = f"{which} was cordoned by {marks.cordon.by}{_because(marks.cordon.reason)}"
         yield _said(device, "cordoned", marks.cordon, why, f"choose another device, or: leasehold uncordon {target}")

@@ -30,7 +30,7 @@ def test_nothing_of_a_cordoned_host_is_granted() -> None:
     answer = ledger.lease("0a:00.0", principal=B)
     assert code(answer) == RefusalCode.DEVICE_CORDONED
     assert "ops: kernel update" in refusal_of(answer).message
-    assert f"leasehold uncordon {H1}" in refusal_of(answer).help
+    assert f"leasehold uncordon --host {H1}" in refusal_of(answer).help
     assert ledger.renew(held).outcome == "renewed"
     assert ledger.ask(ledger.request(AWAY)).outcome == "granted"
     assert word(ledger, OTHER) == "cordoned"
