@@ -103,11 +103,11 @@ def _pcie_root(description: DeviceDescription) -> str:
 
 def pci_class(description: DeviceDescription) -> str:
     """Class and subclass, four hex digits; empty: it is no PCI function."""
-    return f"{description.pci_class:06x}"[:4] if description.pci_class >= 0 else ""
+    return f"{description.pci_class >> 8:04x}" if description.pci_class >= 0 else ""
 
 
 def _pci_interface(description: DeviceDescription) -> str:
-    return f"{description.pci_class:06x}"[4:6] if description.pci_class >= 0 else ""
+    return f"{description.pci_class & 0xFF:02x}" if description.pci_class >= 0 else ""
 
 
 def _link(link: PciLink | None, field: str) -> int | None:

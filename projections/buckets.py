@@ -14,12 +14,11 @@ Only what can be asked for has any: no functional children, no bridges and root 
 """
 
 from leasehold.events import limits
-from leasehold.events.devices import DeviceDescription
-from leasehold.events.identities import DeviceId, HostName, Principal, is_physical, physical_key
+from leasehold.events.identities import DeviceId, Principal
 from leasehold.events.inputs import LeaseRequest
 from leasehold.events.schedule_inputs import ReserveRequest
 from leasehold.events.scheduling import Need, Option
-from leasehold.projections import attributes, conflicts, narrowing, selectors
+from leasehold.projections import candidates, conflicts, narrowing, selectors
 from leasehold.projections.naming import resolve
 from leasehold.projections.narrowing import ANY
 from leasehold.projections.rows import DeviceState
@@ -29,22 +28,9 @@ from leasehold.projections.state import State
 
 def of_device(device: DeviceId, row: DeviceState) -> tuple[str, ...]:
     """The buckets of a device; none, if nobody can ask for it."""
-    return of_description(device, row.host, row.description)
-
-
-def of_description(device: DeviceId, host: HostName, description: DeviceDescription) -> tuple[str, ...]:
-    """The same of what is to become a device's description."""
-    key = description.key
-    is_root_hub = description.kind == "usb_device" and key.endswith("-0")
-    if not is_physical(key) or physical_key(key) != key or description.bridge or is_root_hub:
+    if not candidates.is_leasable(row.description):
         return ()
-    found = [ANY, f"kind:{description.kind}", f"host:{host}"]
-    if description.pci_class >= 0:
-        found.append(f"pci_class:{attributes.pci_class(description)}")
-    if description.vendor_id and description.product_id:
-        found.append(f"model:{description.vendor_id.lower()}:{description.product_id.lower()}")
-    found.append(f"device:{device}")
-    return tuple(found)
+    return (*candidates.buckets_of(candidates.cell_of_row(row)), f"device:{device}")
 
 
 def of_option(state: State, option: Need | Option, host: str) -> tuple[tuple[str, ...], ...]:

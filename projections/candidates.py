@@ -57,7 +57,6 @@ class Listing:
             for bucket in buckets_of(cell):
                 self.buckets.remove(bucket, cell)
 
-
     def has(self, cell: Cell, device: DeviceId) -> bool:
         """Whether it is in."""
         members = self.cells.get(cell, ())
@@ -100,7 +99,7 @@ class Candidates:
                     _move(self.shareable, device, cell if was else None, cell if now else None)
             return
         was_in = self._cells.get(device)
-        cell = _cell_of(row) if _is_leasable(row.description) else None
+        cell = cell_of_row(row) if is_leasable(row.description) else None
         if cell is None and was_in is None:
             return
         was_free = was_in is not None and before is not None and is_free(before)
@@ -118,9 +117,9 @@ class Candidates:
         lists: tuple[_Lists, _Lists, _Lists] = ({}, {}, {})
         alike: dict[Cell, Cell] = {}
         for device, row in devices:
-            if not _is_leasable(row.description):
+            if not is_leasable(row.description):
                 continue
-            cell = _cell_of(row)
+            cell = cell_of_row(row)
             cell = self._cells[device] = alike.setdefault(cell, cell)
             for those, is_in in zip(lists, (True, is_free(row), _is_shareable(row)), strict=True):
                 if is_in:
@@ -138,7 +137,7 @@ def _move(listing: Listing, device: DeviceId, was: Cell | None, now: Cell | None
         listing.add(now, device)
 
 
-def _is_leasable(description: DeviceDescription) -> bool:
+def is_leasable(description: DeviceDescription) -> bool:
     """As `conflicts.is_unleasable` has it, and it stands for itself."""
     key = description.key
     if description.bridge or not is_physical(key) or (description.kind == "usb_device" and key.endswith("-0")):
@@ -146,7 +145,8 @@ def _is_leasable(description: DeviceDescription) -> bool:
     return physical_key(key) == key
 
 
-def _cell_of(row: DeviceState) -> Cell:
+def cell_of_row(row: DeviceState) -> Cell:
+    """In which cell such a device is."""
     it = row.description
     return row.host, it.kind, it.vendor_id, it.product_id, it.pci_class
 

@@ -332,9 +332,9 @@ _SHORT: Final = re.compile(r"(?P<list>\[\^?\]?)|(?P<end>\])|\\(?P<of>.)|.", re.D
 
 
 def _pattern(pattern: str, at: int) -> str:
-    """A pattern as the library is to have it: only what compiles to little, and means the same to whoever reads it.
+    r"""A pattern as the library is to have it: only what compiles to little, and means the same to whoever reads it.
 
-    What `\\d`, `\\w` and `\\s` stand for is ASCII, as in the language's definition; the library's are a thousand times
+    What `\d`, `\w` and `\s` stand for is ASCII, as in the language's definition; the library's are a thousand times
     as large.
     """
     _check_pattern(pattern, at)

@@ -1,7 +1,7 @@
-"""Texts made to crash, hang or fill memory, given to what reads selectors: `python -m tests.projections.hostile_selectors`.
+"""Texts made to crash, hang or fill memory, given to what reads selectors.
 
-It runs in a process of its own, with a bound on its memory, so that whoever starts it sees how it ends. With `--alone`
-one of the texts is given to the library without us.
+`python -m tests.projections.hostile_selectors` gives many, and bounds its own memory, so that whoever starts it sees
+how it ends. With `--alone` one of the texts is given to the library without us.
 """
 
 import argparse
@@ -44,8 +44,7 @@ def _nested(depth: int) -> Iterator[str]:
     yield "true ? " * depth + "1" + ": 1" * depth
     yield "[1]" + ".filter(x, true)" * depth + ".size() == 1"
     yield '["a"]' + ".map(x, x + x)" * depth + ".size() == 1"
-    for joined in ("1" + "+1" * depth, "1" + "==1" * depth, "true" + "&&true" * depth, "true" + "||true" * depth):
-        yield joined
+    yield from ("1" + "+1" * depth, "1" + "==1" * depth, "true" + "&&true" * depth, "true" + "||true" * depth)
     yield "device" + ".a" * depth
     yield "device.nets" + "[0]" * depth
     yield "device.vendor.matches('" + "(" * depth + ")" * depth + "')"

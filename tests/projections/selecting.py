@@ -31,13 +31,13 @@ def descriptions() -> list[DeviceDescription]:
         subsystem_vendor_id="15D9", revision=2, virtual_functions=1, virtual_functions_max=64, is_express=True,
         link_now=PciLink(speed_mts=8000, width=4), link_max=PciLink(speed_mts=8000, width=8), resets=("flr", "bus"),
     )  # fmt: skip
+    up = Net(interface="eth0", address="02:00:00:00:00:01", link_state="up", link_speed_mbps=1000)
     stick = UsbDevice(device_class=8, speed_kbps=480_000, usb_version="2.10")
     return [
         _described(NIC, "pci", sysfs_path="/sys/devices/pci0000:00/0000:00:1c.0/0000:03:00.0", driver="igb",
                    vendor_id="8086", product_id="10c9", vendor_name="Intel Corporation", pci_class=0x020000,
                    numa_node=0, iommu_group=12, capability=nic, attributes={"rack": "b4"}),
-        _described(f"{NIC}/net/0", "net", parent=NIC, driver="igb",
-                   capability=Net(interface="eth0", address="02:00:00:00:00:01", link_state="up", link_speed_mbps=1000)),
+        _described(f"{NIC}/net/0", "net", parent=NIC, driver="igb", capability=up),
         _described(f"{NIC}/net/1", "net", parent=NIC, capability=Net(interface="eth1", link_state="down")),
         _described(VF, "pci", sysfs_path="/sys/devices/pci0000:00/0000:00:1c.0/0000:03:10.0", vendor_id="8086",
                    product_id="10ca", pci_class=0x020000, numa_node=0, physical_function=NIC),
@@ -86,12 +86,12 @@ COMPARED: Final[dict[str, Callable[[Any, Any], bool]]] = {
 }
 
 
-class Unsayable(Exception):
+class UnsayableError(Exception):
     """A number is not there, or cannot be reckoned."""
 
 
 class Chance:
-    """Makes selectors, each with its meaning in plain Python. Everything in them is sayable, but for missing numbers."""
+    """Makes selectors, each with its meaning in plain Python. All of it is sayable, but for missing numbers."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -224,7 +224,7 @@ def _both(reckon: Callable[[Any, Any], Any], left: Means, right: Means) -> Means
 
 def _there(number: int | None) -> int:
     if number is None:
-        raise Unsayable
+        raise UnsayableError
     return number
 
 
@@ -238,10 +238,10 @@ def _logic(sign: str, parts: list[Means]) -> Means:
             try:
                 if bool(means(device, scope)) == decides:
                     return decides
-            except Unsayable:
+            except UnsayableError:
                 unsayable = True
         if unsayable:
-            raise Unsayable
+            raise UnsayableError
         return not decides
 
     return joined

@@ -8,12 +8,13 @@ import pytest
 
 from leasehold.events import inputs, limits, schedule_inputs
 from leasehold.events.errors import InvalidInputError
-from leasehold.events.identities import Holder, RequestId
+from leasehold.events.identities import DeviceId, Holder, RequestId
 from leasehold.events.scheduling import Constraint, Need, Option
 from leasehold.projections import attributes, buckets, narrowing, selectors
 from leasehold.projections.celparser import Fault
 from leasehold.projections.selectors import Selector
-from tests.projections.selecting import DISK, GPU, MDEV, NIC, STICK, VF, Chance, Unsayable, world
+from leasehold.projections.state import State
+from tests.projections.selecting import DISK, GPU, MDEV, NIC, STICK, VF, Chance, UnsayableError, world
 
 _HOSTILE = "tests.projections.hostile_selectors"
 _PHYSICAL = (NIC, VF, GPU, MDEV, DISK, STICK)
@@ -75,7 +76,7 @@ def test_what_is_meant_matches(text: str) -> None:
     state = world()
     selector = selectors.compiled(text)
     assert isinstance(selector, Selector), selector
-    found = [key for key in _PHYSICAL if selector.matches(state, attributes.DeviceId(f"h1/{key}")) is True]
+    found = [key for key in _PHYSICAL if selector.matches(state, DeviceId(f"h1/{key}")) is True]
     assert found == list(MATCHES[text])
 
 
@@ -187,12 +188,11 @@ def test_what_cannot_be_said_does_not_match(text: str) -> None:
     """What cannot be said of a device is told as a reason in our own words, and is no match."""
     selector = selectors.compiled(text)
     assert isinstance(selector, Selector)
-    assert selector.matches(world(), attributes.DeviceId(f"h1/{DISK}")) == UNSAYABLE[text]
+    assert selector.matches(world(), DeviceId(f"h1/{DISK}")) == UNSAYABLE[text]
 
 
-def _values(state: object, key: str) -> dict[str, attributes.Value]:
-    assert isinstance(state, selectors.State)
-    device = attributes.DeviceId(f"h1/{key}")
+def _values(state: State, key: str) -> dict[str, attributes.Value]:
+    device = DeviceId(f"h1/{key}")
     return {name: each.read(state, device, state.devices[device]) for name, each in attributes.BY_NAME.items()}
 
 
@@ -210,10 +210,10 @@ def test_selectors_mean_what_the_language_says() -> None:
             assert "is never like that" in selector.message or "steps" in selector.message, selector.shown
             continue
         for key, values in devices.items():
-            found = selector.matches(state, attributes.DeviceId(f"h1/{key}"))
+            found = selector.matches(state, DeviceId(f"h1/{key}"))
             try:
                 meant: bool | str = bool(means(values, {}))
-            except Unsayable:
+            except UnsayableError:
                 meant = "unsayable"
             assert found == meant or (meant == "unsayable" and isinstance(found, str)), (text, key, found, meant)
             said[meant] += 1
@@ -275,7 +275,7 @@ def test_results_are_kept_within_bounds() -> None:
     for number in range(limits.SELECTOR_RESULTS_KEPT_MAX + 10):
         assert selector.holds((f"{number:x}",)) is (f"{number:x}" == "8086")
         assert len(selectors._RESULTS) <= limits.SELECTOR_RESULTS_KEPT_MAX
-    assert selector.matches(state, attributes.DeviceId(f"h1/{NIC}")) is True
+    assert selector.matches(state, DeviceId(f"h1/{NIC}")) is True
 
 
 def _lease(*needs: Need, **fields: object) -> inputs.LeaseRequest:
