@@ -15,7 +15,7 @@ from leasehold.events.refusals import Refusal, RefusalCode
 from leasehold.projections import remembering
 from leasehold.projections.rows import AnswerState, QueuedState
 from leasehold.projections.state import State
-from leasehold.projections.stirring import DEVICE, stir
+from leasehold.projections.stirring import DEVICE, stir, with_relatives
 
 _replace: Final = msgspec.structs.replace
 __all__ = ["HANDLERS", "granted", "stir"]
@@ -125,7 +125,8 @@ def _look_again(state: State, position: int, queued: int, row: QueuedState) -> N
 
 def _let_go(state: State, position: int, queued: int, row: QueuedState, devices: Iterable[DeviceId]) -> None:
     """Who comes behind a place may have these devices, or keep them, from here on."""
-    stir(state, position, *(f"{DEVICE}{device}" for device in devices), behind=(row.rank_ns, queued))
+    words = (word for device in devices for word in with_relatives(state, f"{DEVICE}{device}"))
+    stir(state, position, *words, behind=(row.rank_ns, queued))
 
 
 def _over(state: State, position: int, at_ns: int, queued: int, why: Refusal) -> None:

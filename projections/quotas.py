@@ -39,7 +39,7 @@ def charges(state: State, tenant: Principal, devices: tuple[DeviceId, ...]) -> t
         quota = state.quotas[tenant, name]
         wanted = sum(name in each for each in found)
         if wanted > max(quota.left, 0):
-            return Declined(devices, _exceeded(tenant, name, quota, wanted))
+            return Declined(devices, exceeded(tenant, name, quota, wanted))
     return found
 
 
@@ -52,7 +52,8 @@ def is_of_class(state: State, device: DeviceId, name: str) -> bool:
     return isinstance(selector, Selector) and selector.matches(state, device) is True
 
 
-def _exceeded(tenant: Principal, name: str, quota: QuotaState, wanted: int) -> Refusal:
+def exceeded(tenant: Principal, name: str, quota: QuotaState, wanted: int) -> Refusal:
+    """Why a tenant may not have so many devices more of a class."""
     of = f" of class {name}" if name else ""
     return Refusal(
         code=RefusalCode.QUOTA_EXCEEDED,

@@ -176,7 +176,7 @@ class State:
         if before is None:
             self.indexes.quotas_of.add(tenant, name)
             self.indexes.quotas_on.add(name, tenant)
-        elif row.left > before.left:
+        if before is None or row.left != before.left:
             self.tell(f"tenant:{tenant}")
 
     def drop_quota(self, tenant: Principal, name: str) -> None:

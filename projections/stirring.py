@@ -47,13 +47,11 @@ def stir(state: State, position: int, *words: str, behind: tuple[int, int] | Non
 def take_news(state: State, position: int) -> None:
     """Note what the event at `position`, over which the state was just moved, has told of devices and hosts."""
     news, state.news = state.news, []
-    words: set[str] = set()
-    for word in dict.fromkeys(news):
-        words |= _with_relatives(state, word)
-    stir(state, position, *words)
+    stir(state, position, *(each for word in dict.fromkeys(news) for each in with_relatives(state, word)))
 
 
-def _with_relatives(state: State, word: str) -> set[str]:
+def with_relatives(state: State, word: str) -> set[str]:
+    """A word, and those of the devices that are tied to what it says."""
     if not word.startswith(DEVICE):
         return {word}
     device = DeviceId(word.removeprefix(DEVICE))

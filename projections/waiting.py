@@ -19,7 +19,7 @@ import msgspec
 
 from leasehold.events import inputs, limits
 from leasehold.events.event_types import Event, LeaseGranted
-from leasehold.events.identities import DeviceId, HostName, RequestRef, tenant_of
+from leasehold.events.identities import DeviceId, HostName, Principal, RequestRef, tenant_of
 from leasehold.events.position import parse_queued_id, queued_id_text
 from leasehold.events.refusals import Refusal, RefusalCode
 from leasehold.events.schedule_events import (
@@ -30,7 +30,7 @@ from leasehold.events.schedule_events import (
     WaitingEnded,
 )
 from leasehold.events.schedule_inputs import WithdrawRequest
-from leasehold.projections import buckets, granting, selectors
+from leasehold.projections import buckets, granting, quotas, selectors
 from leasehold.projections.conflicts import CODE_OF_RULE, first_blockers
 from leasehold.projections.declining import Declined, declined
 from leasehold.projections.indexes import EVERYBODY
@@ -112,7 +112,7 @@ def queued_or(
     full = _is_full(state, ref, given.about)
     if full is not None:
         return full
-    outlook = _outlook(state, ref, request, terms, given.refusal, frozenset())
+    outlook = _outlook(state, ref, request, terms, _over_quota(state, request, terms) or given.refusal, frozenset())
     waits = RequestQueued(
         request=ref,
         tenant=terms.tenant,
@@ -121,7 +121,7 @@ def queued_or(
         until_ns=now_ns + request.wait_ms * _NS_PER_MS,
         keeps=outlook.keeps,
         buckets=outlook.buckets,
-        why=given.refusal,
+        why=outlook.why,
     )
     return [*_losses(state, outlook.keeps, but=0), waits]
 
@@ -228,7 +228,8 @@ class _News:
         self._state = state
         self._alone = {parse_queued_id(word) for word in note if word.startswith("Q")}
         self._devices: list[tuple[DeviceId, frozenset[str]]] = []
-        plain = {word for word in note if word.startswith((_TENANT, _CLASS, EVERYBODY))}
+        plain = {word for word in note if word.startswith((_CLASS, EVERYBODY))}
+        self._tenants = frozenset(word for word in note if word.startswith(_TENANT))
         for word in note:
             if word.startswith(HOST):
                 for device in state.indexes.on_host.get(HostName(word.removeprefix(HOST)), ()):
@@ -237,13 +238,21 @@ class _News:
                 device = DeviceId(word.removeprefix(DEVICE))
                 self._devices.append((device, frozenset(buckets.of_device(device, state.devices[device]))))
         self._plain = frozenset(plain)
-        self.words = self._plain.union(*(those for _, those in self._devices))
+        self.words = self._plain.union(self._tenants, *(those for _, those in self._devices))
 
     def concerns(self, queued: int, row: QueuedState) -> bool:
         """Whether a waiting request may get something by it, or lose it."""
         if queued in self._alone or EVERYBODY in self._plain or not self._plain.isdisjoint(row.buckets):
             return True
+        if f"{_TENANT}{row.tenant}" in self._tenants and self._is_of_quota(queued, row):
+            return True
         return any(self._is_of_use(device, those, queued, row) for device, those in self._devices)
+
+    def _is_of_quota(self, queued: int, row: QueuedState) -> bool:
+        if row.keeps:
+            return _kept_over_quota(self._state, row.keeps, row.tenant) is not None
+        is_over = _over_quota(self._state, row.asked, terms_of_waiting(queued, row)) is not None
+        return row.why.code == RefusalCode.QUOTA_EXCEEDED and not is_over
 
     def _is_of_use(self, device: DeviceId, those: frozenset[str], queued: int, row: QueuedState) -> bool:
         state, its = self._state, self._state.devices[device]
@@ -290,14 +299,15 @@ def _look(state: State, queued: int, row: QueuedState, now_ns: int) -> tuple[lis
             return granted(state, given), 0
         why = given.refusal
     outlook = _outlook(state, ref, row.asked, terms, why, frozenset(row.keeps))
-    is_other_reason = _reason(why) != _reason(row.why)
+    is_other_reason = _reason(outlook.why) != _reason(row.why)
     # Of who has nothing kept, reasons come and go with all who have what he asks for.
-    is_told = is_other_reason and bool(outlook.keeps)
+    is_of_quota = (outlook.why.code == RefusalCode.QUOTA_EXCEEDED) != (row.why.code == RefusalCode.QUOTA_EXCEEDED)
+    is_told = is_other_reason and (bool(outlook.keeps) or is_of_quota)
     if (outlook.keeps, outlook.buckets) == (row.keeps, row.buckets) and not is_told:
         return [], outlook.steps
     moved = QueuedMoved(queued=queued, keeps=outlook.keeps, buckets=outlook.buckets)
     if is_other_reason:
-        moved = msgspec.structs.replace(moved, why=msgspec.structs.replace(why, search=None))
+        moved = msgspec.structs.replace(moved, why=msgspec.structs.replace(outlook.why, search=None))
     return [*_losses(state, outlook.keeps, but=queued), moved], outlook.steps
 
 
@@ -306,10 +316,13 @@ def _reason(why: Refusal) -> tuple[object, ...]:
 
 
 class _Outlook(msgspec.Struct, frozen=True):
-    """What is to be kept for a request, under what it is to be found, and what it cost to say so, in steps."""
+    """What is to be kept for a request, under what it is to be found, why it is not granted, and what it cost to say
+    so, in steps.
+    """
 
     keeps: tuple[DeviceId, ...]
     buckets: tuple[str, ...]
+    why: Refusal
     steps: int
 
 
@@ -325,13 +338,22 @@ def _outlook(
     steps = why.search.steps if why.search is not None else 1
     found = buckets.of_request(state, asked, terms.tenant)
     if why.code == RefusalCode.QUOTA_EXCEEDED:
-        # Its tenant has enough: others are not kept from what it would have. Where no other devices than those
-        # that count could help, it is found only when the tenant has less, or may have more.
+        # Its tenant has enough, so others are not kept from what it would have. Where any devices would count, it
+        # is found only when its tenant has less, or may have more.
         if _over_quota(state, asked, terms) is not None:
             found = tuple(word for word in found if word.startswith((_TENANT, _CLASS)))
-        return _Outlook((), found, steps)
+        return _Outlook((), found, why, steps)
     keeps, more = _keeps(state, ref, asked, terms, kept)
-    return _Outlook(keeps, tuple(word for word in found if not word.startswith(_TENANT)), steps + more)
+    is_over = _kept_over_quota(state, keeps, terms.tenant) if terms.mode != "admin" else None
+    if is_over is not None:
+        return _Outlook((), found, is_over, steps + more)
+    return _Outlook(keeps, found, why, steps + more)
+
+
+def _kept_over_quota(state: State, keeps: tuple[DeviceId, ...], tenant: Principal) -> Refusal | None:
+    """Why a tenant may not have these devices, whoever has them now."""
+    charged = quotas.charges(state, tenant, keeps)
+    return charged.refusal if isinstance(charged, Declined) else None
 
 
 def _over_quota(state: State, asked: inputs.LeaseRequest, terms: Terms) -> Refusal | None:
@@ -339,12 +361,7 @@ def _over_quota(state: State, asked: inputs.LeaseRequest, terms: Terms) -> Refus
     for device_class, count in _least_charged(asked):
         quota = state.quotas.get((terms.tenant, device_class))
         if quota is not None and terms.mode != "admin" and quota.devices + count > quota.devices_max:
-            of_class = f" of class {device_class}" if device_class else ""
-            return Refusal(
-                code=RefusalCode.QUOTA_EXCEEDED,
-                message=f"{terms.tenant} has {quota.devices} of at most {quota.devices_max} devices{of_class}",
-                help="release some, or let an operator raise the quota",
-            )
+            return quotas.exceeded(terms.tenant, device_class, quota, count)
     return None
 
 
