@@ -7,6 +7,7 @@ the sources say about each field. It stands alone: what it needs is in its `$def
 """
 
 import ast
+import copy
 import functools
 import inspect
 import sys
@@ -20,7 +21,9 @@ from leasehold.events import capabilities, hostdevs, identities, inputs, limits
 from leasehold.events.cloudevents import SCHEMA_PREFIX
 from leasehold.events.inputs import Observed, Request
 from leasehold.events.questions import Question, Sync
-from leasehold.services.describing.messages import messages
+from leasehold.events.scheduling import Constraint, Need, Option
+from leasehold.services.describing import schedule_bounds
+from leasehold.services.describing.messages import Way, messages
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 POSITION_MAX: Final = 2**53 - 1
@@ -53,11 +56,12 @@ _TERMS: Final[dict[str, Schema]] = {
     "driver": _STUB_OR_NONE,
 }
 _BOUNDS: Final[dict[type, dict[str, Schema]]] = {
+    **schedule_bounds.BOUNDS,
     inputs.LeaseRequest: {
         "issued_at_ns": _TIME,
-        "devices": {"minItems": 1, "maxItems": limits.DEVICES_PER_LEASE_MAX, "items": _DEVICE},
         "domain": _UUID_OR_NONE,
         **_TERMS,
+        **schedule_bounds.BOUNDS[inputs.LeaseRequest],
     },
     inputs.PrepareRequest: {"issued_at_ns": _TIME, "domain": _DOMAIN, "bus": _BUS_OR_NONE, **_TERMS},
     inputs.ReattachRequest: {"issued_at_ns": _TIME, "domain": _DOMAIN, "host": _HOST_OR_NONE, "bus": _BUS_OR_NONE},
@@ -123,12 +127,14 @@ _IS_STUB_OF_UNMANAGED: Final = {
     "required": ["driver", "unmanaged"],
 }
 _RULES: Final[dict[type, Schema]] = {
+    **{kind: {"allOf": rules} for kind, rules in schedule_bounds.RULES.items()},
     inputs.LeaseRequest: {
         "anyOf": [
             {"properties": {"domain": {"minLength": 1}}, "required": ["domain"]},
             {"properties": {"gone_ms": {"const": inputs.GONE_MS}, "keep": {"const": False}}},
         ],
         "not": _IS_STUB_OF_UNMANAGED,
+        "allOf": schedule_bounds.RULES[inputs.LeaseRequest],
     },
     inputs.PrepareRequest: {"not": _IS_STUB_OF_UNMANAGED},
     inputs.OperateDeviceRequest: {
@@ -138,25 +144,32 @@ _RULES: Final[dict[type, Schema]] = {
 """By type: what the door checks of several fields together."""
 
 
+_STRICT: Final = frozenset((*get_args(Request), Need, Option, Constraint))
+"""What the door reads without a field that it does not know."""
+
+
 def schemas() -> dict[str, Schema]:
     """The schemas of all messages, by the messages' names."""
-    return {name: _alone(name, message.kind) for name, message in messages().items()}
+    return {name: _alone(name, message.kind, message.way) for name, message in messages().items()}
 
 
-def _alone(name: str, kind: Any) -> Schema:
-    components = described([kind], _DEFS)
+def _alone(name: str, kind: Any, way: Way) -> Schema:
+    components = described([kind], _DEFS, way)
     own = components.pop(kind.__name__)
     return {"$schema": DIALECT, "$id": f"{SCHEMA_PREFIX}{name}", **own, **({"$defs": components} if components else {})}
 
 
-def described(kinds: Iterable[Any], ref_template: str) -> dict[str, Schema]:
-    """The schemas of these types and of all that they are made of, by name; they refer to each other as told."""
+def described(kinds: Iterable[Any], ref_template: str, way: Way = Way.ASKED) -> dict[str, Schema]:
+    """The schemas of these types and of all that they are made of, by name; they refer to each other as told.
+
+    What an event repeats of a request is not bounded there: bounds of requests may be widened, what is told may not.
+    """
     _, components = msgspec.json.schema_components(kinds, ref_template=ref_template)
     found = {each.__name__: each for each in _structs(kinds)}
     for name, schema in components.items():
         _tidied(schema)
         if name in found:
-            _complete(schema, found[name])
+            _complete(schema, found[name], is_asked=way == Way.ASKED or found[name] not in _STRICT)
     return dict(sorted(components.items()))
 
 
@@ -183,12 +196,13 @@ def _tidied(schema: Any) -> None:
         _tidied(each)
 
 
-def _complete(schema: Schema, struct: type[msgspec.Struct]) -> None:
+def _complete(schema: Schema, struct: type[msgspec.Struct], *, is_asked: bool) -> None:
     """What the sources say about the fields, and their bounds."""
-    if struct in get_args(Request):
+    if struct in _STRICT and is_asked:
         # The door takes no field that it does not know; the type itself tolerates them, for the log.
         schema["additionalProperties"] = False
-    schema.update(_RULES.get(struct, {}))
+    if is_asked:
+        schema.update(copy.deepcopy(_RULES.get(struct, {})))
     hints = typing.get_type_hints(struct)
     texts = _texts_of(struct)
     properties: dict[str, Schema] = schema.get("properties", {})
@@ -198,7 +212,7 @@ def _complete(schema: Schema, struct: type[msgspec.Struct]) -> None:
         if name.endswith("_ns"):
             field["format"] = "int64"
         _merge(field, _facets(hints.get(name)))
-        for base in reversed(struct.__mro__):
+        for base in reversed(struct.__mro__) if is_asked else ():
             _merge(field, _BOUNDS.get(base, {}).get(name, {}))
 
 

@@ -362,6 +362,7 @@ SAMPLES: Final[dict[str, tuple[Any, Any]]] = {
         for (kind, union), values in hostdevs.PARTS_GROWN.items()
         for value in values
     },
+    "lease.v1+shared": (schedules.SHARED, Request),
     **{f"{_tag(value)}+scheduling": (value, union) for union, values in schedules.GROWN.items() for value in values},
     "record.v1+rules_3": (_RECORD, Record),
     "record.v1+node_devices": (_RECORD_OF_NODE_DEVICES, Record),

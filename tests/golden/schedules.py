@@ -1,6 +1,5 @@
-"""Samples of what came with leases for schedulers: what is asked for without naming it, what waits, what operators say.
-
-They say everything that can be said, also what the door would not take together: devices beside needs, say.
+"""Samples of what came with leases for schedulers: what is asked for without naming it, what waits, what operators
+say.
 """
 
 from typing import Any, Final
@@ -32,14 +31,8 @@ _TENANT: Final = Principal("the-tenant")
 _OTHER: Final = Principal("scheduler-2")
 _SELECT: Final = 'device.vendor == "8086" && device.pci.class == "0200"'
 _NEEDS: Final = (
-    Need(
-        name="nic",
-        select=_SELECT,
-        device_class="fast",
-        count=2,
-        every=True,
-        first_of=(Option(select=_SELECT, device_class="fast", count=2, every=True),),
-    ),
+    Need(name="nic", select=_SELECT, device_class="fast", count=2, every=True),
+    Need(name="disk", first_of=(Option(select=_SELECT, device_class="fast", count=2, every=True),)),
 )
 _CONSTRAINTS: Final = (Constraint(kind="same", attribute="numa_node", needs=("nic",)),)
 _SEARCH: Final = Search(
@@ -66,13 +59,17 @@ _WHY: Final = Refusal(
 )
 _LEASE: Final = _replace(
     hostdevs.GROWN[Request][0],
+    devices=(),
     needs=_NEEDS,
     constraints=_CONSTRAINTS,
-    mode="shared",
     tolerates=("slow", "drain=fans"),
     wait_ms=600_000,
     priority=-2,
 )
+SHARED: Final = inputs.LeaseRequest(
+    request_id=REQUEST, issued_at_ns=NS, devices=(KEY,), holder=HOLDER, ttl_ms=60_000, mode="shared"
+)
+"""In a mode that goes with few other words."""
 _ASKED: Final[dict[str, Any]] = {"request_id": REQUEST, "issued_at_ns": NS}
 _OF_LEASE: Final[dict[str, Any]] = {**_ASKED, "lease": 512, "token": 768}
 _OF_DEVICE: Final[dict[str, Any]] = {**_ASKED, "host": HOST, "device": KEY}
@@ -83,7 +80,6 @@ REQUESTS: Final[tuple[Request, ...]] = (
     schedule_inputs.ReserveRequest(
         **_OF_LEASE,
         ttl_ms=60_000,
-        devices=(KEY,),
         needs=_NEEDS,
         constraints=_CONSTRAINTS,
         host=HOST,
@@ -100,7 +96,7 @@ REQUESTS: Final[tuple[Request, ...]] = (
         **_OF_DEVICE, name="drain", reason="new fans", value="fans", effect="evict", notice_ms=90_000
     ),
     schedule_inputs.UntaintRequest(**_OF_DEVICE, name="drain"),
-    schedule_inputs.SetPolicyRequest(**_OF_DEVICE, share_max=4, clean=True),
+    schedule_inputs.SetPolicyRequest(**_OF_DEVICE, share_max=4),
     schedule_inputs.ConfirmCleanRequest(**_OF_DEVICE, reason="wiped"),
     schedule_inputs.HealRequest(**_OF_DEVICE, reason="a new cable"),
 )

@@ -52,7 +52,7 @@ class _Comparison:
     def _say(self, path: str, what: str) -> None:
         self.found.append(f"{path or 'it'}: {what}")
 
-    def _compare(self, path: str, old: Schema, new: Schema) -> None:
+    def _compare(self, path: str, old: Schema, new: Schema, *, was_needed: bool = False) -> None:
         names = (old.get("$ref", ""), new.get("$ref", ""))
         if all(names):
             if names in self._seen:
@@ -65,7 +65,7 @@ class _Comparison:
         if old.get("type") != new.get("type"):
             self._say(path, f"it was {old.get('type')}, and is {new.get('type')}")
             return
-        if old.get("default") != new.get("default"):
+        if old.get("default") != new.get("default") and not (was_needed and self._way == Way.ASKED):
             self._say(path, f"left out, it meant {old.get('default')!r}, and means {new.get('default')!r}")
         self._compare_values(path, old, new)
         self._compare_bounds(path, old, new)
@@ -76,9 +76,10 @@ class _Comparison:
 
     def _is_rule_of_new_fields(self, keyword: str, old: Schema, new: Schema) -> bool:
         """Whether it shuts out only what says fields that were not known before."""
-        if self._way == Way.TOLD or keyword != "not" or keyword in old:
+        if self._way == Way.TOLD or keyword not in ("not", "allOf") or keyword in old:
             return False
-        return bool(set(new[keyword].get("required", ())) - old.get("properties", {}).keys())
+        rules = [{"not": new["not"]}] if keyword == "not" else new["allOf"]
+        return all(_is_of_new_fields(rule["not"], old) if "not" in rule else _held_before(rule, old) for rule in rules)
 
     def _compare_values(self, path: str, old: Schema, new: Schema) -> None:
         before, after = _values(old), _values(new)
@@ -127,12 +128,30 @@ class _Comparison:
             for name in sorted((needed_before - needed) & after.keys()):
                 self._say(f"{path}.{name}".lstrip("."), "it was always there, and need not be")
         for name in sorted(before.keys() & after.keys()):
-            self._compare(f"{path}.{name}".lstrip("."), before[name], after[name])
+            self._compare(f"{path}.{name}".lstrip("."), before[name], after[name], was_needed=name in needed_before)
         others_before, others = old.get("additionalProperties", True), new.get("additionalProperties", True)
         if isinstance(others_before, dict) and isinstance(others, dict):
             self._compare(f"{path}.*".lstrip("."), others_before, others)
         elif others_before != others and not (self._way == Way.ASKED and others is True):
             self._say(path, "which other fields there may be is not what it was")
+
+
+def _is_of_new_fields(shut_out: Schema, old: Schema) -> bool:
+    """Whether what is shut out says a field that was not known before."""
+    return bool(set(shut_out.get("required", ())) - old.get("properties", {}).keys())
+
+
+def _held_before(rule: Schema, old: Schema) -> bool:
+    """Whether one of the rule's alternatives asks no more than had to be said before."""
+    return any(
+        set(each.get("required", ())) <= set(old.get("required", ()))
+        and all(
+            old["properties"].get(name, {}).get(keyword) == value
+            for name, asked in each.get("properties", {}).items()
+            for keyword, value in asked.items()
+        )
+        for each in rule.get("anyOf", ())
+    )
 
 
 def _resolved(root: Schema, schema: Schema) -> Schema:

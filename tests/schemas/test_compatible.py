@@ -98,6 +98,9 @@ def test_planted_breaks_of_values_and_alternatives_are_found() -> None:
         ("host_ordered.v1", lambda s: s["properties"]["order"]["anyOf"].append({"type": "string"}), Way.TOLD),
         ("answer.v1", lambda s: s["properties"]["refusal"]["anyOf"].append(_tagged("refusal.v2")), Way.TOLD),
         ("lease.v1", lambda s: s.update({"not": {"required": ["host"]}}), Way.ASKED),
+        ("release.v1", lambda s: s.update(allOf=[{"not": {"required": ["lease"]}}]), Way.ASKED),
+        ("revoke.v1", lambda s: s.update(allOf=[{"anyOf": [{"required": ["force"]}]}]), Way.ASKED),
+        ("revoke.v1", lambda s: s.update(allOf=[{"anyOf": [_with("lease", minimum=2)]}]), Way.ASKED),
         ("observed.v1", lambda s: s["properties"]["observations"]["items"]["anyOf"].pop(), Way.ASKED),
         ("observed.v1", lambda s: s["$defs"]["DeviceGone"]["properties"].pop("key"), Way.ASKED),
         ("device_appeared.v1", lambda s: s["$defs"]["DeviceDescription"]["properties"].pop("hub"), Way.TOLD),
@@ -117,6 +120,11 @@ def test_a_type_that_is_gone_is_found() -> None:
     assert broken(before, now) == ["lease_granted.v1: it was published, and is gone"]
 
 
+def _with(field: str, **asked: Any) -> Schema:
+    """Something with a field that is like this."""
+    return {"properties": {field: asked}, "required": [field]}
+
+
 def _tagged(name: str) -> Schema:
     """Something that says which it is."""
     return {"type": "object", "properties": {"type": {"const": name}}, "required": ["type"]}
@@ -134,6 +142,12 @@ GROWN: dict[str, tuple[str, Way, Change]] = {
     ),
     "a rule of a new field": (
         "release.v1", Way.ASKED, lambda s: s.update({"not": {"required": ["lease", "colour"]}})
+    ),
+    "a default of what had to be said": (
+        "release.v1", Way.ASKED, lambda s: (s["properties"]["lease"].update(default=0), s["required"].remove("lease"))
+    ),
+    "a rule that was kept before": (
+        "release.v1", Way.ASKED, lambda s: s.update(allOf=[{"anyOf": [_with("lease", minimum=1), _with("colour")]}])
     ),
     "more alternatives": (
         "observed.v1", Way.ASKED, lambda s: s["properties"]["observations"]["items"]["anyOf"].append({"type": "null"})
