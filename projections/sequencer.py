@@ -186,6 +186,8 @@ class Sequencer:
         if packing.before.sequence == 0:
             packing.add(inputs.LedgerBegins(cluster=self._cluster, writer=self.writer))
         self._pack_notes(packing)
+        if packing.before.sequence and self.state.head.era != packing.before.era:
+            return  # a restore leaves everybody what he has: what is due is for who decides behind it
         if not self.releases_only:
             self._pack_what_is_told(packing)
             self._pack_looks(packing)
