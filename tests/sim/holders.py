@@ -236,7 +236,9 @@ class SimHolder:
             return
         first = sent.answer
         position = self.sim.oracle.decided.get((self.principal, request.request_id))
-        if position is None and isinstance(request, inputs.RenewRequest) and answer.outcome == "renewed":
+        is_renewal = isinstance(request, inputs.RenewRequest) and answer.outcome == "renewed"
+        if is_renewal and answer.position != position:
+            # Another allocator may have written it down all the same.
             self._take_unwritten(sent, answer)
             return
         if first is not None and refused(first, "request_too_old"):

@@ -291,6 +291,7 @@ class SimScheduler(SimTenant):
             if not held.is_over and row is not None and not row.ended:
                 held.token = row.token
                 held.is_over = True
+                self.sim.history.append(Operation("release", held.devices, self.sim.now_ns, lease=held.lease))
                 self._send(
                     inputs.ReleaseRequest(
                         request_id=self._id(), issued_at_ns=self.sim.now_ns + self.skew_ns, lease=held.lease,
