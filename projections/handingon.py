@@ -250,7 +250,7 @@ def _in_hand(state: State, device: str, row: DeviceState, *, is_living: bool) ->
             code=RefusalCode.HOST_STALE,
             message=f"whether {device} is still used cannot be said: what is known of {row.host} may be out of date "
             f"({host.stale})",
-            help=f"see that the agents on {row.host} run; of a host that is off: leasehold declare-dead {row.host}",
+            help=f"see that the agents on {row.host} run; of a host that is off: leasehold dead {row.host}",
         )
     return None
 

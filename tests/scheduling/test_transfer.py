@@ -217,6 +217,7 @@ def test_what_is_remembered_is_forgotten_in_the_end() -> None:
     transfer(ledger, lease, "other", to="b")
     ledger.renew(lease, B, ttl_ms=80_000)
     ledger.release(lease, B)
+    assert all(fading.key.startswith(f"{whose}/") for (whose, _), fading in ledger.state.fading.items())
     ledger.now_ns += 26 * 3_600 * SECOND
     for principal in (A, B):
         for _ in range(8):
