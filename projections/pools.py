@@ -29,9 +29,7 @@ HOLDERS_RULES: Final = frozenset(
     )
 )
 """Rules that stand in the way of who wants a device now, and not of who waits for it."""
-NOT_MEANT: Final = frozenset(
-    ("selector", "selector_error", "class", "bridge", "not_physical", "protected", "missing")
-)
+NOT_MEANT: Final = frozenset(("selector", "selector_error", "class", "bridge", "not_physical", "protected", "missing"))
 """Rules of devices that are not among all that match and are there."""
 _VISITS_PER_STEP: Final = 16
 """So many devices that were looked at before cost as much as a look."""

@@ -145,7 +145,7 @@ class Solver:
         failed: set[tuple[object, ...]] = set()
         while (device := walk.at(at)) is not None:
             at += 1
-            if not self._fits(number, pool, device) or (failed and self._likeness(number, pool, device) in failed):
+            if not self._fits(number, pool, device) or (failed and self._likeness(number, device) in failed):
                 continue
             if pool.verdict(device) or not self._is_apart(pool, device):
                 continue
@@ -161,7 +161,7 @@ class Solver:
                 return outcome
             if not self._matters(number, device):
                 return outcome
-            failed.add(self._likeness(number, pool, device))
+            failed.add(self._likeness(number, device))
         return Outcome.NONE
 
     def _host_of(self, number: int) -> str:
@@ -244,27 +244,30 @@ class Solver:
 
     # --- devices that are alike
 
-    def _rivals(self, number: int) -> Iterator[Pool]:
-        for pools in self.pools[number + 1 :]:
-            yield from pools
-
     def _matters(self, number: int, device: DeviceId) -> bool:
         """Whether it may make a difference which device was chosen in the place of this one."""
         if self._bounds_of[number] or self.lookout.kin(device):
             return True
-        return any(pool.may_hold(device) for pool in self._rivals(number))
+        return any(pool.may_hold(device) for pools in self.pools[number + 1 :] for pool in pools)
 
-    def _likeness(self, number: int, pool: Pool, device: DeviceId) -> tuple[object, ...]:
+    def _likeness(self, number: int, device: DeviceId) -> tuple[object, ...]:
         """What is the same of devices for which it makes no difference which of them is chosen."""
         if self.lookout.kin(device):
             return (device,)
-        values = tuple(self.lookout.value(each.attribute, device) for each in self._bounds_of[number])
-        wanted = tuple(
-            other.may_hold(device)
-            and (other.verdict(device) not in NOT_MEANT if other.every else not other.verdict(device))
-            for other in self._rivals(number)
-        )
-        return (*values, *wanted)
+        found: list[object] = [self.lookout.value(each.attribute, device) for each in self._bounds_of[number]]
+        for rival in range(number + 1, len(self.pools)):
+            wanted = [self._is_wanted(other, device) for other in self.pools[rival]]
+            found += wanted
+            if any(wanted):
+                found += [self.lookout.value(each.attribute, device) for each in self._bounds_of[rival]]
+        return tuple(found)
+
+    def _is_wanted(self, pool: Pool, device: DeviceId) -> bool:
+        """Whether a device could serve another need, or is missed by it if it wants all."""
+        if not pool.may_hold(device):
+            return False
+        verdict = pool.verdict(device)
+        return verdict not in NOT_MEANT if pool.every else not verdict
 
     # --- all that match
 
