@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from leasehold.events import inputs, limits
+from leasehold.events.identities import RequestId
 from leasehold.events.inputs import Request
 from leasehold.events.schedule_inputs import RenewManyRequest
 from leasehold.projections.sequencer import Sequencer
@@ -88,7 +89,7 @@ def _due(way: str, leases: list[int], now_ns: int, ttl_s: int, seconds: int) -> 
 
 
 def _request(request_id: str, at_ns: int, leases: list[int], *, is_many: bool) -> Request:
-    name = inputs.RequestId(request_id)
+    name = RequestId(request_id)
     if is_many:
         pairs = tuple((lease, lease) for lease in leases)
         return RenewManyRequest(request_id=name, issued_at_ns=at_ns, leases=pairs)
