@@ -72,7 +72,7 @@ def test_every_attribute_can_be_asked_for() -> None:
         for device, row in state.devices.items():
             value = attribute.read(state, device, row)
             expected = {TEXT: str, NUMBER: int | None, TRUTH: bool}.get(attribute.type, tuple)
-            assert isinstance(value, expected), (name, value)  # type: ignore[arg-type]
+            assert isinstance(value, expected), (name, value)
             assert isinstance(selector.matches(state, device), bool) or attribute.type == NUMBER
             if attribute.pattern and value:
                 assert re.fullmatch(attribute.pattern, str(value)), (name, value)
@@ -85,7 +85,7 @@ def test_a_device_shows_its_own_parts_only() -> None:
     add(state, HostName("h1"), below)
     device = DeviceId(f"h1/{NIC}")
     nets = attributes.BY_NAME["nets"].read(state, device, state.devices[device])
-    assert [row[0] for row in nets] == ["eth0", "eth1"]  # type: ignore[union-attr, index]
+    assert [row[0] for row in nets] == ["eth0", "eth1"]  # type: ignore[union-attr]
     assert attributes.BY_NAME["disks"].read(state, device, state.devices[device]) == ()
 
 
