@@ -94,7 +94,8 @@ def _evicted_text(state: State, *leases: int) -> str:
     """By which taint the first of these leases ends that does; mostly empty."""
     due = min((lease for lease in leases if lease in state.indexes.evictions), default=0)
     mark = evictions.first_mark(state, state.leases[due]) if due else None
-    return f"is to be given up by {lease_id_text(due)} ({mark.by}: {evictions.why_of(mark)})" if mark else ""
+    which = f" by {lease_id_text(due)}" if len(leases) > 1 else ""
+    return f"is to be given up{which} ({mark.by}: {evictions.why_of(mark)})" if mark else ""
 
 
 _OWN_WORDS: Final = frozenset({"quarantined", "cordoned", "tainted", "unclean", "kept"})

@@ -197,15 +197,23 @@ def _lease_cells(row: LeaseView) -> list[str]:
 
 
 def _expiry(row: LeaseView) -> str:
-    return time_text(row.expires_at_ns) if row.expires_at_ns else "with its domain"
+    by_itself = time_text(row.expires_at_ns) if row.expires_at_ns else "with its domain"
+    return f"{by_itself}, evicted {time_text(row.evicts_at_ns)}" if row.evicts_at_ns else by_itself
 
 
 def hosts(rows: list[HostView]) -> None:
     """Hosts, one a line."""
-    table(
-        ("host", "mode", "devices", "picture"),
-        [(row.host, row.mode, str(row.devices), row.stale or "up to date") for row in rows],
+    marked = any(row.cordoned or row.taints for row in rows)
+    columns = ("host", "mode", "devices", "picture", *(["marks"] if marked else []))
+    cells = (
+        (row.host, row.mode, str(row.devices), row.stale or "up to date", *([_marks(row)] if marked else []))
+        for row in rows
     )
+    table(columns, cells)
+
+
+def _marks(row: HostView) -> str:
+    return ", ".join((*(["cordoned"] if row.cordoned else []), *row.taints)) or "-"
 
 
 def history_row(row: HistoryRow) -> None:

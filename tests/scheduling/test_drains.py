@@ -90,7 +90,7 @@ def test_notice_is_kept_to_the_nanosecond() -> None:
     assert "drained: kernel update" in view.reason
     word, why = device_word(ledger.state, CARD)
     assert word == "leased"
-    assert f"to be given up by {lease_id_text(lease)}" in why
+    assert "it is to be given up (ops: drained: kernel update)" in why
     assert next_work_ns(ledger.state, "alloc") == due_ns
     words.holds_after_restart(ledger)
     ledger.now_ns = due_ns - 1
