@@ -1,5 +1,7 @@
 """Device classes: who is told what of a selector that is none, and that none goes while it is needed."""
 
+from typing import Any
+
 from leasehold.events import limits, schedule_inputs
 from leasehold.events.answers import Answer
 from leasehold.events.refusals import RefusalCode
@@ -69,7 +71,7 @@ def test_a_class_that_a_quota_names_stays() -> None:
     """While a quota names it, a class stays; whose it is is told."""
     ledger = ledger_with_hosts()
     set_class(ledger)
-    quota = {"tenant": "lab", "device_class": "nic"}
+    quota: dict[str, Any] = {"tenant": "lab", "device_class": "nic"}
     say(ledger, schedule_inputs.SetQuotaRequest, devices_max=4, **quota)
     refusal = refusal_of(remove_class(ledger))
     assert (refusal.code, "a quota of lab" in refusal.message) == (RefusalCode.CLASS_IN_USE, True)
