@@ -140,8 +140,6 @@ QUEUED_MAX: Final = 16_384
 QUEUED_PER_PRINCIPAL_MAX: Final = 2_048
 QUEUED_TRIED_PER_TICK_MAX: Final = 16
 """How many waiting requests one decision looks at; the next one goes on behind them."""
-QUEUED_PASSED_PER_TICK_MAX: Final = 1_024
-"""How many it passes over, whom what is new does not concern."""
 LOOKS_PER_RECORD_MAX: Final = 4
 """So many such decisions stand in one record, beside what is asked: nobody's answer waits long for them."""
 STIRRED_MAX: Final = 4_096

@@ -10,17 +10,15 @@ something, then goes on from there: each decision does a bounded piece of work, 
 What events make of all this: `queueing`.
 """
 
-import heapq
-from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 
 from leasehold.events import inputs, limits
 from leasehold.events.event_types import Event, LeaseGranted
-from leasehold.events.identities import DeviceId, HostName, Principal, RequestRef, tenant_of
-from leasehold.events.position import parse_queued_id, queued_id_text
+from leasehold.events.identities import DeviceId, RequestRef, tenant_of
+from leasehold.events.position import queued_id_text
 from leasehold.events.refusals import Refusal, RefusalCode
 from leasehold.events.schedule_events import (
     QueuedMoved,
@@ -30,15 +28,13 @@ from leasehold.events.schedule_events import (
     WaitingEnded,
 )
 from leasehold.events.schedule_inputs import WithdrawRequest
-from leasehold.projections import buckets, granting, quotas, selectors
-from leasehold.projections.conflicts import CODE_OF_RULE, first_blockers
+from leasehold.projections import granting
+from leasehold.projections.concerns import News
 from leasehold.projections.declining import Declined, declined
 from leasehold.projections.indexes import EVERYBODY
+from leasehold.projections.outlooks import CLASS, TENANT, outlook, over_quota
 from leasehold.projections.rows import QueuedState
-from leasehold.projections.searching import Found, search
-from leasehold.projections.selectors import Selector
 from leasehold.projections.state import State
-from leasehold.projections.stirring import DEVICE, HOST
 from leasehold.projections.terms import Terms, rank_ns
 
 _NS_PER_MS: Final = 1_000_000
@@ -61,19 +57,7 @@ _MAY_PASS: Final = frozenset(
     }
 )
 """Refusals that time, or others, may lift. A search that was cut off is none: each look would cost as much again."""
-_HOLDERS: Final = frozenset(
-    {
-        RefusalCode.DEVICE_HELD,
-        RefusalCode.DEVICE_IN_USE,
-        RefusalCode.DEVICE_SHARED,
-        RefusalCode.DEVICE_UNCLEAN,
-        RefusalCode.HOST_STALE,
-    }
-)
-"""Those that tell who has a device now, or what is soon over by itself: it may be kept all the same."""
 AHEAD_COUNTED_MAX: Final = 1_024
-_TENANT: Final = "tenant:"
-_CLASS: Final = "class:"
 
 
 # --- coming and going ---------------------------------------------------------------------------------------------
@@ -112,18 +96,18 @@ def queued_or(
     full = _is_full(state, ref, given.about)
     if full is not None:
         return full
-    outlook = _outlook(state, ref, request, terms, _over_quota(state, request, terms) or given.refusal, frozenset())
+    found = outlook(state, ref, request, terms, over_quota(state, request, terms.tenant) or given.refusal, frozenset())
     waits = RequestQueued(
         request=ref,
         tenant=terms.tenant,
         asked=request,
         rank_ns=terms.rank_ns,
         until_ns=now_ns + request.wait_ms * _NS_PER_MS,
-        keeps=outlook.keeps,
-        buckets=outlook.buckets,
-        why=outlook.why,
+        keeps=found.keeps,
+        buckets=found.buckets,
+        why=found.why,
     )
-    return [*_losses(state, outlook.keeps, but=0), waits]
+    return [*_losses(state, found.keeps, but=0), waits]
 
 
 def _is_full(state: State, ref: RequestRef, about: tuple[str, ...]) -> Declined | None:
@@ -185,226 +169,46 @@ def looked(state: State, now_ns: int) -> list[Event]:
     if not state.indexes.stirs:
         return []
     oldest, head = state.indexes.stirs[0], state.head
-    news = _News(state, state.stirred[oldest])
+    news = News(state, state.stirred[oldest])
     after = (head.looked_rank_ns, head.looked_queued) if head.looked_queued else None
-    tried = passed = steps = 0
-    for _, queued in _in_order(state, news.words, after):
+    tried = steps = 0
+    for _, queued in news.in_order(after):
         row = state.queue[queued]
         if news.concerns(queued, row):
             events, cost = _look(state, queued, row, now_ns)
             if events:
                 return [QueueLooked(through=0, rank_ns=row.rank_ns, queued=queued), *events]
             tried, steps = tried + 1, steps + cost
-        else:
-            passed += 1
-        if (
-            tried >= limits.QUEUED_TRIED_PER_TICK_MAX
-            or passed >= limits.QUEUED_PASSED_PER_TICK_MAX
-            or steps >= limits.SEARCH_STEPS_MAX
-        ):
+        if tried >= limits.QUEUED_TRIED_PER_TICK_MAX or steps + news.steps >= limits.SEARCH_STEPS_MAX:
             return [QueueLooked(through=0, rank_ns=row.rank_ns, queued=queued)]
     return [QueueLooked(through=oldest)]
-
-
-def _in_order(state: State, words: frozenset[str], after: tuple[int, int] | None) -> Iterator[tuple[int, int]]:
-    """The places of those who wait under any of these words, behind `after`, first comes first, each once."""
-    lists = [state.indexes.queued[word] for word in sorted(words) if word in state.indexes.queued]
-    last = after
-    for place in heapq.merge(*(_behind(places, after) for places in lists)):
-        if place != last:
-            yield place
-        last = place
-
-
-def _behind(places: list[tuple[int, int]], after: tuple[int, int] | None) -> Iterator[tuple[int, int]]:
-    start = bisect_right(places, after) if after is not None else 0
-    return (places[number] for number in range(start, len(places)))
-
-
-class _News:
-    """A note of what is new: under which words those wait whom it may concern, and whom of them it does."""
-
-    def __init__(self, state: State, note: tuple[str, ...]) -> None:
-        self._state = state
-        self._alone = {parse_queued_id(word) for word in note if word.startswith("Q")}
-        self._devices: list[tuple[DeviceId, frozenset[str]]] = []
-        plain = {word for word in note if word.startswith((_CLASS, EVERYBODY))}
-        self._tenants = frozenset(word for word in note if word.startswith(_TENANT))
-        for word in note:
-            if word.startswith(HOST):
-                for device in state.indexes.on_host.get(HostName(word.removeprefix(HOST)), ()):
-                    plain.update(buckets.of_device(device, state.devices[device]))
-            elif word.startswith(DEVICE):
-                device = DeviceId(word.removeprefix(DEVICE))
-                self._devices.append((device, frozenset(buckets.of_device(device, state.devices[device]))))
-        self._plain = frozenset(plain)
-        self.words = self._plain.union(self._tenants, *(those for _, those in self._devices))
-
-    def concerns(self, queued: int, row: QueuedState) -> bool:
-        """Whether a waiting request may get something by it, or lose it."""
-        if queued in self._alone or EVERYBODY in self._plain or not self._plain.isdisjoint(row.buckets):
-            return True
-        if f"{_TENANT}{row.tenant}" in self._tenants and self._is_of_quota(queued, row):
-            return True
-        return any(self._is_of_use(device, those, queued, row) for device, those in self._devices)
-
-    def _is_of_quota(self, queued: int, row: QueuedState) -> bool:
-        if row.keeps:
-            return _kept_over_quota(self._state, row.keeps, row.tenant) is not None
-        is_over = _over_quota(self._state, row.asked, terms_of_waiting(queued, row)) is not None
-        return row.why.code == RefusalCode.QUOTA_EXCEEDED and not is_over
-
-    def _is_of_use(self, device: DeviceId, those: frozenset[str], queued: int, row: QueuedState) -> bool:
-        state, its = self._state, self._state.devices[device]
-        if device in row.keeps:
-            return True
-        if those.isdisjoint(row.buckets) or state.keeper_before(device, row.rank_ns, queued):
-            return False
-        # Who has enough kept for him waits until it is free; what another has leads him no further.
-        if row.keeps and its.lease and not any(need.every for need in row.asked.needs):
-            return False
-        return could_be(state, row.asked, device)
-
-
-def could_be(state: State, asked: inputs.LeaseRequest, device: DeviceId) -> bool:
-    """Whether a known device is one that is asked for: by name, or because some need of it matches."""
-    if asked.devices:
-        return True  # it is found by its names
-    if asked.host and state.devices[device].host != asked.host:
-        return False
-    options = (option for need in asked.needs for option in (need.first_of or (need,)))
-    return any(
-        all(_matches(state, text, device) for text in (option.select, _class_text(state, option.device_class)) if text)
-        for option in options
-    )
-
-
-def _class_text(state: State, name: str) -> str:
-    return state.classes[name].select if name in state.classes else ""
-
-
-def _matches(state: State, text: str, device: DeviceId) -> bool:
-    selector = selectors.compiled(text)
-    return isinstance(selector, Selector) and selector.matches(state, device) is True
 
 
 def _look(state: State, queued: int, row: QueuedState, now_ns: int) -> tuple[list[Event], int]:
     """What a waiting request gets now: the lease, or other devices kept for it; and what it cost, in steps."""
     terms = terms_of_waiting(queued, row)
     ref = RequestRef(row.principal, row.asked.request_id, row.body_hash, row.asked.issued_at_ns)
-    why = _over_quota(state, row.asked, terms)
+    why = over_quota(state, row.asked, row.tenant)
     if why is None:
         given = granting.decide_lease(state, ref, row.asked, terms, now_ns)
         if isinstance(given, LeaseGranted):
             return granted(state, given), 0
         why = given.refusal
-    outlook = _outlook(state, ref, row.asked, terms, why, frozenset(row.keeps))
-    is_other_reason = _reason(outlook.why) != _reason(row.why)
+    found = outlook(state, ref, row.asked, terms, why, frozenset(row.keeps))
+    is_other_reason = _reason(found.why) != _reason(row.why)
     # Of who has nothing kept, reasons come and go with all who have what he asks for.
-    is_of_quota = (outlook.why.code == RefusalCode.QUOTA_EXCEEDED) != (row.why.code == RefusalCode.QUOTA_EXCEEDED)
-    is_told = is_other_reason and (bool(outlook.keeps) or is_of_quota)
-    if (outlook.keeps, outlook.buckets) == (row.keeps, row.buckets) and not is_told:
-        return [], outlook.steps
-    moved = QueuedMoved(queued=queued, keeps=outlook.keeps, buckets=outlook.buckets)
+    is_of_quota = (found.why.code == RefusalCode.QUOTA_EXCEEDED) != (row.why.code == RefusalCode.QUOTA_EXCEEDED)
+    is_told = is_other_reason and (bool(found.keeps) or is_of_quota)
+    if (found.keeps, found.buckets) == (row.keeps, row.buckets) and not is_told:
+        return [], found.steps
+    moved = QueuedMoved(queued=queued, keeps=found.keeps, buckets=found.buckets)
     if is_other_reason:
-        moved = msgspec.structs.replace(moved, why=msgspec.structs.replace(outlook.why, search=None))
-    return [*_losses(state, outlook.keeps, but=queued), moved], outlook.steps
+        moved = msgspec.structs.replace(moved, why=msgspec.structs.replace(found.why, search=None))
+    return [*_losses(state, found.keeps, but=queued), moved], found.steps
 
 
 def _reason(why: Refusal) -> tuple[object, ...]:
     return why.code, tuple((each.device, each.rule, each.lease) for each in why.blockers)
-
-
-class _Outlook(msgspec.Struct, frozen=True):
-    """What is to be kept for a request, under what it is to be found, why it is not granted, and what it cost to say
-    so, in steps.
-    """
-
-    keeps: tuple[DeviceId, ...]
-    buckets: tuple[str, ...]
-    why: Refusal
-    steps: int
-
-
-def _outlook(
-    state: State,
-    ref: RequestRef,
-    asked: inputs.LeaseRequest,
-    terms: Terms,
-    why: Refusal,
-    kept: frozenset[DeviceId],
-) -> _Outlook:
-    """What may become of a request that is declined because of `why`."""
-    steps = why.search.steps if why.search is not None else 1
-    found = buckets.of_request(state, asked, terms.tenant)
-    if why.code == RefusalCode.QUOTA_EXCEEDED:
-        # Its tenant has enough, so others are not kept from what it would have. Where any devices would count, it
-        # is found only when its tenant has less, or may have more.
-        if _over_quota(state, asked, terms) is not None:
-            found = tuple(word for word in found if word.startswith((_TENANT, _CLASS)))
-        return _Outlook((), found, why, steps)
-    keeps, more = _keeps(state, ref, asked, terms, kept)
-    is_over = _kept_over_quota(state, keeps, terms.tenant) if terms.mode != "admin" else None
-    if is_over is not None:
-        return _Outlook((), found, is_over, steps + more)
-    return _Outlook(keeps, found, why, steps + more)
-
-
-def _kept_over_quota(state: State, keeps: tuple[DeviceId, ...], tenant: Principal) -> Refusal | None:
-    """Why a tenant may not have these devices, whoever has them now."""
-    charged = quotas.charges(state, tenant, keeps)
-    return charged.refusal if isinstance(charged, Declined) else None
-
-
-def _over_quota(state: State, asked: inputs.LeaseRequest, terms: Terms) -> Refusal | None:
-    """Why, whatever devices were found for it, a request would be too much for its tenant; `None`: it need not be."""
-    for device_class, count in _least_charged(asked):
-        quota = state.quotas.get((terms.tenant, device_class))
-        if quota is not None and terms.mode != "admin" and quota.devices + count > quota.devices_max:
-            return quotas.exceeded(terms.tenant, device_class, quota, count)
-    return None
-
-
-def _least_charged(asked: inputs.LeaseRequest) -> Iterator[tuple[str, int]]:
-    """Of all classes (the empty one), and of those that a request names, how many devices it would have at least."""
-    least = [min((each.count for each in need.first_of), default=need.count) for need in asked.needs]
-    yield "", sum(least) or 1
-    by_class: dict[str, int] = {}
-    for need, count in zip(asked.needs, least, strict=True):
-        names = {option.device_class for option in (need.first_of or (need,))}
-        if len(names) == 1:
-            name = names.pop()
-            by_class[name] = by_class.get(name, 0) + count
-    by_class.pop("", None)
-    yield from sorted(by_class.items())
-
-
-# --- keeping ------------------------------------------------------------------------------------------------------
-
-
-def _keeps(
-    state: State, ref: RequestRef, asked: inputs.LeaseRequest, terms: Terms, kept: frozenset[DeviceId]
-) -> tuple[tuple[DeviceId, ...], int]:
-    """What a request would have if nobody had leased anything, and nobody kept anything who comes behind it; none, if
-    it could not have all even then. And what it cost to say so, in steps.
-    """
-    owner = (ref.principal, asked.holder)
-    if asked.devices:
-        return _named_keeps(state, owner, asked, terms), 1
-    found = search(state, asked, terms, owner=owner, ignoring_holders=True, prefer=kept)
-    if isinstance(found, Found):
-        return found.devices, found.search.steps
-    return (), found.refusal.search.steps if found.refusal.search is not None else 1
-
-
-def _named_keeps(
-    state: State, owner: tuple[str, str], asked: inputs.LeaseRequest, terms: Terms
-) -> tuple[DeviceId, ...]:
-    devices = granting.named(state, asked)
-    if isinstance(devices, Declined):
-        return ()
-    found = first_blockers(state, devices, owner=owner, force=asked.force, terms=terms)
-    return devices if all(CODE_OF_RULE[each.rule] in _HOLDERS for each in found) else ()
 
 
 # --- what is told of the queue ------------------------------------------------------------------------------------
@@ -421,7 +225,7 @@ def ahead(state: State, queued: int) -> int:
     """
     row, waiting = state.queue[queued], state.indexes.queued
     before = (row.rank_ns, queued)
-    words = [word for word in row.buckets if not word.startswith((_TENANT, _CLASS))]
+    words = [word for word in row.buckets if not word.startswith((TENANT, CLASS))]
     if "any" in words or not words:
         return place(state, queued) - 1
     words.append("any")

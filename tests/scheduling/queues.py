@@ -57,7 +57,7 @@ def gpu_names(numbers: Iterable[int]) -> tuple[str, ...]:
 
 
 def settle(ledger: Ledger) -> list[Event]:
-    """Decide until nothing is left that could be decided now: all that came of it. Each decision must come to something."""
+    """Decide until nothing is left to be decided now: all that came of it. Each decision must come to something."""
     events: list[Event] = []
     for _ in range(ROUNDS_MAX):
         if not ledger.sequencer.has_work(ledger.now_ns):
@@ -100,8 +100,8 @@ def check_queue(state: State) -> None:
 
 
 def folds_alike(ledger: Ledger) -> None:
-    """The log from its beginning, from a snapshot at each record, and through a journal that is rolled back first, comes
-    to the same bytes and the same indexes.
+    """The log from its beginning, from a snapshot at each record, and through a journal that is rolled back first,
+    comes to the same bytes and the same indexes.
     """
     plain, noted = State(), State()
     for sequence, body in enumerate(ledger.bodies, 1):

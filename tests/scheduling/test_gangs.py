@@ -1,4 +1,4 @@
-"""Gangs that want overlapping devices: one has all, then the other; neither holds a part, and neither waits for ever."""
+"""Gangs that want overlapping devices: one has all, then the other; neither holds a part, or waits for ever."""
 
 import random
 from collections import Counter

@@ -15,8 +15,8 @@ from leasehold.projections import stirring
 from leasehold.projections.replay import Replay
 from leasehold.projections.sequencer import Sequencer
 from leasehold.projections.snapshots import decode_state, encode_state
-from tests.projections.domains import UUID, Polled, described, unused, used
-from tests.projections.ledger import H1, SECOND, A, B, Ledger, device, ledger_with_hosts, refusal_of
+from tests.projections.domains import Polled, described, unused, used
+from tests.projections.ledger import H1, H2, SECOND, A, B, Ledger, device, ledger_with_hosts, refusal_of
 from tests.scheduling import words
 from tests.scheduling.queues import check_queue, folds_alike, holder_of, kept_for, queued, settle, waits
 
@@ -79,7 +79,7 @@ def test_what_does_not_pass_is_not_waited_for(devices: tuple[str, ...], why: Ref
 
 
 def test_the_queue_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond so many of one principal, or of all, none is let in; each is told which bound it was, and nothing changes."""
+    """Beyond so many of one principal, or of all, none is let in; each is told which bound it was."""
     monkeypatch.setattr(limits, "QUEUED_PER_PRINCIPAL_MAX", 2)
     monkeypatch.setattr(limits, "QUEUED_MAX", 3)
     ledger = ledger_with_hosts()
@@ -566,7 +566,7 @@ def test_a_lost_draft_leaves_nothing_behind() -> None:
     draft = ledger.sequencer.draft(ledger.now_ns)
     assert draft is not None
     assert any(isinstance(event, LeaseGranted) for step in draft.record.steps for event in step.events)
-    other.ask(1, B, ledger.request(device("0b:00.0", "h2"), holder=Holder("x")))
+    other.ask(1, B, ledger.request(device("0b:00.0", H2), holder=Holder("x")))
     foreign = other.draft(ledger.now_ns)
     assert foreign is not None
     ledger.state.journal.roll_back()

@@ -128,7 +128,7 @@ def looked_at_all(state: State, now_ns: int) -> list[Event]:
     return found
 
 
-def _is_other(state: State, event: Event) -> bool:
+def is_other(state: State, event: Event) -> bool:
     """Whether somebody gets something by it, or keeps what he may not have: which of equal devices are kept for him may
     differ, and so may the reason that he is told. What is kept for him stays so while somebody before him keeps what
     is tied to it.
@@ -137,7 +137,7 @@ def _is_other(state: State, event: Event) -> bool:
         return True
     had = bool(state.queue[event.queued].keeps)
     over_quota = event.why and event.why.code == RefusalCode.QUOTA_EXCEEDED
-    return bool(event.keeps) and not had or bool(had and not event.keeps and over_quota)
+    return (bool(event.keeps) and not had) or bool(had and not event.keeps and over_quota)
 
 
 @pytest.mark.parametrize("batch", range(4))
@@ -156,7 +156,7 @@ def test_nobody_waits_for_what_he_could_have(batch: int) -> None:
                 check_queue(state)
                 waited += len(state.queue)
                 more = looked_at_all(state, world.ledger.now_ns)
-                assert not [each for each in more if _is_other(state, each)], f"seed {seed}, step {number}: {more}"
+                assert not [each for each in more if is_other(state, each)], f"seed {seed}, step {number}: {more}"
             granted += any(isinstance(event, LeaseGranted) and event.queued for event in world.ledger.events)
         if seed % 15 == 0:
             folds_alike(world.ledger)
