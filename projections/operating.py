@@ -4,6 +4,9 @@ Nothing is done to a device that is leased, used, needed by the host, or tied to
 a device that is in use may be detached. What is in quarantine may be reattached, which is one way out of it.
 """
 
+from itertools import islice
+from typing import Final
+
 from leasehold.events import inputs, limits
 from leasehold.events.capabilities import DetachDevice, OrderToBinder, ReattachDevice, ResetDevice
 from leasehold.events.event_types import HostOrdered
@@ -11,12 +14,15 @@ from leasehold.events.identities import DeviceId, HostName, RequestRef
 from leasehold.events.inputs import BINDER
 from leasehold.events.position import lease_id_text
 from leasehold.events.refusals import Blocker, Refusal, RefusalCode
-from leasehold.projections import conflicts
+from leasehold.projections import conflicts, failing
 from leasehold.projections.declining import Declined, declined
 from leasehold.projections.granting import refusal_of
 from leasehold.projections.naming import Resolved, resolve, unresolved
 from leasehold.projections.rows import DeviceState
 from leasehold.projections.state import State
+
+_FOR_HOLDERS: Final = frozenset(("cordoned", "tainted", "unclean", "kept"))
+"""Rules that keep a device from being leased, not from being worked on."""
 
 
 def operate(
@@ -72,13 +78,15 @@ def _device_refuses(
     mends = request.operation == "reattach" and row.quarantine is not None
     if row.lease and not (mends and row.ending):
         return _in_use(state, device, row)
-    if row.quarantine is not None and not mends:
+    is_stuck = failing.is_stuck(row.quarantine)
+    if row.quarantine is not None and is_stuck and not mends:
         text = f"{device} is in quarantine: {row.quarantine.reason}"
         return declined((device,), RefusalCode.DEVICE_QUARANTINED, text, row.quarantine.help)
     # Whoever asks: nobody's lease of what it is tied to is his own here.
-    found = conflicts.first_blockers(state, (device,), owner=("", ""), force=False)
-    mended = (("quarantined", ""), ("same_device", "")) if mends else ()
-    left = tuple(each for each in found if (each.rule, each.because_of) not in mended)
+    found = conflicts.blockers(state, device, owner=("", ""), together=frozenset((device,)), force=False)
+    mended = (("quarantined", ""), ("same_device", "")) if mends or not is_stuck else ()
+    those = (each for each in found if (each.rule, each.because_of) not in mended and each.rule not in _FOR_HOLDERS)
+    left = conflicts.by_gravity(list(islice(those, limits.BLOCKERS_PER_REFUSAL_MAX)))
     return Declined((device,), refusal_of(left)) if left else None
 
 

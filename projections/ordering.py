@@ -30,7 +30,7 @@ from leasehold.events.event_types import Event, HostOrdered
 from leasehold.events.identities import DeviceId, DeviceKey, HostName, RequestRef, device_id, parse_wwn
 from leasehold.events.inputs import CREATOR, Observed
 from leasehold.events.refusals import Refusal, RefusalCode
-from leasehold.projections import conflicts
+from leasehold.projections import conflicts, restraints
 from leasehold.projections.declining import Declined, declined
 from leasehold.projections.indexes import mark_of_uuid, mark_of_wwn, marks_of
 from leasehold.projections.naming import resolve, unresolved
@@ -137,7 +137,9 @@ def _kept_from(state: State, ref: RequestRef, device: DeviceId, parent: DeviceId
             continue
         if held.lease and (held.ending or state.leases[held.lease].principal != ref.principal):
             return _held(state, device, each)
-        users = conflicts.users_of(state, held) if not held.lease else ()
+        if any(state.leases[lease].principal != ref.principal for lease in held.sharers):
+            return _shared(state, device, each)
+        users = conflicts.users_of(state, held) if not held.lease and not held.sharers else ()
         if users:
             return _used(device, each, users)
     return None
@@ -148,6 +150,13 @@ def _held(state: State, device: DeviceId, other: DeviceId) -> Declined:
     refusal = Refusal(
         code=RefusalCode.DEVICE_HELD, message=f"{other}: {blocker.why}", blockers=(blocker,), help=blocker.help
     )
+    return Declined((device,), refusal)
+
+
+def _shared(state: State, device: DeviceId, other: DeviceId) -> Declined:
+    blocker = restraints.shared(state, other, other, "it")
+    message = f"{other}: {blocker.why}"
+    refusal = Refusal(code=RefusalCode.DEVICE_SHARED, message=message, blockers=(blocker,), help=blocker.help)
     return Declined((device,), refusal)
 
 
@@ -449,6 +458,8 @@ def _needed(state: State, device: DeviceId) -> Declined | None:
     row = state.devices[device]
     if row.lease:
         return _held(state, device, device)
+    if row.sharers:
+        return _shared(state, device, device)
     for each in (device, *conflicts.descendants(state, device)):
         below = state.devices.get(each)
         if below is None or below.missing:

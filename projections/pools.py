@@ -33,6 +33,8 @@ NOT_MEANT: Final = frozenset(("selector", "selector_error", "class", "bridge", "
 """Rules of devices that are not among all that match and are there."""
 _VISITS_PER_STEP: Final = 16
 """So many devices that were looked at before cost as much as a look."""
+_COST_OF_VISIT: Final = 64
+"""So many steps of a selector's evaluation take as long as a visit."""
 _UNKNOWN: Final = object()
 
 Value = str | int | bool | tuple[str, str | int] | None
@@ -55,9 +57,9 @@ class Meter:
         """How many were taken."""
         return -(-(self._most - self._left) // _VISITS_PER_STEP)
 
-    def step(self) -> None:
-        """A device is looked at, or tried."""
-        self._spend(_VISITS_PER_STEP)
+    def step(self, more: int = 0) -> None:
+        """A device is looked at, or tried. `more`: what that costs beside, in visits."""
+        self._spend(_VISITS_PER_STEP + more)
 
     def visit(self) -> None:
         """A device is met that was looked at before."""
@@ -200,6 +202,7 @@ class Pool:
             for rule, text in (*texts, ("selector", option.select))
             if text and isinstance(selector := selectors.compiled(text), Selector)
         ]
+        self._visits_per_look = sum(selector.cost for _, selector in self._tests) // _COST_OF_VISIT
         self._verdicts: dict[DeviceId, str] = {}
         self._excluded: dict[str, Excluded] = {}
         self._walks: dict[tuple[str, int], Walk] = {}
@@ -265,7 +268,7 @@ class Pool:
         """The rule by which a device is out of the question; empty: it can be had."""
         known = self._verdicts.get(device)
         if known is None:
-            self._lookout.meter.step()
+            self._lookout.meter.step(self._visits_per_look)
             self.looked += 1
             known = self._verdicts[device] = self._judged(device)
         else:
