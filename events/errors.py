@@ -25,6 +25,20 @@ class InvalidInputError(LeaseholdError):
         self.field = field
 
 
+class SelectorError(LeaseholdError):
+    """A selector cannot be read. Met only inside of reading one, which gives it on as a value.
+
+    `at`: where, in characters from its beginning.
+    """
+
+    code = "selector"
+
+    def __init__(self, at: int, message: str) -> None:
+        super().__init__(message)
+        self.at = at
+        self.message = message
+
+
 class RefusedError(LeaseholdError):
     """A request was decided against. Raised by the client only, from the refusal in the answer."""
 

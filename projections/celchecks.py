@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from leasehold.events import limits
+from leasehold.events.errors import SelectorError
 from leasehold.projections import attributes, celparser
 from leasehold.projections.attributes import NUMBER, TEXT, TEXTS, TRUTH, Attribute
 from leasehold.projections.celparser import (
@@ -25,7 +26,6 @@ from leasehold.projections.celparser import (
     Logic,
     Loop,
     Name,
-    SelectorError,
     Tree,
     Unary,
 )

@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from leasehold.events import limits
+from leasehold.events.errors import SelectorError
 
 
 class _Node(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -138,15 +139,6 @@ class Fault(msgspec.Struct, frozen=True, gc=False):
         first = max(0, column - 1 - _SHOWN_BEFORE)
         part = source[first : first + 2 * _SHOWN_BEFORE]
         return f"{self}\n  {part}\n  {' ' * (column - 1 - first)}^"
-
-
-class SelectorError(Exception):
-    """Raised and caught inside of reading only: callers get its fault as a value."""
-
-    def __init__(self, at: int, message: str) -> None:
-        super().__init__(message)
-        self.at = at
-        self.message = message
 
 
 _SHOWN_BEFORE: Final = 60

@@ -14,14 +14,14 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from leasehold.events import limits
-from leasehold.events.errors import InvalidInputError
+from leasehold.events.errors import InvalidInputError, SelectorError
 from leasehold.events.identities import DeviceId
 from leasehold.events.inputs import LeaseRequest
 from leasehold.events.schedule_inputs import ReserveRequest, SetClassRequest
 from leasehold.projections import attributes, celchecks, narrowing
 from leasehold.projections.attributes import Value
 from leasehold.projections.celchecks import Reading
-from leasehold.projections.celparser import Fault, SelectorError
+from leasehold.projections.celparser import Fault
 from leasehold.projections.state import State
 
 Compile = Callable[[str], Any]
