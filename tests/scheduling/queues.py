@@ -35,7 +35,7 @@ def queued(ledger: Ledger, *devices: str, **fields: Any) -> int:
 
 def gpus(count: int, **fields: Any) -> dict[str, Any]:
     """The fields of a request for so many GPUs of the one model that there is."""
-    return {"devices": (), "needs": (Need(select=MODEL, count=count, **fields),)}
+    return {"needs": (Need(select=MODEL, count=count, **fields),)}
 
 
 def gpu(number: int, **fields: Any) -> Any:

@@ -1,115 +1,38 @@
 """Nobody waits for what he could have, and nobody waits for ever: whatever happens meanwhile, and whoever asks."""
 
+import os
 import random
-from collections.abc import Iterator
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from leasehold.events import inputs, limits
+from leasehold.events import limits
 from leasehold.events.event_types import Event, LeaseGranted
-from leasehold.events.identities import DeviceId, DeviceKey, Holder, Principal
+from leasehold.events.identities import Holder
 from leasehold.events.refusals import RefusalCode
 from leasehold.events.schedule_events import QueuedMoved, QueueLooked
-from leasehold.events.schedule_inputs import SetQuotaRequest, WithdrawRequest
-from leasehold.events.scheduling import Constraint, Need, Option
+from leasehold.events.schedule_inputs import SetQuotaRequest
 from leasehold.projections import evolve, stirring, waiting
 from leasehold.projections.indexes import EVERYBODY
 from leasehold.projections.snapshots import decode_state, encode_state
 from leasehold.projections.state import State
-from tests.projections.ledger import H1, SECOND, A, B, Ledger, device, ledger_with_hosts, pci
+from tests.projections.ledger import SECOND, A, B, Ledger, device
 from tests.scheduling import words
-from tests.scheduling.queues import MODEL, check_queue, folds_alike, gpu, gpu_names, gpus, ledger_with_gpus, settle
-
-PRINCIPALS = (A, B, Principal("c@lab"))
-GPUS = 6
-NAMES = (*gpu_names(range(GPUS)), "03:00.0", "03:10.0", "03:10.1", "02:00.0", "02:00.1")
-
-
-class World:
-    """Random things happen to one ledger, one after the other."""
-
-    def __init__(self, seed: int) -> None:
-        self.rng = random.Random(seed)
-        self.ledger = ledger_with_hosts()
-        # Two of them share an IOMMU group, the others do not.
-        self.ledger.see(*(gpu(number, iommu_group=100 + max(number, 1)) for number in range(GPUS)))
-        self._gone: list[DeviceKey] = []
-
-    def step(self) -> None:
-        """One of all that can happen."""
-        self.ledger.now_ns += self.rng.randint(0, 2 * SECOND)
-        name = self.rng.choice(NAMES)
-        happenings = (
-            [self._ask] * 6 + [self._release] * 4 + [self._withdraw, self._vanish, self._come_back, self._change]
-            + [self._mark, self._unmark, self._quota]
-        )  # fmt: skip
-        self.rng.choice(happenings)(name)
-
-    def _ask(self, name: str) -> None:
-        rng = self.rng
-        fields: dict[str, Any] = {
-            "holder": Holder(f"vm{rng.randint(0, 3)}"),
-            "wait_ms": rng.choice((0, 5_000, 600_000)),
-            "priority": rng.choice((0, 0, 0, 1, -1)),
-            "ttl_ms": rng.choice((5_000, 60_000)),
-        }
-        kind = rng.random()
-        if kind < 0.4:
-            chosen = rng.sample(NAMES, rng.randint(1, 3))
-            self.ledger.lease(*chosen, principal=rng.choice(PRINCIPALS), **fields)
-            return
-        if kind < 0.7:
-            fields |= gpus(rng.randint(1, 4))
-        elif kind < 0.8:
-            fields["needs"] = (Need(select=MODEL, count=1, every=True),)
-        else:
-            options = (Option(select=f'{MODEL} && device.driver == "vfio-pci"', count=2), Option(select=MODEL))
-            fields["needs"] = (Need(first_of=options),)
-            if rng.random() < 0.5:
-                fields["constraints"] = (Constraint(kind="same", attribute="host"),)
-        fields.pop("devices", None)
-        self.ledger.lease(principal=rng.choice(PRINCIPALS), **fields)
-
-    def _release(self, _name: str) -> None:
-        living = [lease for lease, row in sorted(self.ledger.state.leases.items()) if not row.ended]
-        if living:
-            lease = self.rng.choice(living)
-            self.ledger.release(lease, self.ledger.state.leases[lease].principal)
-
-    def _withdraw(self, _name: str) -> None:
-        if self.ledger.state.queue:
-            place = self.rng.choice(sorted(self.ledger.state.queue))
-            given: dict[str, Any] = {"request_id": self.ledger.new_id(), "issued_at_ns": self.ledger.now_ns}
-            request = WithdrawRequest(**given, queued=place)
-            self.ledger.ask(request, self.ledger.state.queue[place].principal)
-
-    def _vanish(self, name: str) -> None:
-        self.ledger.observe(inputs.DeviceGone(DeviceKey(f"pci/0000:{name}")))
-
-    def _come_back(self, name: str) -> None:
-        self.ledger.see(self.ledger.state.devices[device(name)].description)
-
-    def _change(self, name: str) -> None:
-        self.ledger.change(name, driver=self.rng.choice(("", "vfio-pci")), in_use_by=self.rng.choice(((), ("x",))))
-
-    def _mark(self, name: str) -> None:
-        self.rng.choice((words.cordon, words.taint))(self.ledger, **self._target(name))
-
-    def _unmark(self, name: str) -> None:
-        self.rng.choice((words.uncordon, words.untaint))(self.ledger, **self._target(name))
-
-    def _target(self, name: str) -> dict[str, Any]:
-        return {"host": "h1"} if self.rng.random() < 0.1 else {"device": device(name)}
-
-    def _quota(self, _name: str) -> None:
-        given: dict[str, Any] = {"request_id": self.ledger.new_id(), "issued_at_ns": self.ledger.now_ns}
-        tenant = Principal(self.rng.choice(("a", "b", "lab")))
-        self.ledger.ask(SetQuotaRequest(**given, tenant=tenant, devices_max=self.rng.choice((-1, 1, 3))), words.OPS)
-
-    def calm(self) -> None:
-        """All that can be decided now is decided."""
-        settle(self.ledger)
+from tests.scheduling.happenings import GPUS, World
+from tests.scheduling.queues import (
+    check_queue,
+    folds_alike,
+    gpu_names,
+    gpus,
+    holder_of,
+    ledger_with_gpus,
+    queued,
+    settle,
+    waits,
+)
 
 
 def looked_at_all(state: State, now_ns: int) -> list[Event]:
@@ -163,3 +86,116 @@ def test_nobody_waits_for_what_he_could_have(batch: int) -> None:
     print(f"seeds {batch * 15} to {batch * 15 + 14}: {waited} waited, {granted} records granted some of them")
     assert waited > 200
     assert granted > 20
+
+# --- for ever -----------------------------------------------------------------------------------------------------
+
+
+class Stream:
+    """Small requests without end, waiting and not, urgent or not by the same measure; each lease lives for a while."""
+
+    def __init__(self, ledger: Ledger, seed: int) -> None:
+        self.ledger = ledger
+        self.rng = random.Random(seed)
+        self.later: list[str] = []
+        """What was granted, since somebody began to count, to those who came later."""
+
+    def flow(self) -> None:
+        """Some ask for a device or two, by name or by need, and some leases end."""
+        rng, ledger = self.rng, self.ledger
+        ledger.now_ns += rng.randint(0, SECOND // 2)
+        fields: dict[str, Any] = {"holder": Holder("small"), "wait_ms": rng.choice((0, 300_000)), "ttl_ms": 10_000}
+        if rng.random() < 0.5:
+            fields |= gpus(rng.randint(1, 2))
+            ledger.lease(principal=B, **fields)
+        else:
+            ledger.lease(rng.choice(gpu_names(range(GPUS))), principal=B, **fields)
+        self._note()
+        small = [lease for lease, row in sorted(ledger.state.leases.items()) if not row.ended and row.holder == "small"]
+        if small and rng.random() < 0.5:
+            ledger.release(rng.choice(small), B)
+            self._note()
+
+    def _note(self) -> None:
+        self.later += [event.holder for event in self.ledger.events if isinstance(event, LeaseGranted)]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_who_needs_much_is_not_passed_by_for_ever(seed: int) -> None:
+    """One who needs all devices at once, among many who need few and never cease to ask, gets them; and from when he is
+    the first, nobody else gets any of them.
+    """
+    ledger = ledger_with_gpus(GPUS)
+    stream = Stream(ledger, seed)
+    for _ in range(20):
+        stream.flow()
+    answer = waits(ledger, who="all", principal=A, **gpus(GPUS))
+    if answer.outcome == "granted":
+        return
+    stream.later.clear()
+    for _ in range(200):
+        if waiting.place(ledger.state, answer.queued) == 1:
+            break
+        stream.flow()
+    stream.later.clear()
+    for _ in range(200):
+        stream.flow()
+        if stream.later:
+            break
+    print(f"seed {seed}: {stream.later}")
+    assert stream.later[:1] == ["all"], "nobody who comes later gets any of these before"
+    check_queue(ledger.state)
+
+
+def test_hash_order_does_not_show() -> None:
+    """Two processes with different hash seeds decide about those who wait alike, to the byte."""
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-m", "tests.scheduling.happenings"],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        ).stdout
+        for seed in ("1", "4242")
+    ]
+    assert outputs[0] == outputs[1]
+    assert len(outputs[0].splitlines()) > 100
+
+
+def test_urgent_ones_do_not_keep_a_modest_one_waiting_for_ever() -> None:
+    """However many urgent requests keep coming, a modest one is older than all new ones after so many minutes."""
+    ledger = ledger_with_gpus(1)
+    (name,) = gpu_names(range(1))
+    lease = ledger.granted(name, ttl_ms=86_400_000)
+    place = queued(ledger, name, who="modest", priority=-limits.PRIORITY_MAX, wait_ms=limits.WAIT_MS_MAX)
+    for _ in range(2 * limits.PRIORITY_MAX + 1):
+        ledger.now_ns += 60 * SECOND
+        urgent: dict[str, Any] = {"who": "urgent", "priority": limits.PRIORITY_MAX, "wait_ms": limits.WAIT_MS_MAX, "ttl_ms": 86_400_000}
+        waits(ledger, name, principal=B, **urgent)
+        ledger.release(lease, ledger.state.leases[lease].principal)
+        lease = ledger.state.devices[device(name)].lease
+        if place not in ledger.state.queue:
+            break
+    assert holder_of(ledger, name) == "modest"
+
+
+def test_over_quota_keeps_nothing_from_others() -> None:
+    """A tenant that has all that it may keeps nobody else from devices, however many requests of it wait, and however
+    long; when it gives something back, its own requests go on, in order.
+    """
+    ledger = ledger_with_gpus(4)
+    given: dict[str, Any] = {"request_id": ledger.new_id(), "issued_at_ns": ledger.now_ns}
+    ledger.ask(SetQuotaRequest(**given, tenant=A, devices_max=2), words.OPS)
+    lease = ledger.granted(*gpu_names(range(2)))
+    for number in range(5):
+        queued(ledger, who=f"w{number}", **gpus(1))
+    assert not ledger.state.indexes.kept
+    others = [ledger.ask(ledger.request(**gpus(1)), B) for _ in range(2)]
+    assert [answer.outcome for answer in others] == ["granted", "granted"]
+    ledger.release(lease)
+    settle(ledger)
+    assert [holder_of(ledger, name) for name in gpu_names(range(2))] == ["w0", "w1"]
+    assert len(ledger.state.queue) == 3
+    folds_alike(ledger)
