@@ -64,7 +64,7 @@ def of_answer(state: State, answer: Answer) -> Explanation | None:
     if answer.outcome == QUEUED and answer.queued in state.queue:
         return of_queued(state, answer.queued)
     if answer.refusal is not None:
-        text = f"refused at position {answer.position}: {answer.refusal.message}"
+        text = f"refused ({answer.refusal.code}) at position {answer.position}: {answer.refusal.message}"
         return Explanation(of=REFUSED, text=text, then=answer.refusal.search, refusal=answer.refusal)
     return of_lease(state, answer.lease) if answer.lease in state.leases else None
 

@@ -12,6 +12,7 @@ from leasehold.events.errors import InvalidInputError, RefusedError
 from leasehold.events.hostdevs import STUBS
 from leasehold.events.inputs import GONE_MS, LeaseRequest, PrepareRequest, Request
 from leasehold.events.questions import Reading
+from leasehold.events.schedule_inputs import SetClassRequest
 from leasehold.events.scheduling import Need, Option
 from leasehold.services.asking import (
     confirm_free_request,
@@ -48,6 +49,7 @@ async def ask_and_tell(
 
     The answer, if there was one and it was no refusal.
     """
+    _point_at_faults(request)
     async with client_of(data) as client:
         if is_dry_run():
             tell_considered(await client.consider(request), as_json=as_json)
@@ -62,6 +64,28 @@ async def ask_and_tell(
         if is_waited_for and answer.outcome == "granted" and isinstance(request, LeaseRequest | PrepareRequest):
             answer = await until_prepared(client, request, answer)
     return _tell(answer, as_json=as_json)
+
+
+def _point_at_faults(request: Request) -> None:
+    """Show the place at which a selector cannot be read; others, who ask in its stead, would only say which it is.
+
+    Raises:
+        InvalidInputError: one of the request's selectors cannot be read.
+    """
+    texts = [request.select] if isinstance(request, SetClassRequest) else []
+    for need in getattr(request, "needs", ()):
+        texts += [each.select for each in (need, *need.first_of)]
+    if not any(texts):
+        return
+    # Whoever asks for something by its name loads nothing of this.
+    from leasehold.projections import selectors
+
+    for text in filter(None, texts):
+        fault = selectors.check(text)
+        if fault is not None:
+            for part in fault.shown.splitlines():
+                render.line(part, err=True)
+            raise InvalidInputError(fault.message, field="select")
 
 
 def tell_considered(reading: Reading, *, as_json: bool) -> None:

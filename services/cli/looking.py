@@ -116,7 +116,7 @@ async def explain(data: str | None, as_json: bool, name: str, host: str, holder:
     if as_json:
         render.json_line(reading)
         return
-    if reading.message:
+    if reading.message and reading.explanation is None:
         render.line(reading.message)
     for blocker in reading.blockers:
         render.line(f"  {blocker.rule}: {blocker.why}" + (f" (what helps: {blocker.help})" if blocker.help else ""))

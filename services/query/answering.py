@@ -423,7 +423,7 @@ def part_of(state: State, device: DeviceId) -> tuple[DeviceId, ...]:
 
 def _decided_text(answer: Answer) -> str:
     if answer.refusal is not None:
-        return f"refused at position {answer.position}: {answer.refusal.message}"
+        return f"refused ({answer.refusal.code}) at position {answer.position}: {answer.refusal.message}"
     of = f" as {lease_id_text(answer.lease)}" if answer.lease else ""
     now = f"; the lease is {answer.state} now" if answer.state else ""
     return f"{answer.outcome} at position {answer.position}{of}{now}"
