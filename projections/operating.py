@@ -75,14 +75,14 @@ def _device_refuses(
     if request.driver and row.description.kind != "pci":
         text = f"{device} is a USB device, which is bound to no stub"
         return declined((device,), RefusalCode.DEVICE_UNLEASABLE, text, "detach it without naming a driver")
-    mends = request.operation == "reattach" and row.quarantine is not None
+    is_stuck = failing.is_stuck(row.quarantine)
+    mends = request.operation == "reattach" and is_stuck
     if row.lease and not (mends and row.ending):
         return _in_use(state, device, row)
-    is_stuck = failing.is_stuck(row.quarantine)
     if row.quarantine is not None and is_stuck and not mends:
         text = f"{device} is in quarantine: {row.quarantine.reason}"
         return declined((device,), RefusalCode.DEVICE_QUARANTINED, text, row.quarantine.help)
-    # Whoever asks: nobody's lease of what it is tied to is his own here.
+    # Whoever asks: nobody's lease of what it is tied to is his own here. What has failed too often must be tried.
     found = conflicts.blockers(state, device, owner=("", ""), together=frozenset((device,)), force=False)
     mended = (("quarantined", ""), ("same_device", "")) if mends or not is_stuck else ()
     those = (each for each in found if (each.rule, each.because_of) not in mended and each.rule not in _FOR_HOLDERS)
