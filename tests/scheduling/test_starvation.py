@@ -172,8 +172,8 @@ def test_urgent_ones_do_not_keep_a_modest_one_waiting_for_ever() -> None:
     place = queued(ledger, name, who="modest", priority=-limits.PRIORITY_MAX, wait_ms=limits.WAIT_MS_MAX)
     for _ in range(2 * limits.PRIORITY_MAX + 1):
         ledger.now_ns += 60 * SECOND
-        urgent: dict[str, Any] = {"who": "urgent", "priority": limits.PRIORITY_MAX, "wait_ms": limits.WAIT_MS_MAX, "ttl_ms": 86_400_000}
-        waits(ledger, name, principal=B, **urgent)
+        urgent: dict[str, Any] = {"who": "urgent", "priority": limits.PRIORITY_MAX, "wait_ms": limits.WAIT_MS_MAX}
+        waits(ledger, name, principal=B, ttl_ms=86_400_000, **urgent)
         ledger.release(lease, ledger.state.leases[lease].principal)
         lease = ledger.state.devices[device(name)].lease
         if place not in ledger.state.queue:
