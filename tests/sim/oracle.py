@@ -13,7 +13,7 @@ from tests.sim.books import Device, Lease, Source
 from tests.sim.domainbook import Bond, DomainBook
 from tests.sim.handbook import BINDER, HandBook
 from tests.sim.orderbook import OrderBook
-from tests.sim.schedulebook import OF_OPERATORS, ScheduleBook
+from tests.sim.schedulebook import BY_REQUEST, ScheduleBook
 from tests.sim.wishes import tied_to
 from tests.sim.world import ViolationError
 
@@ -60,14 +60,14 @@ class Oracle:
         self.decided_at_ns = record["decided_at_ns"]
         self.writer = record["writer"]
         self.observed_through = record["observed_through"]
-        self.schedule.now_ns = self.decided_at_ns
+        self.schedule.now_ns, self.schedule.era = self.decided_at_ns, record["era"]
         index = 0
         for step in record["steps"]:
             for event in step["events"]:
                 kind = event["type"].partition(".")[0]
                 self.seen.add(kind)
                 getattr(self, f"_{kind}", self._nothing)(sequence * 256 + index, event, step["input"], record)
-                if kind in OF_OPERATORS:
+                if kind in BY_REQUEST:
                     self._decide_once(sequence * 256 + index, event["request"])
                     getattr(self.schedule, kind)(sequence * 256 + index, event, step["input"])
                 if kind in _OF_ORDERS:
@@ -206,7 +206,7 @@ class Oracle:
             _must(given["principal"] == holder[0], "principal", "granted to another")
             _check_timely(event["request"]["issued_at_ns"], record["decided_at_ns"])
         for device in event["devices"] if mode != "admin" else ():
-            found = self.obstacle(device, holder, event["devices"])
+            found = self.obstacle(device, holder, event["devices"], shares=mode == "shared")
             _must(not found, *(found or ("", "")))
             self.hands.granted(device)
         for device in event["devices"] if not mode else ():
@@ -222,11 +222,12 @@ class Oracle:
         self.schedule.granted(position, event, given)
 
     def obstacle(
-        self, device: str, holder: tuple[str, str], together: Collection[str], *, whoever_has_it: bool = False
-    ) -> tuple[str, str] | None:
+        self, device: str, holder: tuple[str, str], together: Collection[str], *, whoever_has_it: bool = False,
+        shares: bool = False,
+    ) -> tuple[str, str] | None:  # fmt: skip
         """Which promise would be broken, and how, if this were granted now; `None`: none.
 
-        `whoever_has_it`: what others have on lease is looked at as free.
+        `whoever_has_it`: what others have on lease is looked at as free. `shares`: it would be shared with others.
         """
         row, host = self.devices[device], device.partition("/")[0]
         if row.lease and not whoever_has_it:
@@ -241,7 +242,7 @@ class Oracle:
             return "domains", f"{device} was granted, but, as is told or really, a domain has it"
         if self.orders.on(device):
             return "orders", f"{device} was granted while an order is about it"
-        return self._not_apart(device, holder, together, whoever_has_it=whoever_has_it)
+        return self._not_apart(device, holder, together, whoever_has_it=whoever_has_it, shares=shares)
 
     def _domains_with(self, device: str) -> list[str]:
         return self.domains.users(device, self.devices[device].usb_id)
@@ -251,7 +252,7 @@ class Oracle:
         return self.domains.really_used(device, source.run, source.counter) if source else ""
 
     def _not_apart(
-        self, device: str, holder: tuple[str, str], together: Collection[str], *, whoever_has_it: bool
+        self, device: str, holder: tuple[str, str], together: Collection[str], *, whoever_has_it: bool, shares: bool
     ) -> tuple[str, str] | None:
         for other, by in tied_to(device, self.devices):
             if other in together:
@@ -259,7 +260,7 @@ class Oracle:
             row = self.devices[other]
             if not row.lease and not row.is_missing and self._domains_with(other):
                 return "domains", f"{device} was granted while a domain has {other}"
-            for each in filter(None, (row.lease, *self.schedule.sharers(other))):
+            for each in filter(None, (row.lease, *(() if shares else self.schedule.sharers(other)))):
                 lease = self.leases[each]
                 if not whoever_has_it and not (by == "holder" and (lease.principal, lease.holder) == holder):
                     return "one owner", f"{device} was granted while {other} is another's"
@@ -443,15 +444,7 @@ class Oracle:
 
     def _leases_renewed(self, p: int, event: dict[str, Any], given: dict[str, Any], _r: dict[str, Any]) -> None:
         self.decided[event["request"]["principal"], event["request"]["request_id"]] = p
-        self.schedule.leases_renewed(event, given, self.era)
-
-    def _lease_transferred(self, p: int, event: dict[str, Any], given: dict[str, Any], _r: dict[str, Any]) -> None:
-        self._decide_once(p, event["request"])
-        self.schedule.lease_transferred(p, event, given, self.era)
-
-    def _lease_switched(self, p: int, event: dict[str, Any], given: dict[str, Any], _r: dict[str, Any]) -> None:
-        self._decide_once(p, event["request"])
-        self.schedule.lease_switched(p, event, given, self.era)
+        self.schedule.leases_renewed(event, given)
 
     def _order(self, position: int, kind: str, event: dict[str, Any], given: dict[str, Any]) -> None:
         if "request" in event:

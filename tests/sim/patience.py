@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from tests.sim.oracle import Oracle
     from tests.sim.simulation import Simulation
 
-PATIENCE_STEPS = 30
-"""So many seconds without faults may it take until somebody has what he waits for, and is free."""
+LOOK_EVERY_S = 4
+PATIENCE_LOOKS = 8
+"""So many looks at a world without faults may it take until somebody has what he waits for, and is free."""
 
 
 def _asker(oracle: Oracle, queued: int) -> Asker:
@@ -47,10 +48,13 @@ def found_for(oracle: Oracle, queued: int, *, whoever_has_it: bool) -> tuple[str
         if not asker.mode and sharers and not whoever_has_it:
             return False
         everything = tuple(book.descriptions)
-        return not oracle.obstacle(device, owner, everything, whoever_has_it=whoever_has_it)
+        return not oracle.obstacle(device, owner, everything, whoever_has_it=whoever_has_it, shares=bool(asker.mode))
 
     for devices in choices(wish, can_have, book.classes, book.descriptions, book.missing()):
-        apart = any(oracle.obstacle(each, owner, devices, whoever_has_it=whoever_has_it) for each in devices)
+        apart = any(
+            oracle.obstacle(each, owner, devices, whoever_has_it=whoever_has_it, shares=bool(asker.mode))
+            for each in devices
+        )
         stuck = any(_is_tied_to_what_is_stuck(oracle, asker, each, devices) for each in devices)
         if not apart and not stuck and not _is_beyond_quota(oracle, asker, devices, whoever_has_it=whoever_has_it):
             return devices
@@ -88,17 +92,17 @@ def is_hopeless(oracle: Oracle, queued: int) -> bool:
 
 @dataclass
 class Patience:
-    """For how many steps somebody has been waiting for what is free, or nothing is kept for him that could be."""
+    """For how many looks somebody has been waiting for what is free, or nothing is kept for him that could be."""
 
-    steps: dict[tuple[int, str], int] = field(default_factory=dict)
+    looks: dict[tuple[int, str], int] = field(default_factory=dict)
 
     def look(self, sim: Simulation) -> None:
-        """Once for each step in which nothing fails.
+        """Once for every few looks in which nothing fails.
 
         Raises:
             ViolationError: somebody waits for no reason.
         """
-        oracle, before, self.steps = sim.oracle, self.steps, {}
+        oracle, before, self.looks = sim.oracle, self.looks, {}
         for queued, row in oracle.schedule.queue.waiting.items():
             reasons = []
             if found_for(oracle, queued, whoever_has_it=False) is not None:
@@ -106,8 +110,8 @@ class Patience:
             if not row.keeps and found_for(oracle, queued, whoever_has_it=True) is not None:
                 reasons.append("nothing is kept for it, although nobody before it wants that")
             for reason in reasons:
-                steps = self.steps[queued, reason] = before.get((queued, reason), 0) + 1
-                if steps > PATIENCE_STEPS:
+                looks = self.looks[queued, reason] = before.get((queued, reason), 0) + 1
+                if looks > PATIENCE_LOOKS:
                     raise ViolationError(f"patience: {queued} waits, but {reason}: {row.wish}")
         late = [(lease, "its lease is to be evicted") for lease in oracle.schedule.to_be_evicted()]
         late += [(0, f"{device} is to be in quarantine") for device in oracle.schedule.too_often()]
@@ -117,6 +121,6 @@ class Patience:
             if max(row.until_ns, oracle.grace[1]) <= oracle.decided_at_ns
         ]
         for each in late:
-            steps = self.steps[each] = before.get(each, 0) + 1
-            if steps > PATIENCE_STEPS:
+            looks = self.looks[each] = before.get(each, 0) + 1
+            if looks > PATIENCE_LOOKS:
                 raise ViolationError(f"patience: {each}, and nothing happens")

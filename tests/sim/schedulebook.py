@@ -13,12 +13,13 @@ from tests.sim.world import ViolationError
 
 FAILURES_MAX = 3
 FAILURE_WINDOW_NS = 24 * 3_600 * 10**9
-OF_OPERATORS: Final = frozenset(
+BY_REQUEST: Final = frozenset(
     {
         "class_set", "class_removed", "quota_set", "cordoned", "uncordoned", "tainted", "untainted", "policy_set",
-        "device_cleaned", "device_healed",
+        "device_cleaned", "device_healed", "lease_transferred", "lease_switched",
     }
 )  # fmt: skip
+"""What is decided of one request, once, and known to no other book."""
 Json = dict[str, Any]
 
 
@@ -69,7 +70,10 @@ class ScheduleBook:
     """Of a device: positions, and when that was."""
     sick: set[str] = field(default_factory=set)
     """Those that have failed too often."""
+    shared: list[int] = field(default_factory=list)
+    """Leases that share devices; some may have ended."""
     now_ns: int = 0
+    era: int = 0
 
     # --- what is known of devices -----------------------------------------------------------------------------------
 
@@ -83,11 +87,8 @@ class ScheduleBook:
 
     def sharers(self, device: str) -> list[int]:
         """The living leases that share a device."""
-        return [
-            lease
-            for lease, row in self.leases.items()
-            if row.mode == "shared" and not row.ended and device in row.devices
-        ]
+        self.shared = [lease for lease in self.shared if not self.leases[lease].ended]
+        return [lease for lease in self.shared if device in self.leases[lease].devices]
 
     def failed(self, position: int, device: str) -> None:
         """A device has failed who had it."""
@@ -119,6 +120,7 @@ class ScheduleBook:
     def granted(self, position: int, event: Json, given: Json) -> None:
         """Whether somebody gets what he asked for, and may have it. Behind this it is in `leases`."""
         row = self.leases[position]
+        self.shared += [position] if row.mode == "shared" else []
         place = self.queue.place(event.get("queued", 0))
         wish: Wish = given.get("request", {})
         if "queued" in event:
@@ -334,21 +336,21 @@ class ScheduleBook:
         """Whose token this is; 0: nobody's."""
         return next((lease for lease, row in self.leases.items() if row.token == token), 0)
 
-    def leases_renewed(self, event: Json, given: Json, era: int) -> None:
+    def leases_renewed(self, event: Json, given: Json) -> None:
         """Many live on."""
         tokens = dict(given["request"]["leases"])
         for lease in event["leases"]:
             row = self.leases[lease]
             _must(not row.ended, "token", f"lease {lease} is over, yet was renewed")
-            _must(tokens.get(lease) == era << 47 | row.token, "token", f"{lease} was renewed with another token")
+            _must(tokens.get(lease) == self.era << 47 | row.token, "token", f"{lease} was renewed with another token")
             _must(given["principal"] == row.principal, "principal", "another's lease was renewed")
             row.expires_at_ns = max(row.expires_at_ns, self.now_ns + row.ttl_ms * 10**6)
 
-    def lease_transferred(self, position: int, event: Json, given: Json, era: int) -> None:
+    def lease_transferred(self, position: int, event: Json, given: Json) -> None:
         """It has another holder."""
         row, asked = self.leases[event["lease"]], given["request"]
         _must(not row.ended, "token", f"lease {event['lease']} is over, yet was handed on")
-        _must(asked["token"] == era << 47 | row.token, "token", "handed on with another token")
+        _must(asked["token"] == self.era << 47 | row.token, "token", "handed on with another token")
         _must(given["principal"] == row.principal, "principal", "another's lease was handed on")
         to = (asked.get("principal") or given["principal"], asked["holder"])
         _must((event["principal"], event["holder"]) == to, "transfer", "to another than was said")
@@ -362,11 +364,11 @@ class ScheduleBook:
             self._charge(row, {**event, "devices": row.devices})
         row.token = position
 
-    def lease_switched(self, position: int, event: Json, given: Json, era: int) -> None:
+    def lease_switched(self, position: int, event: Json, given: Json) -> None:
         """What was reserved counts."""
         row, asked = self.leases[event["lease"]], given["request"]
         _must(not row.ended and row.reserved_for == event["source"], "switch", "it was not reserved for that")
-        _must(asked["token"] == era << 47 | row.token, "token", "switched with another token")
+        _must(asked["token"] == self.era << 47 | row.token, "token", "switched with another token")
         _must(given["principal"] == row.principal, "principal", "another's lease was switched")
         _must(bool(self.leases[event["source"]].ended), "switch", "what it stands in for has not ended")
         row.reserved_for, row.token = 0, position

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from leasehold.events import inputs, schedule_inputs
 from leasehold.events.answers import Answer
@@ -18,12 +18,15 @@ from tests.sim.patience import is_hopeless
 from tests.sim.tenants import SimTenant
 from tests.sim.watchers import refused
 from tests.sim.wishes import CLASSES, SELECTORS
-from tests.sim.world import SECOND, ViolationError
+from tests.sim.world import LEASABLE, SECOND, ViolationError, short
 
 if TYPE_CHECKING:
     from tests.sim.simulation import Simulation
 
-WAITS_MS = (0, 5_000, 60_000, 3_600_000, 3_600_000)
+_ACTS: Final = (
+    *("wish", "wish", "wish", "look", "look", "look", "keep", "keep", "hand", "hand", "any", "any"),
+)
+WAITS_MS: Final = (0, 5_000, 60_000, 3_600_000, 3_600_000)
 
 
 @dataclass
@@ -31,6 +34,7 @@ class SimScheduler(SimTenant):
     """It asks for one or several things by what they are, alone, with others, or to look at them; and it waits."""
 
     speaks_of_needs: bool = True
+    ttls_ms: tuple[int, ...] = (5_000, 40_000, 80_000, 120_000)
     waits: set[str] = field(default_factory=set)
     """The requests that were answered as waiting."""
     got: list[Held] = field(default_factory=list)
@@ -42,7 +46,7 @@ class SimScheduler(SimTenant):
         """One of these, or what any holder does."""
         rng = self.sim.schedule_rng
         living = [held for held in self.held if self._lives(held)]
-        match rng.choice(("wish", "wish", "wish", "look", "look", "look", "keep", "hand", "any", "any", "any")):
+        match rng.choice(_ACTS):
             case "wish" if len(self._waiting()) < 3:
                 self._wish()
             case "look" if self._waiting():
@@ -72,11 +76,15 @@ class SimScheduler(SimTenant):
             "priority": rng.choice((0, 0, 0, 1, -1, 5)),
         }
         if rng.random() < 0.25:
-            fields |= {"devices": tuple(rng.sample(rng.choice(self.sim.hosts).ids(), rng.choice((1, 2)))), "host": ""}
+            some = [device for device in rng.choice(self.sim.hosts).ids() if short(device) in LEASABLE]
+            fields |= {"devices": tuple(rng.sample(some, rng.choice((1, 1, 2)))), "host": ""}
         else:
             fields |= self._needs()
-        if rng.random() < 0.15:
-            fields["mode"] = rng.choice(("shared", "shared", "admin"))
+        if rng.random() < 0.2:
+            fields["mode"] = rng.choice(("shared", "shared", "shared", "admin"))
+            to_share = [device for device, row in self.sim.oracle.schedule.policies.items() if row[0] > 1]
+            if to_share and fields["mode"] == "shared":
+                fields |= {"devices": (rng.choice(to_share),), "needs": (), "constraints": (), "host": ""}
         else:
             fields |= self._purpose()
         request = inputs.LeaseRequest(
@@ -114,11 +122,13 @@ class SimScheduler(SimTenant):
         rng = self.sim.schedule_rng
         count = rng.choice((1, 1, 1, 2, 2, 3))
         if rng.random() < 0.3:
-            return Option(device_class=rng.choice((*CLASSES, *CLASSES, "unknown")), count=count)
+            return Option(device_class=rng.choice((*CLASSES * 6, "unknown")), count=count)
         return Option(select=rng.choice(list(SELECTORS)), count=count)
 
     def _purpose(self) -> dict[str, Any]:
-        return super()._purpose() if self.sim.pollers and self.sim.schedule_rng.random() < 0.3 else {}
+        """Now and then a domain; never one way to hand devices over, which not all hosts have."""
+        purpose = super()._purpose() if self.sim.pollers and self.sim.schedule_rng.random() < 0.3 else {}
+        return {name: value for name, value in purpose.items() if name not in ("driver", "unmanaged")}
 
     # --- waiting ----------------------------------------------------------------------------------------------------
 
@@ -130,8 +140,10 @@ class SimScheduler(SimTenant):
             return
         others = list(self.sim.oracle.schedule.queue.waiting)
         known = self.sim.oracle.schedule.queue.told.get((self.principal, sent.request.request_id), [])
-        queued = rng.choice(others) if others and rng.random() < 0.2 else known[0] if known else 1
-        self._withdraw(queued)
+        if others and rng.random() < 0.2:
+            self._withdraw(rng.choice(others))
+        elif known:
+            self._withdraw(known[0])
 
     def _withdraw(self, queued: int) -> None:
         self._send(
@@ -175,10 +187,10 @@ class SimScheduler(SimTenant):
             self._send(
                 schedule_inputs.SwitchRequest(**{**fields, "lease": reserved.lease, "token": reserved.token})  # type: ignore[arg-type]
             )
-        elif rng.random() < 0.4:
+        elif rng.random() < 0.6:
             request = schedule_inputs.ReserveRequest(**fields, ttl_ms=rng.choice(self.ttls_ms), **self._needs())  # type: ignore[arg-type]
             self._send(request)
-        elif rng.random() < 0.5:
+        else:
             to = rng.choice([each for each in self.sim.holders if isinstance(each, SimScheduler)])
             principal = to.principal if to.principal != self.principal or rng.random() < 0.5 else ""
             self._stop_believing(held)

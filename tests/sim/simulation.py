@@ -26,7 +26,7 @@ from tests.sim.hypervisors import SOURCES, SimHypervisor
 from tests.sim.kernels import SimKernel
 from tests.sim.linear import Operation, is_linearizable
 from tests.sim.oracle import Oracle
-from tests.sim.patience import Patience
+from tests.sim.patience import LOOK_EVERY_S, Patience
 from tests.sim.pollers import SimPoller, check_pictures, cut_off_pollers, end_leased_domains
 from tests.sim.schedulers import SimScheduler, tell_of_transfers
 from tests.sim.stewards import SimSteward
@@ -96,7 +96,7 @@ class Simulation:
         if self.binder_rng.random() < 0.4:
             self._have_binders()
         self.patience = Patience()
-        if self.schedule_rng.random() < 0.4:
+        if self.schedule_rng.random() < 0.35:
             self._have_schedulers()
         if self.hint is not None and self.rng.random() < 0.25:
             self._plan_a_step_forward()
@@ -409,7 +409,8 @@ class Simulation:
                     if sent.answer is None and step % 5 == 0:
                         self.submit(holder, sent.request)
             self._disturb()
-            self.patience.look(self)
+            if step % LOOK_EVERY_S == 0:
+                self.patience.look(self)
             if step > 10 and self._is_quiet():
                 return
         raise ViolationError(f"liveness: {self._left_over()} after {HEALING_STEPS} s without faults")

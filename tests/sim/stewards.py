@@ -9,9 +9,15 @@ from leasehold.events import inputs, schedule_inputs
 from leasehold.events.identities import Principal
 from tests.sim.holders import SimHolder
 from tests.sim.wishes import CLASSES, SELECTORS
-from tests.sim.world import SECOND
+from tests.sim.world import LEASABLE, SECOND, short
 
 _SETTLE_S: Final = 5
+_ACTS: Final = (
+    *("nothing",) * 16,
+    *("class", "quota", "quota", "cordon", "taint", "taint", "drain", "policy", "policy", "policy"),
+    *("lift",) * 6,
+    *("clean", "clean", "heal", "withdraw", "remove"),
+)
 
 
 @dataclass
@@ -19,15 +25,14 @@ class SimSteward(SimHolder):
     """It changes its mind often, and in the end takes back all that keeps devices from being had."""
 
     settled_ns: int = 0
+    has_begun: bool = False
 
     def act(self) -> None:
         """One of these, now and then."""
         rng = self.sim.schedule_rng
-        match rng.choice(
-            ("nothing",) * 12
-            + ("class", "class", "quota", "quota", "cordon", "taint", "taint", "drain", "policy", "policy")
-            + ("lift", "lift", "lift", "clean", "clean", "heal", "withdraw", "remove")
-        ):
+        if not self.has_begun and self.sim.reader.devices:
+            self._begin()
+        match rng.choice(_ACTS):
             case "class":
                 self._say(
                     schedule_inputs.SetClassRequest, name=rng.choice(CLASSES), select=rng.choice(list(SELECTORS))
@@ -64,6 +69,15 @@ class SimSteward(SimHolder):
             case what:
                 self._take_back(what, some=True)
 
+    def _begin(self) -> None:
+        """Have it be as in a house where somebody has thought about it: classes, and things that may be shared."""
+        rng, self.has_begun = self.sim.schedule_rng, True
+        for name in CLASSES:
+            self._say(schedule_inputs.SetClassRequest, name=name, select=rng.choice(list(SELECTORS)[:4]))
+        for device in self.sim.reader.devices:
+            if short(device) in LEASABLE and rng.random() < 0.3:
+                self._say(schedule_inputs.SetPolicyRequest, device=device, share_max=2, clean=rng.random() < 0.3)
+
     def _say(self, kind: type[Any], **fields: Any) -> None:
         # By the ledger's own time, so that what it says in the end is not refused as too early.
         now_ns = self.sim.reader.head.decided_at_ns
@@ -72,7 +86,7 @@ class SimSteward(SimHolder):
     def _target(self) -> dict[str, str]:
         rng = self.sim.schedule_rng
         host = rng.choice(self.sim.hosts)
-        return {"host": host.name} if rng.random() < 0.3 else {"device": rng.choice(host.ids())}
+        return {"host": host.name} if rng.random() < 0.15 else {"device": rng.choice(host.ids())}
 
     def _withdraw(self) -> None:
         waiting = list(self.sim.oracle.schedule.queue.waiting)

@@ -3,11 +3,12 @@
 Descriptions and requests are plain JSON, as they stand in the log.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import cache
 from itertools import chain, combinations
 from typing import Any, Final
 
-from tests.sim.world import APART, short
+from tests.sim.world import APART, GPU, UUIDS, host_devices, short
 
 Wish = dict[str, Any]
 """A request for a lease, or one of its needs, as in the log."""
@@ -190,12 +191,19 @@ def _overlap(devices: tuple[str, ...]) -> bool:
     return any(by == "lease" and other in devices for device in devices for other, by in tied_to(device, devices))
 
 
-def tied_to(device: str, all_devices: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """The other ends of what ties a device to others on its host, each with who may have both: `holder`, `lease`."""
-    host = device.partition("/")[0]
+def tied_to(device: str, devices: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Of these devices those at the other ends of what ties a device to others on its host, each with who may have
+    both: `holder`, `lease`.
+    """
+    return ((other, by) for other, by in _other_ends(device) if other in devices)
+
+
+@cache
+def _other_ends(device: str) -> tuple[tuple[str, str], ...]:
+    host, known = device.partition("/")[0], (*host_devices(), GPU, *(f"{GPU}/mdev/{uuid}" for uuid in UUIDS))
+    found = []
     for pair, by in APART.items():
         if short(device) in pair:
             (other_end,) = pair - {short(device)}
-            for other in all_devices:
-                if other.partition("/")[0] == host and short(other) == other_end:
-                    yield other, by
+            found += [(f"{host}/{key}", by) for key in known if short(key) == other_end]
+    return tuple(found)
