@@ -109,7 +109,9 @@ def _owner(row: sqlite3.Row, at: int) -> str:
     if row["lease"] is None or 0 < row["freed_position"] <= at:
         return ""
     ending = ", ending" if 0 < row["ended_position"] <= at else ""
-    return f"{row['holder']} ({lease_id_text(row['lease'])}{ending})"
+    # Who was given it may be called as who gave it.
+    given = f", his since {row['tenure_position']}" if row["tenure_position"] != row["lease"] else ""
+    return f"{row['holder']} ({lease_id_text(row['lease'])}{given}{ending})"
 
 
 # --- things -----------------------------------------------------------------------------------------------------------

@@ -107,8 +107,8 @@ def _page(look: Lookup, limit: int, rows: list[sqlite3.Row], at: Place, since: P
 
 
 def _view(row: sqlite3.Row, at: int) -> OwnerView:
-    if 0 < row["until_position"] <= at:
-        return _given_on(row)
+    if row["until_position"]:
+        return _given_on(row, at)
     state = "leased"
     if 0 < row["ended_position"] <= at:
         state = "freed" if 0 < row["freed_position"] <= at else "ending"
@@ -132,7 +132,7 @@ def _view(row: sqlite3.Row, at: int) -> OwnerView:
     )
 
 
-def _given_on(row: sqlite3.Row) -> OwnerView:
+def _given_on(row: sqlite3.Row, at: int) -> OwnerView:
     """Who had it until the lease was another's."""
     return OwnerView(
         device=row["device"],
@@ -140,7 +140,7 @@ def _given_on(row: sqlite3.Row) -> OwnerView:
         holder=row["holder"],
         principal=row["principal"],
         tenant=row["tenant"],
-        state="transferred",
+        state="transferred" if row["until_position"] <= at else "leased",
         from_position=row["from_position"],
         from_ns=row["from_ns"],
         ended="transferred",

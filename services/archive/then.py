@@ -213,7 +213,8 @@ class Then:
             known = {*hosts, *(split_device_id(device)[0] for device in others)}
             found = _Found(
                 hosts=await _hosts(look, known, at),
-                devices=[*devices, *(await look.rows(_STATES_NAMED, devices=_list(others), at=at) if others else ())],
+                devices=devices,
+                elsewhere=await look.rows(_STATES_NAMED, devices=_list(others), at=at) if others else (),
                 orders=await look.rows(_ORDERS, hosts=_list(hosts), at=at),
                 domains=await look.rows(_DOMAINS, **about),
                 sharers=sharers,
@@ -344,6 +345,8 @@ class _Found(NamedTuple):
 
     hosts: Sequence[sqlite3.Row] = ()
     devices: Sequence[sqlite3.Row] = ()
+    elsewhere: Sequence[sqlite3.Row] = ()
+    """Devices of which only is of interest what was said of them."""
     orders: Sequence[sqlite3.Row] = ()
     domains: Sequence[sqlite3.Row] = ()
     sharers: Sequence[sqlite3.Row] = ()
@@ -365,6 +368,8 @@ def _build(found: _Found, at: int) -> State:
         is_whole = "lease" in row.keys()  # noqa: SIM118 - what is in a row are its values
         held = {"flaps": row["flaps"], **_handed(row), **_held(state, row, at)} if is_whole else {}
         state.devices[row["device"]] = _device(row, sharers=sharers.get(row["device"], ()), **held)
+    for row in found.elsewhere:
+        state.devices[row["device"]] = _device(row, **_handed(row))
     for host, mode, sources, dead, marks, managed_since in found.hosts:
         state.hosts[host] = as_state(
             mode,

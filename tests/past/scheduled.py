@@ -6,6 +6,7 @@ from typing import Any, Final
 from leasehold.events import inputs, schedule_inputs
 from leasehold.events.identities import DeviceId, Holder, Principal, split_device_id
 from leasehold.events.scheduling import Constraint, Need, Option
+from leasehold.projections import marking
 from tests.past import handed
 from tests.projections.ledger import H1, H2, A, B, Ledger, device, ledger_with_hosts
 
@@ -17,6 +18,7 @@ CLASSES: Final = {
     "fast": 'device.pci.address == "0000:0a:00.0"',
     "usb": 'device.kind == "usb_device"',
 }
+DOMAIN: Final = "c0ffee00-0000-4000-8000-000000000001"
 HOLDERS: Final = (Holder("vm"), Holder("ci"), Holder("job-7"))
 
 
@@ -52,10 +54,13 @@ class _Log:
                 wanted["constraints"] = (Constraint(kind=rng.choice(("same", "distinct")), attribute=attribute),)
         terms = {
             "mode": rng.choice(("", "", "", "shared", "admin")),
+            "domain": "",
             "tolerates": rng.choice(((), (), ("slow",), ("*",))),
             "wait_ms": rng.choice((0, 30_000, 300_000)),
             "priority": rng.randrange(-2, 3),
         }
+        if not terms["mode"] and rng.random() < 0.4:
+            terms |= {"domain": DOMAIN, "keep": rng.random() < 0.5}
         holder, principal = rng.choice(HOLDERS), rng.choice((A, B))
         self.ask(inputs.LeaseRequest, principal, holder=holder, ttl_ms=60_000, **wanted, **terms)
 
@@ -102,18 +107,26 @@ class _Log:
         kind, fields = rng.choice(
             (
                 (schedule_inputs.CordonRequest, {"reason": "the fan is loud"}),
-                (schedule_inputs.UncordonRequest, {}),
-                (schedule_inputs.UncordonRequest, {}),
                 (schedule_inputs.TaintRequest, {"name": "slow", "reason": "old", "value": rng.choice(("", "x4"))}),
                 (
                     schedule_inputs.TaintRequest,
                     {"name": "drain", "reason": "new fans", "effect": "evict", "notice_ms": rng.choice((0, 20_000))},
                 ),
-                (schedule_inputs.UntaintRequest, {"name": rng.choice(("slow", "drain"))}),
-                (schedule_inputs.UntaintRequest, {"name": rng.choice(("slow", "drain"))}),
             )
-        )  # fmt: skip
+        )
         self.ask(kind, **where, **fields)
+
+    def unmark(self) -> None:
+        """What was said last of some host or device is taken back."""
+        views, _ = marking.taint_views(self.ledger.state, limit=100)
+        if not views:
+            return
+        view = self.rng.choice(views)
+        where = {"device" if "/" in view.target else "host": view.target}
+        if view.kind == marking.CORDON:
+            self.ask(schedule_inputs.UncordonRequest, **where)
+        else:
+            self.ask(schedule_inputs.UntaintRequest, name=view.name, **where)
 
     def treat(self) -> None:
         """A policy is said, or a device is cleaned or healed."""
@@ -133,9 +146,9 @@ class _Log:
         rng = self.rng
         name = rng.choice(sorted(CLASSES))
         draw = rng.random()
-        if draw < 0.6:
+        if draw < 0.7:
             self.ask(schedule_inputs.SetClassRequest, name=name, select=CLASSES[name])
-        elif draw < 0.7:
+        elif draw < 0.73:
             self.ask(schedule_inputs.RemoveClassRequest, name=name)
         else:
             about = {"tenant": rng.choice((A, B)), "devices_max": rng.choice((-1, 1, 3))}
@@ -143,7 +156,8 @@ class _Log:
 
     def lose(self) -> None:
         """A device goes away, or comes back."""
-        chosen = self.some()
+        gone = [each for each in ON_BOTH if self.ledger.state.devices[each].missing]
+        chosen = self.rng.choice(gone) if gone and self.rng.random() < 0.8 else self.some()
         host, key = split_device_id(chosen)
         row = self.ledger.state.devices[chosen]
         word = inputs.DeviceSeen(row.description) if row.missing else inputs.DeviceGone(key)
@@ -157,10 +171,12 @@ class _Log:
 def random_log(seed: int) -> Ledger:
     """A log of a managed and a watched host."""
     log = _Log(seed)
-    for _ in range(4):
-        log.name()
+    for name, select in CLASSES.items():
+        log.ask(schedule_inputs.SetClassRequest, name=name, select=select)
+    for chosen in ON_BOTH[::2]:
+        log.ask(schedule_inputs.SetPolicyRequest, device=chosen, share_max=2)
     often = (log.lease, log.lease, log.wait, log.hands.prepare, log.hands.take_back, log.hands.take_back, log.hand_on)
-    steps = (*often * 2, log.withdraw, log.mark, log.mark, log.treat, log.name, log.lose)
+    steps = (*often * 2, log.withdraw, log.mark, log.unmark, log.treat, log.treat, log.name, log.lose)
     for _ in range(STEPS):
         log.rng.choice(steps)()
     return log.ledger

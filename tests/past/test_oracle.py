@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from leasehold.events import event_types, hostdev_events
+from leasehold.events import event_types, hostdev_events, schedule_events
 from leasehold.events.identities import HostName, tenant_of
 from leasehold.events.position import end_of_record, sequence_of
 from leasehold.events.questions import DevicesAt, Diff, Moment, Owners, Utilisation, Who
 from leasehold.projections import views
 from leasehold.projections.conflicts import physical_device
 from leasehold.projections.naming import resolve
-from leasehold.projections.rows import DeviceState
+from leasehold.projections.rows import DeviceState, Marks
 from leasehold.projections.state import State
 from tests.past.logs import (
     Asked,
@@ -52,20 +52,32 @@ class Held(NamedTuple):
     lease: int
     holder: str
     tenant: str
-    from_ns: int
-    ended: tuple[int, int]
-    freed: tuple[int, int]
+    since: tuple[int, int]
+    mode: str = ""
+    ended: tuple[int, int] = (0, 0)
+    freed: tuple[int, int] = (0, 0)
+    until: tuple[int, int] = (0, 0)
+    """Where the lease was given to another."""
 
 
 def holdings(events: Iterable[At]) -> list[Held]:
-    """All of them, in the order of their grants."""
+    """All of them, in the order in which they began."""
     found: dict[tuple[str, int], Held] = {}
+    living: dict[int, list[tuple[str, int]]] = {}
     for position, ns, event in events:
+        at = (position, ns)
         match event:
             case event_types.LeaseGranted():
-                for device in event.devices:
-                    tenant = tenant_of(event.request.principal)
-                    found[device, position] = Held(device, position, event.holder, tenant, ns, (0, 0), (0, 0))
+                tenant, mode = tenant_of(event.request.principal), event.mode or ""
+                living[position] = [(device, position) for device in event.devices]
+                for key in living[position]:
+                    found[key] = Held(key[0], position, event.holder, tenant, at, mode)
+            case schedule_events.LeaseTransferred():
+                keys = living.pop(event.lease)
+                living[event.lease] = [(device, position) for device, _ in keys]
+                for before, now in zip(keys, living[event.lease], strict=True):
+                    found[now] = found[before]._replace(holder=event.holder, tenant=event.tenant, since=at)
+                    found[before] = found[before]._replace(until=at)
             case (
                 event_types.LeaseReleased()
                 | event_types.LeaseExpired()
@@ -74,11 +86,14 @@ def holdings(events: Iterable[At]) -> list[Held]:
                 | hostdev_events.LeaseRevoked()
             ):
                 # What had ended already is taken by force, if it is ended again.
-                for key in [key for key in found if key[1] == event.lease and not any(found[key].ended)]:
-                    found[key] = found[key]._replace(ended=(position, ns))
+                for key in living.get(event.lease, ()):
+                    row = found[key]
+                    if not any(row.ended):
+                        # Nobody has to show that what was shared, or looked at, is free.
+                        found[key] = row._replace(ended=at, freed=at if row.mode else (0, 0))
             case event_types.DeviceFreed() if event.lease:
-                key = event.device, event.lease
-                found[key] = found[key]._replace(freed=(position, ns))
+                (key,) = (key for key in living[event.lease] if key[0] == event.device)
+                found[key] = found[key]._replace(freed=at)
     return list(found.values())
 
 
@@ -160,34 +175,38 @@ async def check_names(past: Asked, state: State, place: int, rng: random.Random)
                 assert [(row.device, row.lease) for row in page.owners] == [row[:2] for row in rows], (place, text)
 
 
-async def test_any_time_is_behind_the_last_record_until_then(tmp_path: Path) -> None:
+@pytest.mark.parametrize("made", [simulated, scheduled])
+async def test_any_time_is_behind_the_last_record_until_then(
+    tmp_path: Path, made: Callable[[int], list[bytes]]
+) -> None:
     """Who owned what at a time is who owned it behind the last record decided then or before."""
     (seed,) = seeds(1)
     rng = random.Random(seed)
-    bodies = simulated(seed)
+    bodies = made(seed)
     events = events_of(bodies)
     held = holdings(events)
     async with archived(tmp_path, bodies) as past:
         times = [rng.choice(events).ns + rng.choice((-1, 0, 1, 10**9)) for _ in range(TIMES)]
         for ns in [*times, events[0].ns - 1, events[-1].ns + 10**12]:
             last = max((event.position for event in events if event.ns <= ns), default=0)
-            expected = [(row.device, row.lease) for row in held if has(row, last)]
+            expected = [(row.device, row.since[0]) for row in held if row.mode != "admin" and has(row, last)]
             page = await past.ask(Owners(at=Moment(ns=ns)))
             assert [(row.device, row.from_position) for row in page.owners] == sorted(expected), ns
             assert sequence_of(page.at_position) == sequence_of(last)
             assert page.at_ns == max((event.ns for event in events if event.ns <= ns), default=0)
 
 
-def has(row: Held, place: int) -> bool:
-    """Whether the device is held behind `place`."""
-    return row.lease <= place and not 0 < row.freed[0] <= place
+def has(row: Held, place: int, *, ever: bool = False) -> bool:
+    """Whether the device is held behind `place`, or (`ever`) may be from there on."""
+    return (ever or row.since[0] <= place) and not any(0 < over[0] <= place for over in (row.freed, row.until))
 
 
-async def test_who_had_a_device(tmp_path: Path) -> None:
+@pytest.mark.parametrize("made", [simulated, scheduled])
+async def test_who_had_a_device(tmp_path: Path, made: Callable[[int], list[bytes]]) -> None:
     """All that had a device at some place between two, in order, with where each began and ended."""
     (seed,) = seeds(1)
     rng = random.Random(seed)
-    bodies = simulated(seed)
+    bodies = made(seed)
     events = events_of(bodies)
     held = holdings(events)
     appeared = {
@@ -206,16 +225,27 @@ async def test_who_had_a_device(tmp_path: Path) -> None:
                     assert (await past.ask(question)).outcome == "not_found"
                     continue
                 rows = await past.all(question, "owners", "from_position")
-                expected = [row for row in held if row.device == device and row.lease <= to
-                            and not 0 < row.freed[0] <= since]  # fmt: skip
+                expected = sorted(
+                    (row for row in held if row.device == device and row.since[0] <= to and has(row, since, ever=True)),
+                    key=lambda row: row.since[0],
+                )
                 assert [
-                    (row.from_position, row.tenant, row.from_ns, (row.ended_position, row.ended_ns),
-                     (row.freed_position, row.freed_ns))
+                    (f"L{row.lease}", row.since, row.tenant, row.mode, row.until if any(row.until) else row.ended,
+                     (0, 0) if any(row.until) else row.freed)
+                    for row in expected
+                ] == [
+                    (row.lease, (row.from_position, row.from_ns), row.tenant, row.mode,
+                     (row.ended_position, row.ended_ns), (row.freed_position, row.freed_ns))
                     for row in rows
-                ] == [(row.lease, row.tenant, row.from_ns, row.ended, row.freed) for row in expected]  # fmt: skip
-                states = ["freed" if 0 < row.freed[0] <= to else "ending" if 0 < row.ended[0] <= to else "leased"
-                          for row in expected]  # fmt: skip
-                assert [row.state for row in rows] == states
+                ]  # fmt: skip
+                assert [row.state for row in rows] == [word_of(row, to) for row in expected]
+
+
+def word_of(row: Held, place: int) -> str:
+    """How it stands behind `place`."""
+    if any(row.until):
+        return "transferred" if row.until[0] <= place else "leased"
+    return "freed" if 0 < row.freed[0] <= place else "ending" if 0 < row.ended[0] <= place else "leased"
 
 
 @pytest.mark.parametrize("made", [simulated, node_devices, handed_over, scheduled])
@@ -246,8 +276,8 @@ Picture = dict[str, tuple[str, str, int, Any, dict[str, Any]]]
 
 
 def pictures(state: State) -> Picture:
-    """Owner, presence, flaps and description of each device; how it is handed over, kept apart, and differs."""
-    owners = {row[0]: " ".join((row[1], row[4])) for row in owners_in(state)}
+    """Owner, presence, flaps and description of each device; how it is handed over, kept apart, differs, is marked."""
+    owners = {device: owner_of(state, row) for device, row in state.devices.items() if row.lease}
     return {
         device: (
             owners.get(device, ""),
@@ -260,13 +290,24 @@ def pictures(state: State) -> Picture:
     }
 
 
+def owner_of(state: State, row: DeviceState) -> str:
+    """Who has a device, since which transfer, and how it stands."""
+    lease = state.leases[row.lease]
+    return f"{row.lease} {lease.principal} {lease.holder} {lease.transferred_position} {row.ending}"
+
+
 def handed(row: DeviceState) -> dict[str, Any]:
-    """What is handed over, kept apart, or differs, by its name."""
+    """What is handed over, kept apart, differs, or was said of it, by its name."""
+    marks = row.marks or Marks()
     binding, quarantine, drift = row.binding, row.quarantine, row.drift
     return {
         "binding": (binding.lease, binding.driver, binding.given_back) if binding is not None else None,
         "quarantine": quarantine.reason if quarantine is not None else None,
         "drift": drift.kind if drift is not None else None,
+        "cordon": marks.cordon.reason if marks.cordon is not None else None,
+        "taints": [(mark.taint.name, mark.taint.value) for mark in marks.taints if mark.taint is not None],
+        "policy": marks.policy,
+        "unclean": marks.unclean_tenant,
     }
 
 
@@ -300,14 +341,15 @@ def _type_of(capability: dict[str, Any]) -> str:
     return str(capability.get("type", ""))
 
 
+@pytest.mark.parametrize("made", [simulated, scheduled])
 @pytest.mark.parametrize("by", ["device", "holder"])
-async def test_how_much_was_used(tmp_path: Path, by: str) -> None:
+async def test_how_much_was_used(tmp_path: Path, by: str, made: Callable[[int], list[bytes]]) -> None:
     """Times of use are the sums over all intervals, cut where spans are cut, in pages of any size."""
     for seed in seeds(2):
         rng = random.Random(seed)
-        bodies = simulated(seed)
+        bodies = made(seed)
         events = events_of(bodies)
-        held = holdings(events)
+        held = [row for row in holdings(events) if not row.mode]
         async with archived(tmp_path / str(seed), bodies) as past:
             for _ in range(25):
                 since, to = sorted(rng.choice(events).ns + rng.randrange(-(10**9), 10**9) for _ in range(2))
@@ -344,8 +386,9 @@ def used(held: list[Held], by: str, since: int, to: int, every: int, events: lis
         lines = []
         for start, end in spans:
             touched = [row for row in names[name] if touches(row, start, end, first)]
-            leased = sum(overlap(row.from_ns, row.ended[1] or to, start, end) for row in touched)
-            ending = sum(overlap(row.ended[1], row.freed[1] or to, start, end) for row in touched if row.ended[1])
+            leased = sum(overlap(row.since[1], row.until[1] or row.ended[1] or to, start, end) for row in touched)
+            over = [row for row in touched if row.ended[1] and not row.until[1]]
+            ending = sum(overlap(row.ended[1], row.freed[1] or to, start, end) for row in over)
             leases, devices = {row.lease for row in touched}, {row.device for row in touched}
             lines.append((name, start, end, leased, ending, len(leases), len(devices)))
         if any(line[5] for line in lines):
@@ -355,10 +398,10 @@ def used(held: list[Held], by: str, since: int, to: int, every: int, events: lis
 
 def touches(row: Held, start: int, end: int, first: int) -> bool:
     """Whether it was held at some time from `start` on and before `end`; what was free at the beginning was not."""
-    if 0 < row.freed[0] <= first:
+    over = row.until if any(row.until) else row.freed
+    if 0 < over[0] <= first:
         return False
-    freed = row.freed[1] or 2**62
-    return row.from_ns < end and (freed > start or row.from_ns >= start)
+    return row.since[1] < end and ((over[1] or 2**62) > start or row.since[1] >= start)
 
 
 def overlap(begin: int, end: int, start: int, stop: int) -> int:
