@@ -189,7 +189,9 @@ class SimScheduler(SimTenant):
             )
         elif rng.random() < 0.6:
             request = schedule_inputs.ReserveRequest(**fields, ttl_ms=rng.choice(self.ttls_ms), **self._needs())  # type: ignore[arg-type]
-            self._send(request)
+            operation = Operation("acquire", (), self.sim.now_ns, ttl_ns=counted_ns(request.ttl_ms))
+            self.sim.history.append(operation)
+            self._send(request, operation)
         else:
             to = rng.choice([each for each in self.sim.holders if isinstance(each, SimScheduler)])
             principal = to.principal if to.principal != self.principal or rng.random() < 0.5 else ""
@@ -256,13 +258,15 @@ class SimScheduler(SimTenant):
 
     def _believe(self, sent: Sent, answer: Answer) -> None:
         request = sent.request
+        if sent.operation is not None and answer.outcome == "granted":
+            sent.operation.devices = answer.devices
         if isinstance(request, inputs.LeaseRequest) and answer.outcome == "granted":
-            if sent.operation is not None:
-                sent.operation.devices = answer.devices
             if request.mode:
                 self.got.append(Held(answer.lease, answer.token, answer.devices, 0, request.ttl_ms, request))
                 return
         if isinstance(request, schedule_inputs.ReserveRequest) and answer.outcome == "granted":
+            if sent.operation is not None:
+                sent.operation.finish(self.sim.now_ns, ok=True, lease=answer.lease)
             self.reserved.append(Held(answer.lease, answer.token, answer.devices, 0, request.ttl_ms, request))  # type: ignore[arg-type]
             return
         if isinstance(request, schedule_inputs.SwitchRequest) and answer.outcome == "switched":
