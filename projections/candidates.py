@@ -91,12 +91,11 @@ class Candidates:
     def follow(self, device: DeviceId, before: DeviceState | None, row: DeviceState) -> None:
         """A device's row is another than before."""
         if before is not None and before.description is row.description:
-            cell = self._cells.get(device)
-            if cell is not None:
-                _move(self.free, device, cell if is_free(before) else None, cell if is_free(row) else None)
-                if before.marks is not None or row.marks is not None:
-                    was, now = _is_shareable(before), _is_shareable(row)
-                    _move(self.shareable, device, cell if was else None, cell if now else None)
+            is_now = is_free(row)
+            if is_free(before) is not is_now and (cell := self._cells.get(device)) is not None:
+                (self.free.add if is_now else self.free.remove)(cell, device)
+            if before.marks is not None or row.marks is not None:
+                self._follow_sharing(device, before, row)
             return
         was_in = self._cells.get(device)
         cell = cell_of_row(row) if is_leasable(row.description) else None
@@ -111,6 +110,11 @@ class Candidates:
             self._cells.drop(device)
         elif cell != was_in:
             self._cells.put(device, cell)
+
+    def _follow_sharing(self, device: DeviceId, before: DeviceState, row: DeviceState) -> None:
+        cell, is_now = self._cells.get(device), _is_shareable(row)
+        if cell is not None and _is_shareable(before) is not is_now:
+            (self.shareable.add if is_now else self.shareable.remove)(cell, device)
 
     def fill(self, devices: Iterable[tuple[DeviceId, DeviceState]]) -> None:
         """What `follow` would make of all these; nothing is in yet."""
@@ -153,7 +157,9 @@ def cell_of_row(row: DeviceState) -> Cell:
 
 def is_free(row: DeviceState) -> bool:
     """Whether nothing in its own row keeps a device from being leased alone."""
-    if row.lease or row.missing or row.quarantine is not None or row.sharers:
+    if row.lease:
+        return False
+    if row.missing or row.quarantine is not None or row.sharers:
         return False
     description = row.description
     if description.in_use_by or description.protections:

@@ -50,8 +50,10 @@ def granted(state: State, position: int, at_ns: int, event: event_types.LeaseGra
         _succeed(state, row.reserved_for, position)
     for number, device in enumerate(event.devices):
         before = state.devices[device]
-        charged = charges[number] if charges else ()
-        count(state, event.tenant, charged, 1)
+        charged: tuple[str, ...] = ()
+        if charges:
+            charged = charges[number]
+            count(state, event.tenant, charged, 1)
         if mode == "shared":
             state.put_device(device, _replace(before, sharers=(*before.sharers, position)))
         elif not mode:

@@ -140,11 +140,13 @@ class State:
         """Set a lease's row; its expiry is watched while it lives."""
         before = self.leases.get(lease)
         self.leases.put(lease, row)
-        if before is not None and (before.principal, before.holder) != (row.principal, row.holder):
+        if before is not None and (before.holder != row.holder or before.principal != row.principal):
             self.tell(*(f"device:{device}" for device in row.devices))
         if not row.ended and (before is None or before.expires_at_ns != row.expires_at_ns):
             self.expiries.push(row.expires_at_ns, lease)
-        if before is None or before.ended != row.ended or before.tolerates != row.tolerates:
+        if self.indexes.marked and (
+            before is None or before.ended != row.ended or before.tolerates != row.tolerates
+        ):
             evictions.follow_lease(self, lease, row)
         if row.bond is not None:
             self._note_bond(lease, before, row)
@@ -157,7 +159,8 @@ class State:
         self._note_holding(lease, before, None)
 
     def _note_holding(self, lease: int, before: LeaseState | None, after: LeaseState | None) -> None:
-        was, now = (each.tenant if each is not None and each.has_devices else None for each in (before, after))
+        was = before.tenant if before is not None and before.has_devices else None
+        now = after.tenant if after is not None and after.has_devices else None
         if was != now:
             if was is not None:
                 self.indexes.leases_of.remove(was, lease)
