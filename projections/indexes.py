@@ -34,7 +34,7 @@ from leasehold.events.identities import (
     split_domain_id,
     uuid_of,
 )
-from leasehold.projections.rows import Marks
+from leasehold.projections.rows import Marks, QueuedState
 from leasehold.projections.tables import Journal, Queue, SortedLists, Table
 
 K = TypeVar("K")
@@ -104,6 +104,12 @@ class Indexes:
         """Whose requests wait, by position."""
         self.kept: Table[DeviceId, int] = Table(journal)
         """For which waiting request a device is kept."""
+        self.quotas_of: SortedLists[Principal, str] = SortedLists(journal)
+        """Of which classes a tenant has quotas."""
+        self.quotas_on: SortedLists[str, Principal] = SortedLists(journal)
+        """Which tenants have a quota of a class."""
+        self.leases_of: SortedLists[Principal, int] = SortedLists(journal)
+        """The leases of a tenant that have devices: alone, until all are free; otherwise as long as they live."""
         self.stirs: Queue[int] = Queue(journal)
         """The positions of `State.stirred`, oldest first."""
 
@@ -151,6 +157,30 @@ class Indexes:
         was, now = (marks is not None and bool(marks.cordon or marks.taints) for marks in (before, after))
         if was != now:
             _change(is_in=now)(self.marked, host, target)
+
+    def note_queued(self, queued: int, before: QueuedState | None, after: QueuedState | None) -> None:
+        """Follow a waiting request's coming, what is kept for it and under what it is found, and its going."""
+        row = after or before
+        assert row is not None
+        place = (row.rank_ns, queued)
+        was = {EVERYBODY, *before.buckets} if before is not None else set()
+        now = {EVERYBODY, *after.buckets} if after is not None else set()
+        for bucket in sorted(was - now):
+            self.queued.remove(bucket, place)
+        for bucket in sorted(now - was):
+            self.queued.add(bucket, place)
+        if before is None:
+            self.queued_of.add(row.principal, queued)
+        elif after is None:
+            self.queued_of.remove(row.principal, queued)
+        keeps_before, keeps = before.keeps if before is not None else (), after.keeps if after is not None else ()
+        for device in keeps_before:
+            if device not in keeps:
+                self.kept.drop(device)
+        for device in keeps:
+            if device not in keeps_before:
+                assert device not in self.kept, f"{device} is kept for somebody else"
+                self.kept.put(device, queued)
 
     def list_order(self, order: int, host: HostName) -> None:
         """An order is remembered from here on."""
