@@ -76,6 +76,17 @@ def add(state: State, host: HostName, description: DeviceDescription) -> DeviceI
 Means = Callable[[dict[str, Value], dict[str, Any]], Any]
 """What a part of a selector is, given the attributes of a device and the variables around it."""
 TEXTS: Final = ("8086", "10de", "0200", "0302", "h1", "h2", "pci", "igb", "eth0", "", "up", 'a"b\\c\n', "ä€😀", "\x00")
+NARROWING: Final = {
+    "id": (f"h1/{NIC}", f"h2/{GPU}"),
+    "host": ("h1", "h2"),
+    "key": (NIC, STICK),
+    "vendor": ("8086", "10de", ""),
+    "product": ("10c9", "20b0", ""),
+    "pci.class": ("0200", "0302", ""),
+    "kind": ("pci", "mdev"),
+    "pci.address": ("0000:03:00.0", "0000:41:00.0", ""),
+}
+"""Attributes that are certain when they are compared with texts, and some of these."""
 COMPARED: Final[dict[str, Callable[[Any, Any], bool]]] = {
     "==": operator.eq,
     "!=": operator.ne,
@@ -105,6 +116,21 @@ class Chance:
             if len(self._scope) < 2:
                 makers.append(self._loop)
         return self._random.choice(makers)(depth - 1)
+
+    def certain(self) -> str:
+        """Something that narrows, alone or beside something else."""
+        name, values = self._random.choice(list(NARROWING.items()))
+        shown = [literal(value, self._random) for value in self._random.sample(values, self._random.randint(1, 2))]
+        text = f"device.{name} in [{', '.join(shown)}]" if len(shown) > 1 else f"{shown[0]} == device.{name}"
+        match self._random.randrange(4):
+            case 0:
+                return text
+            case 1:
+                return f"{text} && {self.certain()}"
+            case 2:
+                return f"{text} || ({self.certain()})"
+            case _:
+                return f"{text} && ({self.truth(1)[0]})"
 
     def _attribute(self, type_name: str) -> tuple[str, Means]:
         inner = [
