@@ -346,7 +346,7 @@ class _Found(NamedTuple):
     hosts: Sequence[sqlite3.Row] = ()
     devices: Sequence[sqlite3.Row] = ()
     elsewhere: Sequence[sqlite3.Row] = ()
-    """Devices of which only is of interest what was said of them."""
+    """Devices of other hosts that leases have together with these."""
     orders: Sequence[sqlite3.Row] = ()
     domains: Sequence[sqlite3.Row] = ()
     sharers: Sequence[sqlite3.Row] = ()
@@ -369,7 +369,7 @@ def _build(found: _Found, at: int) -> State:
         held = {"flaps": row["flaps"], **_handed(row), **_held(state, row, at)} if is_whole else {}
         state.devices[row["device"]] = _device(row, sharers=sharers.get(row["device"], ()), **held)
     for row in found.elsewhere:
-        state.devices[row["device"]] = _device(row, **_handed(row))
+        state.devices[row["device"]] = _device(row, **_handed(row), **_held_elsewhere(state, row, at))
     for host, mode, sources, dead, marks, managed_since in found.hosts:
         state.hosts[host] = as_state(
             mode,
@@ -449,6 +449,14 @@ def _held(state: State, row: sqlite3.Row, at: int) -> dict[str, Any]:
         "since_position": row["ended_position"] if ending else row["tenure_position"],
         "since_ns": row["ended_ns"] if ending else row["tenure_ns"],
     }
+
+
+def _held_elsewhere(state: State, row: sqlite3.Row, at: int) -> dict[str, Any]:
+    """Which of the leases that are known already have a device."""
+    if row["lease"] in state.leases and not 0 < row["freed_position"] <= at:
+        return {"lease": row["lease"], "ending": 0 < row["ended_position"] <= at}
+    shared = (lease for lease, each in state.leases.items() if each.mode and row["device"] in each.devices)
+    return {"sharers": tuple(sorted(shared))}
 
 
 def _put_lease(state: State, row: sqlite3.Row, at: int, *, is_ended: bool) -> int:
