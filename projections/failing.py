@@ -46,7 +46,8 @@ def why(row: DeviceState) -> str:
 
 def way_out(device: DeviceId) -> str:
     """What to do about it."""
-    return f"see what happened (leasehold history {device}), and when it works again: leasehold heal {device} --reason …"
+    mend = f"leasehold heal {device} --reason …"
+    return f"see what happened (leasehold history {device}), and when it works again: {mend}"
 
 
 def is_stuck(quarantine: Quarantine | None) -> bool:
