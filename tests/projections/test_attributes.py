@@ -2,10 +2,15 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
-from leasehold.events.identities import DeviceId, HostName
+from leasehold.events import limits
+from leasehold.events.capabilities import Net
+from leasehold.events.devices import DeviceDescription
+from leasehold.events.identities import DeviceId, DeviceKey, HostName
 from leasehold.projections import attributes, selectors
 from leasehold.projections.attributes import DISKS, NETS, NUMBER, TEXT, TRUTH
 from leasehold.projections.selectors import Selector
@@ -79,14 +84,37 @@ def test_every_attribute_can_be_asked_for() -> None:
 
 
 def test_a_device_shows_its_own_parts_only() -> None:
-    """A NIC's interfaces are its own: not those of what hangs below it, and not more than are shown of one device."""
+    """What is plugged in below a device is not among its own interfaces and disks."""
     state = world()
-    below = next(each for each in descriptions() if each.key == f"{DISK}/block/0")
-    add(state, HostName("h1"), below)
-    device = DeviceId(f"h1/{NIC}")
-    nets = attributes.BY_NAME["nets"].read(state, device, state.devices[device])
-    assert [row[0] for row in nets] == ["eth0", "eth1"]  # type: ignore[union-attr]
-    assert attributes.BY_NAME["disks"].read(state, device, state.devices[device]) == ()
+    wifi = DeviceDescription(
+        key=DeviceKey(f"{STICK}/net/0"), name="net_wlan0", kind="net", parent=STICK, capability=Net(interface="wlan0")
+    )
+    add(state, HostName("h1"), wifi)
+    stick = next(each for each in descriptions() if each.key == STICK)
+    add(state, HostName("h1"), msgspec.structs.replace(stick, parent=NIC))
+
+    def names(key: str) -> list[object]:
+        device = DeviceId(f"h1/{key}")
+        rows: Any = attributes.BY_NAME["nets"].read(state, device, state.devices[device])
+        return [row[0] for row in rows]
+
+    assert (names(NIC), names(STICK), names(DISK)) == (["eth0", "eth1"], ["wlan0"], [])
+
+
+def test_no_more_parts_are_seen_than_are_priced() -> None:
+    """Of a device with more interfaces than a selector reckons with, the first ones by name are seen."""
+    state = world()
+    for number in range(limits.SELECTOR_LIST_MAX + 5):
+        key = DeviceKey(f"{GPU}/net/{number}")
+        net = Net(interface=f"n{number:03}")
+        add(
+            state,
+            HostName("h1"),
+            DeviceDescription(key=key, name=net.interface, kind="net", parent=GPU, capability=net),
+        )
+    device = DeviceId(f"h1/{GPU}")
+    rows: Any = attributes.BY_NAME["nets"].read(state, device, state.devices[device])
+    assert [row[0] for row in rows] == [f"n{number:03}" for number in range(limits.SELECTOR_LIST_MAX)]
 
 
 def test_the_guide_has_every_attribute() -> None:

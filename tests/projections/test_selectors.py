@@ -67,6 +67,9 @@ MATCHES = {
     "[1, 2].exists(x, [2, 3].exists(y, x == y)) && device.numa_node == 1": (GPU,),
     "device.numa_node - 1 == 0": (GPU,),
     "-device.numa_node == -1": (GPU,),
+    "1 + device.numa_node * 5 == 6": (GPU,),
+    "10 - 4 - 5 == device.numa_node": (GPU,),
+    "device.pci.vf || device.numa_node == 1 && false": (VF,),
 }
 
 
