@@ -12,9 +12,10 @@ from leasehold.events.position import lease_id_text, queued_id_text
 from leasehold.events.refusals import Blocker, Refusal
 from leasehold.events.schedule_views import Explanation
 from leasehold.events.scheduling import Need, Search
-from leasehold.projections import conflicts, granting, schedulelists, waiting
+from leasehold.projections import conflicts, granting, schedulelists, searching, waiting
 from leasehold.projections.answers import lease_word
 from leasehold.projections.scheduletelling import listed, wanted_text
+from leasehold.projections.searching import Found
 from leasehold.projections.state import State
 from leasehold.projections.terms import Terms
 
@@ -51,10 +52,8 @@ def _searched(
     state: State, request: LeaseRequest, terms: Terms, principal: Principal
 ) -> tuple[Search | None, Refusal | None]:
     """How devices are found for a request now, and why none are."""
-    from leasehold.projections import searching
-
     found = searching.search(state, request, terms, owner=(principal, request.holder), thorough=True)
-    if isinstance(found, searching.Found):
+    if isinstance(found, Found):
         return found.search, None
     return found.refusal.search, found.refusal
 

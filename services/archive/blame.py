@@ -2,12 +2,13 @@
 
 | decided | because of |
 |---|---|
-| granted | for each device what made it free, why the lease before had ended, and who had that |
-| refused | each lease in the way and its last renewal, or what was reported of the device or its host |
-| renewed, released | the grant |
+| granted | for each device what made it free, why the lease before had ended, and who had that; where it waited |
+| refused, waits | each lease in the way and its last renewal, or what was reported of the device or its host |
+| renewed, released, given to another, switched | the grant |
+| withdrawn, waited in vain | where it waited |
 | ended with its domain | what made that domain go, and the grant |
-| failed, revoked | the grant |
-| handed over; given back, or in quarantine | the grant; the end of the lease |
+| failed, revoked | the grant; of who was kept away, the word by which that was |
+| handed over; given back, or in quarantine | the grant; the end of the lease; each of the failures |
 | freed | the end of the lease, and what showed that: its being given back, or its host's being declared dead |
 | ordered of a host | since when the device, or what it is made of, is known |
 
@@ -19,7 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
-from leasehold.events import event_types, hostdev_events, inputs
+from leasehold.events import event_types, hostdev_events, inputs, schedule_events, schedule_inputs
 from leasehold.events.capabilities import (
     CreateMdev,
     CreateVport,
@@ -30,6 +31,7 @@ from leasehold.events.capabilities import (
     NewVport,
     keys_of,
 )
+from leasehold.events.errors import InvalidInputError
 from leasehold.events.event_types import DomainBond, Event
 from leasehold.events.hostdevs import Handover
 from leasehold.events.identities import (
@@ -41,7 +43,7 @@ from leasehold.events.identities import (
     split_device_id,
 )
 from leasehold.events.inputs import Asked
-from leasehold.events.position import parse_lease_id
+from leasehold.events.position import lease_id_text, parse_lease_id
 from leasehold.events.questions import Blame, Moment, Reading
 from leasehold.events.refusals import Blocker, RefusalCode
 from leasehold.events.views import CauseView
@@ -49,6 +51,7 @@ from leasehold.projections.handedrows import Handed, handed_in
 from leasehold.projections.hostdevtelling import handover_text
 from leasehold.projections.modelrows import LeaseRow
 from leasehold.projections.rows import LeaseState
+from leasehold.projections.scheduletelling import wanted_text
 from leasehold.projections.state import State
 from leasehold.projections.telling import bond_text, tell
 from leasehold.projections.wording import span_text
@@ -194,10 +197,21 @@ class _Chain:
                 return [*await self._of_going(event, position), ("granted by", event.lease)]
             case event_types.DeviceFreed():
                 return await self._of_end(event.lease) + await self._of_evidence(event, position)
-            case hostdev_events.PrepareFailed() | hostdev_events.LeaseRevoked() | hostdev_events.DevicePrepared():
+            case hostdev_events.PrepareFailed() | hostdev_events.DevicePrepared():
                 return [("granted by", event.lease)]
-            case hostdev_events.DeviceGivenBack() | hostdev_events.DeviceQuarantined():
+            case hostdev_events.LeaseRevoked():
+                return [*await self._of_eviction(event, position), ("granted by", event.lease)]
+            case hostdev_events.DeviceGivenBack():
                 return await self._of_end(event.lease)
+            case hostdev_events.DeviceQuarantined():
+                failures = [("failed by", failure) for failure in event.evidence or ()]
+                return failures + await self._of_end(event.lease)
+            case schedule_events.LeaseTransferred() | schedule_events.LeaseSwitched():
+                return [("granted by", event.lease)]
+            case schedule_events.RequestQueued():
+                return await self._of_blockers(event.why.blockers, position) if is_asked else []
+            case schedule_events.RequestWithdrawn() | schedule_events.WaitingEnded():
+                return [("waited since", event.queued)]
             case event_types.RefusalsRepeated():
                 return [("refused first by", event.first)]
             case event_types.RequestRefused():
@@ -213,8 +227,8 @@ class _Chain:
         return []
 
     async def _of_grant(self, event: event_types.LeaseGranted, position: int) -> _Links:
-        """What made each device free, or since when it is known."""
-        links: _Links = []
+        """What made each device free, or since when it is known; and where it waited."""
+        links: _Links = [("waited since", event.queued)] if event.queued else []
         for device in event.devices:
             before = await self._look.rows(_BEFORE, device=device, at=position)
             if before:
@@ -222,6 +236,13 @@ class _Chain:
             else:
                 links += await self._one("known by", _KNOWN, device)
         return links
+
+    async def _of_eviction(self, event: hostdev_events.LeaseRevoked, position: int) -> _Links:
+        """The operator's word that has led to a revocation later on; none where the revocation itself was asked for."""
+        sql = "SELECT min(position) FROM request WHERE request_id = :name AND principal = :principal"
+        ref = event.request
+        links = await self._one("told to by", sql, ref.request_id, principal=ref.principal)
+        return [link for link in links if link[1] < position]
 
     async def _of_end(self, lease: int) -> _Links:
         row = await self.lease(lease)
@@ -265,18 +286,22 @@ class _Chain:
             sql = "SELECT min(position) FROM request WHERE request_id = :name AND principal = :principal"
             ref = event.request
             return await self._one("used before by", sql, ref.request_id, principal=ref.principal)
-        links: _Links = []
-        for blocker in event.refusal.blockers:
-            links += await self._of_blocker(blocker, position)
-        if not links and event.verb in ("renew", "release", "revoke"):
+        links = await self._of_blockers(event.refusal.blockers, position)
+        if not links and event.verb in ("renew", "release", "revoke", "transfer", "reserve", "switch"):
             for name in event.about:
-                row = await self.lease(parse_lease_id(name))
+                row = await self.lease(_lease_named(name))
                 if row is not None:
                     is_over = 0 < row.ended_position < position
                     links.append(("ended by", row.ended_position) if is_over else ("granted by", row.lease))
         if not links and event.verb in ("create_device", "destroy_device", "operate_device"):
             for name in event.about:
                 links += await self._one("reported by", _REPORTED, name, at=position)
+        return list(dict.fromkeys(links))
+
+    async def _of_blockers(self, blockers: tuple[Blocker, ...], position: int) -> _Links:
+        links: _Links = []
+        for blocker in blockers:
+            links += await self._of_blocker(blocker, position)
         return list(dict.fromkeys(links))
 
     async def _of_blocker(self, blocker: Blocker, position: int) -> _Links:
@@ -313,13 +338,24 @@ class _Chain:
         return [(link, row[0]) for row in found if row[0]]
 
 
+def _lease_named(name: str) -> int:
+    """The lease that `L4352` names; 0: it names none."""
+    try:
+        return parse_lease_id(name)
+    except InvalidInputError:
+        return 0
+
+
 def _wish(request: inputs.Request) -> str:
     """What was asked for, behind "asked"; nothing where the event itself says all of it."""
     match request:
         case inputs.LeaseRequest():
             bond = DomainBond(uuid=request.domain, gone_ms=request.gone_ms, keep=request.keep)
             domain = f", {bond_text(bond)}" if request.domain else ""
-            return f" for {', '.join(request.devices)}{_on(request.host)}{_terms(request, domain)}"
+            return f" for {wanted_text(request)}{_terms(request, domain)}{_waiting(request)}"
+        case schedule_inputs.ReserveRequest():
+            instead = f"in the place of those of {lease_id_text(request.lease)}"
+            return f" for {wanted_text(request)}, {instead}, for {span_text(request.ttl_ms)}"
         case inputs.PrepareRequest():
             what = f"the {request.bus.upper()} devices" if request.bus else "all devices"
             return f" for {what} of domain {request.domain}{_on(request.host)}{_terms(request, '')}"
@@ -345,6 +381,15 @@ def _terms(request: inputs.LeaseRequest | inputs.PrepareRequest, domain: str) ->
     how = handover_text(Handover(driver=request.driver, unmanaged=request.unmanaged))
     force = ", with force" if request.force else ""
     return f", for {request.holder}, for {span_text(request.ttl_ms)}{domain}{f', {how}' if how else ''}{force}"
+
+
+def _waiting(request: inputs.LeaseRequest) -> str:
+    """In which mode, what he tolerates, and for how long he would wait."""
+    parts = [f"mode {request.mode}"] if request.mode else []
+    parts += [f"tolerating {', '.join(request.tolerates)}"] if request.tolerates else []
+    parts += [f"waiting for up to {span_text(request.wait_ms)}"] if request.wait_ms else []
+    parts += [f"priority {request.priority}"] if request.priority else []
+    return "".join(f", {part}" for part in parts)
 
 
 _NEW: Final[dict[type, str]] = {

@@ -1,12 +1,16 @@
 """Why a request was decided as it was: the chain leads to what really led there, and ends."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from leasehold.events import schedule_inputs
 from leasehold.events.identities import RequestRef
 from leasehold.events.position import sequence_of
 from leasehold.events.questions import Blame, Reading
 from leasehold.services.archive.blame import CAUSES_MAX
-from tests.past.logs import archived, events_of, seeds, simulated
+from tests.past.logs import archived, events_of, scheduled, seeds, simulated
 from tests.projections.ledger import A, B, Ledger, device, ledger_with_hosts
 
 
@@ -58,6 +62,34 @@ async def test_a_grant_leads_to_what_made_the_device_free(tmp_path: Path) -> Non
     assert foreign.outcome == unknown.outcome == "not_found"
 
 
+async def test_who_waited_leads_to_what_stood_in_the_way(tmp_path: Path) -> None:
+    """Of a request that waited both its place in the queue and its grant are told, and what it waited for; of who was
+    evicted, by whose word.
+    """
+    ledger = ledger_with_hosts()
+    first = ledger.granted("01:00.0")
+    waiting = ledger.lease("01:00.0", principal=B, wait_ms=60_000)
+    assert waiting.outcome == "queued"
+    ledger.release(first)
+    ledger.tick()
+    (second,) = (lease for lease, row in ledger.state.leases.items() if not row.ended)
+    taint = schedule_inputs.TaintRequest(
+        request_id=ledger.new_id(), issued_at_ns=ledger.now_ns, device=device("01:00.0"), name="drain",
+        reason="new fans", effect="evict",
+    )  # fmt: skip
+    assert ledger.ask(taint, A).outcome == "set"
+    ledger.tick()
+    assert ledger.state.leases[second].ended == "revoked"
+    async with archived(tmp_path, ledger.bodies) as past:
+        page = await past.ask(Blame(request_id=waiting.request_id, principal="b", depth=1))
+    assert links(page) == [
+        (0, "", "request_queued.v1"), (1, "asked by", "lease.v1"), (1, "held by", "lease_granted.v2"),
+        (0, "", "lease_granted.v2"), (1, "waited since", "request_queued.v1"), (1, "free by", "device_freed.v1"),
+        (0, "ended by", "lease_revoked.v1"), (1, "told to by", "tainted.v1"), (1, "granted by", "lease_granted.v2"),
+    ]  # fmt: skip
+    assert "waiting for up to 1 min" in page.causes[1].text
+
+
 async def test_one_id_of_two_principals(tmp_path: Path) -> None:
     """An id that two principals have used is asked for by name; the asker's own needs none."""
     ledger: Ledger = ledger_with_hosts()
@@ -73,10 +105,11 @@ async def test_one_id_of_two_principals(tmp_path: Path) -> None:
     assert named.causes[0].type == "request_refused.v1"
 
 
-async def test_every_request_of_a_log_can_be_asked_about(tmp_path: Path) -> None:
+@pytest.mark.parametrize("made", [simulated, scheduled])
+async def test_every_request_of_a_log_can_be_asked_about(tmp_path: Path, made: Callable[[int], list[bytes]]) -> None:
     """Each request that was ever decided has a chain: it begins with a decision, is bounded, and looks back only."""
     (seed,) = seeds(1)
-    bodies = simulated(seed)
+    bodies = made(seed)
     asked: dict[tuple[str, str], int] = {}
     for position, _, event in events_of(bodies):
         ref: RequestRef | None = getattr(event, "request", None)
