@@ -5,7 +5,7 @@ that for whoever asks why.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Final
 
@@ -18,6 +18,7 @@ from leasehold.events.inputs import LeaseRequest
 from leasehold.events.refusals import Blocker
 from leasehold.events.scheduling import Excluded, Need, Option
 from leasehold.projections import attributes, buckets, candidates, conflicts, restraints, selectors
+from leasehold.projections.indexes import EVERYBODY
 from leasehold.projections.selectors import Selector
 from leasehold.projections.state import State
 from leasehold.projections.terms import Terms
@@ -70,6 +71,11 @@ class Meter:
             raise CutOff
         self._left -= visits
 
+    def pass_over(self, count: int) -> None:
+        """So many devices were left for later; only each sixteenth costs anything."""
+        if count % _VISITS_PER_STEP == 0:
+            self._spend(1)
+
     def allow(self, steps: int) -> None:
         """So many more from now on, and no more than these."""
         taken = self._most - self._left
@@ -101,6 +107,11 @@ class Lookout:
         self._terms = terms
         self._owner = owner
         self._around = conflicts.Around(state)
+        self.queued = terms.queued
+        self.kept = state.indexes.kept
+        places = state.indexes.queued.get(EVERYBODY, ())
+        self.may_have_kept = bool(places) and places[-1] > (terms.rank_ns, terms.queued or 2**63)
+        """Whether somebody waits who comes behind these terms: what is kept for him, they may have."""
         self._values: dict[tuple[str, DeviceId], Value] = {}
         self._barred: dict[HostName, Blocker | None] = {}
         self._kin: dict[DeviceId, frozenset[DeviceId]] = {}
@@ -213,7 +224,9 @@ class Pool:
     # --- the order in which devices are tried
 
     def walk(self, host: str = "") -> Walk:
-        """Those that may be had, on one host or on all: what is preferred and free, what else is free, all others."""
+        """Those that may be had, on one host or on all: what is preferred and free, what else is free, all others; of
+        each of the last two what is kept for others last.
+        """
         key = (host, self.least_on_host)
         found = self._walks.get(key)
         if found is None:
@@ -240,27 +253,42 @@ class Pool:
         if not lookout.knows_more:
             return those
         seen = frozenset(preferred)
-        late = (device for device in self.all_on(host) if device not in seen and not self._is_first(device))
-        return chain(those, (device for device in preferred if device not in at_once), late)
+        rest = (device for device in self.all_on(host) if device not in seen and not self._is_first(device))
+        return chain(those, (device for device in preferred if device not in at_once), self._kept_last(rest))
+
+    def _kept_last(self, devices: Iterable[DeviceId]) -> Iterator[DeviceId]:
+        """What is kept for others comes behind all else, and only for who comes before some of them."""
+        kept, own, late = self._lookout.kept, self._lookout.queued, []
+        for device in devices:
+            if kept.get(device, own) != own:
+                late.append(device)
+                self._lookout.meter.pass_over(len(late))
+            else:
+                yield device
+        if self._lookout.may_have_kept:
+            yield from late
 
     def _is_first(self, device: DeviceId) -> bool:
         cell = self._lookout.state.candidates.cell_of(device)
         return cell is not None and self._lookout.first.has(cell, device)
 
     def _first_of(self, host: str, but: frozenset[DeviceId]) -> Iterator[DeviceId]:
+        those = self._in_order(host)
+        return self._kept_last((device for device in those if device not in but) if but else those)
+
+    def _in_order(self, host: str) -> Iterator[DeviceId]:
         lookout = self._lookout
         for name, lists in candidates.cells(lookout.first, self._sets, host):
             size = sum(map(len, lists))
             barred = lookout.barred(name, lists[0][0])
-            if barred is None and size < self.least_on_host and not lookout.knows_more and not but:
+            if barred is None and size < self.least_on_host and not lookout.knows_more and not lookout.preferred:
                 why = f"host {name} has no {self.least_on_host} of them that could be had"
                 barred = Blocker(device=lists[0][0], rule="constraint", why=why)
             if barred is not None:
                 lookout.meter.visit()
                 self._passed[name] = (barred, size)
             else:
-                those = candidates.in_order(lists)
-                yield from (device for device in those if device not in but) if but else those
+                yield from candidates.in_order(lists)
 
     # --- looking at them
 

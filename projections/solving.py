@@ -104,11 +104,14 @@ class Solver:
             if device is None:
                 return False
             at += 1
-            if pool.verdict(device) == "":
+            has = [self.lookout.value(each.attribute, device) for each in distinct]
+            is_new = any(value is not None and value not in values for value, values in zip(has, seen, strict=True))
+            self.lookout.meter.visit()
+            if (is_new or count < pool.count) and pool.verdict(device) == "":
                 count += 1
-                for each, values in zip(distinct, seen, strict=True):
-                    values.add(self.lookout.value(each.attribute, device))
-                    values.discard(None)
+                for value, values in zip(has, seen, strict=True):
+                    if value is not None:
+                        values.add(value)
         return True
 
     def _need(self, number: int) -> Outcome:
