@@ -3,7 +3,8 @@
 What events make of them: `leasing` and `keeping`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -99,7 +100,7 @@ def _transfer(
     why_not = _not_given(state, request.lease, row) or (tenant != row.tenant and _not_clean(state, request.lease, row))
     if why_not:
         return why_not
-    tied = tuple(_tied(state, row, (principal, request.holder)))
+    tied = _tied(state, row, (principal, request.holder))
     if tied:
         return Declined(row.devices, granting.refusal_of(tied))
     charges = quotas.charges(state, tenant, row.devices) if tenant != row.tenant else ()
@@ -150,14 +151,18 @@ def _not_transferable(lease: int, why: str, help_text: str) -> Declined:
     return declined((name,), RefusalCode.NOT_TRANSFERABLE, f"{name} cannot be handed on: {why}", help_text)
 
 
-def _tied(state: State, row: LeaseState, owner: tuple[str, str]) -> Iterator[Blocker]:
-    """What other leases hold that could not be owned apart from this one's devices, if these were `owner`'s."""
-    together, around, left = frozenset(row.devices), conflicts.Around(state), limits.BLOCKERS_PER_REFUSAL_MAX
-    for device in row.devices:
-        for found in conflicts.blockers(state, device, owner=owner, together=together, force=True, around=around):
-            if found.lease and found.because_of and left:
-                left -= 1
-                yield found
+def _tied(state: State, row: LeaseState, owner: tuple[str, str]) -> tuple[Blocker, ...]:
+    """What other leases hold that could not be owned apart from this one's devices, if these went to `owner`."""
+    if owner == (row.principal, row.holder):
+        return ()
+    together, around = frozenset(row.devices), conflicts.Around(state)
+    found = (
+        blocker
+        for device in row.devices
+        for blocker in conflicts.blockers(state, device, owner=owner, together=together, force=True, around=around)
+        if blocker.lease and blocker.because_of
+    )
+    return tuple(islice(found, limits.BLOCKERS_PER_REFUSAL_MAX))
 
 
 # --- with a domain that moves -------------------------------------------------------------------------------------
