@@ -84,6 +84,16 @@ def failed_once_more(marks: Marks | None, position: int, at_ns: int) -> Marks:
     return msgspec.structs.replace(was, failures=failures)
 
 
+def granted(row: DeviceState) -> Marks | None:
+    """What there is to say of a device from its grant on: if it had failed too often by then, as by earlier rules it
+    might, that does not count any more.
+    """
+    if row.marks is None or not has_failed(row):
+        return row.marks
+    rest = msgspec.structs.replace(row.marks, failures=())
+    return rest if rest != _NOTHING else None
+
+
 def lost(state: "State", before: DeviceState, after: DeviceState, position: int, at_ns: int) -> DeviceState:
     """The row of a device that went away, or was replaced: a failure, if somebody has it and its host shows well."""
     is_living = bool(before.sharers) or (before.lease != 0 and not before.ending)

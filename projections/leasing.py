@@ -65,6 +65,7 @@ def granted(state: State, position: int, at_ns: int, event: event_types.LeaseGra
                 since_position=position,
                 since_ns=at_ns,
                 charged=charged,
+                marks=failing.granted(before),
             )
             state.put_device(device, after)
     answer = AnswerState(

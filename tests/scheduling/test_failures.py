@@ -284,17 +284,21 @@ def test_a_binders_quarantine_is_not_healed() -> None:
 
 
 def test_by_earlier_rules_failures_do_not_matter() -> None:
-    """They are remembered, and lead to nothing: neither a quarantine nor a refusal."""
-    ledger = managed()
-    ledger.state.rules_version = 4
-    for _ in range(limits.FAILURES_MAX + 1):
-        not_prepared(ledger)
-        ledger.tick()
-        assert not quarantines(ledger)
-    assert failures(ledger) == limits.FAILURES_MAX
-    ledger.state.rules_version = 5
-    events = decide(ledger.state, inputs.Tick("alloc"), ledger.now_ns)
-    assert [type(event).__name__ for event in events or []] == ["DeviceQuarantined"]
+    """They lead to nothing, neither a quarantine nor a refusal; nor do they by today's, if it was granted since."""
+    for is_granted in (True, False):
+        ledger = managed()
+        ledger.state.rules_version = 4
+        for _ in range(limits.FAILURES_MAX):
+            not_prepared(ledger)
+            ledger.tick()
+            assert not quarantines(ledger)
+        assert failures(ledger) == limits.FAILURES_MAX
+        if is_granted:
+            not_prepared(ledger)
+            assert failures(ledger) == 1
+        ledger.state.rules_version = 5
+        events = decide(ledger.state, inputs.Tick("alloc"), ledger.now_ns)
+        assert [type(event).__name__ for event in events or []] == ([] if is_granted else ["DeviceQuarantined"])
 
 
 def test_what_is_tied_to_it_is_kept_back_too() -> None:
