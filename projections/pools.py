@@ -109,7 +109,7 @@ class Lookout:
         self._around = conflicts.Around(state)
         self.queued = terms.queued
         self.kept = state.indexes.kept
-        places = state.indexes.queued.get(EVERYBODY, ())
+        places = state.indexes.queued.get(EVERYBODY, [])
         self.may_have_kept = bool(places) and places[-1] > (terms.rank_ns, terms.queued or 2**63)
         """Whether somebody waits who comes behind these terms: what is kept for him, they may have."""
         self._values: dict[tuple[str, DeviceId], Value] = {}
@@ -253,8 +253,9 @@ class Pool:
         if not lookout.knows_more:
             return those
         seen = frozenset(preferred)
-        rest = (device for device in self.all_on(host) if device not in seen and not self._is_first(device))
-        return chain(those, (device for device in preferred if device not in at_once), self._kept_last(rest))
+        others = self._kept_last(self.all_on(host))
+        rest = (device for device in others if device not in seen and not self._is_first(device))
+        return chain(those, (device for device in preferred if device not in at_once), rest)
 
     def _kept_last(self, devices: Iterable[DeviceId]) -> Iterator[DeviceId]:
         """What is kept for others comes behind all else, and only for who comes before some of them."""
