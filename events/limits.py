@@ -140,6 +140,10 @@ QUEUED_MAX: Final = 16_384
 QUEUED_PER_PRINCIPAL_MAX: Final = 2_048
 QUEUED_TRIED_PER_TICK_MAX: Final = 16
 """How many waiting requests one decision looks at; the next one goes on behind them."""
+LOOK_STEPS_MAX: Final = 1_024
+"""When what one decision has tried for those who wait took so many steps of searching, the next one goes on."""
+KEEPERS_MAX: Final = 256
+"""For who has so many before him that may want the same, nothing is kept yet: it would be his only after them."""
 LOOKS_PER_RECORD_MAX: Final = 4
 """So many such decisions stand in one record, beside what is asked: nobody's answer waits long for them."""
 STIRRED_MAX: Final = 4_096

@@ -14,9 +14,9 @@ from leasehold.events.identities import DeviceId, HostName
 from leasehold.events.inputs import LeaseRequest
 from leasehold.events.position import parse_queued_id
 from leasehold.events.refusals import RefusalCode
-from leasehold.projections import buckets, selectors
+from leasehold.projections import attributes, buckets, candidates, selectors
 from leasehold.projections.indexes import EVERYBODY
-from leasehold.projections.outlooks import CLASS, TENANT, kept_over_quota, over_quota
+from leasehold.projections.outlooks import CLASS, TENANT, is_far_behind, kept_over_quota, least_of, over_quota
 from leasehold.projections.rows import QueuedState
 from leasehold.projections.selectors import Selector
 from leasehold.projections.state import State
@@ -26,6 +26,7 @@ Place = tuple[int, int]
 """Rank and position of who waits."""
 _COST_OF_STEP: Final = 128
 """An evaluation of a selector that costs so much counts as a step more."""
+_CELLS_PER_STEP: Final = 8
 
 
 class News:
@@ -47,6 +48,7 @@ class News:
                 device = DeviceId(word.removeprefix(DEVICE))
                 self._devices.append((device, frozenset(buckets.of_device(device, state.devices[device]))))
         self._plain = frozenset(plain)
+        self._free: dict[tuple[tuple[str, ...], str], int] = {}
 
     def in_order(self, after: Place | None) -> Iterator[Place]:
         """The places behind `after` of those who may wait for it, first comes first, each once."""
@@ -77,14 +79,45 @@ class News:
 
     def _is_of_use(self, device: DeviceId, those: frozenset[str], queued: int, row: QueuedState) -> bool:
         state, its = self._state, self._state.devices[device]
-        if device in row.keeps:
+        is_free = candidates.is_free(its)
+        if device in row.keeps and (not is_free or its.marks is not None or not self._is_meant(row.asked, device)):
             return True
         if those.isdisjoint(row.buckets) or state.keeper_before(device, row.rank_ns, queued):
             return False
-        # Who has enough kept for him waits until it is free; what another has leads him no further.
-        if row.keeps and its.lease and not any(need.every for need in row.asked.needs):
-            return False
-        return bool(row.asked.devices) or self._could_be(row.asked, device)
+        may_have = is_free or bool(row.asked.mode) or row.asked.force
+        if may_have and not self._may_be_whole(row, its.host):
+            may_have = False
+        if any(need.every or any(option.every for option in need.first_of) for need in row.asked.needs):
+            may_have = True  # it may have one device less to get
+        # Who has enough kept for him waits until it is free; for who has not, this may be kept, whoever has it now.
+        may_keep = not row.keeps and not is_far_behind(state, row.buckets, row.rank_ns, queued)
+        return (may_have or may_keep) and self._is_meant(row.asked, device)
+
+    def _may_be_whole(self, row: QueuedState, host: HostName) -> bool:
+        """Whether so many devices are free, under the words of a waiting request, as it needs at least: on this host
+        alone, if it needs all on one. Without that no search finds them.
+        """
+        asked = row.asked
+        count = sum(least_of(asked))
+        if count < 2 or asked.mode or asked.force or any(word.startswith(DEVICE) for word in row.buckets):
+            return True
+        key = (row.buckets, host if _is_on_one_host(asked) else "")
+        if key not in self._free:
+            self._free[key] = self._count_free(*key)
+        return self._free[key] >= count
+
+    def _count_free(self, words: tuple[str, ...], host: str) -> int:
+        free = self._state.candidates.free
+        if host:
+            on_host = free.buckets.get(f"{HOST}{host}", ())
+            cells = {cell for cell in on_host if not frozenset(words).isdisjoint(candidates.buckets_of(cell))}
+        else:
+            cells = {cell for word in words for cell in free.buckets.get(word, ())}
+        self.steps += len(cells) // _CELLS_PER_STEP
+        return sum(len(free.cells[cell]) for cell in cells)
+
+    def _is_meant(self, asked: LeaseRequest, device: DeviceId) -> bool:
+        return bool(asked.devices) or self._could_be(asked, device)
 
     def _could_be(self, asked: LeaseRequest, device: DeviceId) -> bool:
         """Whether some need matches a known device; it is not seen to the end where that would cost too much."""
@@ -93,7 +126,7 @@ class News:
             for option in need.first_of or (need,):
                 of_class = state.classes.get(option.device_class)
                 texts = (option.select, of_class.select if of_class is not None else "")
-                if self.steps >= limits.SEARCH_STEPS_MAX or all(self._matches(text, device) for text in texts if text):
+                if self.steps >= limits.LOOK_STEPS_MAX or all(self._matches(text, device) for text in texts if text):
                     return True
         return False
 
@@ -103,6 +136,19 @@ class News:
             return False
         self.steps += 1 + selector.cost // _COST_OF_STEP
         return selector.matches(self._state, device) is True
+
+
+def _is_on_one_host(asked: LeaseRequest) -> bool:
+    """Whether all devices have to be on one host."""
+    for each in asked.constraints:
+        attribute = attributes.named(each.attribute)
+        if (
+            each.kind == "same"
+            and not each.needs
+            and (each.attribute == "host" or (attribute is not None and attribute.is_local))
+        ):
+            return True
+    return False
 
 
 def _behind(places: list[Place], after: Place | None) -> Iterator[Place]:

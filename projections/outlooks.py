@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from leasehold.events import limits
 from leasehold.events.identities import DeviceId, Principal, RequestRef
 from leasehold.events.inputs import LeaseRequest
 from leasehold.events.refusals import Refusal, RefusalCode
@@ -62,11 +63,20 @@ def outlook(
         if over_quota(state, asked, terms.tenant) is not None:
             found = tuple(word for word in found if word.startswith((TENANT, CLASS)))
         return Outlook((), found, why, steps)
+    if asked.mode == "admin" or is_far_behind(state, found, terms.rank_ns, terms.queued):
+        return Outlook((), found, why, steps)
     keeps, more = _keeps(state, ref, asked, terms, kept)
-    is_over = kept_over_quota(state, keeps, terms.tenant) if terms.mode != "admin" else None
+    is_over = kept_over_quota(state, keeps, terms.tenant)
     if is_over is not None:
         return Outlook((), found, is_over, steps + more)
     return Outlook(keeps, found, why, steps + more)
+
+
+def is_far_behind(state: State, words: tuple[str, ...], rank_ns: int, queued: int) -> bool:
+    """Whether so many who may want the same come before a place (`queued` 0: of somebody new) that nothing is kept."""
+    place = (rank_ns, queued or 2**63)
+    meant = (word for word in words if not word.startswith((TENANT, CLASS)))
+    return sum(state.indexes.queued.before(word, place) for word in meant) >= limits.KEEPERS_MAX
 
 
 def kept_over_quota(state: State, keeps: tuple[DeviceId, ...], tenant: Principal) -> Refusal | None:
@@ -84,9 +94,14 @@ def over_quota(state: State, asked: LeaseRequest, tenant: Principal) -> Refusal 
     return None
 
 
+def least_of(asked: LeaseRequest) -> list[int]:
+    """Of each need, how many devices it would have at least."""
+    return [min((each.count for each in need.first_of), default=need.count) for need in asked.needs]
+
+
 def _least_charged(asked: LeaseRequest) -> Iterator[tuple[str, int]]:
     """Of all classes (the empty one), and of those that a request names, how many devices it would have at least."""
-    least = [min((each.count for each in need.first_of), default=need.count) for need in asked.needs]
+    least = least_of(asked)
     yield "", sum(least) or 1
     by_class: dict[str, int] = {}
     for need, count in zip(asked.needs, least, strict=True):

@@ -179,7 +179,7 @@ def looked(state: State, now_ns: int) -> list[Event]:
             if events:
                 return [QueueLooked(through=0, rank_ns=row.rank_ns, queued=queued), *events]
             tried, steps = tried + 1, steps + cost
-        if tried >= limits.QUEUED_TRIED_PER_TICK_MAX or steps + news.steps >= limits.SEARCH_STEPS_MAX:
+        if tried >= limits.QUEUED_TRIED_PER_TICK_MAX or steps + news.steps >= limits.LOOK_STEPS_MAX:
             return [QueueLooked(through=0, rank_ns=row.rank_ns, queued=queued)]
     return [QueueLooked(through=oldest)]
 
@@ -196,9 +196,7 @@ def _look(state: State, queued: int, row: QueuedState, now_ns: int) -> tuple[lis
         why = given.refusal
     found = outlook(state, ref, row.asked, terms, why, frozenset(row.keeps))
     is_other_reason = _reason(found.why) != _reason(row.why)
-    # Of who has nothing kept, reasons come and go with all who have what he asks for.
-    is_of_quota = (found.why.code == RefusalCode.QUOTA_EXCEEDED) != (row.why.code == RefusalCode.QUOTA_EXCEEDED)
-    is_told = is_other_reason and (bool(found.keeps) or is_of_quota)
+    is_told = is_other_reason and (bool(row.asked.devices) or found.why.code != row.why.code)
     if (found.keeps, found.buckets) == (row.keeps, row.buckets) and not is_told:
         return [], found.steps
     moved = QueuedMoved(queued=queued, keeps=found.keeps, buckets=found.buckets)
@@ -208,6 +206,7 @@ def _look(state: State, queued: int, row: QueuedState, now_ns: int) -> tuple[lis
 
 
 def _reason(why: Refusal) -> tuple[object, ...]:
+    """What is told anew when it changes; who names no device is told only of another kind of reason by itself."""
     return why.code, tuple((each.device, each.rule, each.lease) for each in why.blockers)
 
 
