@@ -26,7 +26,7 @@ from leasehold.events.scheduling import Need, Option, Policy, Taint
 
 _NS_PER_MS: Final = 1_000_000
 _LAST: Final = (2**63, 2**63)
-"""The place of who does not wait."""
+"""The place of who has none: behind all who wait."""
 
 
 class _Queued(msgspec.Struct, kw_only=True):
@@ -210,6 +210,9 @@ class ScheduleAudit:
                 return f"what {event.queued} has waited for is granted to another"
             place, asked = row.place, row.asked
             self._leave(event.queued)
+        elif isinstance(asked, LeaseRequest):
+            # Behind those who wait and have this place.
+            place = (self._at_ns - asked.priority * limits.PRIORITY_STEP_NS, _LAST[1])
         tolerates, wanted = event.tolerates or (), getattr(asked, "mode", "")
         if mode != wanted or (isinstance(asked, LeaseRequest) and tolerates != asked.tolerates):
             return f"a lease for {event.holder} is granted in another mode, or with other tolerations, than was asked"

@@ -79,7 +79,7 @@ def note_cut_short(sim: Simulation, body: bytes) -> None:
 def _cut_short(sim: Simulation, lease: int) -> None:
     sim.cut_short.add(lease)
     for holder in sim.holders:
-        for held in holder.held:
+        for held in holder.has():
             if held.lease == lease:
                 held.is_over, held.until_ns = True, 0
                 holder.let_go(held)

@@ -20,7 +20,7 @@ from leasehold.projections.appending import Action, Append, Appender, Read, Said
 from leasehold.projections.rows import HostState
 from leasehold.projections.sequencer import Draft, Reply, Sequencer
 from leasehold.projections.state import State
-from tests.sim import domain_mutations, hand_mutations, order_mutations, shell_mutations
+from tests.sim import domain_mutations, hand_mutations, order_mutations, schedule_mutations, shell_mutations
 from tests.sim.run import simulate
 
 _replace: Final = msgspec.structs.replace
@@ -340,6 +340,7 @@ MUTATIONS: Final[dict[str, Callable[[], AbstractContextManager[Any]]]] = {
         *order_mutations.MUTATIONS,
         *domain_mutations.MUTATIONS,
         *hand_mutations.MUTATIONS,
+        *schedule_mutations.MUTATIONS,
     )
 }
 

@@ -79,6 +79,8 @@ class Oracle:
                     self.domains.follow_bonds(frozenset(filter(self._is_fresh, polled)), self.decided_at_ns)
                 self.kinds[sequence * 256 + index] = kind
                 index += 1
+            if step["input"]["type"].startswith("tick") and self.writer == self.grace[0]:
+                self.schedule.ticked()
         _must(0 < index <= 256, "record", f"{index} events")
         _must(record["era"] == self.era, "era", f"of era {record['era']}, not {self.era}")
 

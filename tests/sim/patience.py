@@ -113,8 +113,7 @@ class Patience:
                 looks = self.looks[queued, reason] = before.get((queued, reason), 0) + 1
                 if looks > PATIENCE_LOOKS:
                     raise ViolationError(f"patience: {queued} waits, but {reason}: {row.wish}")
-        late = [(lease, "its lease is to be evicted") for lease in oracle.schedule.to_be_evicted()]
-        late += [(0, f"{device} is to be in quarantine") for device in oracle.schedule.too_often()]
+        late = [(0, f"{device} is to be in quarantine") for device in oracle.schedule.too_often()]
         late += [
             (queued, "its time is over")
             for queued, row in oracle.schedule.queue.waiting.items()

@@ -10,7 +10,7 @@ from tests.sim.world import ViolationError
 
 PRIORITY_STEP_NS = 60 * 10**9
 FOR_EVER: tuple[int, int] = (2**63, 2**63)
-"""The place of who does not wait: behind all who do."""
+"""The place of who has none: behind all who wait."""
 
 
 @dataclass

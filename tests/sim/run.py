@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 from leasehold.events import limits
 from leasehold.projections import leading
+from tests.sim.schedulebook import FAILURES_MAX
 from tests.sim.simulation import Simulation
 from tests.sim.world import SECOND
 
@@ -20,9 +21,10 @@ BOUNDS = {
     "REQUESTS_WAITING_MAX": 48,
     "REQUESTS_HEARD_MAX": 64,
     "NEW_CLOCK_GRACE_MS_MAX": 90_000,
+    "FAILURES_MAX": FAILURES_MAX,
 }
 """Small, so that runs of two minutes reach them: a report takes several messages, a flood fills the queues, and there
-are leases for longer than a new clock waits."""
+are leases for longer than a new clock waits, and devices fail too often."""
 
 
 @dataclass(frozen=True)

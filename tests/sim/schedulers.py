@@ -260,10 +260,9 @@ class SimScheduler(SimTenant):
         request = sent.request
         if sent.operation is not None and answer.outcome == "granted":
             sent.operation.devices = answer.devices
-        if isinstance(request, inputs.LeaseRequest) and answer.outcome == "granted":
-            if request.mode:
-                self.got.append(Held(answer.lease, answer.token, answer.devices, 0, request.ttl_ms, request))
-                return
+        if isinstance(request, inputs.LeaseRequest) and answer.outcome == "granted" and request.mode:
+            self.got.append(Held(answer.lease, answer.token, answer.devices, 0, request.ttl_ms, request))
+            return
         if isinstance(request, schedule_inputs.ReserveRequest) and answer.outcome == "granted":
             if sent.operation is not None:
                 sent.operation.finish(self.sim.now_ns, ok=True, lease=answer.lease)
@@ -298,6 +297,8 @@ class SimScheduler(SimTenant):
     def settle(self) -> None:
         """Wait for what is to be had, and give back all that it has."""
         super().settle()
+        # From here on by the ledger's own time, so that nothing is refused as too early.
+        self.skew_ns = self.sim.reader.head.decided_at_ns - self.sim.now_ns
         if self.sim.now_ns > self.sim.healed_ns + 60 * SECOND:
             for queued, waiting in list(self.sim.oracle.schedule.queue.waiting.items()):
                 if waiting.principal == self.principal and is_hopeless(self.sim.oracle, queued):

@@ -349,10 +349,10 @@ class Simulation:
         restoring.check_tokens(self, self.reader)
         for binder in self.binders:
             binder.try_door()
-        held = [(holder, held) for holder in self.holders for held in holder.held]
+        held = [held for holder in self.holders for held in holder.has()]
         if not held:
             return
-        _, shown = self.rng.choice(held)
+        shown = self.rng.choice(held)
         device = self.rng.choice(shown.devices)
         token = shown.token + self.rng.choice((0, 0, 0, 1, -256))
         door = self.binder_of(device)
