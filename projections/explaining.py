@@ -108,20 +108,21 @@ def of_device(state: State, device: DeviceId, owner: tuple[Principal, str]) -> t
 
 
 def of_class(state: State, name: str, owner: tuple[Principal, str], now_ns: int) -> Explanation:
-    """How the devices of a class stand, and what a request for one of them by `owner` would find now."""
+    """How the devices of a class stand, and what keeps those that are not free from being leased by `owner`, who comes
+    now: it is searched for one more than are free.
+    """
     view, _ = schedulelists.class_view(state, name)
     asked = LeaseRequest(
         request_id=RequestId("explained"),
         issued_at_ns=now_ns,
         holder=Holder(owner[1] or owner[0]),
         ttl_ms=0,
-        needs=(Need(device_class=name),),
+        needs=(Need(device_class=name, count=view.free + 1),),
     )
-    terms = Terms(tenant=tenant_of(owner[0]))
-    now, refusal = _searched(state, asked, terms, owner[0])
+    now, refusal = _searched(state, asked, Terms(tenant=tenant_of(owner[0])), owner[0])
     more = " at least" if view.is_cut_off else ""
     text = (
         f"class {name} ({view.select}) has{more} {view.devices} devices: {view.free} free, {view.leased} leased, "
-        f"{view.kept} kept for who waits, {view.out} out of use; {view.queued} requests wait for it"
+        f"{view.kept} kept for who waits, {view.out} out of use; waiting requests that name it: {view.queued}"
     )
-    return Explanation(of=CLASS, text=text, now=now, refusal=refusal, order=_order(now))
+    return Explanation(of=CLASS, text=text, now=now, refusal=refusal if not view.free else None)

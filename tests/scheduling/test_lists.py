@@ -5,7 +5,6 @@ import random
 import pytest
 
 from leasehold.events import limits, schedule_inputs
-from leasehold.events.answers import Answer
 from leasehold.events.errors import InvalidInputError
 from leasehold.events.identities import Principal
 from leasehold.events.scheduling import Need
@@ -14,13 +13,13 @@ from leasehold.projections.scheduletelling import wanted_text
 from leasehold.projections.state import State
 from tests.past import logs, scheduled
 from tests.projections.ledger import A, B, Ledger, device, ledger_with_hosts
+from tests.scheduling.words import say
 
 PLACES = 25
 
 
-def _set_class(ledger: Ledger, name: str, select: str) -> Answer:
-    ids = {"request_id": ledger.new_id(), "issued_at_ns": ledger.now_ns}
-    return ledger.ask(schedule_inputs.SetClassRequest(**ids, name=name, select=select), B)
+def _set_class(ledger: Ledger, name: str, select: str) -> None:
+    say(ledger, schedule_inputs.SetClassRequest, name=name, select=select)
 
 
 def test_how_a_class_stands() -> None:
