@@ -384,13 +384,13 @@ def _unknown(path: str) -> str:
     if path in attributes.GROUPS:
         names = [name.removeprefix(f"{path}.") for name in attributes.BY_NAME if name.startswith(f"{path}.")]
         return f"say what of device.{path} is meant: {', '.join(names)}"
-    if path == "attributes" or path.startswith("attributes["):
-        known = ", ".join(name for name in attributes.BY_NAME if name.startswith("attributes["))
-        return f'a name stands in brackets, like device.attributes["model"]; of the standard ones there are {known}'
     whole = attributes.named(head)
     if whole is not None:
         of = f"a list: one of them is meant by device.{head}.exists(x, …)" if whole.type in _ENTRY else _a(whole.type)
         return f"device.{head} is {of}"
+    if path == "attributes" or path.startswith("attributes["):
+        known = ", ".join(name for name in attributes.BY_NAME if name.startswith("attributes["))
+        return f'a name stands in brackets, like device.attributes["model"]; of the standard ones there are {known}'
     tail = path.rpartition(".")[2]
     near = [name for name in attributes.BY_NAME if name.rpartition(".")[2].startswith(tail) and "[" not in name]
     if near:

@@ -135,7 +135,7 @@ class Fault(msgspec.Struct, frozen=True, gc=False):
     def shown(self) -> str:
         """In three lines: what is wrong, the line of the selector, and a mark below the place."""
         line, column = self.place
-        source = self.text.split("\n")[line - 1].replace("\t", " ").replace("\r", " ")
+        source = "".join(each if each.isprintable() else " " for each in self.text.split("\n")[line - 1])
         first = max(0, column - 1 - _SHOWN_BEFORE)
         part = source[first : first + 2 * _SHOWN_BEFORE]
         return f"{self}\n  {part}\n  {' ' * (column - 1 - first)}^"

@@ -143,12 +143,17 @@ def compiled(text: str) -> Selector | Fault:
     return _compiled(text)
 
 
+def _printable(message: str) -> str:
+    """It may name parts of the selector, which stand on terminals then."""
+    return "".join(each if each.isprintable() else "?" for each in message)
+
+
 @functools.lru_cache(maxsize=limits.SELECTORS_KEPT_MAX)
 def _understood(text: str) -> Reading | Fault:
     try:
         return celchecks.understood(text)
     except SelectorError as error:
-        return Fault(text, error.at, error.message)
+        return Fault(text, error.at, _printable(error.message))
 
 
 @functools.lru_cache(maxsize=limits.SELECTORS_KEPT_MAX)

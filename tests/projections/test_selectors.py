@@ -147,6 +147,9 @@ WRONG = {
     f"device.vendor.matches('{'a' * 129}')": (1, 23, "at most 128"),
     "device.attributes.size() == 1": (1, 1, "a name stands in brackets"),
     'device.attributes["resource.kubernetes.io"].cpu == 1': (1, 1, "of the standard ones there are"),
+    "device.attributes['\x1b[2J'].x == 1": (1, 1, "is a text"),
+    "true \x1b": (1, 6, "has no meaning"),
+    "'\\\x1b' == 'a'": (1, 2, "stands for nothing"),
     "for == 1": (1, 1, "a word of the language"),
     "!device.vendor": (1, 2, "behind ! stands yes or no"),
     "device.vendor + 'a' == 'b'": (1, 1, "beside + stand numbers"),
@@ -171,6 +174,7 @@ def test_what_is_wrong_is_told_with_its_place(text: str) -> None:
     assert isinstance(fault, Fault), fault
     assert said in fault.message
     assert fault.place == (line, column) or not column, f"{fault.shown}"
+    assert fault.shown.replace("\n", "").isprintable()
     shown = fault.shown.split("\n")
     assert len(shown) == 3 and shown[2].strip() == "^"
     assert len(shown[2]) <= 2 + 2 * 60 and len(shown[1]) <= 2 + 2 * 60
