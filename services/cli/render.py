@@ -268,10 +268,11 @@ def refused(answer: Answer) -> None:
     """A refusal for people, on standard error: what stood in the way, and what helps."""
     refusal = answer.refusal
     assert refusal is not None
-    # Most messages are what the blockers say.
-    is_said = any(blocker.why in refusal.message for blocker in refusal.blockers)
+    # Most messages are what the blockers say; where devices were searched for, that says it of all of them.
+    told = refusal.blockers if refusal.search is None else ()
+    is_said = any(blocker.why in refusal.message for blocker in told)
     line(f"refused ({refusal.code})" + ("" if is_said else f": {refusal.message}"), err=True)
-    for blocker in refusal.blockers:
+    for blocker in told:
         since = f", since {time_text(blocker.since_ns)} (position {blocker.since_position})" if blocker.since_ns else ""
         line(f"  {blocker.device}: {blocker.why}{since}", err=True)
     if refusal.search is not None:

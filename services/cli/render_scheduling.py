@@ -1,17 +1,31 @@
 """Classes, quotas, the queue, taints and reasons of choices, for people."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 from leasehold.events.answers import Answer
-from leasehold.events.position import lease_id_text, queued_id_text
+from leasehold.events.position import queued_id_text
 from leasehold.events.questions import Reading
 from leasehold.events.schedule_views import Broken, ClassView, Explanation, QueuedView, QuotaView, TaintView
 from leasehold.events.scheduling import Considered, Search
 from leasehold.services.cli.render import line, table
 from leasehold.services.cli.values import duration_text, time_text
 
-_WORDS: "dict[str, str]" = {
+_NAMED_MAX: Final = 4
+_WORDS: Final = {
+    "same_device": "are leased",
+    "kept": "are kept for who waits and comes first",
+    "missing": "are not there",
+    "protected": "are needed by their hosts",
+    "in_use": "are used without a lease",
+    "host_stale": "are on hosts that may be out of date",
+    "quarantined": "are in quarantine",
+    "cordoned": "are cordoned",
+    "tainted": "have a taint that is not tolerated",
+    "unclean": "were not cleaned up behind another tenant",
+    "shared": "are shared by others",
+    "not_shareable": "are not to be shared",
     "selector": "do not match",
     "selector_error": "cannot be judged by the selector",
     "class": "are not of the class",
@@ -54,7 +68,7 @@ def queue(rows: list[QueuedView]) -> None:
             str(row.priority),
             duration_text(max(0, now_ns - row.since_ns) // 10**6),
             str(row.ahead),
-            ", ".join(row.kept) or "-",
+            _some(row.kept) or "-",
             row.why,
         )
         for row in rows
@@ -78,11 +92,17 @@ def taints(rows: list[TaintView]) -> None:
     table(("of", "mark", "effect", "leases end", "by", "reason"), cells)
 
 
+def _some(devices: Sequence[str]) -> str:
+    """The first of many devices."""
+    more = f" and {len(devices) - _NAMED_MAX} more" if len(devices) > _NAMED_MAX else ""
+    return ", ".join(devices[:_NAMED_MAX]) + more
+
+
 def waits(answer: Answer) -> None:
     """One line of progress, on standard error."""
     why = answer.refusal.message if answer.refusal is not None else ""
     ahead = f"{answer.ahead} ahead" if answer.ahead else "next in turn"
-    kept = f"; kept for it: {', '.join(answer.kept)}" if answer.kept else ""
+    kept = f"; kept for it: {_some(answer.kept)}" if answer.kept else ""
     line(f"{queued_id_text(answer.queued)} waits, {ahead}{kept}{f'; not yet: {why}' if why else ''}", err=True)
 
 
@@ -97,12 +117,12 @@ def considered(reading: Reading) -> None:
     """What a request would lead to beside its answer: the leases that would end."""
     if not reading.broken:
         return
-    line(f"{len(reading.broken)} living leases would end:")
+    line(f"{len(reading.broken)} living lease{'s' if len(reading.broken) > 1 else ''} would end:")
     table(("lease", "holder", "principal", "devices", "domain", "ends"), (_broken_cells(row) for row in reading.broken))
 
 
 def _broken_cells(row: Broken) -> tuple[str, ...]:
-    ends = time_text(row.ends_at_ns) if row.ends_at_ns else "at once"
+    ends = time_text(row.ends_at_ns) if row.ends_at_ns > time.time_ns() else "at once"
     return (row.lease, row.holder, row.principal, ", ".join(row.devices), row.domain or "-", ends)
 
 
@@ -141,8 +161,3 @@ def explanation(told: Explanation) -> None:
             search(found)
     if told.order:
         line("why these: " + "; ".join(told.order))
-
-
-def leases_text(leases: Iterable[int]) -> str:
-    """Ids of leases in one line."""
-    return ", ".join(lease_id_text(lease) for lease in leases)
