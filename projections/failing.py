@@ -96,17 +96,20 @@ def granted(row: DeviceState) -> Marks | None:
 
 def lost(state: "State", before: DeviceState, after: DeviceState, position: int, at_ns: int) -> DeviceState:
     """The row of a device that went away, or was replaced: a failure, if somebody has it and its host shows well."""
-    is_living = bool(before.sharers) or (before.lease != 0 and not before.ending)
-    is_failure = is_living and not before.missing and not state.hosts[before.host].stale
+    is_failure = _is_somebodys(before) and not before.missing and not state.hosts[before.host].stale
     return failed(after, position, at_ns) if is_failure else after
+
+
+def _is_somebodys(row: DeviceState) -> bool:
+    """Whether a living lease has it, alone or with others."""
+    return bool(row.sharers) or (row.lease != 0 and not row.ending)
 
 
 def due_ns(row: DeviceState) -> int | None:
     """Since when it is to be told that a device is in quarantine; `None`: it is not to be."""
     if row.marks is None or not row.marks.failures or row.quarantine is not None:
         return None
-    is_living = bool(row.sharers) or (row.lease != 0 and not row.ending)
-    return row.marks.failures[-1][1] if not is_living and has_failed(row) else None
+    return row.marks.failures[-1][1] if has_failed(row) and not _is_somebodys(row) else None
 
 
 def told(state: "State", now_ns: int, *, but: frozenset[DeviceId], limit: int) -> list[DeviceQuarantined]:

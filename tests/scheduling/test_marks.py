@@ -12,7 +12,7 @@ from leasehold.events.refusals import RefusalCode
 from leasehold.projections.marking import taint_views
 from leasehold.projections.snapshots import encode_state
 from leasehold.projections.views import host_view
-from tests.projections.ledger import H1, H2, B, device, ledger_with_hosts, refusal_of
+from tests.projections.ledger import H1, H2, B, device, ledger_with_hosts, pci, refusal_of
 from tests.scheduling import words
 from tests.scheduling.words import OPS, code, cordon, drain, taint, uncordon, untaint, word
 
@@ -40,6 +40,20 @@ def test_nothing_of_a_cordoned_host_is_granted() -> None:
     assert uncordon(ledger, host=H1).outcome == "set"
     assert ledger.lease("0a:00.0", principal=B).outcome == "granted"
     assert host_view(ledger.state, H1).cordoned == ""
+
+
+def test_what_comes_to_a_marked_host_is_marked() -> None:
+    """Devices that are plugged in later are kept back as the others are."""
+    ledger = ledger_with_hosts()
+    cordon(ledger, host=H1)
+    drain(ledger, host=H1)
+    ledger.see(pci("0f:00.0", iommu_group=99))
+    assert code(ledger.lease("0f:00.0")) == RefusalCode.DEVICE_CORDONED
+    uncordon(ledger, host=H1)
+    assert code(ledger.lease("0f:00.0")) == RefusalCode.DEVICE_TAINTED
+    lease = ledger.granted("0f:00.0", tolerates=("drain",))
+    ledger.tick(1)
+    assert not ledger.state.leases[lease].ended
 
 
 def test_a_cordoned_device_alone_is_not_granted() -> None:
