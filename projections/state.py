@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from leasehold.events import limits
 from leasehold.events.domains import Use
 from leasehold.events.identities import (
     DeviceId,
@@ -179,7 +180,8 @@ class State:
         if before is None:
             self.indexes.quotas_of.add(tenant, name)
             self.indexes.quotas_on.add(name, tenant)
-        if before is None or row.left != before.left:
+        # A quota of which more is left than anybody can ask for keeps nobody waiting.
+        if before is None or (row.left != before.left and min(row.left, before.left) < limits.DEVICES_PER_LEASE_MAX):
             self.tell(f"tenant:{tenant}")
 
     def drop_quota(self, tenant: Principal, name: str) -> None:
