@@ -18,7 +18,7 @@ from leasehold.events.subjects import EventSubject, Subjects
 from leasehold.projections import feeding
 from leasehold.projections.feeding import Feeding, Message
 from leasehold.projections.feedsnapshots import FEED_VERSION, decode_feeding, encode_feeding
-from tests.past import domains, handed
+from tests.past import domains, handed, scheduled
 from tests.past.nodedevs import GPU, HOSTS, MDEV_TYPE, NIC, SCSI_HOST, NodeLedger, random_log
 from tests.projections.ledger import B, Ledger, ledger_with_hosts
 from tests.projections.scenario import play
@@ -58,9 +58,10 @@ LEDGERS: list[Callable[[], Ledger]] = [
     lambda: random_log(17, steps=60),
     lambda: domains.random_log(17, steps=60),
     lambda: handed.random_log(17),
+    lambda: scheduled.random_log(17, steps=60),
 ]
 """Leases and what becomes of them; node devices and orders to their hosts; domains, and leases for them; devices that
-are handed over.
+are handed over; requests that wait, share, and are kept away.
 """
 
 

@@ -168,7 +168,7 @@ class _Log:
             self.ledger.tick(self.rng.choice((0, 0, 1, 6, 25)))
 
 
-def random_log(seed: int) -> Ledger:
+def random_log(seed: int, *, steps: int = STEPS) -> Ledger:
     """A log of a managed and a watched host."""
     log = _Log(seed)
     for name, select in CLASSES.items():
@@ -176,7 +176,7 @@ def random_log(seed: int) -> Ledger:
     for chosen in ON_BOTH[::2]:
         log.ask(schedule_inputs.SetPolicyRequest, device=chosen, share_max=2)
     often = (log.lease, log.lease, log.wait, log.hands.prepare, log.hands.take_back, log.hands.take_back, log.hand_on)
-    steps = (*often * 2, log.withdraw, log.mark, log.unmark, log.treat, log.treat, log.name, log.lose)
-    for _ in range(STEPS):
-        log.rng.choice(steps)()
+    ways = (*often * 2, log.withdraw, log.mark, log.unmark, log.treat, log.treat, log.name, log.lose)
+    for _ in range(steps):
+        log.rng.choice(ways)()
     return log.ledger

@@ -29,7 +29,7 @@ def excluded(search: Search | None, need: str = "1") -> dict[str, int]:
 
 
 def test_who_waits_is_told_for_whom() -> None:
-    """Of a waiting request the rule, the lease and its holder are named, as they are now and were when it was decided."""
+    """Of a waiting request the rule, the lease and its holder are named, as it is now, and was when it was decided."""
     ledger = ledger_with_class()
     lease = ledger.granted("01:00.0", holder=Holder("db"))
     waits = ledger.ask(ledger.request(needs=(Need(select=ONE),), wait_ms=60_000), B)
