@@ -14,6 +14,7 @@ from leasehold.events.identities import DeviceId, HostName
 from leasehold.events.inputs import LeaseRequest
 from leasehold.events.position import parse_queued_id
 from leasehold.events.refusals import RefusalCode
+from leasehold.events.scheduling import Need, Option
 from leasehold.projections import attributes, buckets, candidates, selectors
 from leasehold.projections.indexes import EVERYBODY
 from leasehold.projections.outlooks import CLASS, TENANT, is_far_behind, kept_over_quota, least_of, over_quota
@@ -26,7 +27,8 @@ Place = tuple[int, int]
 """Rank and position of who waits."""
 _COST_OF_STEP: Final = 128
 """An evaluation of a selector that costs so much counts as a step more."""
-_CELLS_PER_STEP: Final = 8
+_NOBODY: Final[Place] = (2**63, 0)
+"""Behind all places."""
 
 
 class News:
@@ -38,26 +40,29 @@ class News:
         self._state = state
         self._alone = {parse_queued_id(word) for word in note if word.startswith("Q")} & state.queue.keys()
         self._tenants = frozenset(word for word in note if word.startswith(TENANT))
-        self._devices: list[tuple[DeviceId, frozenset[str]]] = []
+        self._devices: list[_About] = []
         plain = {word for word in note if word.startswith((CLASS, EVERYBODY))}
         for word in note:
             if word.startswith(HOST):
                 for device in state.indexes.on_host.get(HostName(word.removeprefix(HOST)), ()):
                     plain.update(buckets.of_device(device, state.devices[device]))
             elif word.startswith(DEVICE):
-                device = DeviceId(word.removeprefix(DEVICE))
-                self._devices.append((device, frozenset(buckets.of_device(device, state.devices[device]))))
+                self._devices.append(_About(state, DeviceId(word.removeprefix(DEVICE))))
         self._plain = frozenset(plain)
-        self._free: dict[tuple[tuple[str, ...], str], int] = {}
+        self._free: dict[tuple[str, str, str], int] = {}
 
     def in_order(self, after: Place | None) -> Iterator[Place]:
         """The places behind `after` of those who may wait for it, first comes first, each once."""
-        words = self._plain.union(self._tenants, *(those for _, those in self._devices))
+        words = self._plain.union(self._tenants, *(each.words for each in self._devices))
         queued = self._state.indexes.queued
         lists = [queued[word] for word in sorted(words) if word in queued]
         lists.append(sorted((self._state.queue[each].rank_ns, each) for each in self._alone))
         last = after
+        is_of_devices = not (self._plain or self._tenants or self._alone)
+        until = max((each.keeper for each in self._devices), default=_NOBODY) if is_of_devices else _NOBODY
         for place in heapq.merge(*(_behind(places, after) for places in lists)):
+            if place > until:
+                return  # all these devices are kept for somebody who comes before
             if place != last:
                 yield place
             last = place
@@ -69,7 +74,7 @@ class News:
             return True
         if f"{TENANT}{row.tenant}" in self._tenants and self._is_of_quota(row):
             return True
-        return any(self._is_of_use(device, those, queued, row) for device, those in self._devices)
+        return any(self._is_of_use(each, queued, row) for each in self._devices)
 
     def _is_of_quota(self, row: QueuedState) -> bool:
         if row.keeps:
@@ -77,44 +82,49 @@ class News:
         is_blocked = row.why.code == RefusalCode.QUOTA_EXCEEDED
         return is_blocked and over_quota(self._state, row.asked, row.tenant) is None
 
-    def _is_of_use(self, device: DeviceId, those: frozenset[str], queued: int, row: QueuedState) -> bool:
-        state, its = self._state, self._state.devices[device]
-        is_free = candidates.is_free(its)
-        if device in row.keeps and (not is_free or its.marks is not None or not self._is_meant(row.asked, device)):
-            return True
-        if those.isdisjoint(row.buckets) or state.keeper_before(device, row.rank_ns, queued):
+    def _is_of_use(self, about: "_About", queued: int, row: QueuedState) -> bool:
+        if about.keeper[1] == queued:
+            if not about.is_free or about.is_marked or not self._is_meant(row.asked, about.device):
+                return True
+        elif about.keeper < (row.rank_ns, queued) or about.words.isdisjoint(row.buckets):
             return False
-        may_have = is_free or bool(row.asked.mode) or row.asked.force
-        if may_have and not self._may_be_whole(row, its.host):
+        may_have = about.is_free or bool(row.asked.mode) or row.asked.force
+        if may_have and not self._may_be_whole(row, about.host):
             may_have = False
         if any(need.every or any(option.every for option in need.first_of) for need in row.asked.needs):
             may_have = True  # it may have one device less to get
         # Who has enough kept for him waits until it is free; for who has not, this may be kept, whoever has it now.
-        may_keep = not row.keeps and not is_far_behind(state, row.buckets, row.rank_ns, queued)
-        return (may_have or may_keep) and self._is_meant(row.asked, device)
+        if not may_have and (row.keeps or is_far_behind(self._state, row.buckets, row.rank_ns, queued)):
+            return False
+        return self._is_meant(row.asked, about.device)
 
     def _may_be_whole(self, row: QueuedState, host: HostName) -> bool:
-        """Whether so many devices are free, under the words of a waiting request, as it needs at least: on this host
-        alone, if it needs all on one. Without that no search finds them.
+        """Whether for each of its needs so many devices are free as it takes at least: on this host alone, if it needs
+        all on one. Without that no search finds them.
         """
         asked = row.asked
-        count = sum(least_of(asked))
-        if count < 2 or asked.mode or asked.force or any(word.startswith(DEVICE) for word in row.buckets):
+        if sum(least_of(asked)) < 2 or asked.mode or asked.force:  # noqa: PLR2004 - one is free, or may be had as it is
             return True
-        key = (row.buckets, host if _is_on_one_host(asked) else "")
-        if key not in self._free:
-            self._free[key] = self._count_free(*key)
-        return self._free[key] >= count
+        where = host if _is_on_one_host(asked) else asked.host
+        return all(
+            any(self._count_free(option, where) >= option.count for option in need.first_of or (need,))
+            for need in asked.needs
+        )
 
-    def _count_free(self, words: tuple[str, ...], host: str) -> int:
-        free = self._state.candidates.free
-        if host:
-            on_host = free.buckets.get(f"{HOST}{host}", ())
-            cells = {cell for cell in on_host if not frozenset(words).isdisjoint(candidates.buckets_of(cell))}
-        else:
-            cells = {cell for word in words for cell in free.buckets.get(word, ())}
-        self.steps += len(cells) // _CELLS_PER_STEP
-        return sum(len(free.cells[cell]) for cell in cells)
+    def _count_free(self, option: Need | Option, host: str) -> int:
+        """How many devices are free that could be meant, on one host or on all: as far as anybody can ask for."""
+        key = (option.select, option.device_class, host)
+        found = self._free.get(key)
+        if found is None:
+            sets = [frozenset(names) for names in buckets.of_option(self._state, option, host)]
+            found = 0
+            for _, lists in candidates.cells(self._state.candidates.free, sets, host):
+                self.steps += 1
+                found += sum(map(len, lists))
+                if found >= limits.DEVICES_PER_LEASE_MAX:
+                    break
+            self._free[key] = found
+        return found
 
     def _is_meant(self, asked: LeaseRequest, device: DeviceId) -> bool:
         return bool(asked.devices) or self._could_be(asked, device)
@@ -136,6 +146,23 @@ class News:
             return False
         self.steps += 1 + selector.cost // _COST_OF_STEP
         return selector.matches(self._state, device) is True
+
+
+class _About:
+    """How a device of a note stands."""
+
+    __slots__ = ("device", "host", "is_free", "is_marked", "keeper", "words")
+
+    def __init__(self, state: State, device: DeviceId) -> None:
+        row = state.devices[device]
+        self.device = device
+        self.host = row.host
+        self.is_free = candidates.is_free(row)
+        self.is_marked = row.marks is not None
+        self.words = frozenset(buckets.of_device(device, row))
+        keeper = state.indexes.kept.get(device, 0)
+        self.keeper = (state.queue[keeper].rank_ns, keeper) if keeper else _NOBODY
+        """The place of whom it is kept for."""
 
 
 def _is_on_one_host(asked: LeaseRequest) -> bool:

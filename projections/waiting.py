@@ -200,7 +200,7 @@ def _look(state: State, queued: int, row: QueuedState, now_ns: int) -> tuple[lis
     if (found.keeps, found.buckets) == (row.keeps, row.buckets) and not is_told:
         return [], found.steps
     moved = QueuedMoved(queued=queued, keeps=found.keeps, buckets=found.buckets)
-    if is_other_reason:
+    if is_told:
         moved = msgspec.structs.replace(moved, why=msgspec.structs.replace(found.why, search=None))
     return [*_losses(state, found.keeps, but=queued), moved], found.steps
 
