@@ -37,7 +37,7 @@ from leasehold.services.cli.common import (
     dry_run_option,
     is_dry_run,
 )
-from leasehold.services.cli.values import Duration, LeaseId
+from leasehold.services.cli.values import Duration, LeaseId, LeaseOrQueuedId
 from leasehold.services.holding import until_granted, until_prepared
 
 
@@ -345,7 +345,7 @@ async def retire(data: str | None, as_json: bool, host: str, agent: str, reason:
 
 
 @click.command()
-@click.argument("lease_id", type=LeaseId(), metavar="LEASE")
+@click.argument("lease_id", type=LeaseOrQueuedId(), metavar="LEASE|QUEUED")
 @click.option("--reason", required=True, help="Why; it stands in the log with your name.")
 @click.option("--force", is_flag=True, help="Take its devices even from a domain that still has them.")
 @request_id_option
@@ -354,7 +354,8 @@ async def retire(data: str | None, as_json: bool, host: str, agent: str, reason:
 async def revoke(
     data: str | None, as_json: bool, lease_id: int, reason: str, force: bool, request_id: str | None
 ) -> None:
-    """Take a lease away, whoever holds it. Its devices are free when nobody has them any more.
+    """Take a lease away, whoever holds it, or a request that waits (Q4352). A lease's devices are free when nobody has
+    them any more.
 
     By force, a lease that has ended may be named, too: a domain that keeps a device of it loses that.
     """

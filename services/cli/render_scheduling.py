@@ -15,6 +15,18 @@ from leasehold.services.cli.values import duration_text, time_text
 _NAMED_MAX: Final = 4
 _WORDS: Final = {
     "same_device": "are leased",
+    "iommu_group": "share an IOMMU group with what is not the asker's",
+    "acs": "are not kept apart from what is not the asker's",
+    "slot": "are reset together with what is not the asker's",
+    "physical_function": "are a part of what is not the asker's, or the other way round",
+    "carried": "go with what is not the asker's",
+    "usb_tree": "hang on, or carry, what is not the asker's",
+    "usb_ports": "share USB ports with what is not the asker's",
+    "ordered": "are just being changed by their hosts",
+    "bridge": "carry others",
+    "not_physical": "are on no bus",
+    "host_not_managed": "are on hosts where no binder acts",
+    "not_detached": "are bound to a host driver",
     "kept": "are kept for who waits and comes first",
     "missing": "are not there",
     "protected": "are needed by their hosts",

@@ -42,6 +42,17 @@ class LeaseId(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
+class LeaseOrQueuedId(click.ParamType[int]):
+    """`L4352`, `Q4352` or `4352`."""
+
+    name = "lease"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number; a usage error says what one looks like."""
+        kind = QueuedId() if str(value).startswith("Q") else LeaseId()
+        return kind.convert(value, param, ctx)
+
+
 class QueuedId(click.ParamType[int]):
     """`Q4352` or `4352`."""
 

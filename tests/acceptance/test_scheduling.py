@@ -173,6 +173,18 @@ def test_waits_by_itself(up: Terminal) -> None:
     assert "withdrawn" in refused.err
 
 
+def test_taken_away_by_an_operator(up: Terminal) -> None:
+    """A request of anybody's that waits ends by an operator's word, with his reason."""
+    granted(up, "--select", SELECT, "--all", "--for", "all")
+    asked = ("lease", "--select", SELECT, "--wait", "1h", "--no-follow", "--for", "job:6", "--request-id", "never")
+    place = ask(up, *asked, "--json").object["queued"]
+    assert ask(up, "revoke", place, "--reason", "not tonight").code == 0
+    assert ask(up, "queue", "--json").objects == []
+    refused = ask(up, *asked)
+    assert refused.code == 3
+    assert "not tonight" in refused.err
+
+
 def test_drain_preview_is_exact(up: Terminal) -> None:
     """What the preview lists is what ends then: not the lease that tolerates it, not those of other hosts."""
     hit = granted(up, "h1/pci/0000:00:01.0", "--for", "vm:hit")
