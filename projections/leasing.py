@@ -161,6 +161,8 @@ def revoked(state: State, position: int, at_ns: int, event: LeaseRevoked) -> Non
     else:
         reason = f"{ref.principal}: {event.reason}"
         end(state, position, at_ns, event.lease, "revoked", reason=reason, is_forced_off=event.force)
+    if at_ns - ref.issued_at_ns >= limits.REQUEST_AGE_NS_MAX:
+        return  # a taint has ended it behind a long notice: what put that there cannot be asked again
     answer = AnswerState(
         body_hash=ref.body_hash, verb="revoke", position=position, issued_at_ns=ref.issued_at_ns, lease=event.lease
     )

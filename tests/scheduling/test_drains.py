@@ -10,7 +10,7 @@ import pytest
 from leasehold.events import event_types, inputs, limits
 from leasehold.events.devices import DeviceDescription
 from leasehold.events.hostdev_events import LeaseRevoked
-from leasehold.events.identities import DeviceKey, Holder, Principal, RequestId
+from leasehold.events.identities import DeviceKey, Holder, Principal, RequestId, request_key
 from leasehold.events.position import lease_id_text, parse_lease_id, position_of
 from leasehold.events.schedule_inputs import TaintRequest
 from leasehold.events.schedule_views import Broken
@@ -100,6 +100,22 @@ def test_notice_is_kept_to_the_nanosecond() -> None:
     ledger.tick()
     assert [event.lease for event in revoked(ledger)] == [lease]
     assert lease_view(ledger.state, lease, asker=A).evicts_at_ns == 0
+
+
+@pytest.mark.parametrize("hours", [1, 30])
+def test_what_a_drain_was_answered_stays_its_answer(hours: int) -> None:
+    """However long the notice is: the leases that end by it later do not change it, nor bring a forgotten one back."""
+    ledger = ledger_with_hosts()
+    ledger.granted("01:00.0", ttl_ms=limits.LEASE_TTL_MS_MAX)
+    answer = drain(ledger, host=H1, notice_ms=hours * 3_600_000)
+    key = request_key(OPS, answer.request_id)
+    assert key in ledger.state.answers
+    for _ in range(hours):
+        ledger.tick(3_600)
+        taint(ledger, "other", host=H2)
+    assert not living(ledger)
+    known = ledger.state.answers.get(key)
+    assert (known.verb if known is not None else "") == ("taint" if hours == 1 else "")
 
 
 def test_who_is_not_evicted_yet_stays_when_the_taint_goes() -> None:
