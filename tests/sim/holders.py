@@ -268,7 +268,8 @@ class SimHolder:
     def _ask_for_token(self, request: Request) -> None:
         """The ledger may have been restored: the request of the grant is asked again."""
         for held in self.held:
-            if held.lease == getattr(request, "lease", 0) and not held.is_over:
+            is_asked = held.request.request_id in self.sent
+            if held.lease == getattr(request, "lease", 0) and not held.is_over and is_asked:
                 self.sim.submit(self, held.request)
 
     def _take_token(self, answer: Answer) -> None:
@@ -302,7 +303,8 @@ class SimHolder:
             if held.is_over and self._is_orphan(held) and all(sent.answer for sent in self.sent.values()):
                 # Nothing else ends it: its token may have been an old one when it was released, or its clock wrong.
                 self.skew_ns = self.sim.reader.head.decided_at_ns - self.sim.now_ns
-                self.sim.submit(self, held.request)
+                if held.request.request_id in self.sent:
+                    self.sim.submit(self, held.request)
                 self.release(held)
             elif not held.is_over and self._gives_back(held):
                 self.release(held)

@@ -27,9 +27,11 @@ def _asker(oracle: Oracle, queued: int) -> Asker:
     )  # fmt: skip
 
 
-def found_for(oracle: Oracle, queued: int, *, whoever_has_it: bool) -> tuple[str, ...] | None:
+def found_for(
+    oracle: Oracle, queued: int, *, whoever_has_it: bool = False, whatever_counts: bool = False
+) -> tuple[str, ...] | None:
     """Devices that a waiting request could be granted; `None`: there are none. `whoever_has_it`: if nobody but those
-    before it had anything.
+    before it had anything; `whatever_counts`: and nothing of that counted against quotas.
     """
     book, asker = oracle.schedule, _asker(oracle, queued)
     if asker.mode == "admin":
@@ -51,12 +53,14 @@ def found_for(oracle: Oracle, queued: int, *, whoever_has_it: bool) -> tuple[str
         return not oracle.obstacle(device, owner, everything, whoever_has_it=whoever_has_it, shares=bool(asker.mode))
 
     for devices in choices(wish, can_have, book.classes, book.descriptions, book.missing()):
+        if _is_beyond_quota(oracle, asker, devices, whatever_counts=whatever_counts):
+            return None  # others would do, perhaps, but nobody searches for those that count for less
         apart = any(
             oracle.obstacle(each, owner, devices, whoever_has_it=whoever_has_it, shares=bool(asker.mode))
             for each in devices
         )
         stuck = any(_is_tied_to_what_is_stuck(oracle, asker, each, devices) for each in devices)
-        if not apart and not stuck and not _is_beyond_quota(oracle, asker, devices, whoever_has_it=whoever_has_it):
+        if not apart and not stuck:
             return devices
     return None
 
@@ -74,12 +78,12 @@ def _is_tied_to_what_is_stuck(oracle: Oracle, asker: Asker, device: str, togethe
     )
 
 
-def _is_beyond_quota(oracle: Oracle, asker: Asker, devices: tuple[str, ...], *, whoever_has_it: bool) -> bool:
+def _is_beyond_quota(oracle: Oracle, asker: Asker, devices: tuple[str, ...], *, whatever_counts: bool) -> bool:
     book = oracle.schedule
     for (tenant, device_class), most in book.quotas.items():
         if tenant == asker.tenant:
             more = sum(book.is_of(device, device_class) for device in devices)
-            used = 0 if whoever_has_it else book.used(tenant, device_class)
+            used = 0 if whatever_counts else book.used(tenant, device_class)
             if more and used + more > most:
                 return True
     return False
@@ -87,7 +91,7 @@ def _is_beyond_quota(oracle: Oracle, asker: Asker, devices: tuple[str, ...], *, 
 
 def is_hopeless(oracle: Oracle, queued: int) -> bool:
     """Whether nothing that is there will ever do, whoever gives something back."""
-    return found_for(oracle, queued, whoever_has_it=True) is None
+    return found_for(oracle, queued, whoever_has_it=True, whatever_counts=True) is None
 
 
 @dataclass
@@ -105,9 +109,10 @@ class Patience:
         oracle, before, self.looks = sim.oracle, self.looks, {}
         for queued, row in oracle.schedule.queue.waiting.items():
             reasons = []
-            if found_for(oracle, queued, whoever_has_it=False) is not None:
+            if found_for(oracle, queued) is not None:
                 reasons.append("what it waits for is free")
             if not row.keeps and found_for(oracle, queued, whoever_has_it=True) is not None:
+                # Of who has as much as he may nothing more is kept from others.
                 reasons.append("nothing is kept for it, although nobody before it wants that")
             for reason in reasons:
                 looks = self.looks[queued, reason] = before.get((queued, reason), 0) + 1

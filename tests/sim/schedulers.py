@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _ACTS: Final = (
     *("wish", "wish", "wish", "look", "look", "look", "keep", "keep", "hand", "hand", "any", "any"),
 )
+GIVEN: Final = RequestId("given")
 WAITS_MS: Final = (0, 5_000, 60_000, 3_600_000, 3_600_000)
 
 
@@ -211,7 +212,7 @@ class SimScheduler(SimTenant):
     def receive(self, lease: int, devices: tuple[str, ...], ttl_ms: int) -> None:
         """Another has given it a lease; it counts on it once it has renewed it."""
         request = inputs.LeaseRequest(
-            request_id=RequestId("given"), issued_at_ns=0, devices=(), holder=Holder(self.name), ttl_ms=ttl_ms
+            request_id=GIVEN, issued_at_ns=0, devices=(), holder=Holder(self.name), ttl_ms=ttl_ms
         )
         self.got.append(Held(lease, 0, devices, 0, ttl_ms, request))
 
@@ -239,6 +240,14 @@ class SimScheduler(SimTenant):
             self._take_while_waiting(sent, answer, told)
         else:
             super().take(request, answer)
+
+    def _ask_for_token(self, request: Request) -> None:
+        """Of what was given to it there is no request of its own: it looks."""
+        for held in self.held:
+            row = self.sim.reader.leases.get(held.lease)
+            if row is not None and held.request.request_id == GIVEN and held.lease == getattr(request, "lease", 0):
+                held.token = row.token
+        super()._ask_for_token(request)
 
     def _take_while_waiting(self, sent: Sent, answer: Answer, told: list[int]) -> None:
         if refused(answer, "request_too_old"):

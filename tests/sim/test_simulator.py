@@ -32,7 +32,10 @@ def test_all_kinds_of_events_happen() -> None:
         "order_carried_out", "order_failed", "source_went_blind", "source_sees_again", "agent_retired",
         "domain_appeared", "domain_changed", "domain_started", "domain_vanished", "attachment_seen", "attachment_gone",
         "lease_outlived", "device_prepared", "prepare_failed", "device_given_back", "device_quarantined",
-        "lease_revoked", "host_declared_dead", "drift_detected", "drift_resolved",
+        "lease_revoked", "host_declared_dead", "drift_detected", "drift_resolved", "request_queued", "queued_moved",
+        "queue_looked", "request_withdrawn", "waiting_ended", "leases_renewed", "lease_transferred", "lease_switched",
+        "class_set", "class_removed", "quota_set", "cordoned", "uncordoned", "tainted", "untainted", "policy_set",
+        "device_cleaned", "device_healed",
     }  # fmt: skip
 
 
