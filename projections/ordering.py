@@ -137,9 +137,9 @@ def _kept_from(state: State, ref: RequestRef, device: DeviceId, parent: DeviceId
             continue
         if held.lease and (held.ending or state.leases[held.lease].principal != ref.principal):
             return _held(state, device, each)
-        if any(state.leases[lease].principal != ref.principal for lease in held.sharers):
+        if held.sharers:
             return _shared(state, device, each)
-        users = conflicts.users_of(state, held) if not held.lease and not held.sharers else ()
+        users = conflicts.users_of(state, held) if not held.lease else ()
         if users:
             return _used(device, each, users)
     return None

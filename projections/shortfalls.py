@@ -8,7 +8,7 @@ from leasehold.events import limits
 from leasehold.events.refusals import Blocker, Refusal, RefusalCode
 from leasehold.events.scheduling import Constraint, Excluded
 from leasehold.projections import conflicts
-from leasehold.projections.pools import CutOff, Pool
+from leasehold.projections.pools import NOT_MEANT, CutOff, Pool
 from leasehold.projections.solving import Outcome, Solver
 
 _STEPS_MAX: Final = limits.SEARCH_STEPS_MAX // 16
@@ -71,23 +71,19 @@ def _can(solver: Solver, constraints: tuple[Constraint, ...], numbers: range) ->
 def _not_together(solver: Solver, constraints: tuple[Constraint, ...], numbers: range) -> Refusal:
     """There are enough devices for each need, but they do not go together."""
     whose = f"need {solver.names[numbers[0]]}: " if len(numbers) == 1 else ""
-    for without in range(len(constraints)):
-        others = constraints[:without] + constraints[without + 1 :]
-        if _can(solver, others, numbers):
-            each = constraints[without]
-            how = f"with the same {each.attribute}" if each.kind == "same" else f"with distinct {each.attribute}"
-            return Refusal(
-                code=RefusalCode.CONSTRAINT_UNMET,
-                message=f"{whose}enough devices can be had, but not {how}",
-                blockers=_blockers(solver, numbers),
-                help="leave that constraint out, or wait until others release devices that go together",
-            )
     if constraints:
+        unmet = [
+            f"{'the same' if each.kind == 'same' else 'distinct'} {each.attribute}"
+            for number, each in enumerate(constraints)
+            if _can(solver, constraints[:number] + constraints[number + 1 :], numbers)
+        ]
+        how = f"with {' and '.join(unmet)}" if unmet else "so that all constraints hold"
+        which = "that constraint" if len(unmet) == 1 else "one of these constraints" if unmet else "constraints"
         return Refusal(
             code=RefusalCode.CONSTRAINT_UNMET,
-            message=f"{whose}enough devices can be had, but not so that all constraints hold",
+            message=f"{whose}enough devices can be had, but not {how}",
             blockers=_blockers(solver, numbers),
-            help="leave constraints out, or wait until others release devices that go together",
+            help=f"leave {which} out, or wait until others release devices that go together",
         )
     return Refusal(
         code=RefusalCode.NOT_ENOUGH,
@@ -117,13 +113,14 @@ def _too_few(name: str, pools: list[Pool]) -> Refusal:
         else:
             texts.append(f"{option}{pool.count} needed, and {pool.had} can be had now")
     is_there = any(pool.matched >= pool.count for pool in pools)
+    if not is_there:  # whoever has the others is not in the way
+        blockers = tuple(each for each in blockers if each.rule in NOT_MEANT)
     because = f": {blockers[0].device}: {blockers[0].why}" if blockers else ""
     return Refusal(
         code=RefusalCode.NOT_ENOUGH if is_there else RefusalCode.NO_MATCH,
         message=f"need {name}: {'; '.join(texts)}{because}",
         blockers=blockers,
-        help=(blockers[0].help if blockers else "")
-        or "see with leasehold explain what was looked at, and say less narrowly what is needed",
+        help=blockers[0].help if blockers else "ask for fewer, or say less narrowly what is needed",
     )
 
 

@@ -257,7 +257,7 @@ CASES = (
     case("no such attribute", need(GPU), asks={"constraints": (same("colour"),)},
          code=RefusalCode.SELECTOR_INVALID, says="no such attribute"),
     case("two constraints that cannot both hold", need(GPU, 2),
-         asks={"constraints": (same("host"), distinct("host"))}, code=UNMET),
+         asks={"constraints": (same("host"), distinct("host"))}, code=UNMET, says="the same host and distinct host"),
     # --- preferences
     case("the first option", need(first_of=GPU_OR_NIC), gets="h1:20", option=1),
     case("the second option", need(first_of=GPU_OR_NIC), before=(taken(*ALL_GPUS),), gets="h1:30", option=2),
