@@ -108,7 +108,7 @@ def test_what_a_drain_was_answered_stays_its_answer(hours: int) -> None:
     ledger = ledger_with_hosts()
     ledger.granted("01:00.0", ttl_ms=limits.LEASE_TTL_MS_MAX)
     answer = drain(ledger, host=H1, notice_ms=hours * 3_600_000)
-    key = request_key(OPS, answer.request_id)
+    key = request_key(OPS, RequestId(answer.request_id))
     assert key in ledger.state.answers
     for _ in range(hours):
         ledger.tick(3_600)
