@@ -28,13 +28,14 @@ class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=
     outcome: str
     request_id: str = ""
     position: int = 0
-    """Of the event that decided it."""
+    """Of the event that decided it; of a renewal that changes nothing, of the one that keeps the lease already."""
     as_of: int = 0
     """How far the answering service has read the log."""
     era: int = 0
     """Of the log that `as_of` is a place in: behind a restore the same place may be another's."""
     lease: int = 0
     token: int = 0
+    """0: the lease was given to another since it was asked."""
     holder: str = ""
     devices: tuple[str, ...] = ()
     state: str = ""
@@ -50,7 +51,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=
     prepared: str = ""
     """Of the lease: `preparing`, `prepared`, `taking_back`; empty: nobody hands over on its hosts, or it is over."""
     leases: tuple[int, ...] = ()
-    """Which were released, where it was asked for all of a domain."""
+    """Which were released, where it was asked for all of a domain; which of many were renewed."""
     ttl_ms: int = 0
     expires_at_ns: int = 0
     queued: int = 0
