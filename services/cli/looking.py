@@ -19,7 +19,7 @@ from leasehold.services.cli.values import time_text
 from leasehold.services.client import Client
 from leasehold.services.past import Past
 
-_KINDS: Final = ("device", "lease", "host", "domain", "holder", "principal")
+_KINDS: Final = ("device", "lease", "queued", "host", "domain", "holder", "class", "principal")
 
 
 @click.command()

@@ -135,8 +135,10 @@ def test_histories_of_all_that_is_named() -> None:
         if isinstance(event, schedule_events.RequestQueued):
             assert position in found["queued", queued_id_text(position)]
             assert position in found["holder", event.asked.holder]
-        elif isinstance(event, _OF_PLACE) or (isinstance(event, LeaseGranted) and event.queued):
+        elif isinstance(event, _OF_PLACE):
             assert position in found["queued", queued_id_text(event.queued)]
+        elif isinstance(event, LeaseGranted):
+            assert not isinstance(event.queued, int) or position in found["queued", queued_id_text(event.queued)]
         elif isinstance(event, schedule_events.LeasesRenewed):
             assert all(position in found["lease", lease_id_text(lease)] for lease in event.leases)
         elif isinstance(event, schedule_events.LeaseTransferred):

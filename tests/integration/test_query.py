@@ -146,7 +146,7 @@ async def test_explain_a_request(running: Running) -> None:
     his = await running.ok(questions.Explain(name="his"), "bob")
     assert his.answer is not None
     assert his.answer.outcome == "refused"
-    assert his.message.startswith("refused at position")
+    assert his.message.startswith("refused (device_held) at position")
     assert (await running.ask(questions.Explain(name="mine"), "bob")).outcome == "not_found"
 
 
