@@ -21,8 +21,7 @@ from leasehold.projections.rows import AnswerState, ClassState
 from leasehold.projections.state import State
 
 
-def invalid(fault: Fault) -> Refusal:
-    """The refusal of a selector that is none."""
+def _invalid(fault: Fault) -> Refusal:
     return Refusal(
         code=RefusalCode.SELECTOR_INVALID,
         message=f"the selector cannot be read: {fault}",
@@ -33,7 +32,7 @@ def invalid(fault: Fault) -> Refusal:
 def _set(state: State, ref: RequestRef, request: SetClassRequest, _now_ns: int) -> list[Event] | Declined:
     selector = selectors.compiled(request.select)
     if isinstance(selector, Fault):
-        return Declined((request.name,), invalid(selector))
+        return Declined((request.name,), _invalid(selector))
     if request.name not in state.classes and len(state.classes) >= limits.CLASSES_MAX:
         text = f"there are {limits.CLASSES_MAX} classes already"
         return declined((request.name,), RefusalCode.CLASSES_TOO_MANY, text, "remove those that nobody needs")

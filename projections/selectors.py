@@ -31,14 +31,12 @@ _FIELDS_OF: Final = {name: tuple(fields) for name, fields in attributes.FIELDS.i
 class Selector:
     """A selector that can be evaluated. Equal texts give the same one, as long as it is kept."""
 
-    __slots__ = ("_program", "_reading", "buckets", "facts", "text")
+    __slots__ = ("_program", "_reading", "facts", "text")
 
     def __init__(self, text: str, reading: Reading, program: Any) -> None:
         self.text = text
         self.facts = narrowing.facts_of(reading.tree)
         """What is certain of whatever matches."""
-        self.buckets: tuple[str, ...] = narrowing.sets_of(self.facts)[0]
-        """The narrowest set of buckets such that whatever matches is in one of them."""
         self._reading = reading
         self._program = program
 
