@@ -270,6 +270,18 @@ def test_quotas_follow() -> None:
     assert {row.devices for row in ledger.state.quotas.values()} == {0}
 
 
+def test_a_quota_that_comes_later() -> None:
+    """A quota that is set behind a transfer counts the devices of who has them now."""
+    ledger = ledger_with_hosts()
+    lease = ledger.granted(*TWO)
+    transfer(ledger, lease, "other", to="b")
+    for tenant in ("a", "b"):
+        words.say(ledger, schedule_inputs.SetQuotaRequest, tenant=Principal(tenant), devices_max=9)
+    assert {tenant: row.devices for (tenant, _), row in ledger.state.quotas.items()} == {"a": 0, "b": 2}
+    transfer(ledger, lease, "vm", principal=B, to="a")
+    assert {tenant: row.devices for (tenant, _), row in ledger.state.quotas.items()} == {"a": 2, "b": 0}
+
+
 # --- what is not given on -----------------------------------------------------------------------------------------
 
 
