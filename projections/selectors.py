@@ -82,14 +82,16 @@ class Selector:
             )
         try:
             return bool(self._program.execute(given))
-        except Exception as error:  # noqa: BLE001 - whatever the library says: it is the selector's own outcome
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - a panic of the library is no Exception, and no end of ours
             return _why(error, absent)
 
 
 _RESULTS: Final[dict[tuple[Selector, tuple[Value, ...]], bool | str]] = {}
 
 
-def _why(error: Exception, absent: list[str]) -> str:
+def _why(error: BaseException, absent: list[str]) -> str:
     """Why it cannot be said, in words that do not depend on the library's."""
     match error:
         case IndexError():

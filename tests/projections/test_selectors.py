@@ -285,6 +285,29 @@ def test_results_are_kept_within_bounds() -> None:
     assert selector.matches(state, DeviceId(f"h1/{NIC}")) is True
 
 
+class _PanicError(BaseException):
+    """As the library's own, when its code fails."""
+
+
+class _Failing:
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def execute(self, _given: object) -> bool:
+        raise self._error
+
+
+def test_a_failure_of_the_library_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A panic inside the library makes a selector not match; who ends the process still does."""
+    selector = selectors.compiled("device.vendor == '0000'")
+    assert isinstance(selector, Selector)
+    monkeypatch.setattr(selector, "_program", _Failing(_PanicError("it failed")))
+    assert isinstance(selector.holds(("a",)), str)
+    monkeypatch.setattr(selector, "_program", _Failing(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        selector.holds(("b",))
+
+
 def _lease(*needs: Need, **fields: object) -> inputs.LeaseRequest:
     return inputs.LeaseRequest(
         request_id=RequestId("r"),
