@@ -18,10 +18,11 @@ from leasehold.events.scheduling import Need, Option
 from leasehold.projections import attributes, buckets, candidates, selectors
 from leasehold.projections.indexes import EVERYBODY
 from leasehold.projections.outlooks import CLASS, TENANT, is_far_behind, kept_over_quota, least_of, over_quota
-from leasehold.projections.rows import QueuedState
+from leasehold.projections.rows import QueuedState, taints_of
 from leasehold.projections.selectors import Selector
 from leasehold.projections.state import State
 from leasehold.projections.stirring import DEVICE, HOST
+from leasehold.projections.terms import tolerated
 
 Place = tuple[int, int]
 """Rank and position of who waits."""
@@ -74,7 +75,13 @@ class News:
             return True
         if f"{TENANT}{row.tenant}" in self._tenants and self._is_of_quota(row):
             return True
-        return any(self._is_of_use(each, queued, row) for each in self._devices)
+        mine = [each for each in self._devices if each.keeper[1] == queued]
+        if any(each.is_lost or not self._is_meant(row.asked, each.device) for each in mine):
+            return True
+        place = (row.rank_ns, queued)
+        others = [each for each in self._devices if each.keeper > place and not each.words.isdisjoint(row.buckets)]
+        there = (*mine, *others)
+        return bool(there) and self._is_of_use(there, queued, row)
 
     def _is_of_quota(self, row: QueuedState) -> bool:
         if row.keeps:
@@ -82,28 +89,25 @@ class News:
         is_blocked = row.why.code == RefusalCode.QUOTA_EXCEEDED
         return is_blocked and over_quota(self._state, row.asked, row.tenant) is None
 
-    def _is_of_use(self, about: "_About", queued: int, row: QueuedState) -> bool:
-        if about.keeper[1] == queued:
-            if not about.is_free or about.is_marked or not self._is_meant(row.asked, about.device):
-                return True
-        elif about.keeper < (row.rank_ns, queued) or about.words.isdisjoint(row.buckets):
-            return False
-        may_have = about.is_free or bool(row.asked.mode) or row.asked.force
-        if may_have and not self._may_be_whole(row, about.host):
-            may_have = False
-        if any(need.every or any(option.every for option in need.first_of) for need in row.asked.needs):
-            may_have = True  # it may have one device less to get
-        # Who has enough kept for him waits until it is free; for who has not, this may be kept, whoever has it now.
-        if not may_have and (row.keeps or is_far_behind(self._state, row.buckets, row.rank_ns, queued)):
-            return False
-        return self._is_meant(row.asked, about.device)
+    def _is_of_use(self, there: "tuple[_About, ...]", queued: int, row: QueuedState) -> bool:
+        """Whether one of these devices, which nobody keeps who comes before, can be had, or kept."""
+        asked = row.asked
+        # Where all that match are wanted, one less may be what is waited for.
+        if not any(need.every or any(option.every for option in need.first_of) for need in asked.needs):
+            found = [each for each in there if not each.is_barred(asked.tolerates)]
+            # Who has enough kept for him waits until it is free; for who has not, it may be kept, whoever has it now.
+            if found and (row.keeps or is_far_behind(self._state, row.buckets, row.rank_ns, queued)):
+                takes_all = bool(asked.mode) or asked.force
+                found = [each for each in found if (each.is_free or takes_all) and self._may_be_whole(row, each.host)]
+            there = tuple(found)
+        return any(self._is_meant(asked, each.device) for each in there)
 
     def _may_be_whole(self, row: QueuedState, host: HostName) -> bool:
         """Whether for each of its needs so many devices are free as it takes at least: on this host alone, if it needs
         all on one. Without that no search finds them.
         """
         asked = row.asked
-        if sum(least_of(asked)) < 2 or asked.mode or asked.force:  # noqa: PLR2004 - one is free, or may be had as it is
+        if sum(least_of(asked)) < 2 or asked.mode or asked.force:
             return True
         where = host if _is_on_one_host(asked) else asked.host
         return all(
@@ -151,18 +155,26 @@ class News:
 class _About:
     """How a device of a note stands."""
 
-    __slots__ = ("device", "host", "is_free", "is_marked", "keeper", "words")
+    __slots__ = ("_taints", "device", "host", "is_cordoned", "is_free", "is_lost", "keeper", "words")
 
     def __init__(self, state: State, device: DeviceId) -> None:
         row = state.devices[device]
+        both = (row.marks, state.hosts[row.host].marks)
         self.device = device
         self.host = row.host
+        self.is_cordoned = any(marks is not None and marks.cordon is not None for marks in both)
+        self._taints = [mark.taint for marks in both for mark in taints_of(marks) if mark.taint is not None]
         self.is_free = candidates.is_free(row)
-        self.is_marked = row.marks is not None
+        self.is_lost = not self.is_free or row.marks is not None
+        """Whoever it is kept for may have to do without it."""
         self.words = frozenset(buckets.of_device(device, row))
         keeper = state.indexes.kept.get(device, 0)
         self.keeper = (state.queue[keeper].rank_ns, keeper) if keeper else _NOBODY
         """The place of whom it is kept for."""
+
+    def is_barred(self, tolerates: tuple[str, ...]) -> bool:
+        """Whether operators keep it from whoever tolerates these."""
+        return self.is_cordoned or not all(tolerated(taint, tolerates) for taint in self._taints)
 
 
 def _is_on_one_host(asked: LeaseRequest) -> bool:
