@@ -163,7 +163,9 @@ def _compiled(text: str) -> Selector | Fault:
         return reading
     try:
         program = load()(reading.text)
-    except Exception:  # noqa: BLE001 - it takes less than the grammar has; nothing that is known
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # noqa: BLE001 - it takes less than the grammar has, or panics; no text is known that does
         return Fault(text, 0, "it cannot be evaluated; say it more simply")
     return Selector(text, reading, program)
 
