@@ -14,6 +14,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 
 from leasehold.events import codec, inputs, limits
 from leasehold.events.answers import Answer
+from leasehold.events.event_types import Event, LeaseRenewed
 from leasehold.events.identities import DeviceKey, Holder, HostName, Principal, RequestId
 from leasehold.events.inputs import Observed, Request
 from leasehold.events.refusals import RefusalCode
@@ -66,6 +67,8 @@ class TwoAllocators(RuleBasedStateMachine):
         self.both = [Sequencer(State(), cluster="lab", writer=name) for name in ("one", "two")]
         self.asked: list[Sent] = []
         self.answers: dict[int, list[Answer]] = {}
+        self.renewals: dict[int, RequestId] = {}
+        """Which request is written at which position."""
         self.observed = 0
         self.reporter = Reporter(HOST, "watcher", 1)
         self.picture = host_devices()
@@ -241,7 +244,11 @@ class TwoAllocators(RuleBasedStateMachine):
     def _stored(self, body: bytes) -> None:
         self.bodies.append(body)
         self.oracle.record(len(self.bodies), body)
-        evolve.fold(self.reader, len(self.bodies), body)
+        evolve.fold(self.reader, len(self.bodies), body, self._note_renewal)
+
+    def _note_renewal(self, _state: State, position: int, event: Event) -> None:
+        if isinstance(event, LeaseRenewed):
+            self.renewals[position] = event.request.request_id
 
     # --- what always holds ----------------------------------------------------------------------------------------
 
@@ -277,9 +284,18 @@ class TwoAllocators(RuleBasedStateMachine):
 
     @invariant()
     def answers_agree(self) -> None:
-        """Whoever answered a request, and however often: what was decided of it is one thing, or it is forgotten."""
+        """Whoever answered a request, and however often: what was decided of it is one thing, or it is forgotten.
+
+        A renewal that changed nothing was not decided: it is answered with the position of what keeps the lease.
+        """
         for ticket, answers in self.answers.items():
-            decided = {(each.outcome, each.position, each.lease) for each in answers if not _is_not_kept(each)}
+            request_id = self.asked[ticket][1].request_id
+            decided = {
+                (each.outcome, each.position, each.lease)
+                for each in answers
+                if not _is_not_kept(each)
+                and (each.outcome != "renewed" or self.renewals.get(each.position) == request_id)
+            }
             assert len(decided) <= 1, self.asked[ticket]
 
 
