@@ -11,7 +11,19 @@ from typing import Final
 
 import msgspec
 
-from tests.bench import again, machine, memory, polling, readers, replay, requests, subscribers, verdicts, watching
+from tests.bench import (
+    again,
+    machine,
+    memory,
+    polling,
+    readers,
+    replay,
+    requests,
+    scheduling,
+    subscribers,
+    verdicts,
+    watching,
+)
 from tests.bench.measure import Figure, Part, Plan, Table
 
 PARTS: Final[dict[str, Callable[[Path, Plan], Awaitable[Part]]]] = {
@@ -19,6 +31,7 @@ PARTS: Final[dict[str, Callable[[Path, Plan], Awaitable[Part]]]] = {
     "replay": replay.measure,
     "again": again.measure,
     "memory": memory.measure,
+    "scheduling": scheduling.measure,
     "watching": watching.measure,
     "polling": polling.measure,
     "subscribers": subscribers.measure,

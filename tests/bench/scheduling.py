@@ -1,93 +1,55 @@
-"""What asking by need and waiting cost, however many devices, leases and waiting requests there are beside.
+"""What asking by need, waiting and keeping cost, however many devices, leases and waiting requests there are beside.
 
-In a process of its own, with the core alone, as in `memory`: the real sequencer decides, folds, encodes, hashes and
-answers, one request in a record; nothing is sent. `python -m tests.bench.scheduling` prints one round.
+Each run is a process of its own (`trial`) around the core alone, as in `memory`: the real sequencer decides, folds,
+encodes, hashes and answers; nothing is sent. Beside the whole size stand smaller ones: what grows with the number of
+devices, or of those who wait, shows as a ratio.
 """
 
 import asyncio
-import gc
-import itertools
-import os
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from leasehold.events import codec, inputs
-from leasehold.events.answers import Answer
-from leasehold.events.devices import DeviceDescription
-from leasehold.events.identities import Holder, Principal
-from leasehold.events.inputs import Request
-from leasehold.events.schedule_inputs import WithdrawRequest
-from leasehold.events.scheduling import Constraint, Need
-from leasehold.projections import selectors
 from leasehold.services.lifeline import tied_to_us
-from tests.bench.core import PRINCIPAL, Bench, device
-from tests.bench.measure import Figure, Part, Plan, Table, figure, percentile
+from tests.bench import trial
+from tests.bench.crowd import GPUS, PER_HOST
+from tests.bench.measure import Figure, Part, Plan, Table, figure, percentile, ratio
+from tests.bench.trial import Found
 from tests.scheduling import growth
 from tests.support.tree import ROOT
 
-HOSTS, GPUS, NICS, OTHERS = 1_000, 8, 32, 60
-LEASES, WAITING = 10_000, 1_000
-DECISIONS: Final = 300
-_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
-GPU = 'device.vendor == "10de" && device.product == "2684"'
-NIC = 'device.vendor == "8086" && device.product == "10ca"'
-BY_CLASS = 'device.pci.class == "0200" && device.numa_node == 1'
-UNINDEXED = 'device.serial == "it has none"'
-TTL_MS: Final = 24 * 3_600_000
+Size = tuple[int, int]
+"""Hosts, and how many wait."""
+WHOLE: Final[Size] = (1_000, 1_000)
+FEWER_HOSTS: Final[Size] = (100, 100)
+FEWER_WAIT: Final[Size] = (1_000, 100)
+SIZES: Final = (WHOLE, FEWER_WAIT, FEWER_HOSTS)
+TIMES: Final = 100
+"""How often each thing is asked in one run."""
+SERVED_PER_H: Final = 10_000
+_OF_A_DRAIN: Final = frozenset({trial.DRAINED, trial.DRAIN_ANSWERED, trial.UNDRAINED})
+_NOT_TIMES: Final = frozenset({trial.SERVED_BYTES})
 
-
-class Found(msgspec.Struct, frozen=True):
-    """What one process has found: resident memory, and of each kind of decision how long it took, in microseconds."""
-
-    empty_mb: float
-    devices_mb: float
-    waiting_mb: float
-    took_us: dict[str, list[float]]
-    steps: dict[str, int]
-    """The most that a search took."""
+Rounds = Mapping[Size, Sequence[Found]]
 
 
 async def measure(_folder: Path, plan: Plan) -> Part:
-    """Processes one after the other."""
-    rounds = [await _in_process() for _ in range(min(plan.rounds, 3))]
+    """Each size in processes of its own, by turns."""
+    rounds: dict[Size, list[Found]] = {size: [] for size in SIZES}
+    for _ in range(min(plan.rounds, 3)):
+        for size in SIZES:
+            rounds[size].append(await _in_process(*size))
     figures: dict[str, Figure] = {}
-    rows = []
-    for name in rounds[0].took_us:
-        shown = [name]
-        for percent in (50, 99):
-            each = figure(percentile(sorted(one.took_us[name]), percent) for one in rounds)
-            figures[f"scheduling {name} p{percent} us"] = each
-            shown.append(each.text())
-        rows.append((*shown, str(max(one.steps.get(name, 0) for one in rounds) or "")))
-    for name in ("empty_mb", "devices_mb", "waiting_mb"):
-        figures[f"scheduling {name}"] = figure(getattr(one, name) for one in rounds)
-    memory = " / ".join(figures[f"scheduling {name}"].text() for name in ("empty_mb", "devices_mb", "waiting_mb"))
-    notes = (
-        f"{HOSTS:,} hosts of {GPUS} GPUs, {NICS} NICs, {OTHERS} others; {LEASES:,} leases; {WAITING:,} wait for GPUs",
-        f"resident memory, empty / with all devices / with all leases and all who wait: {memory} MB",
-    )
-    decisions = Table("Asking by need", ("decision", "p50 µs", "p99 µs", "steps, most"), rows, notes)
-    return Part([decisions, _growth(figures)], figures)
+    tables = [_decisions(rounds, figures), _sizes(rounds[WHOLE], figures), _growth(rounds[WHOLE], figures)]
+    return Part(tables, figures)
 
 
-def _growth(figures: dict[str, Figure]) -> Table:
-    rows = []
-    for way in growth.WAYS:
-        grown = growth.measure(way)
-        figures[f"scheduling growth {way} MB per h"] = figure([grown.bytes / 1e6])
-        rows.append((way, f"{grown.requests:,}", f"{grown.records:,}", f"{grown.bytes / 1e6:,.0f}"))
-    columns = ("renewals of 10,000 leases of a minute", "requests per h", "records per h", "MB per h")
-    return Table("How fast the ledger grows by renewals", columns, rows)
-
-
-async def _in_process() -> Found:
+async def _in_process(hosts: int, waiters: int) -> Found:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.bench.scheduling", "--json",
+        sys.executable, "-m", "tests.bench.trial", str(hosts), str(waiters), str(TIMES),
         stdout=asyncio.subprocess.PIPE, cwd=ROOT, preexec_fn=tied_to_us(),
     )  # fmt: skip
     out, _ = await process.communicate()
@@ -95,167 +57,79 @@ async def _in_process() -> Found:
     return msgspec.json.decode(out, type=Found)
 
 
-# --- in the process -----------------------------------------------------------------------------------------------
+def _percentiles(rounds: Sequence[Found], what: str, percent: float) -> list[float]:
+    return [percentile(sorted(one.us[what]), percent) for one in rounds]
 
 
-def _resident_mb() -> float:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES / 1e6
+def _decisions(rounds: Rounds, figures: dict[str, Figure]) -> Table:
+    rows = []
+    for what in rounds[WHOLE][0].us:
+        if what in _NOT_TIMES:
+            continue
+        p50s = {size: _percentiles(some, what, 50) for size, some in rounds.items()}
+        p50 = figures[f"scheduling {what} p50 us"] = figure(p50s[WHOLE])
+        p99 = figures[f"scheduling {what} p99 us"] = figure(_percentiles(rounds[WHOLE], what, 99))
+        by_waiters = figures[f"scheduling {what} by waiters"] = ratio(p50s[WHOLE], p50s[FEWER_WAIT])
+        by_devices = figures[f"scheduling {what} by devices"] = ratio(p50s[FEWER_WAIT], p50s[FEWER_HOSTS])
+        digits = 0 if p50.median >= 10 else 1
+        rows.append((what, p50.text(digits), p99.text(digits), by_waiters.text(2), by_devices.text(2)))
+    hosts, waiters = WHOLE
+    notes = (
+        f"{hosts:,} hosts of {PER_HOST} devices; all {hosts * len(GPUS):,} GPUs are leased, {waiters:,} wait for GPUs",
+        "beside that stand two classes, and four tenants with quotas; each request is alone in its record",
+        f"processor time of {TIMES} requests (fewer of what is seldom): decide, fold, encode, hash, answer",
+        "in it are the looks at those who wait that stand in the same record; nothing is sent",
+        f"ratios of p50: to {FEWER_WAIT[1]} waiting; of these to {FEWER_HOSTS[0]} hosts. One: it does not grow",
+    )
+    columns = ("decision", "p50 µs", "p99 µs", f"to {FEWER_WAIT[1]} waiting", "to 10,000 devices")
+    return Table("Asking by need, waiting and keeping: the price of a decision", columns, rows, notes)
 
 
-def _descriptions() -> list[DeviceDescription]:
-    models = (*(("10de", "2684", 0x030200),) * GPUS, *(("8086", "10ca", 0x020000),) * NICS)
-    models += (("144d", "a80a", 0x010802),) * OTHERS
-    return [
-        msgspec.structs.replace(
-            device(number), vendor_id=vendor, product_id=product, pci_class=pci_class, numa_node=number % 2
-        )
-        for number, (vendor, product, pci_class) in enumerate(models)
-    ]
+def _sizes(rounds: Sequence[Found], figures: dict[str, Figure]) -> Table:
+    """Memory, snapshots, folding."""
+    hosts, waiters = WHOLE
+    devices, leases = hosts * PER_HOST, hosts * len(GPUS)
 
+    def of(name: str) -> list[float]:
+        return [one.memory[name] for one in rounds]
 
-class Farm:
-    """All these hosts, and who has and waits for what."""
-
-    def __init__(self) -> None:
-        self.bench = Bench(in_flight=1)
-        self.answers: list[Answer] = []
-        self.steps: dict[str, int] = {}
-        self._holders = itertools.count()
-        for number in range(HOSTS):
-            # From the wire, as an allocator has it: hosts share no memory.
-            wire = codec.encode(_descriptions())
-            self.bench.add_host(f"node{number:04}", msgspec.json.decode(wire, type=list[DeviceDescription]))
-
-    def ask(self, request: Request, principal: Principal = PRINCIPAL) -> Answer:
-        """In a record of its own."""
-        assert self.bench.sequencer.ask(1, principal, request)
-        return self.commit()[0]
-
-    def commit(self) -> list[Answer]:
-        """What waits, decided and taken by the log."""
-        bench = self.bench
-        bench.now_ns += 1_000_000
-        if bench.sequencer.draft(bench.now_ns) is not None:
-            bench.sequencer.committed()
-        answers = [reply.answer for reply in bench.sequencer.replies]
-        bench.sequencer.replies.clear()
-        return answers
-
-    def request(self, *needs: Need, **fields: Any) -> inputs.LeaseRequest:
-        """By somebody new."""
-        given = {"request_id": self.bench.request_id(), "issued_at_ns": self.bench.now_ns, "ttl_ms": TTL_MS}
-        holder = Holder(f"job-{next(self._holders)}")
-        return inputs.LeaseRequest(**{**given, "holder": holder, "needs": needs, **fields})
-
-    def settle(self) -> int:
-        """Decide until nothing is left to decide: how many records that took."""
-        records = 0
-        while self.bench.sequencer.has_work(self.bench.now_ns):
-            self.commit()
-            records += 1
-        return records
-
-    def fill(self) -> None:
-        """Lease all GPUs, and some NICs; then others wait for GPUs."""
-        for number in range(LEASES):
-            answer = self.ask(self.request(Need(select=GPU if number < HOSTS * GPUS else NIC)))
-            assert answer.outcome == "granted", answer
-        pair = (Constraint(kind="same", attribute="numa_node"),)
-        for number in range(WAITING):
-            both = {"constraints": pair, "wait_ms": 3_600_000 * 24} if number % 2 else {"wait_ms": 3_600_000 * 24}
-            answer = self.ask(self.request(Need(select=GPU, count=1 + number % 2), **both))
-            assert answer.outcome == "queued", answer
-
-
-def _timed(farm: Farm, name: str, make: Callable[[], Request], undo: Callable[[Answer], None]) -> list[float]:
-    took = []
-    for _ in range(DECISIONS):
-        request = make()
-        begun_s = time.perf_counter()
-        answer = farm.ask(request)
-        took.append((time.perf_counter() - begun_s) * 1e6)
-        search = answer.search or (answer.refusal.search if answer.refusal is not None else None)
-        farm.steps[name] = max(farm.steps.get(name, 0), search.steps if search is not None else 0)
-        undo(answer)
-    return took
-
-
-def _find() -> Found:
-    gc.set_threshold(100_000, 50, 100)  # as the processes of ours have it
-    selectors.load()
-    empty_mb = _resident_mb()
-    farm = Farm()
-    devices_mb = _resident_mb()
-    farm.fill()
-    farm.settle()
-    waiting_mb = _resident_mb()
-
-    def release(answer: Answer) -> None:
-        assert answer.outcome == "granted", answer
-        farm.ask(farm.bench.release(answer.lease))
-        farm.settle()
-
-    def withdraw(answer: Answer) -> None:
-        assert answer.outcome == "queued", answer
-        fields = {"request_id": farm.bench.request_id(), "issued_at_ns": farm.bench.now_ns}
-        farm.ask(WithdrawRequest(queued=answer.queued, **fields))
-        farm.settle()
-
-    def refused(answer: Answer) -> None:
-        assert answer.outcome == "refused", answer
-
-    node = (Constraint(kind="same", attribute="numa_node"),)
-    apart = (Constraint(kind="distinct", attribute="host"),)
-    last = f"node{HOSTS - 1:04}/{device(GPUS + NICS - 1).key}"
-    ways: dict[str, tuple[Callable[[], Request], Callable[[Answer], None]]] = {
-        "a device by its name": (lambda: farm.request(devices=(last,)), release),
-        "one of a model": (lambda: farm.request(Need(select=NIC)), release),
-        "four of a model on one node": (lambda: farm.request(Need(select=NIC, count=4), constraints=node), release),
-        "one by class and node": (lambda: farm.request(Need(select=BY_CLASS)), release),
-        "one each of eight hosts": (
-            lambda: farm.request(Need(select=NIC, count=8), constraints=apart),
-            release,
-        ),
-        "refused: all of a model are leased": (lambda: farm.request(Need(select=GPU)), refused),
-        "cut off: by what no index has": (lambda: farm.request(Need(select=UNINDEXED)), refused),
-        "let in to wait for two on one node": (
-            lambda: farm.request(Need(select=GPU, count=2), constraints=node, wait_ms=3_600_000),
-            withdraw,
-        ),
+    per_device = [1e6 * (full - empty) / devices for full, empty in zip(of("devices"), of("empty"), strict=True)]
+    per_lease = [1e6 * (full - before) / leases for full, before in zip(of("leases"), of("devices"), strict=True)]
+    found = {
+        "resident memory of the process, MB": (of("whole"), 0),
+        "memory of a device, bytes": (per_device, 0),
+        "memory of a living lease, bytes": (per_lease, 0),
+        "memory of who waits, bytes": ([1e6 * each / waiters for each in of("waiting")], 0),
+        "snapshot, MB": ([one.counts["snapshot MB"] for one in rounds], 1),
+        "snapshot written in, s of a processor": ([one.counts["snapshot s"] for one in rounds], 2),
+        "state from the snapshot in, s of a processor": ([one.counts["from the snapshot s"] for one in rounds], 2),
+        "fold, with hash and decoding, events/s": ([one.counts["fold events/s"] for one in rounds], 0),
+        "records of a drain of 100 leases": ([one.counts["records of a drain"] for one in rounds], 0),
     }
-    took_us = {name: _timed(farm, name, make, undo) for name, (make, undo) in ways.items()}
-    took_us["a GPU is released, and who waits gets it"] = _handed_on(farm)
-    return Found(empty_mb, devices_mb, waiting_mb, took_us, farm.steps)
+    rows = []
+    for what, (values, digits) in found.items():
+        figures[f"scheduling {what}"] = figure(values)
+        rows.append((what, figure(values).text(digits)))
+    notes = (
+        "memory grows by pages, and by what asking leaves behind: remembered answers are in it",
+        "folded: the records of all decisions of the table above, on the state from the snapshot before them",
+    )
+    return Table("Leases, and requests that wait: memory, snapshots, folding", ("what", "measured"), rows, notes)
 
 
-def _handed_on(farm: Farm) -> list[float]:
-    """From the release until nothing is left to decide."""
-    took = []
-    state = farm.bench.sequencer.state
-    leases = [lease for lease, row in sorted(state.leases.items()) if not row.ended and len(row.devices) == 1]
-    for lease in leases[:DECISIONS]:
-        request = farm.bench.release(lease)
-        begun_s = time.perf_counter()
-        farm.ask(request)
-        farm.settle()
-        took.append((time.perf_counter() - begun_s) * 1e6)
-    return took
-
-
-def main() -> None:
-    """One round."""
-    found = _find()
-    if "--json" in sys.argv[1:]:
-        print(msgspec.json.encode(found).decode())
-        return
-    print(f"MB: empty {found.empty_mb:.0f}, devices {found.devices_mb:.0f}, waiting {found.waiting_mb:.0f}")
-    for name, took in found.took_us.items():
-        ordered = sorted(took)
-        print(
-            f"{name:<44} p50 {percentile(ordered, 50):>9.0f} us  p99 {percentile(ordered, 99):>9.0f} us  "
-            f"steps {found.steps.get(name, 0)}"
-        )
-
-
-if __name__ == "__main__":
-    main()
+def _growth(rounds: Sequence[Found], figures: dict[str, Figure]) -> Table:
+    rows = []
+    for way, what in growth.WAYS.items():
+        grown = growth.measure(way)
+        found = figures[f"scheduling growth {way} MB/h"] = figure([grown.bytes / 1e6])
+        rows.append((f"renewals: {way}", f"{grown.requests:,}", f"{grown.records:,}", f"{found.median:,.0f}", what))
+    served = [percentile(sorted(one.us[trial.SERVED_BYTES]), 50) for one in rounds]
+    found = figures["scheduling growth served MB/h"] = figure(each * SERVED_PER_H / 1e6 for each in served)
+    what = f"one waits, another releases, the first has it: {figure(served).median:,.0f} bytes each time"
+    rows.append(("the queue", f"{2 * SERVED_PER_H:,}", f"{2 * SERVED_PER_H:,}", f"{found.median:,.0f}", what))
+    columns = ("by", "requests/h", "records/h", "MB/h", "what it is")
+    notes = (
+        "renewals of 10,000 leases of a minute, each at 0.25 to 0.4 of it",
+        f"the queue: {SERVED_PER_H:,} served in an hour, {WHOLE[1]:,} waiting beside; looks at them are in it",
+    )
+    return Table("How fast the ledger grows", columns, rows, notes)
