@@ -25,8 +25,8 @@ from leasehold.events.position import lease_id_text
 from leasehold.events.scheduling import Need, Option, Policy, Taint
 
 _NS_PER_MS: Final = 1_000_000
-_LAST: Final = (2**63, 2**63)
-"""The place of who has none: behind all who wait."""
+_LAST: Final = 2**63
+"""Of those who have one rank, who does not wait comes behind all who do."""
 
 
 class _Queued(msgspec.Struct, kw_only=True):
@@ -79,6 +79,10 @@ class ScheduleAudit:
         self._unclean: dict[DeviceId, Principal] = {}
         self._failures: dict[DeviceId, dict[int, int]] = {}
         self._sick: set[DeviceId] = set()
+        self._given: Input | None = None
+        """What is being decided."""
+        self._lost: dict[DeviceId, tuple[int, int]] = {}
+        """What by that is not kept any more, and for whom it was, by his place."""
         self._at_ns = 0
 
     def asked_for(self, queued: int) -> LeaseRequest | None:
@@ -94,6 +98,8 @@ class ScheduleAudit:
     def take(self, position: int, at_ns: int, given: Input, event: Event) -> str:
         """Look at the next event: what is wrong with it; empty: nothing."""
         self._at_ns = at_ns
+        if given is not self._given:
+            self._given, self._lost = given, {}
         match event:
             case LeaseGranted():
                 return self._grant(position, given, event)
@@ -128,6 +134,7 @@ class ScheduleAudit:
                 row = self._queue.get(event.queued)
                 if row is None:
                     return f"something is kept for {event.queued}, where nobody waits"
+                self._lost.update(dict.fromkeys(set(row.keeps) - set(event.keeps), row.place))
                 self._keep(event.queued, row, event.keeps)
                 return self._kept_twice(row.place, event.keeps)
             case schedule_events.RequestWithdrawn():
@@ -201,7 +208,7 @@ class ScheduleAudit:
     # --- grants -----------------------------------------------------------------------------------------------------
 
     def _grant(self, position: int, given: Input, event: LeaseGranted) -> str:
-        place, asked, mode = _LAST, given.request if isinstance(given, Asked) else None, event.mode or ""
+        asked, mode = given.request if isinstance(given, Asked) else None, event.mode or ""
         if event.queued:
             row = self._queue.get(event.queued)
             if row is None or not isinstance(given, inputs.Tick):
@@ -210,9 +217,9 @@ class ScheduleAudit:
                 return f"what {event.queued} has waited for is granted to another"
             place, asked = row.place, row.asked
             self._leave(event.queued)
-        elif isinstance(asked, LeaseRequest):
+        else:
             # Behind those who wait and have this place.
-            place = (self._at_ns - asked.priority * limits.PRIORITY_STEP_NS, _LAST[1])
+            place = (self._at_ns - getattr(asked, "priority", 0) * limits.PRIORITY_STEP_NS, _LAST)
         tolerates, wanted = event.tolerates or (), getattr(asked, "mode", "")
         if mode != wanted or (isinstance(asked, LeaseRequest) and tolerates != asked.tolerates):
             return f"a lease for {event.holder} is granted in another mode, or with other tolerations, than was asked"
@@ -246,7 +253,7 @@ class ScheduleAudit:
             return f"{device} is granted, but it is in quarantine for its failures"
         if self._unclean.get(device, lease.tenant) != lease.tenant:
             return f"{device} is granted to {lease.tenant}, but was not cleaned behind {self._unclean[device]}"
-        keeper = self._keeper(device, place)
+        keeper = self._keeper(device, place) or (self._lost[device][1] if self._lost.get(device, place) < place else 0)
         return f"{device} is granted, but it is kept for {keeper}, who waits and comes before" if keeper else ""
 
     def _not_shared(self, device: DeviceId, mode: str) -> str:

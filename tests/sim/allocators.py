@@ -252,10 +252,11 @@ class SimAllocator:
         sequencer.note(inputs.DeciderStarts(sequencer.writer, reason, self.clock.age_ms(self._monotonic_ns)))
         # What was heard just before a bound of time may have been forgotten by it.
         since_ns = self.sim.now_ns - (limits.REQUEST_HEARD_MS - 1_000) * MS
-        has_room = True
         for ticket, asked in self.standby.take_over():
-            has_room = sequencer.ask(ticket, asked.principal, asked.request)
-        if has_room and not self.sim.is_flooded:
+            if not sequencer.ask(ticket, asked.principal, asked.request):
+                # There is no room for it: whoever asked hears that it is unavailable.
+                self._heard.pop((asked.principal, asked.request.request_id), None)
+        if not self.sim.is_flooded:
             self._owed = {key for key, at_ns in self._heard.items() if at_ns >= since_ns}
 
     def _stand_by(self, sequencer: Sequencer) -> None:

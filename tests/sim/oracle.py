@@ -63,6 +63,7 @@ class Oracle:
         self.schedule.now_ns, self.schedule.era = self.decided_at_ns, record["era"]
         index = 0
         for step in record["steps"]:
+            self.schedule.queue.lost.clear()
             for event in step["events"]:
                 kind = event["type"].partition(".")[0]
                 self.seen.add(kind)

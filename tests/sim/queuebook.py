@@ -31,6 +31,8 @@ class QueueBook:
     """All that wait, by position."""
 
     waiting: dict[int, Waiting] = field(default_factory=dict)
+    lost: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """What is kept no more by what is being decided, and the place of whom it was kept for."""
     told: dict[tuple[str, str], list[int]] = field(default_factory=dict)
     """Of each request that ever waited, by principal and id: the positions of what was decided of it."""
 
@@ -40,6 +42,8 @@ class QueueBook:
 
     def keeper_of(self, device: str, before: tuple[int, int]) -> int:
         """For whom a device is kept who comes before this place; 0: for nobody."""
+        if self.lost.get(device, before) < before:
+            return self.lost[device][1]
         first = min((self.place(queued) for queued, row in self.waiting.items() if device in row.keeps), default=before)
         return first[1] if first < before else 0
 
@@ -62,7 +66,10 @@ class QueueBook:
 
     def queued_moved(self, event: dict[str, Any]) -> None:
         """Other things are kept for it."""
-        self._living(event["queued"]).keeps = tuple(event["keeps"])
+        row = self._living(event["queued"])
+        gone = set(row.keeps) - set(event["keeps"])
+        row.keeps = tuple(event["keeps"])
+        self.lost |= dict.fromkeys(gone, self.place(event["queued"]))
         self._check_keeps(event["queued"])
 
     def _check_keeps(self, queued: int) -> None:

@@ -124,7 +124,7 @@ class ScheduleBook:
         self.shared += [position] if row.mode == "shared" else []
         wish: Wish = given.get("request", {})
         place = self.queue.place(event.get("queued", 0))
-        if wish.get("type", "").startswith("lease"):
+        if wish:
             # Who does not wait comes in by his priority all the same, behind those of the same place who do.
             place = (self.now_ns - wish.get("priority", 0) * PRIORITY_STEP_NS, FOR_EVER[1])
         if "queued" in event:
