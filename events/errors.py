@@ -39,6 +39,12 @@ class SelectorError(LeaseholdError):
         self.message = message
 
 
+class SearchCutOffError(LeaseholdError):
+    """A search has taken all the steps that it may. Met only inside of searching, which gives it on as a value."""
+
+    code = "search_cut_off"
+
+
 class RefusedError(LeaseholdError):
     """A request was decided against. Raised by the client only, from the refusal in the answer."""
 

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from leasehold.events import limits
+from leasehold.events.errors import SearchCutOffError
 from leasehold.events.hostdevs import Handover
 from leasehold.events.identities import DeviceId, HostName, split_device_id
 from leasehold.events.inputs import LeaseRequest
@@ -41,10 +42,6 @@ _UNKNOWN: Final = object()
 Value = str | int | bool | tuple[str, str | int] | None
 
 
-class CutOff(Exception):  # noqa: N818 - it is no error: the search ends here
-    """The bound on steps is reached."""
-
-
 class Meter:
     """How many steps a search may still take."""
 
@@ -68,7 +65,7 @@ class Meter:
 
     def _spend(self, visits: int) -> None:
         if self._left < visits:
-            raise CutOff
+            raise SearchCutOffError
         self._left -= visits
 
     def pass_over(self, count: int) -> None:
@@ -333,7 +330,7 @@ class Pool:
         """Look at devices that a search passed over, too, as far as the bound allows; unless `thorough`, until it is
         known that there are enough, and what is in the way of some.
         """
-        with contextlib.suppress(CutOff):
+        with contextlib.suppress(SearchCutOffError):
             for device in self.all_on(self._lookout.host):
                 is_enough = self.matched >= self.count and len(self.blockers) >= limits.BLOCKERS_PER_REFUSAL_MAX
                 if is_enough and not thorough:

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from leasehold.events.errors import SearchCutOffError
 from leasehold.events.identities import DeviceId
 from leasehold.events.inputs import LeaseRequest
 from leasehold.events.refusals import Refusal, RefusalCode
@@ -17,7 +18,7 @@ from leasehold.events.scheduling import Considered, Need, Option, Search
 from leasehold.projections import attributes, selectors, shortfalls
 from leasehold.projections.celparser import Fault
 from leasehold.projections.declining import Declined
-from leasehold.projections.pools import CutOff, Lookout, Pool
+from leasehold.projections.pools import Lookout, Pool
 from leasehold.projections.scheduletelling import wanted_text
 from leasehold.projections.solving import Outcome, Solver
 from leasehold.projections.state import State
@@ -61,7 +62,7 @@ def search(
     solver = Solver(lookout, pools, request.constraints, None if is_free_of_charge else terms.tenant)
     try:
         outcome = solver.solve()
-    except CutOff:
+    except SearchCutOffError:
         outcome = Outcome.CUT_OFF
     steps = lookout.meter.steps
     if outcome is Outcome.FOUND:

@@ -5,10 +5,11 @@ from typing import Final
 import msgspec
 
 from leasehold.events import limits
+from leasehold.events.errors import SearchCutOffError
 from leasehold.events.refusals import Blocker, Refusal, RefusalCode
 from leasehold.events.scheduling import Constraint, Excluded
 from leasehold.projections import conflicts
-from leasehold.projections.pools import NOT_MEANT, CutOff, Pool
+from leasehold.projections.pools import NOT_MEANT, Pool
 from leasehold.projections.solving import Outcome, Solver
 
 _STEPS_MAX: Final = limits.SEARCH_STEPS_MAX // 16
@@ -64,7 +65,7 @@ def _can(solver: Solver, constraints: tuple[Constraint, ...], numbers: range) ->
     pools = {name: solver.pools[number] for name, number in zip(names, numbers, strict=True)}
     try:
         return Solver(solver.lookout, pools, tuple(kept)).solve() is not Outcome.NONE
-    except CutOff:
+    except SearchCutOffError:
         return True
 
 

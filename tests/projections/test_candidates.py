@@ -49,8 +49,8 @@ def check(state: State) -> None:
     for listing in (known, free, state.candidates.shareable):
         assert all(listing.cells.values())
         assert all(listing.buckets.values())
-        for members in (*listing.cells.values(), *listing.buckets.values()):
-            assert members == sorted(set(members))
+        assert all(members == sorted(set(members)) for members in listing.cells.values())
+        assert all(members == sorted(set(members)) for members in listing.buckets.values())
     again = decode_state(encode_state(state))
     assert again is not None
     assert lists_of(again) == lists_of(state)

@@ -93,7 +93,8 @@ def test_virtual_functions_are_not_made_under_who_shares_a_device() -> None:
     """Not even by himself: he has no word from the others."""
     ledger = ledger_with_hosts()
     ledger.change("0a:00.0", capability=Pci(virtual_functions_max=4))
-    for counter, word in enumerate((inputs.SourceStarts(), inputs.PictureComplete(since=1))):
+    words_of_creator: tuple[inputs.Observation, ...] = (inputs.SourceStarts(), inputs.PictureComplete(since=1))
+    for counter, word in enumerate(words_of_creator):
         message = inputs.Observed(host=H1, agent=inputs.CREATOR, run=1, counter=counter, observations=(word,))
         ledger.observe_message(message)
     shared(ledger)
