@@ -91,9 +91,10 @@ class Candidates:
     def follow(self, device: DeviceId, before: DeviceState | None, row: DeviceState) -> None:
         """A device's row is another than before."""
         if before is not None and before.description is row.description:
-            is_now = is_free(row)
-            if is_free(before) is not is_now and (cell := self._cells.get(device)) is not None:
-                (self.free.add if is_now else self.free.remove)(cell, device)
+            if not before.lease or not row.lease:
+                is_now = is_free(row)
+                if is_free(before) is not is_now and (cell := self._cells.get(device)) is not None:
+                    (self.free.add if is_now else self.free.remove)(cell, device)
             if before.marks is not None or row.marks is not None:
                 self._follow_sharing(device, before, row)
             return
