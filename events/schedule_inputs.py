@@ -11,7 +11,7 @@ from leasehold.events.scheduling import Constraint, Need
 class WithdrawRequest(
     msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True, tag_field="type", tag="withdraw.v1"
 ):
-    """Take a waiting request back: one's own, or as an operator anybody's."""
+    """Take a waiting request of one's own back. An operator takes anybody's with `RevokeRequest`."""
 
     request_id: RequestId
     issued_at_ns: int

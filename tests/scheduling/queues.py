@@ -68,6 +68,11 @@ def settle(ledger: Ledger) -> list[Event]:
     raise AssertionError(f"there is still work after {ROUNDS_MAX} records")
 
 
+def told(ledger: Ledger, kind: type[Any]) -> list[Any]:
+    """The events of a kind in the last record."""
+    return [event for event in ledger.events if isinstance(event, kind)]
+
+
 def holder_of(ledger: Ledger, text: str) -> str:
     """Who has a device; empty: nobody."""
     row = ledger.state.devices[device(text)]
