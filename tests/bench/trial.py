@@ -37,7 +37,7 @@ BARE, BARE_RELEASE = "lease by name, no leases and nobody waiting yet", "its rel
 NAMED: Final = "lease by name"
 UNWAITED: Final = "release that nobody waits for"
 USELESS: Final = "release of two, of use to nobody who waits for such"
-FREED: Final = "release, and one who waits gets it"
+FREED: Final = "release, until one who waits has it"
 ONE: Final = "one of a model"
 PAIR: Final = "two of a class on one NUMA node"
 GANG: Final = "two and two, each over two hosts"
@@ -113,11 +113,13 @@ class Trial:
         self._fold(snapshot)
         return self.found
 
-    def _settle(self) -> None:
+    def _settle(self) -> list[Timed]:
         """Let those who wait be looked at, for as long as something is new for them."""
-        for timed in self.crowd.settle():
+        records = list(self.crowd.settle())
+        for timed in records:
             if timed.looks:
                 self.found.us.setdefault(LOOK, []).append(timed.us / timed.looks)
+        return records
 
     # --- leases
 
@@ -127,12 +129,11 @@ class Trial:
         by = scheduler(number)
         self._release(granted(self.found.note(lease, self.crowd.ask(self.crowd.lease(device), by))), release)
 
-    def _release(self, lease: int, what: str = "") -> Timed:
+    def _release(self, lease: int, what: str = "") -> list[Timed]:
         timed = self.crowd.ask(*self.crowd.release(lease))
         if what:
             self.found.note(what, timed)
-        self._settle()
-        return timed
+        return [timed, *self._settle()]
 
     def _lease(self, number: int) -> None:
         by, crowd = scheduler(number), self.crowd
@@ -177,9 +178,12 @@ class Trial:
         assert crowd.bodies is not None
         before = len(crowd.bodies)
         row = crowd.state.devices[device_of(crowd.hosts[number * 13 % len(crowd.hosts)], GPUS[number % len(GPUS)])]
-        timed = self._release(row.lease, FREED)
-        served = sum(isinstance(event, LeaseGranted) for event in timed.events)
-        assert served, "nobody who waits was given it in the same record"
+        us, served = 0.0, 0
+        for timed in self._release(row.lease):
+            us += 0.0 if served else timed.us
+            served += sum(isinstance(event, LeaseGranted) for event in timed.events)
+        assert served, "it is free, and nobody who waits for any has it"
+        self.found.us.setdefault(FREED, []).append(us)
         for again in range(served):
             crowd.wait(number + again)
         self.found.us.setdefault(SERVED_BYTES, []).append(sum(map(len, crowd.bodies[before:])) / served)
@@ -222,15 +226,12 @@ class Trial:
         self.found.counts["leases on a drained host"] = living
         begun = {**crowd.begin(), "name": DRAIN, "host": host}
         timed = crowd.ask(schedule_inputs.TaintRequest(**begun, reason="kernel update", effect="evict"), OPERATOR)
-        records = [timed, *crowd.settle()]
+        records = [timed, *self._settle()]
         left = sum(bool(crowd.state.devices[device].lease) for device in crowd.state.indexes.on_host[host])
         assert left == 0, f"{left} leases are left"
         self.found.us.setdefault(DRAINED, []).append(sum(each.us for each in records))
         self.found.note(DRAIN_ANSWERED, timed)
         self.found.counts["records of a drain"] = len(records)
-        for each in records:
-            if each.looks and each is not timed:
-                self.found.us.setdefault(LOOK, []).append(each.us / each.looks)
         undone = schedule_inputs.UntaintRequest(**crowd.begin(), name=DRAIN, host=host)
         self.found.note(UNDRAINED, crowd.ask(undone, OPERATOR))
         self._settle()
