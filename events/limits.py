@@ -138,6 +138,8 @@ WAIT_MS_MIN: Final = 1_000
 WAIT_MS_MAX: Final = 30 * 24 * 3_600_000
 QUEUED_MAX: Final = 16_384
 QUEUED_PER_PRINCIPAL_MAX: Final = 2_048
+BLOCKERS_PER_WAITING_MAX: Final = 4
+"""Of what stands in the way of who waits, so much is kept and written: it is told anew as it changes."""
 QUEUED_TRIED_PER_TICK_MAX: Final = 16
 """How many waiting requests one decision looks at; the next one goes on behind them."""
 LOOK_STEPS_MAX: Final = 1_024

@@ -105,7 +105,7 @@ def queued_or(
         until_ns=now_ns + request.wait_ms * _NS_PER_MS,
         keeps=found.keeps,
         buckets=found.buckets,
-        why=found.why,
+        why=_kept(found.why),
     )
     return [*_losses(state, found.keeps, but=0), waits]
 
@@ -195,14 +195,19 @@ def _look(state: State, queued: int, row: QueuedState, now_ns: int) -> tuple[lis
             return granted(state, given), 0
         why = given.refusal
     found = outlook(state, ref, row.asked, terms, why, frozenset(row.keeps))
-    is_other_reason = _reason(found.why) != _reason(row.why)
-    is_told = is_other_reason and (bool(row.asked.devices) or found.why.code != row.why.code)
+    why = msgspec.structs.replace(_kept(found.why), search=None)
+    is_told = _reason(why) != _reason(row.why) and (bool(row.asked.devices) or why.code != row.why.code)
     if (found.keeps, found.buckets) == (row.keeps, row.buckets) and not is_told:
         return [], found.steps
     moved = QueuedMoved(queued=queued, keeps=found.keeps, buckets=found.buckets)
     if is_told:
-        moved = msgspec.structs.replace(moved, why=msgspec.structs.replace(found.why, search=None))
+        moved = msgspec.structs.replace(moved, why=why)
     return [*_losses(state, found.keeps, but=queued), moved], found.steps
+
+
+def _kept(why: Refusal) -> Refusal:
+    """A reason as it is kept for as long as somebody waits."""
+    return msgspec.structs.replace(why, blockers=why.blockers[: limits.BLOCKERS_PER_WAITING_MAX])
 
 
 def _reason(why: Refusal) -> tuple[object, ...]:
