@@ -18,7 +18,6 @@ from leasehold.projections.state import State
 from leasehold.projections.stirring import DEVICE, stir, with_relatives
 
 _replace: Final = msgspec.structs.replace
-__all__ = ["HANDLERS", "granted", "stir"]
 
 
 def _queued(state: State, position: int, at_ns: int, event: schedule_events.RequestQueued) -> None:

@@ -15,7 +15,6 @@ at once cost one look at each who waits. Who takes notes up: `waiting`.
 """
 
 from collections.abc import Iterator
-from itertools import islice
 from typing import Final
 
 from leasehold.events import limits
@@ -28,7 +27,7 @@ from leasehold.projections.state import State
 WORDS_MAX: Final = 64
 """Of one note."""
 RELATIVES_MAX: Final = 256
-"""Of one device; what has more stands for its whole host."""
+"""Of one device, met by any way; what has more stands for its whole host."""
 DEVICE: Final = "device:"
 HOST: Final = "host:"
 
@@ -57,8 +56,12 @@ def with_relatives(state: State, word: str) -> set[str]:
     device = DeviceId(word.removeprefix(DEVICE))
     if device not in state.devices:
         return set()
-    found = {word, *(f"{DEVICE}{other}" for other in islice(relatives(state, device), RELATIVES_MAX))}
-    return found if len(found) <= RELATIVES_MAX else {f"{HOST}{state.devices[device].host}"}
+    found = {word}
+    for number, other in enumerate(relatives(state, device)):
+        found.add(f"{DEVICE}{other}")
+        if number >= RELATIVES_MAX:
+            return {f"{HOST}{state.devices[device].host}"}
+    return found
 
 
 def relatives(state: State, device: DeviceId) -> Iterator[DeviceId]:

@@ -32,6 +32,7 @@ from leasehold.projections import granting
 from leasehold.projections.concerns import News
 from leasehold.projections.declining import Declined, declined
 from leasehold.projections.indexes import EVERYBODY
+from leasehold.projections.narrowing import ANY
 from leasehold.projections.outlooks import CLASS, TENANT, outlook, over_quota
 from leasehold.projections.rows import QueuedState
 from leasehold.projections.state import State
@@ -58,6 +59,7 @@ _MAY_PASS: Final = frozenset(
 )
 """Refusals that time, or others, may lift. A search that was cut off is none: each look would cost as much again."""
 AHEAD_COUNTED_MAX: Final = 1_024
+"""Up to so many that may want the same are counted, each once; more are added up word by word."""
 
 
 # --- coming and going ---------------------------------------------------------------------------------------------
@@ -230,9 +232,9 @@ def ahead(state: State, queued: int) -> int:
     row, waiting = state.queue[queued], state.indexes.queued
     before = (row.rank_ns, queued)
     words = [word for word in row.buckets if not word.startswith((TENANT, CLASS))]
-    if "any" in words or not words:
+    if ANY in words or not words:
         return place(state, queued) - 1
-    words.append("any")
+    words.append(ANY)
     counts = [waiting.before(word, before) for word in words]
     if sum(counts) > AHEAD_COUNTED_MAX:
         return min(sum(counts), place(state, queued) - 1)

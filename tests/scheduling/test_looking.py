@@ -147,6 +147,17 @@ def test_what_is_tied_to_what_became_free(has: str, wants: str) -> None:
     folds_alike(ledger)
 
 
+def test_more_relatives_than_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a device that is tied to more others than a note would name, all of its host is news: none of them is missed."""
+    monkeypatch.setattr(stirring, "RELATIVES_MAX", 1)
+    ledger = ledger_with_hosts()
+    lease = ledger.granted("04:00.0", principal=B, holder=Holder("other"))
+    queued(ledger, "2-1.2", who="w")
+    ledger.release(lease, B)
+    settle(ledger)
+    assert holder_of(ledger, "2-1.2") == "w"
+
+
 def test_two_steps_away() -> None:
     """A device that is blocked by a part of its mate (a virtual function of another in its IOMMU group) is got, too."""
     ledger = ledger_with_hosts()
