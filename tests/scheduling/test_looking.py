@@ -148,7 +148,7 @@ def test_what_is_tied_to_what_became_free(has: str, wants: str) -> None:
 
 
 def test_more_relatives_than_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a device that is tied to more others than a note would name, all of its host is news: none of them is missed."""
+    """Of a device that is tied to more others than a note names, all of its host is news: none of them is missed."""
     monkeypatch.setattr(stirring, "RELATIVES_MAX", 1)
     ledger = ledger_with_hosts()
     lease = ledger.granted("04:00.0", principal=B, holder=Holder("other"))
