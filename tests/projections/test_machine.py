@@ -276,7 +276,7 @@ class TwoAllocators(RuleBasedStateMachine):
             device_view(state, device)
         for lease, held in state.leases.items():
             assert held.held == sum(state.devices[device].lease == lease for device in held.devices)
-            assert held.ended or held.held == len(held.devices)
+            assert held.ended or held.held == (0 if held.mode else len(held.devices))
         assert len(state.refusals) <= SMALL["REFUSALS_TRACKED_MAX"]
         assert all(
             row.next - row.first <= SMALL["REQUESTS_KEPT_PER_PRINCIPAL_MAX"] + 8 for row in state.principals.values()
