@@ -229,7 +229,8 @@ class _Chain:
     async def _of_grant(self, event: event_types.LeaseGranted, position: int) -> _Links:
         """What made each device free, or since when it is known; and where it waited."""
         links: _Links = [("waited since", event.queued)] if event.queued else []
-        for device in event.devices:
+        # Who only looks on waits for nothing to be free.
+        for device in event.devices if event.mode != "admin" else ():
             before = await self._look.rows(_BEFORE, device=device, at=position)
             if before:
                 links.append(("free by", before[0][0]))
