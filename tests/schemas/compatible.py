@@ -72,7 +72,12 @@ class _Comparison:
         self._compare_alternatives(path, old.get("anyOf", []), new.get("anyOf", []))
         self._compare_fields(path, old, new)
         if "items" in old or "items" in new:
-            self._compare(f"{path}[]", old.get("items", {}), new.get("items", {}))
+            before, after = old.get("items", {}), new.get("items", {})
+            # Of a list of fixed places there are no others: `false`.
+            if isinstance(before, dict) and isinstance(after, dict):
+                self._compare(f"{path}[]", before, after)
+            elif before != after:
+                self._say(f"{path}[]", f"it was {before}, and is {after}")
 
     def _is_rule_of_new_fields(self, keyword: str, old: Schema, new: Schema) -> bool:
         """Whether it shuts out only what says fields that were not known before."""
