@@ -30,7 +30,6 @@ SIZES: Final = (WHOLE, FEWER_WAIT, FEWER_HOSTS)
 TIMES: Final = 100
 """How often each thing is asked in one run."""
 SERVED_PER_H: Final = 10_000
-_OF_A_DRAIN: Final = frozenset({trial.DRAINED, trial.DRAIN_ANSWERED, trial.UNDRAINED})
 _NOT_TIMES: Final = frozenset({trial.SERVED_BYTES})
 
 Rounds = Mapping[Size, Sequence[Found]]
@@ -64,7 +63,7 @@ def _percentiles(rounds: Sequence[Found], what: str, percent: float) -> list[flo
 def _decisions(rounds: Rounds, figures: dict[str, Figure]) -> Table:
     rows = []
     for what in rounds[WHOLE][0].us:
-        if what in _NOT_TIMES:
+        if what in _NOT_TIMES or not all(what in one.us for some in rounds.values() for one in some):
             continue
         p50s = {size: _percentiles(some, what, 50) for size, some in rounds.items()}
         p50 = figures[f"scheduling {what} p50 us"] = figure(p50s[WHOLE])
