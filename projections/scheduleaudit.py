@@ -332,7 +332,7 @@ class ScheduleAudit:
     def _evicted(self, event: hostdev_events.LeaseRevoked) -> str:
         row = self._leases.get(event.lease)
         targets = {target for device in row.devices for target in _targets(device)} if row is not None else set()
-        for target in targets:
+        for target in sorted(targets):
             for each in self._taints.get(target, {}).values():
                 is_due = 0 < each.taint.evicts_at_ns <= self._at_ns
                 if row is not None and row.mode != "admin" and each.request == event.request and is_due:
@@ -412,7 +412,7 @@ class ScheduleAudit:
             self._fail(position, device)
             return ""
         known = self._failures.get(device, {})
-        times = [known[each] for each in set(event.evidence or ()) if each in known]
+        times = [known[each] for each in dict.fromkeys(event.evidence or ()) if each in known]
         if len(times) < limits.FAILURES_MAX or max(times) - min(times) > limits.FAILURE_WINDOW_NS:
             return f"{device} is in quarantine for {len(times)} failures that there were"
         self._sick.add(device)

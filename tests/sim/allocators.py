@@ -88,7 +88,7 @@ class SimAllocator:
         if self.sequencer is None or (self._is_low and not isinstance(request, RELEASING)):
             return
         if not self.decides:
-            self.standby.hear(ticket, Principal(principal), request, self._monotonic_ns)
+            self._forget(self.standby.hear(ticket, Principal(principal), request, self._monotonic_ns))
         elif not self.sequencer.ask(ticket, Principal(principal), request):
             return
         if not isinstance(request, inputs.RenewRequest | RenewManyRequest):
@@ -96,6 +96,11 @@ class SimAllocator:
             self._heard[principal, request.request_id] = self.sim.now_ns
         if self.sequencer.waiting > limits.REQUESTS_WAITING_MAX or len(self.standby) > limits.REQUESTS_HEARD_MAX:
             raise ViolationError(f"bounds: {self.sequencer.waiting} and {len(self.standby)} requests wait")
+
+    def _forget(self, ticket: int | None) -> None:
+        """A standby had no room for what it heard first."""
+        if ticket is not None:
+            self._heard.pop(self.sim.asked_as(ticket), None)
 
     def kill(self, *, with_machine: bool = False) -> None:
         """All that was in memory is gone. Sometimes the machine fails with it, or loses its disk."""
@@ -252,11 +257,13 @@ class SimAllocator:
         sequencer.note(inputs.DeciderStarts(sequencer.writer, reason, self.clock.age_ms(self._monotonic_ns)))
         # What was heard just before a bound of time may have been forgotten by it.
         since_ns = self.sim.now_ns - (limits.REQUEST_HEARD_MS - 1_000) * MS
+        has_room = True
         for ticket, asked in self.standby.take_over():
             if not sequencer.ask(ticket, asked.principal, asked.request):
                 # There is no room for it: whoever asked hears that it is unavailable.
+                has_room = False
                 self._heard.pop((asked.principal, asked.request.request_id), None)
-        if not self.sim.is_flooded:
+        if has_room and not self.sim.is_flooded:
             self._owed = {key for key, at_ns in self._heard.items() if at_ns >= since_ns}
 
     def _stand_by(self, sequencer: Sequencer) -> None:
@@ -265,7 +272,7 @@ class SimAllocator:
         sequencer.give_up_notes()
         for pending in sequencer.give_up_requests():
             asked = pending.asked
-            self.standby.hear(pending.ticket, asked.principal, asked.request, self._monotonic_ns)
+            self._forget(self.standby.hear(pending.ticket, asked.principal, asked.request, self._monotonic_ns))
 
     def _settle_debts(self, sequencer: Sequencer) -> None:
         """Who took over and has nothing left to do has decided all that it heard while it stood by."""

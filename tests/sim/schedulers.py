@@ -175,7 +175,7 @@ class SimScheduler(SimTenant):
         rng = self.sim.schedule_rng
         if held.request.domain and rng.random() < 0.5:
             return
-        fields = {
+        fields: dict[str, Any] = {
             "request_id": self._id(), "issued_at_ns": self.sim.now_ns + self.skew_ns, "lease": held.lease,
             "token": held.token,
         }  # fmt: skip
@@ -185,11 +185,10 @@ class SimScheduler(SimTenant):
             self._stop_believing(held)
             # Whether and when its lease ends by this is told in no word of its own.
             self.sim.history.append(Operation("release", held.devices, self.sim.now_ns, lease=held.lease))
-            self._send(
-                schedule_inputs.SwitchRequest(**{**fields, "lease": reserved.lease, "token": reserved.token})  # type: ignore[arg-type]
-            )
+            fields |= {"lease": reserved.lease, "token": reserved.token}
+            self._send(schedule_inputs.SwitchRequest(**fields))
         elif rng.random() < 0.6:
-            request = schedule_inputs.ReserveRequest(**fields, ttl_ms=rng.choice(self.ttls_ms), **self._needs())  # type: ignore[arg-type]
+            request = schedule_inputs.ReserveRequest(**fields, ttl_ms=rng.choice(self.ttls_ms), **self._needs())
             operation = Operation("acquire", (), self.sim.now_ns, ttl_ns=counted_ns(request.ttl_ms))
             self.sim.history.append(operation)
             self._send(request, operation)
@@ -197,9 +196,8 @@ class SimScheduler(SimTenant):
             to = rng.choice([each for each in self.sim.holders if isinstance(each, SimScheduler)])
             principal = to.principal if to.principal != self.principal or rng.random() < 0.5 else ""
             self._stop_believing(held)
-            self._send(
-                schedule_inputs.TransferRequest(**fields, holder=Holder(to.name), principal=Principal(principal))  # type: ignore[arg-type]
-            )
+            fields |= {"holder": Holder(to.name), "principal": Principal(principal)}
+            self._send(schedule_inputs.TransferRequest(**fields))
 
     def _source_of(self, reserved: Held) -> int:
         return getattr(reserved.request, "lease", 0)
@@ -275,7 +273,8 @@ class SimScheduler(SimTenant):
         if isinstance(request, schedule_inputs.ReserveRequest) and answer.outcome == "granted":
             if sent.operation is not None:
                 sent.operation.finish(self.sim.now_ns, ok=True, lease=answer.lease)
-            self.reserved.append(Held(answer.lease, answer.token, answer.devices, 0, request.ttl_ms, request))  # type: ignore[arg-type]
+            it = (answer.lease, answer.token, answer.devices, 0, request.ttl_ms, request)
+            self.reserved.append(Held(*it))  # type: ignore[arg-type]
             return
         if isinstance(request, schedule_inputs.SwitchRequest) and answer.outcome == "switched":
             for held in self.reserved:

@@ -222,6 +222,11 @@ class Simulation:
         if self.rng.random() >= self.faults.reply_lost:
             holder.take(request, answer)
 
+    def asked_as(self, ticket: int) -> tuple[str, str]:
+        """By whom, and under which id, that was asked to which no answer has come yet."""
+        holder, request, *_ = self._tickets[ticket]
+        return holder.principal, request.request_id
+
     def holder_of(self, held: Held) -> SimHolder:
         """Whose this lease is."""
         return next(holder for holder in self.holders if held in holder.held)
