@@ -16,7 +16,7 @@ LINE_CHARS_MAX = 120
 FUNCTION_LINES_MAX = 70
 MODULE_LINES_MAX = 500
 PURE = ("events", "projections")
-PRINTS = ("services/cli", "deploy/", "tests/")
+PRINTS = ("docs/examples/", "services/cli", "deploy/", "tests/")
 IMPURE_MODULES = frozenset(
     {
         *("aiosqlite", "asyncio", "concurrent", "datetime", "io", "logging", "multiprocessing", "nats", "os"),
