@@ -92,6 +92,8 @@ class News:
     def _is_of_use(self, there: "tuple[_About, ...]", queued: int, row: QueuedState) -> bool:
         """Whether one of these devices, which nobody keeps who comes before, can be had, or kept."""
         asked = row.asked
+        if asked.needs and asked.host:
+            there = tuple(each for each in there if each.host == asked.host)
         # Where all that match are wanted, one less may be what is waited for.
         if not any(need.every or any(option.every for option in need.first_of) for need in asked.needs):
             found = [each for each in there if not each.is_barred(asked.tolerates)]
