@@ -103,9 +103,9 @@ def _tick(state: State, given: inputs.Tick, now_ns: int) -> Decision:
         evidence = state.evidence_of_free(row)
         events.append(event_types.DeviceFreed(device=device, lease=row.lease, evidence=evidence))
     if state.head.decider != given.writer:
-        expiry_ns = _expiry_work_ns(state, given.writer)
-        if not events and expiry_ns is not None and now_ns >= expiry_ns:
-            # The decider leaves this undone, so holders may have been unable to reach it, too.
+        late_ns = _timed_work_ns(state, given.writer)
+        if not events and late_ns is not None and now_ns >= late_ns:
+            # The decider leaves something undone, so holders may have been unable to reach it, too.
             return _decider_starts(state, inputs.DeciderStarts(given.writer, "takeover"), now_ns)
     elif now_ns >= state.head.grace_until_ns:
         expired = map(event_types.LeaseExpired, state.expired_by(now_ns, limit=limits.EVENTS_PER_RECORD_MAX))
@@ -143,12 +143,12 @@ def next_work_ns(state: State, writer: str) -> int | None:
     """When a tick of `writer` will have something to do: 0 for now, `None` for not in sight."""
     if state.indexes.freeable or waiting.is_due(state, writer):
         return 0
-    return _expiry_work_ns(state, writer)
+    return _timed_work_ns(state, writer)
 
 
-def _expiry_work_ns(state: State, writer: str) -> int | None:
-    """When `writer` has to do with the next end of a lease or deadline, or what is to be told of a device: in time as
-    the decider, late as another.
+def _timed_work_ns(state: State, writer: str) -> int | None:
+    """When `writer` has to do with the next end of a lease or deadline, what is to be told of a device, or who waits:
+    in time as the decider, late as another.
     """
     nexts = (
         state.next_expiry_ns(),
@@ -161,6 +161,8 @@ def _expiry_work_ns(state: State, writer: str) -> int | None:
     told += [state.evictions.next_ns()] if state.rules_version >= evictions.RULES else []
     told += [state.failing.next_ns()] if state.rules_version >= failing.RULES else []
     due += [due_ns for due_ns in told if due_ns is not None]
+    if state.head.unlooked_since_ns:
+        due.append(state.head.unlooked_since_ns)
     if not due:
         return None
     return min(due) + (0 if state.head.decider == writer else limits.TAKEOVER_MS * _NS_PER_MS)

@@ -130,14 +130,16 @@ def seal(state: State, sequence: int, record: Record, chain: str) -> None:
         raise CorruptLedgerError(
             f"it is of era {record.era}, but its events lead to {state.head.era}", sequence=sequence
         )
+    head = state.head
     state.set_head(
         _replace(
-            state.head,
+            head,
             ledger_id=record.ledger_id,
             sequence=sequence,
             chain=chain,
             decided_at_ns=record.decided_at_ns,
             observed_through=record.observed_through,
+            unlooked_since_ns=(head.unlooked_since_ns or record.decided_at_ns) if state.indexes.stirs else 0,
         )
     )
 
@@ -158,7 +160,8 @@ def _ledger_restored(state: State, _position: int, at_ns: int, event: event_type
     """Everybody keeps what he has, under a new token; no host is believed before it has reported again."""
     era = event.era
     assert state.head.era < era <= limits.ERA_MAX, f"era {era} after {state.head.era}"
-    state.set_head(_replace(state.head, era=era, decider=event.writer, grace_until_ns=event.until_ns))
+    _decides(state, event)
+    state.set_head(_replace(state.head, era=era))
     for lease, row in list(state.leases.items()):
         state.put_lease(lease, _replace(row, token=token_of(era, position_of_token(row.token))))
     for device, device_row in list(state.devices.items()):
@@ -175,7 +178,13 @@ def _as_restored(source: SourceState) -> SourceState:
 
 
 def _grace_started(state: State, _position: int, _at_ns: int, event: event_types.GraceStarted) -> None:
-    state.set_head(_replace(state.head, decider=event.writer, grace_until_ns=event.until_ns))
+    _decides(state, event)
+
+
+def _decides(state: State, event: event_types.GraceStarted | event_types.LedgerRestored) -> None:
+    """Somebody decides from here on, who has left nothing undone yet."""
+    until_ns = event.until_ns
+    state.set_head(_replace(state.head, decider=event.writer, grace_until_ns=until_ns, unlooked_since_ns=0))
 
 
 # --- hosts and sources --------------------------------------------------------------------------------------------

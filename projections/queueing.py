@@ -59,7 +59,8 @@ def _looked(state: State, _position: int, _at_ns: int, event: schedule_events.Qu
     stirs = state.indexes.stirs
     while stirs and stirs[0] <= event.through:
         state.stirred.drop(stirs.shift())
-    state.set_head(_replace(state.head, looked_rank_ns=event.rank_ns, looked_queued=event.queued))
+    head = state.head
+    state.set_head(_replace(head, looked_rank_ns=event.rank_ns, looked_queued=event.queued, unlooked_since_ns=0))
 
 
 def _withdrawn(state: State, position: int, at_ns: int, event: schedule_events.RequestWithdrawn) -> None:

@@ -186,6 +186,8 @@ class Head(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     looked_rank_ns: int = 0
     """With `looked_queued`, up to which place of the queue was looked, for the first note of what has become better."""
     looked_queued: int = 0
+    unlooked_since_ns: int = 0
+    """Since when who decides has left such notes as they are; 0: there are none."""
 
 
 class SourceState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):

@@ -192,6 +192,7 @@ _SNAPSHOT: Final = Snapshot(
         grace_until_ns=NS + 30,
         looked_rank_ns=NS + 100,
         looked_queued=1_600,
+        unlooked_since_ns=NS + 20,
     ),
     hosts=[
         (

@@ -11,10 +11,11 @@ from leasehold.events.identities import DeviceKey, Holder
 from leasehold.events.schedule_events import QueueLooked
 from leasehold.events.schedule_inputs import SetQuotaRequest, WithdrawRequest
 from leasehold.projections import stirring
+from leasehold.projections.decide import decide
 from leasehold.projections.sequencer import Sequencer
 from leasehold.projections.snapshots import decode_state, encode_state
 from tests.projections.domains import Polled, described, unused, used
-from tests.projections.ledger import H1, H2, A, B, Ledger, device, ledger_with_hosts
+from tests.projections.ledger import H1, H2, SECOND, A, B, Ledger, device, ledger_with_hosts
 from tests.scheduling import words
 from tests.scheduling.queues import check_queue, folds_alike, holder_of, queued, settle, told
 
@@ -198,6 +199,42 @@ def test_only_who_decides_looks() -> None:
     ledger.note(inputs.DeciderStarts("other", "takeover"))
     settle(ledger)
     assert holder_of(ledger, "01:00.0") == "w"
+
+
+def test_who_is_not_looked_at_is_taken_over() -> None:
+    """If who decides looks at nobody for long, another that writes decides from then on, and looks; not before."""
+    ledger = ledger_with_hosts()
+    lease = ledger.granted("01:00.0")
+    queued(ledger, "01:00.0", who="w")
+    gone, late_ns = ledger.sequencer, ledger.now_ns + limits.TAKEOVER_MS * 1_000_000
+    gone.releases_only = True  # the grant is left undone
+    ledger.release(lease)
+    ledger.now_ns += SECOND
+    other = Sequencer(decode_state(encode_state(ledger.state)) or ledger.state, cluster="lab", writer="other")
+    ledger.sequencer = other
+    ledger.lease("0a:00.0", principal=B)
+    assert other.next_work_ns() == late_ns, "what it writes itself puts nothing off"
+    ledger.now_ns = late_ns
+    settle(ledger)
+    assert holder_of(ledger, "01:00.0") == "w"
+    assert other.state.head.decider == "other"
+    assert other.state.head.unlooked_since_ns == 0
+    folds_alike(ledger)
+
+
+def test_who_begins_to_decide_has_time_to_look() -> None:
+    """Who has just taken over is not taken over himself for what the one before him left undone."""
+    ledger = ledger_with_hosts()
+    lease = ledger.granted("01:00.0")
+    queued(ledger, "01:00.0", who="w")
+    ledger.sequencer.releases_only = True
+    ledger.release(lease)
+    ledger.now_ns += 2 * limits.TAKEOVER_MS * 1_000_000
+    ledger.note(inputs.DeciderStarts("other", "takeover"))
+    ledger.commit()
+    assert ledger.state.stirred
+    assert decide(ledger.state, inputs.Tick("third"), ledger.now_ns + limits.TAKEOVER_MS * 1_000_000 - 1) is None
+    assert decide(ledger.state, inputs.Tick("third"), ledger.now_ns + limits.TAKEOVER_MS * 1_000_000)
 
 
 def test_without_room_nobody_is_looked_at() -> None:
