@@ -294,7 +294,7 @@ class ScheduleAudit:
             return "what is had is counted again for a quota that there was" if event.charged else ""
         charged, used = set(event.charged), 0
         for lease in self._leases.values():
-            if lease.tenant == event.tenant:
+            if lease.tenant == event.tenant and lease.mode != "admin":
                 for device, classes in list(lease.charges.items()):
                     rest = tuple(name for name in classes if name != event.device_class)
                     lease.charges[device] = (*rest, event.device_class) if device in charged else rest

@@ -193,3 +193,17 @@ def test_breaches_are_found(
         with pytest.raises(CorruptLedgerError, match=f"at position [0-9]+, .*{says}"):
             for sequence, record in enumerate(records, 1):
                 audit.step(sequence, record)
+
+
+def test_what_is_only_looked_at_counts_against_no_quota() -> None:
+    """A quota set while its tenant also looks on at a device that it has: the device counts once."""
+
+    def looked_at(ledger: Ledger) -> None:
+        _lease(ledger, ONE)
+        _lease(ledger, ONE, mode="admin")
+        _say(ledger, schedule_inputs.SetQuotaRequest, tenant=A, devices_max=2)
+        assert _lease(ledger, OTHER).outcome == "granted"
+
+    audit = Audit()
+    for sequence, body in enumerate(_log(looked_at, nullcontext()), 1):
+        audit.step(sequence, codec.decode_record(body, sequence))
