@@ -40,6 +40,8 @@ class Sent:
     at_ns: int
     operation: Operation | None = None
     answer: Answer | None = None
+    answered_ns: int = 0
+    """When the last answer came of one that waited."""
     is_unwritten: bool = False
     """It was answered, although there is no word of it in the log."""
 
