@@ -140,6 +140,8 @@ QUEUED_MAX: Final = 16_384
 QUEUED_PER_PRINCIPAL_MAX: Final = 2_048
 BLOCKERS_PER_WAITING_MAX: Final = 4
 """Of what stands in the way of who waits, so much is kept and written: it is told anew as it changes."""
+WAITS_ENDED_PER_TICK_MAX: Final = 32
+"""Each says why it was in vain, at some length, and all stand in one record."""
 QUEUED_TRIED_PER_TICK_MAX: Final = 16
 """How many waiting requests one decision looks at; the next one goes on behind them."""
 LOOK_STEPS_MAX: Final = 1_024

@@ -36,7 +36,8 @@ class QueuedMoved(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field
 
     queued: int
     keeps: tuple[DeviceId, ...]
-    buckets: tuple[str, ...]
+    buckets: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    """If they are others than before: who has all his devices taken by another one changes many of these at once."""
     why: Refusal | msgspec.UnsetType = msgspec.UNSET
     """Why not now, if that is another reason than before."""
 

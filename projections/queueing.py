@@ -48,7 +48,8 @@ def _moved(state: State, position: int, _at_ns: int, event: schedule_events.Queu
     """Other devices are kept for it, or it is found under others."""
     row = state.queue[event.queued]
     why = event.why or row.why
-    state.put_queued(event.queued, _replace(row, keeps=event.keeps, buckets=event.buckets, why=why))
+    buckets = row.buckets if event.buckets is msgspec.UNSET else event.buckets
+    state.put_queued(event.queued, _replace(row, keeps=event.keeps, buckets=buckets, why=why))
     if set(event.keeps) < set(row.keeps):  # another has taken it, and others may be kept instead
         _look_again(state, position, event.queued, row)
     _let_go(state, position, event.queued, row, (each for each in row.keeps if each not in event.keeps))

@@ -131,7 +131,6 @@ def _losses(state: State, devices: tuple[DeviceId, ...], *, but: int) -> list[Ev
         QueuedMoved(
             queued=keeper,
             keeps=tuple(device for device in state.queue[keeper].keeps if device not in taken),
-            buckets=state.queue[keeper].buckets,
         )
         for keeper in sorted(keepers)
     ]
@@ -154,7 +153,7 @@ def ended(state: State, now_ns: int, *, limit: int) -> list[Event]:
     """The requests that have waited for as long as they were to."""
     return [
         WaitingEnded(queued=queued, why=msgspec.structs.replace(state.queue[queued].why, search=None))
-        for queued in state.waitings.due_by(now_ns, limit=limit)
+        for queued in state.waitings.due_by(now_ns, limit=min(limit, limits.WAITS_ENDED_PER_TICK_MAX))
     ]
 
 
@@ -201,7 +200,9 @@ def _look(state: State, queued: int, row: QueuedState, now_ns: int) -> tuple[lis
     is_told = _reason(why) != _reason(row.why) and (bool(row.asked.devices) or why.code != row.why.code)
     if (found.keeps, found.buckets) == (row.keeps, row.buckets) and not is_told:
         return [], found.steps
-    moved = QueuedMoved(queued=queued, keeps=found.keeps, buckets=found.buckets)
+    moved = QueuedMoved(queued=queued, keeps=found.keeps)
+    if found.buckets != row.buckets:
+        moved = msgspec.structs.replace(moved, buckets=found.buckets)
     if is_told:
         moved = msgspec.structs.replace(moved, why=why)
     return [*_losses(state, found.keeps, but=queued), moved], found.steps
