@@ -126,6 +126,10 @@ class LeaseView(msgspec.Struct, frozen=True, kw_only=True):
     hosts, or it is over."""
     evicts_at_ns: int = 0
     """When it ends by a taint, as `reason` says; 0: by none."""
+    mode: str = ""
+    """One of `scheduling.MODES`: whoever shares its devices, or only looks on, does not have them alone."""
+    reserved_for: str = ""
+    """The lease in whose place it will count once it is switched to; until then its token opens nothing."""
 
 
 class UsedView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

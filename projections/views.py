@@ -190,6 +190,8 @@ def lease_view(state: State, lease: int, *, asker: Principal) -> LeaseView:
         gone_since_ns=row.gone_since_ns,
         prepared=bindings.prepared_word(state, row),
         evicts_at_ns=state.indexes.evictions.get(lease, 0),
+        mode=row.mode,
+        reserved_for=lease_id_text(row.reserved_for) if row.reserved_for else "",
     )
 
 

@@ -193,7 +193,9 @@ def leases(rows: list[LeaseView]) -> None:
 
 def _lease_cells(row: LeaseView) -> list[str]:
     state = row.ended or row.state
-    return [row.lease, state, row.holder, ", ".join(row.devices), _expiry(row), row.principal]
+    beside = row.mode or (f"in place of {row.reserved_for}" if row.reserved_for else "")
+    told = f"{state}, {beside}" if beside and not row.ended else state
+    return [row.lease, told, row.holder, ", ".join(row.devices), _expiry(row), row.principal]
 
 
 def _expiry(row: LeaseView) -> str:

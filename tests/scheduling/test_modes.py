@@ -4,9 +4,12 @@ import pytest
 
 from leasehold.events import inputs, schedule_inputs
 from leasehold.events.identities import Principal
+from leasehold.events.position import lease_id_text
 from leasehold.events.refusals import RefusalCode
+from leasehold.events.views import LeaseView
 from leasehold.projections import bindings
-from tests.projections.ledger import H1, SECOND, A, B, Ledger, device, ledger_with_hosts, refusal_of
+from leasehold.projections.views import lease_view
+from tests.projections.ledger import H1, H2, SECOND, A, B, Ledger, device, ledger_with_hosts, refusal_of
 from tests.projections.test_restore import decided_by, restored
 from tests.scheduling import words
 from tests.scheduling.keeping import acts, reserve, same_from_snapshot
@@ -120,3 +123,16 @@ def test_nothing_is_reserved_for_it(ledger: Ledger) -> None:
     for mode in ("shared", "admin"):
         lease = ledger.granted("01:00.0", mode=mode)
         assert refusal_of(reserve(ledger, lease, device("03:00.0"))).code is RefusalCode.NOT_TRANSFERABLE
+
+
+def test_lists_tell_who_does_not_have_it_alone(ledger: Ledger) -> None:
+    """In a list of leases one sees who shares, only looks on, or stands in for another: no device has two owners."""
+
+    def view(lease: int) -> LeaseView:
+        return lease_view(ledger.state, lease, asker=A)
+
+    alone, shared = ledger.granted("0a:00.0"), ledger.granted("01:00.0", mode="shared")
+    watching = ledger.granted("0a:00.0", mode="admin")
+    assert [view(lease).mode for lease in (alone, shared, watching)] == ["", "shared", "admin"]
+    target = reserve(ledger, alone, device("0b:00.0", H2)).lease
+    assert [view(lease).reserved_for for lease in (alone, target)] == ["", lease_id_text(alone)]
