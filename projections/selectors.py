@@ -161,8 +161,9 @@ def _compiled(text: str) -> Selector | Fault:
     reading = _understood(text)
     if isinstance(reading, Fault):
         return reading
+    compile_text = load()  # that it cannot be loaded is no fault of the text
     try:
-        program = load()(reading.text)
+        program = compile_text(reading.text)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException:  # noqa: BLE001 - it takes less than the grammar has, or panics; no text is known that does
