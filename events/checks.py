@@ -11,7 +11,6 @@ from leasehold.events.domains import STATES, USES, DomainDescription, parse_devi
 from leasehold.events.errors import InvalidInputError
 from leasehold.events.hostdevs import BUSES, OPERATIONS, RESETS, parse_stub
 from leasehold.events.inputs import Observed, Request
-from leasehold.events.schedule_inputs import ScheduleRequest
 
 # --- agents' messages ---------------------------------------------------------------------------------------------
 
@@ -173,6 +172,11 @@ def check_request(request: Request) -> None:
     check_range(request.issued_at_ns, 0, 2**63 - 1, "issued_at_ns")
     if isinstance(request, inputs.LeaseRequest):
         _check_lease(request)
+    elif isinstance(request, inputs.ReleaseRequest | inputs.RenewRequest):
+        check_range(request.lease, 1, 2**53 - 1, "lease")
+        check_range(request.token, 1, 2**53 - 1, "token")
+        if isinstance(request, inputs.RenewRequest) and request.ttl_ms:
+            check_range(request.ttl_ms, limits.LEASE_TTL_MS_MIN, limits.LEASE_TTL_MS_MAX, "ttl_ms")
     elif isinstance(request, inputs.ConfirmFreeRequest):
         check_text(request.device, "device", limits.DEVICE_TEXT_CHARS_MAX)
         check_text(request.reason, "reason", limits.REASON_CHARS_MAX)
@@ -194,13 +198,8 @@ def check_request(request: Request) -> None:
     elif isinstance(request, inputs.DeclareDeadRequest):
         identities.parse_host(request.host)
         check_text(request.reason, "reason", limits.REASON_CHARS_MAX)
-    elif isinstance(request, ScheduleRequest):
-        schedule_checks.check_schedule_request(request)
     else:
-        check_range(request.lease, 1, 2**53 - 1, "lease")
-        check_range(request.token, 1, 2**53 - 1, "token")
-        if isinstance(request, inputs.RenewRequest) and request.ttl_ms:
-            check_range(request.ttl_ms, limits.LEASE_TTL_MS_MIN, limits.LEASE_TTL_MS_MAX, "ttl_ms")
+        schedule_checks.check_schedule_request(request)
 
 
 def _check_lease(request: inputs.LeaseRequest) -> None:

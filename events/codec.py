@@ -20,12 +20,14 @@ from leasehold.events.record import FORMAT, Record, Step
 _encoder: Final = msgspec.json.Encoder(order="sorted")
 _record_decoder: Final = msgspec.json.Decoder(Record)
 _observed_decoder: Final = msgspec.json.Decoder(Observed)
+_HOLDS_STRICT: Final[dict[type[Any], tuple[str, ...]]] = {}
+"""Of a strict type, the fields that have strict values themselves."""
 
 
 def _strict(kind: type[Any], *fields: tuple[str, Any] | tuple[str, Any, Any]) -> type[Any]:
     """The same, but for fields that it does not know, which it refuses."""
     tag = kind.__struct_config__.tag
-    return msgspec.defstruct(
+    strict = msgspec.defstruct(
         f"_Strict{kind.__name__}",
         fields,
         bases=(kind,),
@@ -35,6 +37,8 @@ def _strict(kind: type[Any], *fields: tuple[str, Any] | tuple[str, Any, Any]) ->
         forbid_unknown_fields=True,
         tag=tag,
     )
+    _HOLDS_STRICT[strict] = tuple(name for name, *_ in fields)
+    return strict
 
 
 _STRICT_OPTION: Final = _strict(scheduling.Option)
@@ -244,7 +248,10 @@ def _as_tolerant(value: Any) -> Any:
     kind = _TOLERANT.get(type(value))
     if kind is None:
         return value
-    return kind(**{name: _as_tolerant(getattr(value, name)) for name in value.__struct_fields__})
+    fields = msgspec.structs.asdict(value)
+    for name in _HOLDS_STRICT[type(value)]:
+        fields[name] = _as_tolerant(fields[name])
+    return kind(**fields)
 
 
 def decode_checked(decoder: msgspec.json.Decoder[Any], body: bytes, *, what: str) -> Any:
@@ -273,13 +280,13 @@ def body_hash(request: Request) -> str:
     """32 hex digits over what is asked for, without when: the same words said again are the same request."""
     fields = msgspec.structs.asdict(request)
     del fields["issued_at_ns"]
-    if isinstance(request, inputs.LeaseRequest) and not request.domain:
-        # As it was hashed before leases could be for a domain.
-        del fields["domain"], fields["gone_ms"], fields["keep"]
-    if isinstance(request, inputs.LeaseRequest) and not request.driver and not request.unmanaged:
-        # As before it could be said how they are handed over.
-        del fields["driver"], fields["unmanaged"]
     if isinstance(request, inputs.LeaseRequest):
+        if not request.domain:
+            # As it was hashed before leases could be for a domain.
+            del fields["domain"], fields["gone_ms"], fields["keep"]
+        if not request.driver and not request.unmanaged:
+            # As before it could be said how they are handed over.
+            del fields["driver"], fields["unmanaged"]
         for name in _SAID_SINCE_SCHEDULING:
             if not fields[name]:
                 del fields[name]

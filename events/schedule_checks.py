@@ -27,6 +27,13 @@ def check_wanted(request: LeaseRequest | ReserveRequest) -> None:
     check_range(len(request.devices), 0, limits.DEVICES_PER_LEASE_MAX, "devices")
     for device in request.devices:
         check_text(device, "devices", limits.DEVICE_TEXT_CHARS_MAX)
+    if request.needs or request.constraints:
+        _check_needs(request)
+    if request.tolerates:
+        _check_tolerations(request.tolerates)
+
+
+def _check_needs(request: LeaseRequest | ReserveRequest) -> None:
     check_range(len(request.needs), 0, limits.NEEDS_PER_REQUEST_MAX, "needs")
     for number, need in enumerate(request.needs):
         _check_need(need, f"needs[{number}]")
@@ -40,7 +47,6 @@ def check_wanted(request: LeaseRequest | ReserveRequest) -> None:
         _check_constraint(constraint, names, f"constraints[{number}]")
     if request.constraints and not request.needs:
         raise InvalidInputError("they are about needs, and devices are named", field="constraints")
-    _check_tolerations(request.tolerates)
 
 
 def names_of(needs: tuple[Need, ...]) -> list[str]:
