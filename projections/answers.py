@@ -6,7 +6,7 @@ import msgspec
 
 from leasehold.events import codec
 from leasehold.events.answers import Answer, Heard, NotRenewed
-from leasehold.events.identities import HostName, Principal, RequestKey, principal_of, request_key
+from leasehold.events.identities import HostName, Principal, RequestKey
 from leasehold.events.inputs import Asked, RenewRequest
 from leasehold.events.position import end_of_record
 from leasehold.events.schedule_inputs import RenewManyRequest
@@ -61,14 +61,14 @@ def answer_for(state: State, key: RequestKey) -> Answer | None:
 
 
 def _answer_of(state: State, key: RequestKey, known: AnswerState) -> Answer:
-    request_id = key.partition("/")[2]
+    principal, _, request_id = key.partition("/")
     as_of = end_of_record(state.head.sequence)
     if known.refusal is not None:
         return Answer(
             outcome="refused", request_id=request_id, position=known.position, as_of=as_of, refusal=known.refusal,
             queued=known.queued,
         )  # fmt: skip
-    if known.verb == "lease" and known.queued in state.queue:
+    if known.queued and known.verb == "lease" and known.queued in state.queue:
         return _answer_of_waiting(state, request_id, known)
     if known.order:
         return _answer_of_order(state, request_id, known)
@@ -79,13 +79,17 @@ def _answer_of(state: State, key: RequestKey, known: AnswerState) -> Answer:
             outcome=_OUTCOME[known.verb], request_id=request_id, position=known.position, as_of=as_of,
             lease=known.lease, leases=known.leases, devices=devices, queued=known.queued,
         )  # fmt: skip
-    return Answer(
+    # No token for whom the lease is not, or not any more: who had it before may ask his old requests again, as he
+    # would behind a restore, and that is not to open anything.
+    is_his = lease.principal == principal and known.position >= lease.transferred_position
+    # Each of up to 15 words costs little; Python hands on more of them in a dict, for ten times as much.
+    answer = Answer(
         outcome=_OUTCOME[known.verb],
         request_id=request_id,
         position=known.position,
         as_of=as_of,
         lease=known.lease,
-        token=_token_told(key, known, lease),
+        token=lease.token if is_his else 0,
         holder=lease.holder,
         devices=devices or lease.devices,
         state=lease_word(lease),
@@ -95,30 +99,20 @@ def _answer_of(state: State, key: RequestKey, known: AnswerState) -> Answer:
         ttl_ms=lease.ttl_ms,
         expires_at_ns=lease.expires_at_ns,
         message=lease.end_reason,
-        reserved_for=lease.reserved_for,
-        queued=known.queued,
-        search=lease.search,
     )
+    if known.queued or lease.reserved_for or lease.search is not None:
+        return _replace(answer, reserved_for=lease.reserved_for, queued=known.queued, search=lease.search)
+    return answer
 
 
-def _token_told(key: RequestKey, known: AnswerState, lease: LeaseState) -> int:
-    """The token, for whoever may have it; 0: the lease was given to another since, and this asker's part in it is over.
-
-    Who had it before may ask his old requests again, as he would behind a restore: that is not to open anything.
-    """
-    is_his = lease.principal == principal_of(key) and known.position >= lease.transferred_position
-    return lease.token if is_his else 0
-
-
-def answer_to(state: State, asked: Asked, position: int) -> Answer:
-    """The answer to a request that was just decided, by a step that begins at `position`, or before.
+def answer_to(state: State, asked: Asked, key: RequestKey, position: int) -> Answer:
+    """The answer to a request (`key`) that was just decided, by a step that begins at `position`, or before.
 
     A renewal that needs no word in the log has none: it is answered by how its lease stands, and with the position of
     the event that made it so.
     """
-    request = asked.request
-    key = request_key(asked.principal, request.request_id)
     known = state.answers.get(key)
+    request = asked.request
     if known is not None and known.position != position and known.body_hash != codec.body_hash(request):
         # Another body stands under this id; that answer is not this request's.
         refusal = id_reused(request.request_id)

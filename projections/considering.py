@@ -31,7 +31,7 @@ def considered(state: State, principal: Principal, request: Request, now_ns: int
     state.journal.begin()
     try:
         broken = previews.moved_over(state, position, now_ns, events)
-        answer = answer_to(state, asked, position)
+        answer = answer_to(state, asked, request_key(principal, asked.request.request_id), position)
     finally:
         state.roll_back()
         state.at_ns = at_ns

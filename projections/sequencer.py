@@ -194,7 +194,7 @@ class Sequencer:
         while self._requests and packing.add(self._requests[0].asked):
             pending = self._requests.popleft()
             # Right behind its own step: later ones of the record may already forget it.
-            self._drafted.append((pending, answer_to(self.state, pending.asked, packing.last_position)))
+            self._drafted.append((pending, answer_to(self.state, pending.asked, pending.key, packing.last_position)))
         if is_due or (self.state.indexes.freeable and not self.releases_only):
             packing.add(inputs.Tick(self.writer))
         if not self.releases_only:
