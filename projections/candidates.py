@@ -92,9 +92,7 @@ class Candidates:
         """A device's row is another than before."""
         if before is not None and before.description is row.description:
             if not before.lease or not row.lease:
-                is_now = is_free(row)
-                if is_free(before) is not is_now and (cell := self._cells.get(device)) is not None:
-                    (self.free.add if is_now else self.free.remove)(cell, device)
+                self.follow_lease(device, row)
             if before.marks is not None or row.marks is not None:
                 self._follow_sharing(device, before, row)
             return
@@ -111,6 +109,20 @@ class Candidates:
             self._cells.drop(device)
         elif cell != was_in:
             self._cells.put(device, cell)
+
+    def follow_lease(self, device: DeviceId, row: DeviceState) -> None:
+        """Whether it is free, where the description is the same as before. Each lease and release comes by here."""
+        cell = self._cells.get(device)
+        if cell is None:
+            return
+        members = self.free.cells.get(cell, ())  # as `has`, without the call
+        at = bisect_left(members, device)
+        was_free = at < len(members) and members[at] == device
+        if row.lease:
+            if was_free:
+                self.free.remove(cell, device)
+        elif is_free(row) is not was_free:
+            (self.free.remove if was_free else self.free.add)(cell, device)
 
     def _follow_sharing(self, device: DeviceId, before: DeviceState, row: DeviceState) -> None:
         cell, is_now = self._cells.get(device), _is_shareable(row)

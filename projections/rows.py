@@ -1,5 +1,7 @@
 """The rows of the state: what the ledger says of a host, device, domain, lease, request or order. They never change."""
 
+from typing import Final
+
 import msgspec
 
 from leasehold.events.capabilities import Order
@@ -209,6 +211,9 @@ class SourceState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defa
         return self.stale or self.blind
 
 
+_TELL_OF_NO_DEVICES: Final = frozenset((CREATOR, POLLER, BINDER))
+
+
 class HostState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """A host. `mode`: `managed` or `watched`."""
 
@@ -228,10 +233,10 @@ class HostState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaul
             return self.dead
         doubts, tells_of_devices = [], False
         for agent, source in self.sources.items():
-            if agent != CREATOR:
-                tells_of_devices = tells_of_devices or agent not in (POLLER, BINDER)
-                if source.stale or source.blind:
-                    doubts.append(f"{agent}: {source.doubt}")
+            if agent not in _TELL_OF_NO_DEVICES:
+                tells_of_devices = True
+            if (source.stale or source.blind) and agent != CREATOR:
+                doubts.append(f"{agent}: {source.doubt}")
         if doubts:
             return "; ".join(sorted(doubts))
         if tells_of_devices:

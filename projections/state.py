@@ -102,9 +102,13 @@ class State:
             self.tell(f"device:{device}")
         if before is None or before.description is not row.description:
             self.indexes.describe(device, row.host, before.description if before else None, row.description)
+            self.candidates.follow(device, before, row)
+        elif before.marks is not None or row.marks is not None:
+            self.candidates.follow(device, before, row)
+        elif not before.lease or not row.lease:
+            self.candidates.follow_lease(device, row)
         if row.marks is not None or (before is not None and before.marks is not None):
             self._note_marks(device, before, row)
-        self.candidates.follow(device, before, row)
         was_ending = before is not None and before.ending
         if row.ending or was_ending:
             self._note_ending(device, row, was_ending=was_ending)
@@ -141,7 +145,7 @@ class State:
         """Set a lease's row; its expiry is watched while it lives."""
         before = self.leases.get(lease)
         self.leases.put(lease, row)
-        if before is not None and (before.holder != row.holder or before.principal != row.principal):
+        if self.queue and before is not None and (before.holder, before.principal) != (row.holder, row.principal):
             self.tell(*(f"device:{device}" for device in row.devices))
         if not row.ended and (before is None or before.expires_at_ns != row.expires_at_ns):
             self.expiries.push(row.expires_at_ns, lease)
@@ -151,7 +155,8 @@ class State:
             evictions.follow_lease(self, lease, row)
         if row.bond is not None:
             self._note_bond(lease, before, row)
-        self._note_holding(lease, before, row)
+        if before is None or before.held != row.held or row.mode or before.tenant != row.tenant:
+            self._note_holding(lease, before, row)
 
     def drop_lease(self, lease: int) -> None:
         """Forget a lease, which must have ended."""
@@ -162,11 +167,12 @@ class State:
     def _note_holding(self, lease: int, before: LeaseState | None, after: LeaseState | None) -> None:
         was = before.tenant if before is not None and before.has_devices else None
         now = after.tenant if after is not None and after.has_devices else None
-        if was != now:
-            if was is not None:
-                self.indexes.leases_of.remove(was, lease)
-            if now is not None:
-                self.indexes.leases_of.add(now, lease)
+        if was == now:
+            return
+        if was is not None:
+            self.indexes.leases_of.remove(was, lease)
+        if now is not None:
+            self.indexes.leases_of.add(now, lease)
 
     def put_class(self, name: str, row: ClassState) -> None:
         """Set a device class."""
@@ -358,7 +364,7 @@ class State:
             return ""
         if host.dead:
             return host.dead
-        is_stuck = failing.is_stuck(row.quarantine)
+        is_stuck = row.quarantine is not None and failing.is_stuck(row.quarantine)
         if host.mode != "watched":
             is_back = row.binding is not None and row.binding.given_back and row.binding.lease == row.lease
             return _GIVEN_BACK if is_back and not is_stuck and not self.attached_to(row) else ""

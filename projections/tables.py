@@ -138,17 +138,14 @@ class SortedLists(dict[K, list[M]]):
 
     def remove(self, key: K, member: M) -> None:
         """Take out `member`, which must be there."""
-        self._take_out(key, member)
-        if self._journal.changes is not None:
-            self._journal.changes.append((self, key, (False, member)))
-
-    def _take_out(self, key: K, member: M) -> None:
         members = self[key]
         at = bisect_left(members, member)
         assert members[at] == member, f"{member} is not under {key}"
         del members[at]
         if not members:
             del self[key]
+        if self._journal.changes is not None:
+            self._journal.changes.append((self, key, (False, member)))
 
     def before(self, key: K, member: M) -> int:
         """How many of a list come before `member`, which need not be in it."""
@@ -156,8 +153,6 @@ class SortedLists(dict[K, list[M]]):
 
     def undo(self, key: K, change: tuple[bool, M]) -> None:
         """Take one change back."""
+        # What is done in the course of undoing is not written down again.
         was_added, member = change
-        if was_added:
-            self._take_out(key, member)
-        else:
-            insort(self.setdefault(key, []), member)
+        (self.remove if was_added else self.add)(key, member)
