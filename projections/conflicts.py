@@ -487,7 +487,7 @@ def first_blockers(
     for device in devices:
         those = blockers(state, device, owner=owner, together=together, force=force, around=around, terms=terms)
         found += islice(those, limits.BLOCKERS_PER_REFUSAL_MAX)
-    return by_gravity(found)
+    return by_gravity(found) if found else ()
 
 
 def by_gravity(found: list[Blocker]) -> tuple[Blocker, ...]:

@@ -57,7 +57,10 @@ def reserved(device: str, lease: int, source: int = 0) -> Refusal:
 
 def of_lease(state: State, principal: Principal, number: int, token: int) -> Refusal | None:
     """Why this principal with this token may not act on this lease, if it may not."""
-    lease, name = state.leases.get(number), lease_id_text(number)
+    lease = state.leases.get(number)
+    if lease is not None and lease.principal == principal and lease.token == token and not lease.ended:
+        return None
+    name = lease_id_text(number)
     if lease is None:
         return Refusal(code=RefusalCode.LEASE_UNKNOWN, message=f"no lease {name} is known", help="list your leases")
     if lease.principal != principal:
@@ -68,13 +71,11 @@ def of_lease(state: State, principal: Principal, number: int, token: int) -> Ref
         )
     if token != lease.token:
         return _stale(state, name, lease, token)
-    if lease.ended:
-        return Refusal(
-            code=RefusalCode.LEASE_ENDED,
-            message=f"lease {name} was ended ({lease.ended}): its token is stale",
-            help="ask for a new lease",
-        )
-    return None
+    return Refusal(
+        code=RefusalCode.LEASE_ENDED,
+        message=f"lease {name} was ended ({lease.ended}): its token is stale",
+        help="ask for a new lease",
+    )
 
 
 def _stale(state: State, name: str, lease: LeaseState, token: int) -> Refusal:

@@ -17,6 +17,7 @@ from leasehold.projections.state import State
 from leasehold.projections.terms import Terms
 
 _NS_PER_MS: Final = 1_000_000
+_UNSET: Final = msgspec.UNSET
 
 
 def decide_lease(
@@ -54,14 +55,16 @@ def decide_lease(
 
 def named(state: State, request: inputs.LeaseRequest) -> tuple[DeviceId, ...] | Declined:
     """The physical devices that a request names, sorted, each once."""
-    resolved = [resolve(state, text, request.host) for text in request.devices]
-    failed = next((each for each in resolved if each.device is None), None)
-    if failed is not None:
-        return Declined(request.devices, unresolved(failed))
-    devices = tuple(sorted({conflicts.physical_device(each.device) for each in resolved if each.device}))
-    unknown = next((device for device in devices if device not in state.devices), None)
-    if unknown is not None:
-        return Declined(request.devices, unresolved(Resolved(unknown)))
+    found: set[DeviceId] = set()
+    for text in request.devices:
+        resolved = resolve(state, text, request.host)
+        if resolved.device is None:
+            return Declined(request.devices, unresolved(resolved))
+        found.add(conflicts.physical_device(resolved.device))
+    devices = tuple(sorted(found))
+    for device in devices:
+        if device not in state.devices:
+            return Declined(request.devices, unresolved(Resolved(device)))
     return devices
 
 
@@ -83,14 +86,14 @@ def grant(
         found = conflicts.first_blockers(state, devices, owner=owner, force=request.force, terms=terms)
         if found:
             return Declined(devices, refusal_of(found))
-    handover: Handover | msgspec.UnsetType = msgspec.UNSET
+    handover: Handover | msgspec.UnsetType = _UNSET
     if request.driver or request.unmanaged:
         handover = Handover(driver=request.driver, unmanaged=request.unmanaged)
         for device in devices:
             blocker = restraints.not_handed_over(state, device, handover)
             if blocker is not None:
                 return Declined(devices, _not_so(blocker))
-    bond: DomainBond | msgspec.UnsetType = msgspec.UNSET
+    bond: DomainBond | msgspec.UnsetType = _UNSET
     if uuid:
         bond = DomainBond(uuid=uuid, gone_ms=request.gone_ms, keep=request.keep)
     charges: tuple[tuple[str, ...], ...] = ()
@@ -109,12 +112,12 @@ def grant(
         forced=request.force and any(state.devices[device].description.protections for device in devices),
         bond=bond,
         handover=handover,
-        mode=terms.mode or msgspec.UNSET,
-        tolerates=terms.tolerates or msgspec.UNSET,
-        charges=charges if any(charges) else msgspec.UNSET,
-        queued=terms.queued or msgspec.UNSET,
-        reserved_for=reserved_for or msgspec.UNSET,
-        search=search or msgspec.UNSET,
+        mode=terms.mode or _UNSET,
+        tolerates=terms.tolerates or _UNSET,
+        charges=charges if charges and any(charges) else _UNSET,
+        queued=terms.queued or _UNSET,
+        reserved_for=reserved_for or _UNSET,
+        search=search or _UNSET,
     )
 
 

@@ -23,6 +23,7 @@ def granted(state: State, position: int, at_ns: int, event: event_types.LeaseGra
     ref, mode, charges = event.request, event.mode or "", event.charges or ()
     key = request_key(ref.principal, ref.request_id)
     token = token_of(state.head.era, position)
+    # Each of up to 15 words costs little; Python hands on more of them in a dict, for ten times as much.
     row = LeaseState(
         principal=ref.principal,
         holder=event.holder,
@@ -39,10 +40,14 @@ def granted(state: State, position: int, at_ns: int, event: event_types.LeaseGra
         tenant=event.tenant,
         mode=mode,
         tolerates=event.tolerates or (),
-        reserved_for=event.reserved_for or 0,
-        charges=charges if mode else (),
-        search=event.search or None,
     )
+    if event.reserved_for or event.search or (mode and charges):
+        row = _replace(
+            row,
+            reserved_for=event.reserved_for or 0,
+            charges=charges if mode else (),
+            search=event.search or None,
+        )
     state.put_lease(position, row)
     if row.bond is not None:
         bonds.look(state, position, at_ns)
@@ -65,7 +70,7 @@ def granted(state: State, position: int, at_ns: int, event: event_types.LeaseGra
                 since_position=position,
                 since_ns=at_ns,
                 charged=charged,
-                marks=failing.granted(before),
+                marks=failing.granted(before) if before.marks is not None else None,
             )
             state.put_device(device, after)
     answer = AnswerState(
@@ -124,10 +129,11 @@ def released(state: State, position: int, at_ns: int, event: event_types.LeaseRe
     """Its holder gave it back; one request may end several leases, and has one answer."""
     ref = event.request
     end(state, position, at_ns, event.lease, "released")
-    known = state.answers.get(request_key(ref.principal, ref.request_id))
+    key = request_key(ref.principal, ref.request_id)
+    known = state.answers.get(key)
     if known is not None and known.verb == "release" and known.body_hash == ref.body_hash:
         ended = (*(known.leases or (known.lease,)), event.lease)
-        state.answers.put(request_key(ref.principal, ref.request_id), _replace(known, leases=ended))
+        state.answers.put(key, _replace(known, leases=ended))
         return
     answer = AnswerState(
         body_hash=ref.body_hash, verb="release", position=position, issued_at_ns=ref.issued_at_ns, lease=event.lease
@@ -222,7 +228,8 @@ def freed(state: State, position: int, at_ns: int, event: event_types.DeviceFree
     quarantine = row.quarantine if event.request is None else failing.lasting(row.quarantine)
     if event.lease:
         tenant = state.leases[event.lease].tenant
-        count(state, tenant, row.charged, -1)
+        if row.charged:
+            count(state, tenant, row.charged, -1)
         after = _replace(
             row,
             lease=0,

@@ -84,7 +84,7 @@ def terms_of_waiting(queued: int, row: QueuedState) -> Terms:
 
 def granted(state: State, lease: LeaseGranted) -> list[Event]:
     """A grant; before it, that its devices are not kept any more for those who come later."""
-    if lease.mode == "admin":
+    if lease.mode == "admin" or not state.indexes.kept:
         return [lease]
     return [*_losses(state, lease.devices, but=lease.queued or 0), lease]
 
