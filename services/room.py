@@ -34,7 +34,7 @@ _CRITICAL_SHARE: Final = 16
 """Less than one part in so many of the reserve: the next append may fail."""
 
 
-RELEASING: Final = frozenset({"release", "confirm_free"})
+RELEASING: Final = frozenset({"release", "confirm_free", "withdraw"})
 """Verbs of the requests that are taken without room: they lead to there being less in the log's state, not more."""
 
 

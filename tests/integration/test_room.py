@@ -4,9 +4,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from leasehold.events import limits
+from leasehold.events import limits, schedule_inputs
+from leasehold.events.identities import RequestId
 from leasehold.services.allocator.contact import monotonic_ns
 from leasehold.services.ledger.streams import ensure_streams
 from leasehold.services.room import BALLAST_FILE, Notices, Room, RoomKeeper, RoomNotice, Step, reserve_of
@@ -138,8 +140,8 @@ def test_a_disk_that_is_full_without_a_ballast(tmp_path: Path) -> None:
 
 
 async def test_without_room_only_releases_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lease and a renewal are turned away with the place where room is needed, a release is done, and nothing
-    expires; with room again there is a grace time first, and then everything goes on.
+    """A lease and a renewal are turned away with the place where room is needed; a release is done, and who waits is
+    let go; nothing expires; with room again there is a grace time first, and then everything goes on.
     """
     monkeypatch.setattr(limits, "CONTACT_MS", 50)
     monkeypatch.setattr(limits, "GRACE_MS", 600)
@@ -150,11 +152,17 @@ async def test_without_room_only_releases_are_taken(tmp_path: Path, monkeypatch:
             await report_cards(client, running, 3)
             held = await running.decided("alice", lease(1, "held"))
             short = await running.decided("alice", lease(2, "short", ttl_ms=1_000))
+            waiting = msgspec.structs.replace(lease(2, "waits"), wait_ms=60_000)
+            queued = (await running.ask("alice", waiting)).queued
             running.allocator.hear_room(said("n1", low=True))
             refused = await running.ask("alice", lease(3, "more"))
             assert refused.outcome == "unavailable"
             assert "only releases" in refused.message and "/data" in refused.message
             assert (await running.ask("alice", release(held, "back"))).outcome == "released"
+            withdrawn = schedule_inputs.WithdrawRequest(
+                request_id=RequestId("no-more"), issued_at_ns=waiting.issued_at_ns, queued=queued
+            )
+            assert (await running.ask("alice", withdrawn)).outcome == "withdrawn"
             clock = running.allocator.contact.clock
             await running.until(lambda: (clock.now_ns(monotonic_ns()) or 0) > short.expires_at_ns)
             assert running.state.leases[short.lease].ended == ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from leasehold.events import inputs, limits
+from leasehold.events import inputs, limits, schedule_inputs
 from leasehold.events.answers import Heard
 from leasehold.events.identities import HostName, Principal
 from leasehold.events.inputs import Request
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MS = 1_000_000
 FRESH_NS = 3 * SECOND
 """Here a turn of a loop takes up to seconds, so what counts as just looked at is older than in the shell."""
-RELEASING = (inputs.ReleaseRequest, inputs.ConfirmFreeRequest)
+RELEASING = (inputs.ReleaseRequest, inputs.ConfirmFreeRequest, schedule_inputs.WithdrawRequest)
 Key = tuple[str, str]
 """Principal and request id."""
 
