@@ -289,6 +289,21 @@ def _listed(description: DeviceDescription) -> tuple[object, ...]:
     )
 
 
+def made_of(description: DeviceDescription) -> tuple[object, ...]:
+    """What decides, of a device, which others cannot be owned apart from it."""
+    capability = description.capability
+    return (
+        description.iommu_group,
+        description.parent,
+        description.physical_function,
+        description.pci_class,
+        description.bridge,
+        description.hub,
+        capability.peer if isinstance(capability, UsbDevice) else "",
+        (capability.isolation, capability.resets) if isinstance(capability, Pci) else None,
+    )
+
+
 COMPANIONS: Final = frozenset({0x0C0300, 0x0C0310, 0x0C0320})
 """UHCI, OHCI, EHCI: in one slot they have the same sockets, and each device goes to the one that is fast enough."""
 _OPEN: Final = frozenset({"conventional", "no_acs"})

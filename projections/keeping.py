@@ -52,6 +52,8 @@ def _transferred(state: State, position: int, at_ns: int, event: LeaseTransferre
         holder=event.holder,
         token=token,
         renewals=(),
+        # Whatever was asked before has another token; how far ahead that clock was is nothing to whoever has it now.
+        renewal_horizon_ns=0,
         transferred_position=position,
     )
     state.put_lease(lease, after)

@@ -18,7 +18,7 @@ from leasehold.events.record import RULES_VERSION
 from leasehold.projections import drifting, evictions, failing
 from leasehold.projections.candidates import Candidates
 from leasehold.projections.dues import Dues
-from leasehold.projections.indexes import Indexes, held_up_by, words_of
+from leasehold.projections.indexes import Indexes, held_up_by, made_of, words_of
 from leasehold.projections.rows import (
     AnswerState,
     ClassState,
@@ -100,6 +100,8 @@ class State:
         self.devices.put(device, row)
         if self.queue and _is_news(before, row):
             self.tell(f"device:{device}")
+            if before is not None and made_of(before.description) != made_of(row.description):
+                self.tell(f"host:{row.host}")  # what it was tied to before is not told by what it is tied to now
         if before is None or before.description is not row.description:
             self.indexes.describe(device, row.host, before.description if before else None, row.description)
             self.candidates.follow(device, before, row)

@@ -165,7 +165,7 @@ class Ledger:
 
     def renew(self, lease: int, principal: Principal = A, **fields: Any) -> Answer:
         """Renew with the right token, unless told otherwise."""
-        return self.ask(inputs.RenewRequest(**self._of(lease), **fields), principal)
+        return self.ask(inputs.RenewRequest(**{**self._of(lease), **fields}), principal)
 
     def release(self, lease: int, principal: Principal = A, **fields: Any) -> Answer:
         """Release with the right token, unless told otherwise."""

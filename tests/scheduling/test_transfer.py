@@ -5,7 +5,7 @@ import random
 import msgspec
 import pytest
 
-from leasehold.events import schedule_events, schedule_inputs
+from leasehold.events import limits, schedule_events, schedule_inputs
 from leasehold.events.answers import Answer
 from leasehold.events.identities import Holder, HostName, Principal, tenant_of
 from leasehold.events.inputs import Request
@@ -341,3 +341,15 @@ def test_not_by_who_may_not() -> None:
         request_id=ledger.new_id(), issued_at_ns=ledger.now_ns, lease=7, token=7, holder=Holder("x")
     )
     assert refusal_of(ledger.ask(request)).code is RefusalCode.LEASE_UNKNOWN
+
+
+def test_the_clock_of_who_had_it_binds_nobody() -> None:
+    """Who has it now renews by his own clock, although that of the one before was ahead, and he renewed often."""
+    ledger = ledger_with_hosts()
+    lease = ledger.granted("01:00.0")
+    for number in range(limits.RENEWALS_KEPT_PER_LEASE + 2):
+        ahead_ns = ledger.now_ns + 3_000 * SECOND + number
+        assert ledger.renew(lease, ttl_ms=60_000 + number, issued_at_ns=ahead_ns).outcome == "renewed"
+    assert refusal_of(ledger.renew(lease, ttl_ms=90_000)).code is RefusalCode.REQUEST_TOO_OLD
+    assert transfer(ledger, lease, "x", to=B).outcome == "transferred"
+    assert ledger.renew(lease, ttl_ms=90_000, principal=B).outcome == "renewed"
