@@ -179,7 +179,8 @@ class State:
     def put_class(self, name: str, row: ClassState) -> None:
         """Set a device class."""
         self.classes.put(name, row)
-        self.tell(f"class:{name}")
+        # Other devices count against its quotas now, also of who names them, and does not wait for the class.
+        self.tell(f"class:{name}", *(f"tenant:{tenant}" for tenant in self.indexes.quotas_on.get(name, ())))
 
     def put_quota(self, tenant: Principal, name: str, row: QuotaState) -> None:
         """Set a tenant's quota of a class, or how much of it is used."""
