@@ -263,9 +263,11 @@ class SimScheduler(SimTenant):
             sent.at_ns = max(sent.at_ns, self.asked_ns)
             return
         _must(len(told) == 2 and answer.position == told[1], "queue", f"{answer.outcome} at {answer.position}: {told}")
-        if sent.answer is None:
-            sent.answer, sent.answered_ns = answer, self.sim.now_ns
-            self._believe(sent, answer)
+        if sent.answer is not None:
+            self._take_token(answer)
+            return
+        sent.answer, sent.answered_ns = answer, self.sim.now_ns
+        self._believe(sent, answer)
 
     def _believe(self, sent: Sent, answer: Answer) -> None:
         request = sent.request

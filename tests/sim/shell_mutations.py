@@ -231,6 +231,7 @@ MUTATIONS: Final = (
 RARE: Final = frozenset(
     {
         "deposed_forgets_an_outage",
+        "failures_forgotten",
         "quarantine_ignored",
         "short_grace_replaces_a_long_one",
         "woken_answers_from_old_state",
