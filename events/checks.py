@@ -9,7 +9,7 @@ from leasehold.events.bounds import check_range, check_text
 from leasehold.events.devices import SOURCES, WHYS, Sighting
 from leasehold.events.domains import STATES, USES, DomainDescription, parse_device_word
 from leasehold.events.errors import InvalidInputError
-from leasehold.events.hostdevs import BUSES, OPERATIONS, RESETS, parse_stub
+from leasehold.events.hostdevs import BUSES, OPERATIONS, RESETS
 from leasehold.events.inputs import Observed, Request
 
 # --- agents' messages ---------------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ def _check_terms(request: inputs.LeaseRequest | inputs.PrepareRequest) -> None:
     check_range(request.gone_ms, 0, limits.GONE_MS_MAX, "gone_ms")
     if request.host:
         identities.parse_host(request.host)
-    _check_stub(request.driver)
+    schedule_checks.check_stub(request.driver)
     if request.driver and request.unmanaged:
         raise InvalidInputError("an unmanaged device stays bound as it is", field="driver")
 
@@ -244,15 +244,10 @@ def _check_operation(request: inputs.OperateDeviceRequest) -> None:
         identities.parse_host(request.host)
     if request.operation not in OPERATIONS:
         raise InvalidInputError(f"{request.operation[:40]!r} is none of {', '.join(OPERATIONS)}", field="operation")
-    _check_stub(request.driver)
+    schedule_checks.check_stub(request.driver)
     if request.driver and request.operation != "detach":
         raise InvalidInputError("only what is detached is bound to a stub", field="driver")
     check_range(request.timeout_ms, limits.ORDER_TIMEOUT_MS_MIN, limits.ORDER_TIMEOUT_MS_MAX, "timeout_ms")
-
-
-def _check_stub(driver: str) -> None:
-    if driver and parse_stub(driver) != driver:
-        raise InvalidInputError(f"{driver[:40]!r} is called {parse_stub(driver)} by the kernel", field="driver")
 
 
 def _check_order(request: inputs.CreateDeviceRequest | inputs.DestroyDeviceRequest) -> None:

@@ -137,6 +137,8 @@ later than priority can make good for, comes behind."""
 WAIT_MS_MIN: Final = 1_000
 WAIT_MS_MAX: Final = 30 * 24 * 3_600_000
 QUEUED_MAX: Final = 16_384
+QUEUED_BYTES_MAX: Final = 16 * 1024
+"""Of one request that waits: each is kept whole, in memory and in every snapshot."""
 QUEUED_PER_PRINCIPAL_MAX: Final = 2_048
 BLOCKERS_PER_WAITING_MAX: Final = 4
 """Of what stands in the way of who waits, so much is kept and written: it is told anew as it changes."""
@@ -163,6 +165,8 @@ FAILURE_WINDOW_NS: Final = 24 * 3_600 * 10**9
 NOTICE_MS_MAX: Final = 30 * 24 * 3_600_000
 CLASS_DEVICES_LOOKED_MAX: Final = 10_000
 """So many devices are looked at to say how those of a class stand."""
+EXCLUDED_CHARS_MAX: Final = 256
+"""Of one reason there, and of what helps: they may quote operators, and a grant is to fit into a record."""
 EXCLUDED_TOLD_MAX: Final = 8
 """Rules that the reasons of one need name."""
 

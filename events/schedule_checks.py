@@ -5,9 +5,12 @@ here: `projections.selectors` reads it.
 import re
 from typing import Final
 
+import msgspec
+
 from leasehold.events import identities, limits, schedule_inputs
 from leasehold.events.bounds import check_range, check_text
 from leasehold.events.errors import InvalidInputError
+from leasehold.events.hostdevs import parse_stub
 from leasehold.events.inputs import LeaseRequest
 from leasehold.events.schedule_inputs import ReserveRequest, ScheduleRequest
 from leasehold.events.scheduling import CONSTRAINTS, EFFECTS, MODES, Constraint, Need, Option
@@ -125,6 +128,10 @@ def check_waiting(request: LeaseRequest) -> None:
         raise InvalidInputError("what is shared, or only looked at, is handed over to no domain", field="mode")
     if request.wait_ms:
         check_range(request.wait_ms, limits.WAIT_MS_MIN, limits.WAIT_MS_MAX, "wait_ms")
+        size = len(msgspec.json.encode(request))
+        if size > limits.QUEUED_BYTES_MAX:
+            most = limits.QUEUED_BYTES_MAX
+            raise InvalidInputError(f"what waits has at most {most} bytes, not {size}: name classes", field="wait_ms")
     check_range(request.priority, -limits.PRIORITY_MAX, limits.PRIORITY_MAX, "priority")
 
 
@@ -171,9 +178,20 @@ def check_schedule_request(request: ScheduleRequest) -> None:
             _check_operators_word(request)
 
 
+def check_stub(driver: str) -> None:
+    """Whether it is a stub driver in the kernel's spelling, or empty.
+
+    Raises:
+        InvalidInputError: with what would be right.
+    """
+    if driver and parse_stub(driver) != driver:
+        raise InvalidInputError(f"{driver[:40]!r} is called {parse_stub(driver)} by the kernel", field="driver")
+
+
 def _check_reserve(request: ReserveRequest) -> None:
     _check_lease_and_token(request.lease, request.token)
     check_range(request.ttl_ms, limits.LEASE_TTL_MS_MIN, limits.LEASE_TTL_MS_MAX, "ttl_ms")
+    check_stub(request.driver)
     check_wanted(request)
 
 

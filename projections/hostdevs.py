@@ -9,7 +9,7 @@ from leasehold.events.errors import InvalidInputError
 from leasehold.events.event_types import Event, LeaseGranted
 from leasehold.events.hostdev_events import HostDeclaredDead, LeaseRevoked
 from leasehold.events.identities import DeviceId, DomainId, HostName, RequestRef, split_device_id, tenant_of, uuid_of
-from leasehold.events.position import lease_id_text
+from leasehold.events.position import lease_id_text, queued_id_text
 from leasehold.events.refusals import RefusalCode
 from leasehold.projections import conflicts, domains
 from leasehold.projections.declining import Declined, declined
@@ -18,6 +18,8 @@ from leasehold.projections.rows import LeaseState
 from leasehold.projections.state import State
 from leasehold.projections.terms import Terms, rank_ns
 
+_REVOKES_WAITING: Final = 5
+"""From these rules on a request that waits is taken away like a lease."""
 _LIST_DOMAINS: Final = "list the domains"
 
 
@@ -168,7 +170,10 @@ def revoke(state: State, ref: RequestRef, request: inputs.RevokeRequest) -> Leas
     """
     lease, name = state.leases.get(request.lease), lease_id_text(request.lease)
     if lease is None:
-        return declined((name,), RefusalCode.LEASE_UNKNOWN, f"no lease {name} is known", "list the leases")
+        text = f"no lease {name} is known"
+        if state.rules_version >= _REVOKES_WAITING:
+            text += f", and nobody waits at {queued_id_text(request.lease)}"
+        return declined((name,), RefusalCode.LEASE_UNKNOWN, text, "list the leases")
     if lease.ended and not (request.force and _may_be_forced(state, request.lease, lease)):
         text = f"lease {name} was ended ({lease.ended})"
         if lease.is_forced_off:

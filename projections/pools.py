@@ -359,7 +359,15 @@ def _count(found: dict[str, Excluded], blocker: Blocker, count: int) -> None:
     known = found.get(blocker.rule)
     if known is None:
         found[blocker.rule] = Excluded(
-            rule=blocker.rule, count=count, example=blocker.device, why=blocker.why, help=blocker.help
+            rule=blocker.rule,
+            count=count,
+            example=blocker.device,
+            why=_cut(blocker.why),
+            help=_cut(blocker.help),
         )
     else:
         found[blocker.rule] = msgspec.structs.replace(known, count=known.count + count)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= limits.EXCLUDED_CHARS_MAX else f"{text[: limits.EXCLUDED_CHARS_MAX - 1]}…"

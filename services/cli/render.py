@@ -227,7 +227,7 @@ def lease_object(answer: Answer) -> dict[str, object]:
     """An answered lease as an object for programs."""
     return {
         "outcome": answer.outcome,
-        "lease": lease_id_text(answer.lease),
+        "lease": lease_id_text(answer.lease) if answer.lease else "",
         "token": answer.token,
         "holder": answer.holder,
         "devices": answer.devices,
