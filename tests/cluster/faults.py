@@ -8,8 +8,9 @@ from typing import Final
 
 from tests.cluster.running import Site, running_site
 from tests.support.cluster import SERVERS
-from tests.support.history import Figures, Load
+from tests.support.history import Load
 from tests.support.servers import ledger_at
+from tests.support.told import Figures
 
 RECOVERED_S: Final = 60.0
 BETWEEN: Final = 60

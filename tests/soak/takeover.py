@@ -20,7 +20,8 @@ from pathlib import Path
 
 from leasehold.services.verifying.checks import check_ledger
 from tests.support.allocators import Company, company
-from tests.support.history import Figures, Load
+from tests.support.history import Load
+from tests.support.told import Figures
 
 PAUSE_S = (0.3, 2.5)
 FROZEN_S = (0.0, 3.0)
