@@ -48,6 +48,8 @@ EXIT_CORRUPT: Final = 5
 EXIT_IN_USE: Final = 6
 LOG_BYTES_MAX: Final = 8 * 1024 * 1024
 CONNECT_WAIT_S: Final = 10.0
+END_ATTEMPTS_MAX: Final = 50
+END_ATTEMPT_S: Final = 0.1
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
 
@@ -365,6 +367,29 @@ async def _run(place: Place) -> None:
             await running
     finally:
         await disconnect(connection)
+        await end_tasks()
+
+
+async def end_tasks() -> None:
+    """End what still runs beside the caller, whatever it does with a cancellation.
+
+    The client of the bus swallows one in some places, while it looks for a server that is gone, say; asyncio cancels
+    each task once, and would then wait for it without end. What never ends is left to the end of the process.
+    """
+    for _ in range(END_ATTEMPTS_MAX):
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        if not left:
+            return
+        for task in left:
+            task.cancel()
+        done, _ = await asyncio.wait(left, timeout=END_ATTEMPT_S)
+        for task in done:
+            if not task.cancelled() and task.exception() is not None:
+                _log.debug("ended with %r", task.exception())
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    if left:
+        _log.warning("does not end, and is left: %s", ", ".join(sorted(repr(task.get_coro()) for task in left)))
+        leave(EXIT_FAILED)
 
 
 def _log_to(path: Path) -> None:
