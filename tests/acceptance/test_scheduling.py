@@ -98,8 +98,9 @@ def release(up: Terminal, lease: dict[str, Any]) -> None:
 @contextmanager
 def waiting(up: Terminal, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
     """A command that waits; what it says there can be read line by line."""
+    # Whoever runs us in the background may have had us ignore Ctrl-C, and so whatever we start.
     process = subprocess.Popen(
-        [sys.executable, "-m", "leasehold", "lease", *arguments],
+        ["env", "--default-signal=INT", sys.executable, "-m", "leasehold", "lease", *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "LEASEHOLD_DATA": str(up.data)},
     )  # fmt: skip
