@@ -86,7 +86,7 @@ def folded(events: list[At], places: Iterable[int]) -> Iterator[tuple[int, State
 
 def owners_in(state: State) -> list[tuple[str, str, str, str, str]]:
     """Device, lease, holder, principal and state of all that is held or shared."""
-    return sorted(
+    return [
         (
             device,
             f"L{each}",
@@ -94,9 +94,9 @@ def owners_in(state: State) -> list[tuple[str, str, str, str, str]]:
             state.leases[each].principal,
             "ending" if row.ending else "leased",
         )
-        for device, row in state.devices.items()
-        for each in ((row.lease,) if row.lease else row.sharers)
-    )
+        for device, row in sorted(state.devices.items())
+        for each in ((row.lease,) if row.lease else row.sharers)  # sorted, as numbers
+    ]
 
 
 def devices_in(state: State) -> list[DeviceView]:
